@@ -21,6 +21,6 @@ def one(data: bytes) -> None:
     with suppress(ValueError):
         assert FlagFilter.parse(tuple(words)).value & ~FlagFilter.parse(tuple(words)).mask == 0
     with suppress(knockd_client.ExitRequest):
-        call = knockd_client.call_of("knock", words)
+        call = knockd_client.parse_arguments("knock", words)
         assert call.delay_ms is None or 0 <= call.delay_ms <= knockd_client.LONGEST_DELAY_MS
-        assert all(1 <= knockd_client.port_of(call, word).number <= 65535 for word in call.words)
+        assert all(1 <= knockd_client.parse_port(call, word).number <= 65535 for word in call.words)

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from doorward.cli.log import text_of
+from doorward.cli.log import record_line
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.model import Port
 
@@ -35,7 +35,7 @@ def one(data: bytes) -> None:
                 assert opening.ports == tuple(Port.parse(str(port)) for port in opening.ports)
             assert ledger.active() is not None
             for record in read_records(path, -1e308, 100):
-                text_of(record).encode()
+                record_line(record).encode()
                 json.dumps(record, allow_nan=False)
 
 

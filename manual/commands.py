@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doorward.cli import knockd, knockd_client
-from doorward.cli.main import COMMANDS, parser_of
+from doorward.cli.main import COMMANDS, build_parser
 from manual.escaping import cell, marked
 from manual.told import Group, Word, tell
 
@@ -11,7 +11,8 @@ HEAD = """\
 # Every command
 
 Made from the program itself (`python -m manual --markdown docs/reference`): what `doorward COMMAND --help` says.
-Exit status, where nothing else is said: 0 done, 1 the answer is no, 2 the call or a file is wrong.
+Exit status unless stated otherwise: 0 success, 1 negative result (for example: not open, not running), 2 usage or
+configuration error.
 """
 
 
@@ -27,7 +28,7 @@ COMPATIBLE = {"knockd": knockd.USAGE, "knock": knockd_client.USAGE}
 
 
 def _command(name: str) -> str:
-    told = tell(parser_of(name))
+    told = tell(build_parser(name))
     parts = [_sentence(COMMANDS[name]), _code("text", told.usage), *map(_group, told.groups)]
     if told.shown:
         parts.append(_code("console", "\n".join(told.shown)))

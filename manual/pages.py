@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from doorward import __version__
 from doorward.cli import knockd, knockd_client
-from doorward.cli.main import COMMANDS, parser_of
+from doorward.cli.main import COMMANDS, build_parser
 from manual import groff
 from manual.markdown import of_document
 from manual.parsers import of_parser, of_usage, synopsis
@@ -16,7 +16,7 @@ ABOUT = """\
 **doorward** hides the services of a Linux host behind ports that are closed and silent, and opens them to a secret
 knock, for one source address and a short time. The knock is decided in the kernel: all doors are compiled into one
 automaton and loaded into nftables, so that the door is open before the next packet arrives."""
-STATUS = "0: done. 1: the answer is no. 2: the call or a file is wrong."
+STATUS = "0: success. 1: negative result (for example: not open, not running). 2: usage or configuration error."
 ENVIRONMENT = {
     "CONFIGURATION_DIRECTORY": "the folder of doorward.toml; else `/etc/doorward`",
     "STATE_DIRECTORY": "the folder of the ledger; else `/var/lib/doorward`",
@@ -95,7 +95,7 @@ def _overview() -> Page:
 
 
 def _command(name: str) -> Page:
-    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(parser_of(name))
+    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(build_parser(name))
     return Page(f"doorward-{name}", 1, text + _see("doorward(1)", "doorward.toml(5)"))
 
 

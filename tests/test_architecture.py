@@ -42,17 +42,17 @@ UNESCAPED = {
     ("cli/compile.py", "compile_configuration(configuration, memory_bytes()).full_text()"),
     ("cli/completion.py", "(f'{name}\\n' for name in NAMES[args.what]())"),
     ("cli/completion.py", "script(args.what)"),
-    ("cli/knockd_client.py", "done.err"),
-    ("cli/knockd_client.py", "done.out"),
+    ("cli/knockd_client.py", "request.err"),
+    ("cli/knockd_client.py", "request.out"),
     ("cli/knockd_client.py", "f'knock: {error}\\n'"),
-    ("cli/knockd_client.py", "f'hitting {port.protocol.name.lower()} {_named(target)}:{numbers[place - 1]}\\n'"),
+    ("cli/knockd_client.py", "f'hitting {port.protocol.name.lower()} {_address_text(target)}:{numbers[index - 1]}\\n'"),
     ("cli/knockd.py", "USAGE"),
     ("cli/knockd.py", "f'knockd 0.8 (doorward {__version__})\\n'"),
     ("cli/knockd.py", "f'knockd: {error.msg}\\n'"),
     ("cli/main.py", "overview()"),
     ("cli/main.py", "f'doorward {__version__}\\n'"),
-    ("cli/main.py", "f'doorward: {word!r} is no command; {hint}\\n'"),
-    ("cli/output.py", "text + '\\n'"),  # `drawing`
+    ("cli/main.py", "f'doorward: unknown command {word!r}; {hint}\\n'"),
+    ("cli/output.py", "text + '\\n'"),  # `colored_line`
     ("cli/report.py", "raw"),  # a page, or JSON
     ("knockd/knockd_log.py", "f'warning: cannot open logfile: {error.strerror}\\n'"),
 }

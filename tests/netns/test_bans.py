@@ -59,7 +59,7 @@ def test_who_is_banned_is_out_and_knocks_in_vain(direct_lab: Lab, tmp_path: Path
         assert daemon.counters()["knocked"] == 1
         other.knock_and_connect(*SEQUENCE).close()  # nobody else is
 
-        assert daemon.run("unban", one).stdout == f"{ban_network(one.source)} is banned no more\n"
+        assert daemon.run("unban", one).stdout == f"{ban_network(one.source)} is no longer banned\n"
         one.knock_and_connect(*SEQUENCE).close()
         daemon.event("opened", address=str(one))
 
@@ -102,7 +102,7 @@ def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, 
 
 
 def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None:
-    assert daemon.run("ban").stdout == "nobody is banned\n"
+    assert daemon.run("ban").stdout == "no address is banned\n"
     daemon.run("ban", "192.0.2.7", "--for", "8h")
     daemon.run("ban", "2001:db8::7")
     head, first, second = (line.split(maxsplit=1) for line in daemon.run("ban").stdout.splitlines())
@@ -112,7 +112,7 @@ def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None
     found = json.loads(daemon.run("ban", "--json").stdout)
     assert [each["address"] for each in found] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("numbers")["bans"] == 2
-    assert "2 are banned; `doorward ban` lists who\n" in daemon.run("status").stdout
+    assert "2 are banned; `doorward ban` lists them\n" in daemon.run("status").stdout
     refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
     assert (refused.returncode, "is banned; `doorward unban" in refused.stderr) == (1, True)
 
@@ -145,5 +145,5 @@ def test_nobody_bans_himself(daemon: RunningDaemon) -> None:
     daemon.env["SSH_CONNECTION"] = "2001:db8:5::7 40000 2001:db8:1::2 22"
     refused = daemon.run("ban", "2001:db8:5::99", check=False)
     assert refused.returncode == 2
-    assert "this very session comes from there" in refused.stderr
+    assert "this SSH session comes from there" in refused.stderr
     assert daemon.ask("bans") == {"bans": []}

@@ -93,8 +93,8 @@ def test_metrics(day: Day, console: Console) -> None:
     with day.seat.typing(
         serve._replace(typed=serve.typed.removesuffix(" &"))
     ) as screen:  # the screen is the background
-        assert screen.line() == "doorward: serves metrics at 127.0.0.1:9477\n"
-        assert screen.line().startswith("doorward: serves metrics at unix:")
+        assert screen.line() == "doorward: serving metrics at 127.0.0.1:9477\n"
+        assert screen.line().startswith("doorward: serving metrics at unix:")
         day.seat.type(public)
         day.seat.type(everything)
 

@@ -87,7 +87,7 @@ def made_by(seat: Seat, call: Call) -> Path:
     """Set up a server; called again, it changes nothing."""
     path = configure(seat)
     assert f"wrote {path}" in seat.type(call)
-    assert f"{path} is there already, and stays as it is" in seat.type(call)
+    assert f"{path} already exists and is left unchanged" in seat.type(call)
     return path
 
 

@@ -66,7 +66,7 @@ def test_banning(desk: Desk, console: Console) -> None:
     assert desk.compare(ban) == "203.0.113.9 is banned for 8h\n"
     assert "203.0.113.9" in desk.compare(banned)
     desk.compare(unban)
-    assert desk.compare(banned) == "nobody is banned\n"
+    assert desk.compare(banned) == "no address is banned\n"
 
 
 class _Unix(http.client.HTTPConnection):
@@ -94,7 +94,7 @@ def test_numbers_for_prometheus(desk: Desk, console: Console) -> None:
         serving = desk.begin(call)
         assert serving.stdout is not None
         for _ in range(call.typed.count("--listen")):
-            assert serving.stdout.readline().startswith("doorward: serves metrics at ")
+            assert serving.stdout.readline().startswith("doorward: serving metrics at ")
         seen = desk.lab.server.call(scraped, http.client.HTTPConnection("127.0.0.1", 9477))
         assert "\ndoorward_doors 2.0\n" in seen
         assert "doorward_openings" not in seen

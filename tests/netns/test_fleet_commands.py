@@ -37,7 +37,7 @@ def test_status_close_log_and_forget(fleet: Fleet, console: Console, tmp_path: P
     assert "ssh is closed to" in first.run("close", "ssh", guest, "--fleet").stdout  # no daemon runs there
     second.event("closed", address=str(guest), by="fleet")
     nobody = first.run("close", "ssh", guest, "--fleet", check=False)
-    assert (nobody.returncode, "at no gate" in nobody.stderr) == (1, True)
+    assert (nobody.returncode, "on any gate" in nobody.stderr) == (1, True)
     while "edge-1  away" not in (told := second.run("status", "--fleet").stdout):
         assert "edge-1  silent" in told  # until its lease is over
     assert "1 of 2 gates up" in told

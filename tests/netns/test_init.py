@@ -148,7 +148,7 @@ def test_accept_mark_is_set_for_a_dropping_firewall(site: Site) -> None:
     rules = "table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; }; }"
     site.lab.server.run(["nft", "-f", "-"], stdin=rules)
     printed = site.init("--mode", "stealth")
-    assert "another firewall drops what doors are to open (inet filter): what is open gets the\nmark 0x" in printed
+    assert "another firewall (inet filter) would drop these connections: accepted packets get the\nmark 0x" in printed
     assert 'accept_mark = "0x1000/0x1000"' in site.daemon.config.read_text()
     doctor = site.daemon.run("doctor", check=False)
     (rule,) = re.findall(r"# (nft insert rule inet filter input meta mark .*)", doctor.stdout)

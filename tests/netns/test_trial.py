@@ -111,7 +111,7 @@ def test_what_is_wrong_changes_nothing(site: Site) -> None:
     assert {path.name for path in site.daemon.config.parent.iterdir()} == {"doorward.toml", "doorward.toml.last"}
     assert site.is_as_before()
     said = site.daemon.run("confirm", check=False)
-    assert (said.returncode, "no gate is on trial" in said.stderr) == (1, True)
+    assert (said.returncode, "no configuration is on trial" in said.stderr) == (1, True)
 
 
 def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
@@ -119,7 +119,7 @@ def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
     with closing(site.session(*OLD_KNOCK)) as session:
         before = site.daemon.elements()
         assert "on trial for 2s" in site.daemon.run("apply", site.new, "--trial", "2s").stdout
-        assert "this gate is on trial" in site.daemon.run("status").stdout
+        assert "this configuration is on trial" in site.daemon.run("status").stdout
         assert echoes(session)
         assert site.opens_to(*NEW_KNOCK)
         assert (site.daemon.state / "gate.nft").read_text() == kept
@@ -180,7 +180,7 @@ def test_what_was_prepared_must_be_what_is_on_trial(site: Site) -> None:
     site.daemon.run("apply", site.new, "--trial", "20s")
     site.daemon.config.with_name("doorward.toml.new").write_text(OLD)
     said = site.confirm(None)
-    assert (said.returncode, "is not what is on trial any more" in said.stderr) == (2, True)
+    assert (said.returncode, "is no longer the file on trial" in said.stderr) == (2, True)
     assert site.daemon.ask("status")["trial"] is not None
 
 
@@ -190,7 +190,7 @@ def test_reloads_and_other_trials_wait(site: Site) -> None:
     site.daemon.message("not reloaded: a gate is on trial")
     for words in (["--trial", "5s"], []):
         said = site.daemon.run("apply", site.new, *words, check=False)
-        assert (said.returncode, "a gate is on trial already" in said.stderr) == (1, True)
+        assert (said.returncode, "a configuration is on trial already" in said.stderr) == (1, True)
     assert site.opens_to(*NEW_KNOCK)
     assert site.confirm(None).returncode == 0  # what was prepared is still there
 

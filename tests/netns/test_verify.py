@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from doorward.cli.verify import ways
+from doorward.cli.verify import find_routes
 from doorward.client.sequence import resolve
 from doorward.errors import HostError, UsageError
 from doorward.lab.namespace import NamespaceHost
@@ -264,7 +264,7 @@ def test_a_door_that_is_open_before_the_knock_proves_nothing(stealth: Site) -> N
 def test_without_root_whole_connections_do(stealth: Site) -> None:
     result = stealth["nobody"]
     assert result.status == 0, result
-    assert result.said.startswith("not root: whole connections instead of SYN scans; UDP needs root")
+    assert result.said.startswith("not root: connect scans instead of SYN scans; UDP needs root")
     assert ": 6 TCP ports, connect scan\n" in result.said
     assert "  knock   22/tcp opens\n" in result.said
     assert result.said.endswith("OK\n")
@@ -335,7 +335,7 @@ def on_a_terminal(host: NamespaceHost, command: tuple[object, ...]) -> str:
 def test_an_address_of_each_family_is_verified(guard: Site) -> None:
     client, server = guard.lab.client, guard.lab.server
     both = [*resolve(str(server.ipv6)), *resolve(str(server.ipv4)), *resolve("198.51.100.99")]
-    found = client.call(ways, both)
+    found = client.call(find_routes, both)
     assert [(str(target), source) for target, source in found] == [
         (str(server.ipv6), str(client.ipv6)),
         (str(server.ipv4), str(client.ipv4)),
@@ -344,18 +344,18 @@ def test_an_address_of_each_family_is_verified(guard: Site) -> None:
 
 def test_this_machine_is_not_outside(guard: Site) -> None:
     for address in (guard.lab.client.ipv4, guard.lab.client.ipv6):
-        with pytest.raises(UsageError, match="is this machine"):
-            guard.lab.client.call(ways, resolve(str(address)))
+        with pytest.raises(UsageError, match="is this host"):
+            guard.lab.client.call(find_routes, resolve(str(address)))
 
 
 def test_a_family_with_no_way_is_said_to_be_left_out(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.client.ip("-6", "route", "del", "default")
     both = [*resolve(str(lab.server.ipv6)), *resolve(str(lab.server.ipv4))]
-    ((target, _),) = lab.client.call(ways, both)
+    ((target, _),) = lab.client.call(find_routes, both)
     assert str(target) == str(lab.server.ipv4)
-    assert f"not verified, since there is no way from here: {lab.server.ipv6}" in capsys.readouterr().err
-    with pytest.raises(HostError, match="no way there"):
-        lab.client.call(ways, both[:1])
+    assert f"not verified, no route from here: {lab.server.ipv6}" in capsys.readouterr().err
+    with pytest.raises(HostError, match="no route"):
+        lab.client.call(find_routes, both[:1])
 
 
 def test_a_host_that_is_not_there(direct_lab: Lab) -> None:

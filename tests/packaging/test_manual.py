@@ -62,7 +62,7 @@ def test_pages_say_what_help_says(share: Path) -> None:
     one = shown(share, "doorward-open.1")
     assert "SYNOPSIS doorward open [-h] [--for T] [--json] DOOR ADDRESS" in one
     assert "--for T how long, like 90s, 10m, 8h (default: the door's)" in one
-    assert "EXIT STATUS 0 it is open, 1 no daemon runs" in one
+    assert "EXIT STATUS 0 open, 1 no daemon is running" in one
     assert "-i, --interface <int> network interface to listen on" in shown(share, "knockd.1")
 
 

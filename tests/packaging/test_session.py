@@ -124,7 +124,7 @@ def test_six_commands(newcomer: Newcomer, built: Built) -> None:
     assert "Setting up doorward " in types(server, f"sudo apt install /packages/{built.doorward.name}", ON_SERVER)
 
     told = types(server, "sudo doorward init", ON_SERVER, "", "", "", "", "")
-    assert "you are logged in by it" in told
+    assert "you are logged in through it" in told
     assert "[/home/ada/.ssh/authorized_keys]: " in told
     assert "wrote /etc/doorward/doorward.toml: mode guard, doors ssh=22/tcp" in told
 
@@ -133,7 +133,7 @@ def test_six_commands(newcomer: Newcomer, built: Built) -> None:
     assert "ailed" not in begun
 
     added = types(client, next_of(told, "doorward add"), ON_LAPTOP)
-    assert "`ssh box` knocks from now on" in added
+    assert "`ssh box` now knocks first" in added
 
     entered = types(client, next_of(told, "ssh").replace("box", "ada@box"), ON_SERVER, "yes", question=ANSWER)
     assert "doorward: " not in entered

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.main import COMMANDS, parser_of
+from doorward.cli.main import COMMANDS, build_parser
 from doorward.client.hosts import read_hosts
 from doorward.config.toml import TABLES, parse
 from doorward.errors import ConfigError
@@ -69,7 +69,7 @@ CALLS = [
 def status_of(words: list[str]) -> int | str | None:
     """Parse the words as the program does: None, or with what it would have ended."""
     try:
-        parser_of(words[0]).parse_intermixed_args(words[1:])
+        build_parser(words[0]).parse_intermixed_args(words[1:])
     except SystemExit as ended:
         return ended.code
     return None
@@ -94,7 +94,7 @@ def test_commands_named_in_sentences_exist(page: Path) -> None:
         if command in NO_CALLS:
             continue
         assert command in COMMANDS, found[0]
-        options = {option for action in parser_of(command)._actions for option in action.option_strings}
+        options = {option for action in build_parser(command)._actions for option in action.option_strings}
         named = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert named <= options, found[0]
 

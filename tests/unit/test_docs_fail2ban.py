@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.main import parser_of
+from doorward.cli.main import build_parser
 from doorward.daemon.knock_events import _REJECTIONS
 from doorward.daemon.log import Log
 from doorward.model import Opening, Port
@@ -69,5 +69,5 @@ def test_the_action_calls_doorward_as_it_is(name: str) -> None:
     match = re.search(rf"^{name} = doorward (.*?)(?: \|\| true)?$", ACTION, re.MULTILINE)
     assert match
     command, *words = match[1].replace("<ip>", "203.0.113.9").replace("<bantime>", "3600").split()
-    assert parser_of(command).parse_args(words).address == "203.0.113.9"
+    assert build_parser(command).parse_args(words).address == "203.0.113.9"
     assert "\nbanaction = doorward\n" in JAIL

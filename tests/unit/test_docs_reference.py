@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.main import COMMANDS, parser_of
+from doorward.cli.main import COMMANDS, build_parser
 from doorward.config.duration import parse_duration_ms
 from manual import reference
 from manual.told import tell
@@ -39,7 +39,7 @@ def test_every_command_and_option_has_its_place() -> None:
     text = reference.texts()["commands.md"]
     for name in COMMANDS:
         section = text[text.index(f"\n## `doorward {name}`\n") :].split("\n## ")[1]
-        for group in tell(parser_of(name)).groups:
+        for group in tell(build_parser(name)).groups:
             for word in group.words:
                 assert f"\n| `{', '.join(word.names) or word.value}" in section, (name, word)
 

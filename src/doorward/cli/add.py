@@ -1,4 +1,4 @@
-"""`doorward add`: a host for the client, in hosts.toml; from the server's key or from a link, which it can show too."""
+"""`doorward add`: add a server to the client's hosts.toml, from its key or from a link, and show its link."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ EXAMPLE = """\
 """
 
 
-class _New(NamedTuple):
-    """A host as the call describes it; `values` are the keys of its table in hosts.toml."""
+class _NewHost(NamedTuple):
+    """A host as given on the command line; `values` are the keys of its table in hosts.toml."""
 
     name: str
     values: dict[str, str]
@@ -33,53 +33,57 @@ class _New(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
-    parser.add_argument("host", metavar="HOST or LINK", help="what you call it, or a doorward:// link")
-    parser.add_argument("--name", metavar="NAME", help="what you call it, where a link is given")
-    parser.add_argument("--address", metavar="ADDRESS", help="its name in the DNS, or its address (default: HOST)")
-    parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
-    parser.add_argument("--signed-port", metavar="PORT", help=f"for signed knocks (default: {DEFAULT_SIGNED_PORT})")
-    parser.add_argument("--gate", metavar="NAME", help="the gate's name, where it has one")
+    """Declare the command-line arguments."""
+    parser.add_argument("host", metavar="HOST or LINK", help="name for the server, or a doorward:// link")
+    parser.add_argument("--name", metavar="NAME", help="name for the server, if a link is given")
+    parser.add_argument("--address", metavar="ADDRESS", help="its DNS name or address (default: HOST)")
+    parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    parser.add_argument(
+        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
+    )
+    parser.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     parser.add_argument("--identity", metavar="FILE", help="the SSH key that signs")
     parser.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
-    parser.add_argument("--from", dest="asked", metavar="ADDRESS", help="open for this one; `auto`: this machine's own")
-    parser.add_argument("--for", dest="for_", metavar="TIME", help="keep doors open so long")
+    parser.add_argument(
+        "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
+    )
+    parser.add_argument("--for", dest="for_", metavar="TIME", help="how long to keep doors open")
     parser.add_argument(
         "--door",
         metavar="DOOR",
         dest="doors",
         action="append",
         default=[],
-        help="a door there; with a sequence: ssh:7000/tcp,8000/udp (may be repeated)",
+        help="a door of the server; with a sequence: ssh:7000/tcp,8000/udp (may be repeated)",
     )
-    parser.add_argument("--ssh", action="store_true", help="write into ~/.ssh/config too that `ssh HOST` knocks")
-    parser.add_argument("--replace", action="store_true", help="write the host anew where it is there already")
-    parser.add_argument("--qr", action="store_true", help="print the link too, also as a QR code")
+    parser.add_argument("--ssh", action="store_true", help="also update ~/.ssh/config so that `ssh HOST` knocks first")
+    parser.add_argument("--replace", action="store_true", help="overwrite the host if it exists")
+    parser.add_argument("--qr", action="store_true", help="also print the link and its QR code")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Add the host, and say what comes next."""
+    """Add the host, or show its link, and print the next steps."""
     path = Path(hosts_path())
-    new = _new(args)
+    new = _parse_host(args)
     if args.qr and not (new.values or new.doors):
-        qr.show(_link_of(path, new.name))
+        qr.show(_build_link(path, new.name))
         return 0
-    _refuse_nothing(new)
-    settings = ssh_config.ssh_config_path()
-    old = ssh_config.read(settings) if args.ssh else ""
+    _require_knock(new)
+    ssh_config_file = ssh_config.ssh_config_path()
+    old = ssh_config.read(ssh_config_file) if args.ssh else ""
     text = ssh_config.with_host(old, new.name) if args.ssh else ""
-    before = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
-    line(f"added {new.name!r} to {path}" + (f"; the file as it was is {before}" if before else ""))
+    backup = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
+    line(f"added {new.name!r} to {path}" + (f"; the previous file is {backup}" if backup else ""))
     if text != old:
-        ssh_config.save(settings, text)
-    _say_what_is_next(new, settings if args.ssh else None)
+        ssh_config.save(ssh_config_file, text)
+    _print_next_steps(new, ssh_config_file if args.ssh else None)
     if args.qr:
         line("")
-        qr.show(_link_of(path, new.name))
+        qr.show(_build_link(path, new.name))
     return 0
 
 
-def _new(args: argparse.Namespace) -> _New:
+def _parse_host(args: argparse.Namespace) -> _NewHost:
     link = KnockLink(args.host)
     if args.host.lower().startswith(SCHEME):
         try:
@@ -87,34 +91,34 @@ def _new(args: argparse.Namespace) -> _New:
         except MalformedError as error:
             raise UsageError(f"{error}; copy the whole link, in single quotes") from None
     elif args.name:
-        raise UsageError("--name is for links; write the name in place of HOST, and --address ADDRESS")
+        raise UsageError("--name is for links; give the name as HOST, and --address ADDRESS")
     name = args.name or link.host
     if not name.isprintable() or not name or len(name) > 253:
-        raise UsageError(f"{name[:40]!r} is no name for a host; write one like home")
+        raise UsageError(f"invalid host name {name[:40]!r}; use one like home")
     address = args.address or (link.host if link.host != name else None)
     signed_port = args.signed_port or (None if link.signed_port is None else str(link.signed_port))
     values = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
-        "signed_port": _checked("--signed-port", request_options.parse_signed_port, signed_port),
-        "gate": _checked("--gate", request_options.parse_gate, args.gate or link.gate),
-        "identity": _file("--identity", args.identity),
-        "certificate": _file("--certificate", args.certificate),
-        "from": _checked("--from", request_options.parse_from, args.asked),
-        "for": _checked("--for", request_options.parse_for_s, args.for_),
+        "signed_port": _checked_option("--signed-port", request_options.parse_signed_port, signed_port),
+        "gate": _checked_option("--gate", request_options.parse_gate, args.gate or link.gate),
+        "identity": _file_option("--identity", args.identity),
+        "certificate": _file_option("--certificate", args.certificate),
+        "from": _checked_option("--from", request_options.parse_from, args.asked),
+        "for": _checked_option("--for", request_options.parse_for_s, args.for_),
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))
-    return _New(name, {key: value for key, value in values.items() if value is not None}, doors)
+    return _NewHost(name, {key: value for key, value in values.items() if value is not None}, doors)
 
 
-def _refuse_nothing(new: _New) -> None:
+def _require_knock(new: _NewHost) -> None:
     if "server_key" in new.values:
         return
     if not all(new.doors.values()):
         raise UsageError("a door without a sequence opens with a signed knock only; add --server-key KEY")
     if not new.doors:
         raise UsageError(
-            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints there, "
+            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints on the server, "
             "or a sequence: --door ssh:7000/tcp,8000/udp"
         )
 
@@ -127,60 +131,62 @@ def _server_key(text: str | None) -> str | None:
     try:
         return str(parse_server_key(text))
     except MalformedError as error:
-        raise UsageError(f"no server key: {error}; copy the line that `doorward key server` prints there") from None
+        raise UsageError(
+            f"invalid server key: {error}; copy the line that `doorward key server` prints on the server"
+        ) from None
 
 
-def _checked(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
-    """Give the text if it can be read, a port in its full form."""
+def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
+    """Return the text if `parse` accepts it, a port in its full form. UsageError names the option."""
     if text is None:
         return None
     try:
-        found = parse(text)
+        value = parse(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None
-    return str(found) if isinstance(found, Port) else text
+    return str(value) if isinstance(value, Port) else text
 
 
-def _file(option: str, text: str | None) -> str | None:
-    """Give the whole path, for the file is looked for again from elsewhere."""
+def _file_option(option: str, text: str | None) -> str | None:
+    """Return the absolute path: later calls run in other directories."""
     if text is None:
         return None
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"{option}: there is no file {path}; name the one that `ssh-keygen` made")
+        raise UsageError(f"{option}: no such file: {path}; give the one that `ssh-keygen` made")
     return text if text.startswith("~") else str(path)
 
 
 def _door(text: str) -> tuple[str, tuple[Port, ...]]:
     name, colon, ports = text.partition(":")
     if not NAME.fullmatch(name) or name.isdigit():
-        raise UsageError(f"--door: {name[:40]!r} is no door's name; it has letters, digits, - and _, and is no number")
+        raise UsageError(f"--door: invalid door name {name[:40]!r}; use letters, digits, - and _, and not only digits")
     try:
         return name, parse_sequence(ports) if colon else ()
     except MalformedError as error:
         raise UsageError(f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
 
 
-def _say_what_is_next(new: _New, settings: Path | None) -> None:
-    """Tell how to try it; `settings` are those of ssh, where they know the host now."""
-    if settings is not None:
-        line(f"`ssh {new.name}` knocks from now on: {settings} says so")
+def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
+    """Print how to try it; `ssh_config_file` is the ssh configuration file if the host was added there."""
+    if ssh_config_file is not None:
+        line(f"`ssh {new.name}` now knocks first: {ssh_config_file} is updated")
         return
     door = next(iter(new.doors), "ssh")
-    settings_of = textwrap.indent(ssh_config.host_lines(new.name), "    ").rstrip()
-    line("", "for ~/.ssh/config (or add it with --ssh):", "", *settings_of.split("\n"))
+    lines = textwrap.indent(ssh_config.host_lines(new.name), "    ").rstrip()
+    line("", "for ~/.ssh/config (or add it with --ssh):", "", *lines.split("\n"))
     knock = f"    doorward knock {new.name} {door} -v" + (" --wait 22" if door == "ssh" else "")
     line("", "to try it:", "", knock)
 
 
-def _link_of(path: Path, name: str) -> str:
+def _build_link(path: Path, name: str) -> str:
     host = find_host(str(path), read_hosts(str(path)), name)
     port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
-    gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # its key's fingerprint need not be said
+    gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # else it is the key's fingerprint
     link = KnockLink(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
     text = format_link(link)
     try:
         parse_link(text)
     except MalformedError as error:
-        raise UsageError(f"{path}: {name!r} fits in no link: {error}; mend it there") from None
+        raise UsageError(f"{path}: {name!r} cannot be put into a link: {error}; fix it there") from None
     return text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.cli import output
-from doorward.cli.config_install import Installation, agree, keep
+from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.config.files import read_text
 from doorward.config.toml import parse
@@ -22,36 +22,38 @@ EXAMPLE = """\
   # doorward apply new.toml --trial 2m
   …
   on trial for 2m: 2 doors, mode stealth
-  open a new connection, through a knock, and run `doorward confirm` there;
-  else the gate before comes back. …
-exit status: 0 it is in force, 1 no daemon runs or a trial does, 2 the file or
-the call is wrong"""
+  knock, open a new connection and run `doorward confirm` in it;
+  otherwise the previous ruleset is restored. …
+exit status: 0 in force, 1 no daemon or a trial is running, 2 usage or
+configuration error"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
-    parser.add_argument("file", metavar="FILE", type=Path, help="the configuration to load, and to install once it is")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="the configuration to load and, once in force, to install"
+    )
     parser.add_argument(
         "--trial",
         metavar="T",
         type=trial_ms,
-        help="take it back after T, like 2m, unless `doorward confirm` comes first",
+        help="revert after T, like 2m, unless `doorward confirm` is run first",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, have the daemon load it, and install it unless it is on trial."""
+    """Check the file, have the daemon load it, and install it unless it is on trial."""
     text = read_text(args.file)
     configuration = parse(text, str(args.file))
-    output.complain(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
+    output.error_line(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
-        raise NegativeResult("a gate is on trial already; `doorward confirm` keeps it, or wait for its end")
-    agree(config, status)
+        raise NegativeResult("a configuration is on trial already; run `doorward confirm` to keep it, or wait")
+    check_config_path(config, status)
     if config.exists() and config.samefile(args.file):
-        raise UsageError(f"{args.file} is the daemon's own file: SIGHUP loads it; for `apply`, edit a copy of it")
+        raise UsageError(f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy")
     with closing(Installation(config)) as installation:
         _apply(args, text, installation)
     return 0
@@ -62,25 +64,27 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
     try:
         answer = _load(args, text)
     except DoorwardError:
-        installation.forget()
+        installation.discard()
         raise
     config = installation.config
     if args.trial is not None:
-        output.line(f"on trial for {output.span(answer['left_s'])}: {answer['summary']}")
-        output.line("open a new connection, through a knock, and run `doorward confirm` there;")
-        output.line(f"else the gate before comes back. {config} is as it was until then")
+        output.line(f"on trial for {output.format_duration(answer['left_s'])}: {answer['summary']}")
+        output.line("knock, open a new connection and run `doorward confirm` in it;")
+        output.line(f"otherwise the previous ruleset is restored. {config} is unchanged until then")
         return
     installation.finish()
     ask(default_path(), {"command": "installed"})
-    keep(config)
-    output.line(f"in force: {answer['summary']}; {config} holds it, {installation.before.name} what was there before")
+    save_last_good(config)
+    output.line(
+        f"in force: {answer['summary']}; installed as {config}, previous file saved as {installation.backup.name}"
+    )
 
 
 def _load(args: argparse.Namespace, text: str) -> dict[str, Any]:
-    """Hand the text over in a file of its own: the daemon may not be allowed to read the operator's."""
+    """Pass the text in a memfd, since the daemon may not be allowed to read the operator's file; return its answer."""
     request = {"command": "apply", "name": str(args.file), "trial_ms": args.trial}
-    handle = os.memfd_create("configuration", os.MFD_CLOEXEC)
-    with os.fdopen(handle, "wb") as file:
+    descriptor = os.memfd_create("configuration", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(text.encode())
         file.flush()
-        return ask(default_path(), request, descriptor=handle, patience_s=None)
+        return ask(default_path(), request, descriptor=descriptor, patience_s=None)

@@ -15,28 +15,28 @@ from doorward.nftables.ban_sets import ban_network
 EXAMPLE = """\
   # doorward ban 203.0.113.9 --for 8h
   203.0.113.9 is banned for 8h; 1 door closed to it
-without an address: who is banned. With an IPv6 address its /64 is banned.
-exit status: 0 it is banned, 1 no daemon runs, 2 no such address"""
+without an address: list the bans. An IPv6 ban covers the address's /64.
+exit status: 0 banned, 1 no daemon is running, 2 invalid address"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
-    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="who is to come in by no door")
+    """Declare the command-line arguments."""
+    parser.add_argument("address", metavar="ADDRESS", nargs="?", help="address to ban")
     parser.add_argument("--for", dest="for_", metavar="T", help="how long, like 90s, 10m, 8h, 7d (default: 1h)")
-    parser.add_argument("--cut", action="store_true", help="end its connections to the doors' ports too")
-    parser.add_argument("--json", action="store_true", help="who is banned, as JSON")
+    parser.add_argument("--cut", action="store_true", help="also end its connections to the doors' ports")
+    parser.add_argument("--json", action="store_true", help="list the bans as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon to ban, or who is banned."""
+    """Ask the daemon to ban the address, or list the bans."""
     if args.address is None:
         return _list(as_json=args.json)
-    _spare_this_session(args.address)
+    _reject_own_session(args.address)
     request = {"command": "ban", "address": args.address, "for": args.for_, "cut": args.cut}
-    done = ask(default_path(), request)
-    closed = f"; {done['closed']} door{'' if done['closed'] == 1 else 's'} closed to it" if done["closed"] else ""
-    connections = f"; {done['cut']} connection{'' if done['cut'] == 1 else 's'} cut" if args.cut else ""
-    output.line(f"{done['ban']} is banned for {output.span(done['for'])}{closed}{connections}")
+    answer = ask(default_path(), request)
+    closed = f"; {answer['closed']} door{'' if answer['closed'] == 1 else 's'} closed to it" if answer["closed"] else ""
+    connections = f"; {answer['cut']} connection{'' if answer['cut'] == 1 else 's'} cut" if args.cut else ""
+    output.line(f"{answer['ban']} is banned for {output.format_duration(answer['for'])}{closed}{connections}")
     return 0
 
 
@@ -46,18 +46,18 @@ def _list(*, as_json: bool) -> int:
         output.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
     elif bans:
         now_s = time.time()
-        output.table(("banned", "left"), [(ban, output.span(until_s - now_s)) for ban, until_s in bans])
+        output.table(("banned", "left"), [(ban, output.format_duration(until_s - now_s)) for ban, until_s in bans])
     else:
-        output.line("nobody is banned")
+        output.line("no address is banned")
     return 0
 
 
-def _spare_this_session(text: str) -> None:
-    """Refuse what would shut the door behind whoever asks. UsageError; the daemon judges an address that is none."""
+def _reject_own_session(text: str) -> None:
+    """Reject a ban of the caller's own SSH session with UsageError. The daemon reports invalid addresses."""
     session = ssh_connection()
     try:
-        own = session is not None and ban_network(session.source) == ban_network(parse_address(text))
+        is_own = session is not None and ban_network(session.source) == ban_network(parse_address(text))
     except ValueError:
         return
-    if own:
-        raise UsageError(f"{text}: this very session comes from there, and would be the last; ban it from elsewhere")
+    if is_own:
+        raise UsageError(f"{text}: this SSH session comes from there and would be locked out; ban it from elsewhere")

@@ -1,4 +1,4 @@
-"""`doorward check`: is the configuration right, and is it strong."""
+"""`doorward check`: validate the configuration and rate its strength."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from doorward.lint.guessing import Guess
 from doorward.lint.host_checks import host_findings
 from doorward.lint.sequences import guesses
 
-_PATIENCE_S, _LOOK_S = 60.0, 0.1  # for a load: a million doors take a while
+_PATIENCE_S, _POLL_S = 60.0, 0.1  # loading a million doors takes a while
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
   doorward.toml:1: note: capacity 1,048,576: forged first knocks fill it from …
   doorward.toml:6: warning: door 'web' has 2 knocks: guessing ports from …
   doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning, 1 note
-exit status: 0 the file is good, also with warnings; 2 it is not"""
+exit status: 0 valid, possibly with warnings; 2 invalid"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="as root: keep a copy for a start with a wrong file, if the daemon has this one in force",
+        help="as root: save the file as the last good copy, if the daemon runs with it",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say what is wrong and what is weak; 2 where something is wrong."""
+    """Print errors and weaknesses; return 2 if there are errors."""
     path = configuration_path(args)
     configuration, faults, findings = None, list[ConfigFault](), list[Finding]()
     try:
@@ -63,13 +63,17 @@ def run(args: argparse.Namespace) -> int:
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding("warning", 1, *exposed))
-        found = [*_unmet(configuration, lines, path), *_unreadable(path), *_about_keys(configuration, path)]
-        faults += [each for each in found if isinstance(each, ConfigFault)]
-        findings += [each for each in found if isinstance(each, Finding)]
+        remarks = [
+            *_unmet_requirements(configuration, lines, path),
+            *_unreadable(path),
+            *_key_findings(configuration, path),
+        ]
+        faults += [remark for remark in remarks if isinstance(remark, ConfigFault)]
+        findings += [remark for remark in remarks if isinstance(remark, Finding)]
     except ConfigError as error:
         faults = error.faults
     if args.keep and not faults:
-        _keep(path.absolute())
+        _save_last_good(path.absolute())
         return 0
     if args.json:
         _print_json(str(path), configuration, faults, findings)
@@ -78,20 +82,20 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _unmet(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
-    """Find whatever would make `doorward run` refuse the file on this host, though its text is right."""
-    for place, look in requirements.of(configuration, path.absolute().parent):
+def _unmet_requirements(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
+    """Yield what makes `doorward run` reject a valid file on this host."""
+    for keys, check in requirements.of(configuration, path.absolute().parent):
         try:
-            look()
+            check()
         except ConfigError as error:
             yield from error.faults
         except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield ConfigFault(str(path), line_of(lines, place), what, instead)
+            yield ConfigFault(str(path), line_of(lines, keys), what, instead)
 
 
 def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
-    """Find the files that the unit's user cannot read: as the unit starts it, the daemon would refuse to start."""
+    """Yield a finding for each file that the unit's user cannot read: with it the service does not start."""
     user, files = host_lookups.unreadable([path, *named_files(path)])
     for file in files:
         what = f"the user {user} cannot read {file}"
@@ -99,31 +103,31 @@ def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
         if host_lookups.runs_as_unit():
             yield ConfigFault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
         else:
-            yield Finding("warning", 1, f"{what}, so the daemon would stay root", remedy)
+            yield Finding("warning", 1, f"{what}, so the daemon would keep running as root", remedy)
 
 
-def _keep(config: Path) -> None:
-    """Copy the file for a start with a wrong one, once the daemon has loaded what it is loading."""
+def _save_last_good(config: Path) -> None:
+    """Save the file as the last good copy, once the daemon has finished loading."""
     until_s = time.monotonic() + _PATIENCE_S
     while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     if os.geteuid() != 0:
-        raise HostError("--keep is for root: nobody else may write that copy")
+        raise HostError("--keep needs root, who owns the last good copy")
     last_good.keep(config, status["digest"])
 
 
-def _about_keys(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
-    """Look at each line of authorized_keys, and at what the keys may do."""
+def _key_findings(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
+    """Yield the faults of authorized_keys, and remarks on what its keys may do."""
     if configuration.signed is None:
         return
     from doorward.daemon.key_files import keys_path, read_authorized_keys
     from doorward.lint import checks
 
-    file = keys_path(configuration.signed, path.parent)
-    with suppress(DoorwardError):  # which is among the faults already
-        keys, faults = read_authorized_keys(file)
+    keys_file = keys_path(configuration.signed, path.parent)
+    with suppress(DoorwardError):  # reported with the other faults
+        keys, faults = read_authorized_keys(keys_file)
         yield from faults
-        yield from _unknown_doors(configuration, keys.door_names(), str(file))
+        yield from _unknown_doors(configuration, keys.door_names(), str(keys_file))
         yield from checks.authorized_keys_findings(keys, len(configuration.doors))
 
 
@@ -132,9 +136,7 @@ def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]
     for name, line in named:
         if name not in doors:
             near = nearest(name, doors)
-            yield ConfigFault(
-                file, line, f"there is no door {name!r}", f"did you mean {near!r}?" if near else "take it out"
-            )
+            yield ConfigFault(file, line, f"unknown door {name!r}", f"did you mean {near!r}?" if near else "remove it")
 
 
 def _print_json(
@@ -152,7 +154,7 @@ def _print_json(
 
 
 def _strength(rated: Guess) -> dict[str, object]:
-    """Give the chances that guessing opens a door within a year, from one address and from many."""
+    """Return the probability that guessing opens a door within a year, from one address and from many."""
     return {
         "door": rated.door,
         "knocks": rated.knocks,
@@ -165,7 +167,7 @@ def _strength(rated: Guess) -> dict[str, object]:
 def _print_lines(
     file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]
 ) -> None:
-    output.complain(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
+    output.error_line(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
     if configuration is not None and not faults:
         output.line(f"{file}: good: {_summary(configuration, findings)}")
 

@@ -20,23 +20,23 @@ from doorward.lint.checks import warnings
 EXAMPLE = """\
   # doorward compile -c doorward.toml > doorward.nft
   # nft -f doorward.nft
-works with no daemon at all: knocks open doors, and the kernel closes them
-exit status: 0 done, 2 the file is wrong"""
+works without a daemon: knocks open doors, and the kernel closes them
+exit status: 0 success, 2 configuration error"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
-    parser.add_argument("--graph", metavar="FILE", type=Path, help="draw the automaton as SVG, and print no ruleset")
+    parser.add_argument("--graph", metavar="FILE", type=Path, help="draw the automaton as SVG instead")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the ruleset; what is weak goes to standard error."""
+    """Print the ruleset or draw the automaton; warnings go to standard error."""
     path = configuration_path(args)
     text = read_text(path)
     configuration = parse(text, str(path))
     findings = warnings(configuration, find_lines(text))
-    output.complain(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
+    output.error_line(*(f"{path}:{finding}" for finding in findings if finding.level == "warning"))
     if args.graph is not None:
         _draw(configuration, args.graph)
     else:
@@ -49,10 +49,10 @@ def _draw(configuration: Configuration, path: Path) -> None:
 
     automaton = compile_doors(configuration.doors)
     if not automaton.machines:
-        raise UsageError("--graph: no door has a sequence, so there is nothing to draw; give one door a `knock`")
+        raise UsageError("--graph: no door has a sequence, so there is nothing to draw; add a `knock` to a door")
     if (number := count_states(automaton)) > MOST_STATES:
-        raise UsageError(f"--graph: nobody could look at {number} states; write a file with fewer doors")
+        raise UsageError(f"--graph: {number} states are too many to draw; use a file with fewer doors")
     try:
         path.write_text(draw_svg(automaton, [door.name for door in configuration.doors]), encoding="utf-8")
     except OSError as error:
-        raise HostError(f"--graph: {path} cannot be written: {error.strerror}; name another place") from None
+        raise HostError(f"--graph: {path} cannot be written: {error.strerror}; give another path") from None

@@ -1,4 +1,4 @@
-"""`doorward completion`: what a shell needs to complete words of doorward, and the names that it asks for then."""
+"""`doorward completion`: print a shell completion script, or the names that it offers."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from doorward.errors import DoorwardError, HostError
 from doorward.libraries import install_command
 
 SHELLS = ("bash", "zsh", "fish")
-_NAME = re.compile(r"[\w.:-]+")  # bash expands what it is offered: no other names of hosts are
+_NAME = re.compile(r"[\w.:-]+")  # bash expands candidates: other host names are not offered
 
 EXAMPLE = """\
   $ cd ~/.local/share/bash-completion/completions
   $ doorward completion bash > doorward
-zsh: _doorward, in a folder of your fpath
+zsh: _doorward, in a directory of your fpath
 fish: ~/.config/fish/completions/doorward.fish
-needs the Python library shtab; the Debian package has the scripts installed"""
+needs the Python library shtab; the Debian package installs the scripts"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument(
         "what",
         choices=(*SHELLS, *NAMES),
-        help="a shell, to print its script; or doors or hosts: the names that the script asks for",
+        help="a shell, to print its script; or doors or hosts, to print the names it completes",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a script, or names."""
+    """Print a completion script, or names."""
     if args.what in NAMES:
         sys.stdout.writelines(f"{name}\n" for name in NAMES[args.what]())
     else:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def script(shell: str) -> str:
-    """Give the text that a shell reads; HostError: shtab is missing."""
+    """Return the completion script for a shell. HostError if shtab is missing."""
     try:
         import shtab
     except ImportError:
@@ -54,25 +54,25 @@ def script(shell: str) -> str:
 
 
 def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.ArgumentParser:
-    """Build one parser of all commands; `complete` says what an argument's words are, or None."""
+    """Build one parser for all commands; `complete` returns the completer of an argument, or None."""
     from doorward.cli.main import COMMANDS, load
 
     parser = argparse.ArgumentParser(prog="doorward")
-    parser.add_argument("-V", "--version", action="version", version=__version__, help="say which version this is")
+    parser.add_argument("-V", "--version", action="version", version=__version__, help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for name, what in COMMANDS.items():
-        one = commands.add_parser(name, help=what, description=what)
-        load(name).add_arguments(one)
-        for action in one._actions:  # argparse tells of them nowhere else
-            if (words := complete(action)) is not None:
-                vars(action)["complete"] = words  # where shtab looks for it
+    for name, description in COMMANDS.items():
+        subparser = commands.add_parser(name, help=description, description=description)
+        load(name).add_arguments(subparser)
+        for action in subparser._actions:  # argparse has no public list of them
+            if (completer := complete(action)) is not None:
+                vars(action)["complete"] = completer  # where shtab looks for it
     return parser
 
 
 def _doors() -> list[str]:
     try:
         return [door.name for door in read(default_path()).doors]
-    except DoorwardError:  # no file, or none for this user: nothing to offer, and no place to say so
+    except DoorwardError:  # missing or unreadable: nothing to offer, nowhere to report it
         return []
 
 

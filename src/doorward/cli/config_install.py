@@ -1,4 +1,4 @@
-"""Replacing the daemon's configuration, with the rights of the caller."""
+"""Replace the daemon's configuration file, with the caller's privileges."""
 
 from __future__ import annotations
 
@@ -18,87 +18,89 @@ from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
 from doorward.kernel.atomic_file import FileOwnership
 
-_NEW_MODE = 0o600  # of a first configuration: it holds sequences
+_NEW_MODE = 0o600  # for a new configuration: it contains sequences
 
 
-def keep(config: Path) -> None:
-    """Keep a copy of the file for a start with a wrong one, if it is in force; say why where that cannot be done."""
+def save_last_good(config: Path) -> None:
+    """Save the file as the last good copy if it is in force; report why if that fails."""
     try:
         last_good.keep(config, ask(default_path(), {"command": "status"}).get("digest", ""))
     except DoorwardError as error:
-        output.complain(f"doorward: no copy is kept for a start with a wrong file: {error}")
+        output.error_line(f"doorward: the last good copy was not saved: {error}")
 
 
 class Installation:
-    """A new text next to `config` (FILE.new), ready to replace it; the replaced text goes to FILE.before.
+    """Replaces `config` by a new text, prepared as FILE.new; the replaced text goes to FILE.before.
 
-    The directory is opened once and everything happens in it: HostError where other users could change what is there.
-    No link is followed, and a file is judged by the descriptor that is read.
+    The directory is opened once and all paths are relative to it; HostError if other users could change its contents.
+    Symbolic links are not followed, and permissions are checked on the descriptor that is read.
     """
 
     def __init__(self, config: Path) -> None:
         self.config = config
         self.new = config.with_name(f"{config.name}.new")
-        self.before = config.with_name(f"{config.name}.before")
+        self.backup = config.with_name(f"{config.name}.before")
         with self._complaining():
-            self._folder = open_safe_directory(config)
+            self._directory = open_safe_directory(config)
 
     def close(self) -> None:
         """Close the directory."""
-        os.close(self._folder)
+        os.close(self._directory)
 
     def prepare(self, text: str) -> None:
-        """Write the text next to the file; HostError: nothing can be written there."""
+        """Write the text to FILE.new. HostError if that fails."""
         with self._complaining():
             self._write(self.new, text.encode(), self._access())
 
     def check(self, digest: str) -> None:
-        """Check that what was prepared is the text with this SHA-256, and that it can be installed."""
+        """Check that FILE.new has this SHA-256 and can be installed. UsageError or HostError otherwise."""
         with self._complaining():
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
-            if not os.access(".", os.W_OK, dir_fd=self._folder):
-                raise HostError(f"{self.config}: this user may not write there; confirm as who applied it")
+            if not os.access(".", os.W_OK, dir_fd=self._directory):
+                raise HostError(f"{self.config}: permission denied; run `doorward confirm` as the user who ran `apply`")
         if hashlib.sha256(raw).hexdigest() != digest:
-            raise UsageError(f"{self.new} is not what is on trial any more; apply the file that you want once more")
+            raise UsageError(f"{self.new} is no longer the file on trial; run `doorward apply` again")
 
     def finish(self) -> None:
-        """Let it take the file's place, whole or not at all."""
+        """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
         with self._complaining():
             with suppress(FileNotFoundError), self._open(self.config) as file:
-                kept = self.config.with_name(f"{self.before.name}.new")
-                self._write(kept, file.read(), _access_of(file))
-                self._rename(kept, self.before)
+                backup_new = self.config.with_name(f"{self.backup.name}.new")
+                self._write(backup_new, file.read(), _file_ownership(file))
+                self._rename(backup_new, self.backup)
             self._rename(self.new, self.config)
 
-    def forget(self) -> None:
-        """Remove what was prepared."""
+    def discard(self) -> None:
+        """Remove FILE.new."""
         with suppress(OSError):
-            os.unlink(self.new.name, dir_fd=self._folder)
+            os.unlink(self.new.name, dir_fd=self._directory)
 
     def _open(self, path: Path) -> BinaryIO:
-        """Open a file for reading; HostError where other users could change it."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe's other end is not waited for
-        file = os.fdopen(os.open(path.name, flags, dir_fd=self._folder), "rb")
-        found = os.fstat(file.fileno())
-        entry = PathComponent(str(path), found.st_uid, found.st_mode, is_directory=False)
-        wrong = find_unsafe([entry], trusted_owners())
-        if wrong or not stat.S_ISREG(found.st_mode):
+        """Open a file for reading. HostError if other users could change it, or if it is not a regular file."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a FIFO
+        file = os.fdopen(os.open(path.name, flags, dir_fd=self._directory), "rb")
+        info = os.fstat(file.fileno())
+        entry = PathComponent(str(path), info.st_uid, info.st_mode, is_directory=False)
+        objections = find_unsafe([entry], trusted_owners())
+        if objections or not stat.S_ISREG(info.st_mode):
             file.close()
-            raise HostError(f"{path}: {'; '.join(wrong) if wrong else 'this is not a regular file; move it away'}")
+            raise HostError(
+                f"{path}: {'; '.join(objections) if objections else 'this is not a regular file; move it away'}"
+            )
         return file
 
     def _access(self) -> FileOwnership:
-        """Return the owner and the mode of the configuration, or those of a first one."""
+        """Return the owner and mode of the configuration, or the defaults for a new one."""
         with suppress(FileNotFoundError), self._open(self.config) as file:
-            return _access_of(file)
+            return _file_ownership(file)
         return FileOwnership(_NEW_MODE, os.geteuid(), os.getegid())
 
     def _write(self, path: Path, raw: bytes, access: FileOwnership) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(path.name, dir_fd=self._folder)
+            os.unlink(path.name, dir_fd=self._directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._folder)
+        handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._directory)
         with os.fdopen(handle, "wb") as file:
             if (access.user, access.group) != (os.geteuid(), os.getegid()):
                 os.fchown(handle, access.user, access.group)
@@ -108,9 +110,9 @@ class Installation:
             os.fsync(handle)
 
     def _rename(self, source: Path, destination: Path) -> None:
-        """Rename within the directory, for good: also after a loss of power."""
-        os.rename(source.name, destination.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        os.fsync(self._folder)
+        """Rename within the directory, and sync it so that the change survives a power loss."""
+        os.rename(source.name, destination.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
@@ -119,23 +121,23 @@ class Installation:
         except OSError as error:
             where = self.config.parent / error.filename if error.filename else self.config
             if error.errno == errno.ELOOP:
-                remedy = "name the file that it leads to with -c FILE, here and at `doorward run`"
+                remedy = "give its target with -c FILE, here and to `doorward run`"
                 raise HostError(f"{where}: this is a symbolic link, which is not replaced; {remedy}") from None
-            raise HostError(f"{where}: {error.strerror}; call this with the right to write there") from None
+            raise HostError(f"{where}: {error.strerror}; run this as a user who can write there") from None
 
 
-def _access_of(file: BinaryIO) -> FileOwnership:
-    found = os.fstat(file.fileno())
-    return FileOwnership(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+def _file_ownership(file: BinaryIO) -> FileOwnership:
+    info = os.fstat(file.fileno())
+    return FileOwnership(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
 
 
-def agree(config: Path, status: dict[str, Any]) -> None:
-    """Check that the daemon says it runs with this file; UsageError: it names another, which is not touched.
+def check_config_path(config: Path, status: dict[str, Any]) -> None:
+    """Check that the daemon reports running with this file; UsageError if it names another.
 
-    The process that answers may have been taken over, and must not choose which file root replaces.
+    A compromised daemon must not choose which file root replaces.
     """
-    if (named := status.get("config")) != str(config):
+    if (reported := status.get("config")) != str(config):
         raise UsageError(
-            f"{config}: this call would replace that file, and the daemon says that it runs with {named!r};"
-            " name the daemon's file with -c FILE, or start the daemon with this one"
+            f"{config}: not replaced, since the daemon reports running with {reported!r};"
+            " give the daemon's file with -c FILE, or start the daemon with this one"
         )

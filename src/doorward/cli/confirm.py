@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from doorward.cli import output
-from doorward.cli.config_install import Installation, agree, keep
+from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path
 from doorward.daemon.control_socket import ask, default_path
 from doorward.errors import NegativeResult
@@ -17,26 +17,26 @@ EXAMPLE = """\
   # doorward confirm
   confirmed: 2 doors, mode stealth
 run it in a connection that you opened during the trial, or on the console
-exit status: 0 the new gate stays, 1 this session proves nothing, or no trial"""
+exit status: 0 confirmed, 1 no trial, or a connection that proves nothing"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say from which connection this is called, and install what was tried."""
+    """Confirm the trial from this connection, and install the file that was tried."""
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
-        raise NegativeResult("no gate is on trial; if there was one, it was taken back: the daemon's log tells")
-    if trial["digest"] is None:  # the daemon tries the file that it has
+        raise NegativeResult("no configuration is on trial; an expired trial was rolled back: see the daemon's log")
+    if trial["digest"] is None:  # `doorward run --trial`: nothing to install
         _confirm(config)
         return 0
-    agree(config, status)
+    check_config_path(config, status)
     with closing(Installation(config)) as installation:
-        installation.check(trial["digest"])  # before anything is confirmed
+        installation.check(trial["digest"])  # before confirming
         _confirm(config, installation)
     return 0
 
@@ -53,5 +53,5 @@ def _confirm(config: Path, installation: Installation | None = None) -> None:
     if installation is not None:
         installation.finish()
         ask(default_path(), {"command": "installed"})
-    keep(config)
+    save_last_good(config)
     output.line(f"confirmed: {answer['summary']}")

@@ -21,21 +21,21 @@ EXAMPLE = """\
         # nft insert rule inet filter input meta mark and 0x1000 == 0x1000 …
         # nft insert rule inet filter input ct state established,related accept
   …
-exit status: 0 nothing serious, 1 something locks out, 2 the file is wrong"""
+exit status: 0 no errors, 1 errors found, 2 configuration error"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say what locks out, what stands in a door's way, and what to do."""
+    """Print lock-out risks, conflicting firewall rules and their remedies; return 1 if there are errors."""
     path = configuration_path(args)
     try:
         configuration = read(path)
-    except DoorwardError:  # which hides nothing of what is true without the file
+    except DoorwardError:  # emergencies are reported even without a valid file
         if findings := _emergencies():
             _show(findings, as_json=args.json)
         raise

@@ -35,115 +35,120 @@ EXAMPLE = """\
   # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`
   …
   => the third knock came 6.2 s after the first; `within` is 5s
-     hint: knock faster, or increase `within`
-exit status: 0 a door opened, 1 none did, 2 the call or the file is wrong"""
+     hint: knock faster, or write a longer `within`
+exit status: 0 a door opened, 1 none did, 2 usage or configuration error"""
 MOST_RECORDS = 1000
-_FOR_EVER_S = float(10**9)
+_FOREVER_S = float(10**9)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.usage = "doorward explain [FILE or ADDRESS] [--live ADDRESS] [options]"
     parser.add_argument(
-        "what", metavar="FILE or ADDRESS", nargs="?", help="a capture (-: standard input); whom the ledger has"
+        "what",
+        metavar="FILE or ADDRESS",
+        nargs="?",
+        help="capture file (- for stdin), or an address to look up in the ledger",
     )
     add_config(parser)
-    parser.add_argument("--live", metavar="ADDRESS", help="watch what this address sends, from now on")
-    parser.add_argument("--for", dest="for_", metavar="T", help="how long --live watches (default: until Ctrl-C)")
-    parser.add_argument("--source", metavar="ADDRESS", help="only who knocks from there")
-    parser.add_argument("--host", metavar="ADDRESS", action="append", help="this host's address; may stand repeatedly")
+    parser.add_argument("--live", metavar="ADDRESS", help="capture packets from this address, from now on")
+    parser.add_argument("--for", dest="for_", metavar="T", help="how long --live captures (default: until Ctrl-C)")
+    parser.add_argument("--source", metavar="ADDRESS", help="only packets from this address")
+    parser.add_argument("--host", metavar="ADDRESS", action="append", help="an address of the server (may be repeated)")
     parser.add_argument("--door", metavar="NAME", help="only this door")
-    parser.add_argument("--json", action="store_true", help="one JSON object a source")
+    parser.add_argument("--json", action="store_true", help="one JSON object per source")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say why a knock opened a door, or why not; 1 where none opened."""
+    """Print why a knock opened a door or did not; return 1 if none opened."""
     if (args.what is None) == (args.live is None):
-        raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
+        raise UsageError("give one thing to explain: a capture file, an address, or --live ADDRESS")
     if args.for_ is not None and args.live is None:
         raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
     if args.live is not None:
-        return _live(args, _address("--live", args.live))
+        return _explain_live(args, _address("--live", args.live))
     with suppress(ValueError):
-        return _past(args, parse_address(args.what))
-    return _file(args)
+        return _explain_ledger(args, parse_address(args.what))
+    return _explain_file(args)
 
 
 def _address(option: str, text: str) -> Address:
     try:
         return parse_address(text)
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is no address; write it as 192.0.2.7 or 2001:db8::7") from None
+        raise UsageError(f"{option}: invalid address {text!r}; write it as 192.0.2.7 or 2001:db8::7") from None
 
 
-def _past(args: argparse.Namespace, address: Address) -> int:
+def _explain_ledger(args: argparse.Namespace, address: Address) -> int:
     records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, places_of(address)))
-    conclusion = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.moment))
-    explain_output.print_past(address, records, conclusion, as_json=args.json)
-    return 0 if conclusion.opened else 1
+    diagnosis = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.format_time))
+    explain_output.print_history(address, records, diagnosis, as_json=args.json)
+    return 0 if diagnosis.opened else 1
 
 
-def _unless_banned(address: Address, conclusion: Diagnosis) -> Diagnosis:
-    """Give the conclusion, or that the address is banned: then its knocks are not looked at."""
+def _unless_banned(address: Address, diagnosis: Diagnosis) -> Diagnosis:
+    """Return the diagnosis, or that the address is banned: then its knocks are ignored."""
     until_s = read_bans(ledger_path().with_name(bans.NAME)).get(ban_network(address), 0.0)
-    return with_ban(conclusion, str(address), until_s, output.moment) if until_s > time.time() else conclusion
+    return with_ban(diagnosis, str(address), until_s, output.format_time) if until_s > time.time() else diagnosis
 
 
-def _house(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
-    """Give the configuration, compiled, and the door that was asked for."""
-    house = build_config(read(configuration_path(args)))
+def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | None]:
+    """Return the compiled configuration and the index of the door in --door. UsageError if it is unknown."""
+    compiled = build_config(read(configuration_path(args)))
     if args.door is None:
-        return house, None
-    index = house.door_index(args.door)
+        return compiled, None
+    index = compiled.door_index(args.door)
     if index is None:
         import difflib
 
-        near = difflib.get_close_matches(args.door, [door.name for door in house.doors], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "look into the configuration for its name"
-        raise UsageError(f"--door: there is no door {args.door!r}; {hint}")
-    return house, index
+        near = difflib.get_close_matches(args.door, [door.name for door in compiled.doors], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see the configuration for its name"
+        raise UsageError(f"--door: unknown door {args.door!r}; {hint}")
+    return compiled, index
 
 
-def _file(args: argparse.Namespace) -> int:
-    house, door = _house(args)
+def _explain_file(args: argparse.Namespace) -> int:
+    compiled, door = _compiled_config(args)
     source = None if args.source is None else _address("--source", args.source)
-    recording = PacketCollector(house, source)
+    collector = PacketCollector(compiled, source)
     notes = []
-    with _opened(args.what) as file:
+    with _open_capture(args.what) as file:
         capture = CaptureFile(file)
         try:
-            recording.feed_all(capture)
+            collector.feed_all(capture)
         except MalformedError as error:
-            if not recording.frames:
+            if not collector.frames:
                 raise UsageError(f"{args.what}: {error}") from None
-            notes.append(f"{error}; what came before is explained")
-    if recording.is_unreadable:
-        raise UsageError(f"{args.what}: {recording.unreadable.most_common(1)[0][0]}")
+            notes.append(f"{error}; the packets before it are explained")
+    if collector.is_unreadable:
+        raise UsageError(f"{args.what}: {collector.unreadable.most_common(1)[0][0]}")
     if capture.truncated:
-        notes.append(f"{capture.truncated}; what came before is explained")
-    notes += _notes(recording)
-    hosts = _hosts(args, recording, house)
-    traces = SourceTraces(house, hosts.__contains__)
-    traces.feed_all(recording.packets)
+        notes.append(f"{capture.truncated}; the packets before it are explained")
+    notes += _notes(collector)
+    servers = _server_addresses(args, collector, compiled)
+    traces = SourceTraces(compiled, servers.__contains__)
+    traces.feed_all(collector.packets)
     for note in notes:
-        output.complain(f"doorward: {args.what}: {note}")
-    most = MOST_IN_JSON if args.json else MOST_SHOWN
-    found = summarize(house, traces, hosts, hosts.__contains__, source=source, door=door, most=most)
-    return _print(args, house, found, recording, hosts)
+        output.error_line(f"doorward: {args.what}: {note}")
+    limit = MOST_IN_JSON if args.json else MOST_SHOWN
+    summary = summarize(compiled, traces, servers, servers.__contains__, source=source, door=door, most=limit)
+    return _print(args, compiled, summary, collector, servers)
 
 
-def _notes(recording: PacketCollector) -> Iterator[str]:
-    if recording.is_full:
-        yield f"only the first {MOST_KEPT:,} packets that matter are explained; choose some with --source"
-    if recording.is_timeless:
-        yield "all packets have the same time, so that nothing can be said about deadlines; capture with tcpdump"
-    if recording.unreadable and not recording.packets:
-        reason, count = recording.unreadable.most_common(1)[0]
-        yield f"none of {recording.frames:,} frames holds a packet that can be explained; {count:,}: {reason}"
+def _notes(collector: PacketCollector) -> Iterator[str]:
+    if collector.is_full:
+        yield f"only the first {MOST_KEPT:,} relevant packets are explained; select some with --source"
+    if collector.is_timeless:
+        yield "all packets have the same time, so deadlines cannot be checked; capture with tcpdump"
+    if collector.unreadable and not collector.packets:
+        reason, count = collector.unreadable.most_common(1)[0]
+        yield f"none of {collector.frames:,} frames contains a packet that can be explained; {count:,}: {reason}"
 
 
-def _hosts(args: argparse.Namespace, recording: PacketCollector, house: CompiledConfig) -> frozenset[bytes]:
-    """Give this host's addresses: as told, or this machine's if knocks go there, or where most knocks go."""
+def _server_addresses(
+    args: argparse.Namespace, collector: PacketCollector, compiled: CompiledConfig
+) -> frozenset[bytes]:
+    """Return the server's addresses: from --host, else this host's if knocks went there, else the most knocked at."""
     if args.host:
         return frozenset(_address("--host", text).packed for text in args.host)
     own: frozenset[bytes] = frozenset()
@@ -153,41 +158,45 @@ def _hosts(args: argparse.Namespace, recording: PacketCollector, house: Compiled
             own = links.local_addresses().addresses
         finally:
             links.close()
-    return server_addresses(recording.packets, house, own)
+    return server_addresses(collector.packets, compiled, own)
 
 
 def _print(
-    args: argparse.Namespace, house: CompiledConfig, found: Summary, recording: PacketCollector, hosts: frozenset[bytes]
+    args: argparse.Namespace,
+    compiled: CompiledConfig,
+    summary: Summary,
+    collector: PacketCollector,
+    servers: frozenset[bytes],
 ) -> int:
-    began_s = (recording.began_ns or 0) / 1e9
-    explain_output.print_report(house, found, began_s, hosts, whole=args.source is not None, as_json=args.json)
-    return 0 if any(told.diagnosis.opened for told in found.sources) else 1
+    began_s = (collector.began_ns or 0) / 1e9
+    explain_output.print_report(compiled, summary, began_s, servers, whole=args.source is not None, as_json=args.json)
+    return 0 if any(source.diagnosis.opened for source in summary.sources) else 1
 
 
-def _live(args: argparse.Namespace, address: Address) -> int:
-    house, door = _house(args)
-    recording = PacketCollector(house)
-    seconds = _FOR_EVER_S if args.for_ is None else _seconds(args.for_)
+def _explain_live(args: argparse.Namespace, address: Address) -> int:
+    compiled, door = _compiled_config(args)
+    collector = PacketCollector(compiled)
+    seconds = _FOREVER_S if args.for_ is None else _seconds(args.for_)
     with LiveCapture(address) as capture:
-        traces = SourceTraces(house, capture.is_local)
-        ends = "Ctrl-C ends it" if args.for_ is None else f"for {args.for_}"
+        traces = SourceTraces(compiled, capture.is_local)
+        how_long = "press Ctrl-C to stop" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.stop):
-            output.complain(f"doorward: watching {address}; {ends}")
+            output.error_line(f"doorward: watching {address}; {how_long}")
             for packet in capture.packets(time.monotonic() + seconds):
-                seen = recording.feed_packet(packet.network, packet.at_ns)
-                step = traces.feed(seen) if seen else None
+                packet_seen = collector.feed_packet(packet.network, packet.at_ns)
+                step = traces.feed(packet_seen) if packet_seen else None
                 if step is not None and not args.json:
-                    explain_output.print_step(house, step, address)
-                if recording.is_full:
+                    explain_output.print_step(compiled, step, address)
+                if collector.is_full:
                     break
-        for note in _notes(recording):
-            output.complain(f"doorward: {note}")
-        found = summarize(house, traces, frozenset(), capture.is_local, source=address, door=door)
-    told = tuple(each._replace(diagnosis=_unless_banned(address, each.diagnosis)) for each in found.sources)
-    found = found._replace(sources=told)
-    began_s = (recording.began_ns or 0) / 1e9
-    explain_output.print_live(house, found, began_s, as_json=args.json)
-    return 0 if any(told.diagnosis.opened for told in found.sources) else 1
+        for note in _notes(collector):
+            output.error_line(f"doorward: {note}")
+        summary = summarize(compiled, traces, frozenset(), capture.is_local, source=address, door=door)
+    sources = tuple(source._replace(diagnosis=_unless_banned(address, source.diagnosis)) for source in summary.sources)
+    summary = summary._replace(sources=sources)
+    began_s = (collector.began_ns or 0) / 1e9
+    explain_output.print_live(compiled, summary, began_s, as_json=args.json)
+    return 0 if any(source.diagnosis.opened for source in summary.sources) else 1
 
 
 def _seconds(text: str) -> float:
@@ -198,33 +207,33 @@ def _seconds(text: str) -> float:
 
 
 @contextmanager
-def _opened(what: str) -> Iterator[BinaryIO]:
-    """Open a capture. From a pipe it is read to its end also after Ctrl-C, which reaches the writer as well."""
-    if what == "-":
+def _open_capture(path: str) -> Iterator[BinaryIO]:
+    """Open a capture. A pipe is read to its end even after Ctrl-C, since that also stops its writer."""
+    if path == "-":
         if sys.stdin.isatty():
             raise UsageError("standard input is a terminal; pipe a capture into it: tcpdump -w - | doorward explain -")
         with _on_interrupt(lambda: None):
             yield sys.stdin.buffer
         return
     try:
-        with Path(what).open("rb") as file:
+        with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UsageError(f"{what}: there is no such file, and it is no address; name a capture or an address") from None
+        raise UsageError(f"{path}: neither a file nor an address; give a capture file or an address") from None
     except OSError as error:
-        raise UsageError(f"{what}: it cannot be read ({error.strerror}); name a capture file") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a capture file") from None
 
 
 @contextmanager
 def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
-    """Do this at the first Ctrl-C, and go on; the second one ends the program."""
+    """Call `act` at the first Ctrl-C and continue; the second one ends the program."""
 
     def once(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         act()
 
-    before = signal.signal(signal.SIGINT, once)
+    previous = signal.signal(signal.SIGINT, once)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""What `doorward explain` prints: packets in columns, 80 wide, and the one line below them."""
+"""Output of `doorward explain`: packets in 80 columns, and the diagnosis below them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.cli import output
-from doorward.cli.log import text_of
+from doorward.cli.log import record_line
 from doorward.daemon.ledger import Record
 from doorward.explain.align import Diagnosis
 from doorward.explain.compiled_config import CompiledConfig
@@ -18,8 +18,8 @@ from doorward.explain.summary import PacketRow, SourceSummary, Summary, build_ro
 from doorward.model import Address
 
 WIDTH = 80
-MOST_ROWS = 60  # of one source among others; its last ones
-ALIKE = 4  # so many rows that differ in nothing but the port are two and a count
+MOST_ROWS = 60  # per source, the last ones, unless --source selects it
+ALIKE = 4  # more rows than this that differ only in the port are folded into two and a count
 _TIME, _GAP = 8, 2
 _LIVE_PACKET, _LIVE_STATE = 16, 10
 
@@ -35,72 +35,74 @@ class _Columns:
 
 
 def print_report(
-    house: CompiledConfig, found: Summary, began_s: float, hosts: frozenset[bytes], *, whole: bool, as_json: bool
+    compiled: CompiledConfig, summary: Summary, began_s: float, servers: frozenset[bytes], *, whole: bool, as_json: bool
 ) -> None:
-    """Print every source, and how many are left out."""
+    """Print every source, and how many are not shown."""
     if as_json:
-        for told in found.sources:
-            output.as_json(_object(house, told, began_s))
+        for source in summary.sources:
+            output.as_json(_source_dict(compiled, source, began_s))
         return
-    for told in found.sources:
-        _print_source(house, told, began_s, hosts, whole=whole)
-    if found.more_knocking:
-        output.line(f"{found.more_knocking:,} more sources went to ports of doors; --source ADDRESS shows one")
-    if not found.sources:
-        what = f"{found.others:,} sources, and none" if found.others else "nobody"
-        output.line(f"=> {what} went to a port of a door")
-    elif found.others:
-        output.line(f"{found.others:,} other sources went to no port of a door")
+    for source in summary.sources:
+        _print_source(compiled, source, began_s, servers, whole=whole)
+    if summary.more_knocking:
+        output.line(f"{summary.more_knocking:,} more sources sent packets to door ports; use --source ADDRESS")
+    if not summary.sources:
+        who = f"none of {summary.others:,} sources" if summary.others else "no source"
+        output.line(f"=> {who} sent packets to a door port")
+    elif summary.others:
+        output.line(f"{summary.others:,} other sources sent no packets to door ports")
 
 
-def print_live(house: CompiledConfig, found: Summary, began_s: float, *, as_json: bool) -> None:
-    """Print the conclusion of what was shown as it came."""
-    for told in found.sources:
+def print_live(compiled: CompiledConfig, summary: Summary, began_s: float, *, as_json: bool) -> None:
+    """Print the diagnosis after a live capture."""
+    for source in summary.sources:
         if as_json:
-            output.as_json(_object(house, told, began_s))
+            output.as_json(_source_dict(compiled, source, began_s))
         else:
-            _print_conclusion(told.diagnosis)
+            _print_diagnosis(source.diagnosis)
 
 
-def print_step(house: CompiledConfig, step: ReplayStep, asked_for: Address) -> None:
-    """Print a packet as it comes; with its source where that is another address of the same network."""
-    row = build_row(house, step)
-    if (source := ip_address(step.captured.flow.source)) != asked_for:
+def print_step(compiled: CompiledConfig, step: ReplayStep, address: Address) -> None:
+    """Print a packet of a live capture, with its source if that is another address of the same network."""
+    row = build_row(compiled, step)
+    if (source := ip_address(step.captured.flow.source)) != address:
         row = row._replace(meaning=f"from {source}: {row.meaning}")
     _print_row(row, step.at_s, _Columns(_LIVE_PACKET, _LIVE_STATE))
     sys.stdout.flush()
 
 
-def print_past(address: Address, records: Sequence[Record], conclusion: Diagnosis, *, as_json: bool) -> None:
-    """Print what the ledger has of an address."""
+def print_history(address: Address, records: Sequence[Record], diagnosis: Diagnosis, *, as_json: bool) -> None:
+    """Print the ledger's records of an address, and the diagnosis."""
     if as_json:
-        listed = [{"at": r.at_s, "event": r.event, "door": r.door} | r.detail for r in records]
-        output.as_json({"source": str(address)} | _conclusion(conclusion) | {"records": listed})
+        record_dicts = [{"at": r.at_s, "event": r.event, "door": r.door} | r.detail for r in records]
+        output.as_json({"source": str(address)} | _diagnosis_dict(diagnosis) | {"records": record_dicts})
         return
     for record in records:
-        output.line(text_of(record))
-    _print_conclusion(conclusion)
+        output.line(record_line(record))
+    _print_diagnosis(diagnosis)
 
 
 def _print_source(
-    house: CompiledConfig, told: SourceSummary, began_s: float, hosts: frozenset[bytes], *, whole: bool
+    compiled: CompiledConfig, source: SourceSummary, began_s: float, servers: frozenset[bytes], *, whole: bool
 ) -> None:
-    trace = told.trace
+    trace = source.trace
     if trace.steps:
-        here = [str(ip_address(host)) for host in sorted(hosts) if len(host) == len(trace.source)]
-        at = f" at {' and '.join(here)}" if here else ""
+        server = [str(ip_address(host)) for host in sorted(servers) if len(host) == len(trace.source)]
+        at = f" at {' and '.join(server)}" if server else ""
         first_s = trace.steps[0].at_s
-        output.line(f"{ip_address(trace.source)}{at}, {output.moment(began_s + first_s)}")
-        _print_rows(list(rows(house, trace)), first_s, whole=whole)
-    _print_conclusion(told.diagnosis)
+        output.line(f"{ip_address(trace.source)}{at}, {output.format_time(began_s + first_s)}")
+        _print_rows(list(rows(compiled, trace)), first_s, whole=whole)
+    _print_diagnosis(source.diagnosis)
     output.line("")
 
 
-def _print_rows(found: list[PacketRow], first_s: float, *, whole: bool) -> None:
-    columns = _Columns(max(len(row.packet) for row in found), max(5, *(min(len(row.state), 22) for row in found)))
-    lines = list(_folded(found))
+def _print_rows(table_rows: list[PacketRow], first_s: float, *, whole: bool) -> None:
+    columns = _Columns(
+        max(len(row.packet) for row in table_rows), max(5, *(min(len(row.state), 22) for row in table_rows))
+    )
+    lines = list(_folded(table_rows))
     if len(lines) > MOST_ROWS and not whole:
-        output.line(f"{'':>{_TIME}}  … {len(lines) - MOST_ROWS} lines before")
+        output.line(f"{'':>{_TIME}}  … {len(lines) - MOST_ROWS} earlier lines")
         lines = lines[-MOST_ROWS:]
     for line in lines:
         if isinstance(line, PacketRow):
@@ -109,17 +111,17 @@ def _print_rows(found: list[PacketRow], first_s: float, *, whole: bool) -> None:
             output.line(f"{'':>{_TIME}}  … {line:,} more like these")
 
 
-def _folded(found: Sequence[PacketRow]) -> Iterator[PacketRow | int]:
-    """Give rows; of many that say the same, two and how many more."""
+def _folded(table_rows: Sequence[PacketRow]) -> Iterator[PacketRow | int]:
+    """Yield rows; for a long run of equal ones, the first two and the number of the others."""
     start = 0
-    while start < len(found):
+    while start < len(table_rows):
         end = start
-        while end < len(found) and found[end][3:] == found[start][3:]:
+        while end < len(table_rows) and table_rows[end][3:] == table_rows[start][3:]:
             end += 1
         if end - start > ALIKE:
-            yield from (found[start], found[start + 1], end - start - 2)
+            yield from (table_rows[start], table_rows[start + 1], end - start - 2)
         else:
-            yield from found[start:end]
+            yield from table_rows[start:end]
         start = end
 
 
@@ -127,10 +129,10 @@ def _print_row(row: PacketRow, offset_s: float, columns: _Columns) -> None:
     parts = textwrap.wrap(row.meaning, columns.made_of) or [""]
     states = textwrap.wrap(row.state, columns.state) or [""]
     gap = " " * _GAP
-    for number in range(max(len(parts), len(states))):
-        time = f"{_offset(offset_s):>{_TIME}}" if number == 0 else " " * _TIME
-        packet = row.packet if number == 0 else ""
-        part, state = (each[number] if number < len(each) else "" for each in (parts, states))
+    for index in range(max(len(parts), len(states))):
+        time = f"{_offset(offset_s):>{_TIME}}" if index == 0 else " " * _TIME
+        packet = row.packet if index == 0 else ""
+        part, state = (texts[index] if index < len(texts) else "" for texts in (parts, states))
         output.line(f"{time}{gap}{packet:<{columns.packet}}{gap}{part:<{columns.made_of}}{gap}{state}".rstrip())
 
 
@@ -138,11 +140,11 @@ def _offset(seconds: float) -> str:
     return f"{seconds:.3f}" if abs(seconds) < 9999.9995 else f"{seconds:.0f}"
 
 
-def _print_conclusion(conclusion: Diagnosis) -> None:
-    _print_indented(conclusion.fault.what, "=> ")
-    if conclusion.fault.remedy:
-        _print_indented(f"hint: {conclusion.fault.remedy}")
-    for fault in conclusion.also:
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    _print_indented(diagnosis.fault.what, "=> ")
+    if diagnosis.fault.remedy:
+        _print_indented(f"hint: {diagnosis.fault.remedy}")
+    for fault in diagnosis.also:
         _print_indented(f"also: {fault.what}")
 
 
@@ -151,7 +153,7 @@ def _print_indented(text: str, mark: str = "   ") -> None:
         output.line(line)
 
 
-def _object(house: CompiledConfig, told: SourceSummary, began_s: float) -> dict[str, object]:
+def _source_dict(compiled: CompiledConfig, source: SourceSummary, began_s: float) -> dict[str, object]:
     packets = [
         {
             "number": row.number,
@@ -161,15 +163,15 @@ def _object(house: CompiledConfig, told: SourceSummary, began_s: float) -> dict[
             "made_of": row.meaning,
             "state": row.state,
         }
-        for row in rows(house, told.trace)
+        for row in rows(compiled, source.trace)
     ]
-    return {"source": str(ip_address(told.trace.source))} | _conclusion(told.diagnosis) | {"packets": packets}
+    return {"source": str(ip_address(source.trace.source))} | _diagnosis_dict(source.diagnosis) | {"packets": packets}
 
 
-def _conclusion(conclusion: Diagnosis) -> dict[str, object]:
+def _diagnosis_dict(diagnosis: Diagnosis) -> dict[str, object]:
     return {
-        "door": conclusion.door,
-        "opened": conclusion.opened,
-        "conclusion": conclusion.fault._asdict(),
-        "also": [fault._asdict() for fault in conclusion.also],
+        "door": diagnosis.door,
+        "opened": diagnosis.opened,
+        "conclusion": diagnosis.fault._asdict(),
+        "also": [fault._asdict() for fault in diagnosis.also],
     }

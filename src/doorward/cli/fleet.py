@@ -18,12 +18,12 @@ _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
 
 
 @contextmanager
-def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
-    """Give the fleet that a configuration names; UsageError where it names none."""
+def open_admin(args: argparse.Namespace) -> Iterator[FleetAdmin]:
+    """Open the fleet that the configuration names. UsageError if it has no [fleet]."""
     path = configuration_path(args)
     configuration = read(path)
     if configuration.fleet is None:
-        raise UsageError(f"{path}: there is no [fleet]; write that table, or leave --fleet out")
+        raise UsageError(f"{path}: no [fleet] table; add one, or leave out --fleet")
     etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
     try:
         yield FleetAdmin(etcd, configuration.fleet.name)
@@ -32,47 +32,47 @@ def office(args: argparse.Namespace) -> Iterator[FleetAdmin]:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show each gate, and what is open in the whole fleet."""
-    with office(args) as asked:
-        gates, openings = asked.status(), asked.openings()
+    """Print the state of each gate, and the number of openings in the fleet."""
+    with open_admin(args) as admin:
+        gates, openings = admin.status(), admin.openings()
     if args.json:
-        output.as_json([_described(gate) for gate in gates])
+        output.as_json([_gate_dict(gate) for gate in gates])
         return 0
     output.table(_HEAD, [_row(gate) for gate in gates])
     up = sum(gate.state == "up" for gate in gates)
-    output.line(f"fleet {asked.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
+    output.line(f"fleet {admin.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
     return 0
 
 
 def close(args: argparse.Namespace) -> int:
-    """Close a door to an address at every gate, whichever of them has it open."""
+    """Close a door to an address on every gate. NegativeResult if it is open on none."""
     key = opening_key(args.door, args.address)
-    with office(args) as asked:
-        if not asked.close(key):
+    with open_admin(args) as admin:
+        if not admin.close(key):
             raise NegativeResult(
-                f"{args.door} is open to {args.address} at no gate; `doorward status --fleet` tells which are in touch"
+                f"{args.door} is not open to {args.address} on any gate; see `doorward status --fleet`"
             )
     output.line(f"{args.door} is closed to {args.address} in the whole fleet")
     return 0
 
 
 def log(args: argparse.Namespace, since_s: float) -> int:
-    """Print the record of all gates."""
+    """Print the access log of all gates."""
     is_narrow = bool(args.door or args.address or since_s)
-    with office(args) as asked:
-        rows = asked.records(0 if is_narrow else args.last)
-    chosen = [row for row in rows if _is_asked(row, args, since_s)][-args.last :]
+    with open_admin(args) as admin:
+        rows = admin.records(0 if is_narrow else args.last)
+    chosen = [row for row in rows if _matches(row, args, since_s)][-args.last :]
     for row in chosen:
         if args.json:
             output.as_json(row)
         else:
-            what = f"{row['door']}: {row['words']}" if row["door"] else row["words"]
-            moment = output.moment(row["at_ms"] / 1000)
-            output.line(f"{moment}  {row['gate']:<10}  {row['event']:<7}  {row['address']:<15}  {what}")
+            text = f"{row['door']}: {row['words']}" if row["door"] else row["words"]
+            moment = output.format_time(row["at_ms"] / 1000)
+            output.line(f"{moment}  {row['gate']:<10}  {row['event']:<7}  {row['address']:<15}  {text}")
     return 0
 
 
-def _is_asked(row: dict[str, Any], args: argparse.Namespace, since_s: float) -> bool:
+def _matches(row: dict[str, Any], args: argparse.Namespace, since_s: float) -> bool:
     is_door = args.door in (None, row["door"])
     return is_door and args.address in (None, row["address"]) and row["at_ms"] >= since_s * 1000
 
@@ -85,27 +85,27 @@ def _row(gate: GateStatus) -> tuple[str, ...]:
     return (gate.name, gate.state, *words, f"{gate.took_ms}ms", f"{gate.offset_ms:+d}ms ±{-(-gate.took_ms // 2)}ms")
 
 
-def _described(gate: GateStatus) -> dict[str, Any]:
+def _gate_dict(gate: GateStatus) -> dict[str, Any]:
     own = {"gate": gate.name, "state": gate.state, "took_ms": gate.took_ms, "offset_ms": gate.offset_ms}
     return own | gate.answer
 
 
 EXAMPLE = """\
   # doorward fleet forget edge-1    # its host is gone
-  edge-1 is forgotten; if its daemon starts again, it is listed again
-exit status: 0 forgotten, 1 the gate is up or unknown"""
+  removed edge-1; it is listed again if its daemon starts again
+exit status: 0 removed, 1 the gate is up or unknown"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("action", metavar="forget", choices=["forget"], help="remove a gate from `status --fleet`")
-    parser.add_argument("gate", metavar="GATE", help="its name; its daemon no longer runs")
+    parser.add_argument("gate", metavar="GATE", help="a gate whose daemon no longer runs")
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove a gate from the fleet's members."""
-    with office(args) as fleet:
-        fleet.remove(args.gate)
-    output.line(f"{args.gate} is forgotten; if its daemon starts again, it is listed again")
+    """Remove a gate from the fleet's member list."""
+    with open_admin(args) as admin:
+        admin.remove(args.gate)
+    output.line(f"removed {args.gate}; it is listed again if its daemon starts again")
     return 0

@@ -1,5 +1,5 @@
 # ruff: noqa: N999  (the module is named as the command is, and import_module finds it)
-"""`doorward import`: knockd.conf, or fwknop's access.conf, to doorward's own file."""
+"""`doorward import`: convert knockd.conf or fwknop's access.conf to doorward.toml."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ EXAMPLE = """\
   …
   doorward import: check: door 'ssh': the stanza of line 12; …
   …
-what to check is said on standard error, and stands in the new file as comments
-exit status: 0 done, 2 the file is wrong, or the new one exists already"""
+what to check is printed to standard error, and written to the file as comments
+exit status: 0 success, 2 the input is invalid or the output file exists"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("file", metavar="FILE", type=Path, help="/etc/knockd.conf, or /etc/fwknop/access.conf")
     parser.add_argument(
-        "--from", dest="dialect", choices=list(Dialect), help="whose file it is (default: what its lines look like)"
+        "--from", dest="dialect", choices=list(Dialect), help="the program that it configures (default: detected)"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="a new file for the result (default: standard output)"
+        "-o", "--output", metavar="FILE", type=Path, help="write to a new file (default: standard output)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the same doors as doorward.toml."""
-    converted = _converted(_read(args.file), args.file, args.dialect)
+    """Convert the file, print or write the result, and print notes to standard error."""
+    converted = _convert(_read(args.file), args.file, args.dialect)
     if args.output is None:
         output.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
     else:
         _write_new(args.output, converted.toml)
-    output.complain(*(f"doorward import: {note}" for note in converted.notes))
+    output.error_line(*(f"doorward import: {note}" for note in converted.notes))
     return 0
 
 
-def _converted(text: str, path: Path, named: str | None) -> Converted:
-    file, dialect = str(path), named or detect_dialect(text)
+def _convert(text: str, path: Path, chosen: str | None) -> Converted:
+    file, dialect = str(path), chosen or detect_dialect(text)
     if dialect is None:
-        raise UsageError(f"{path}: no line of it is one of knockd.conf or access.conf; name the file, or say --from")
+        raise UsageError(f"{path}: neither a knockd.conf nor an access.conf; give the right file, or use --from")
     if dialect == Dialect.KNOCKD:
         return from_knockd.convert(knockd.parse(text, file), file, _service)
     return from_fwknop.convert(fwknop_conf.parse(text, file), file, _service, _port_name)
@@ -72,19 +72,19 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{path}: it cannot be read ({error.strerror}); name the old configuration") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give the old configuration") from None
     if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: it is larger than {MAX_BYTES >> 20} MiB; name the old configuration")
+        raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB; give the old configuration")
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:  # both programs read bytes; an old file may hold Latin-1
+    except UnicodeDecodeError:  # both programs read bytes; an old file may be Latin-1
         return raw.decode("latin-1")
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write the file for root and the daemon's group, as `doorward init` does: the sequences are secrets."""
+    """Write the file for root and the daemon's group only, as `doorward init` does: sequences are secrets."""
     if not write(path, text):
-        raise UsageError(f"{path}: it exists, and nothing is written over a file; name another with -o")
+        raise UsageError(f"{path}: already exists and is not overwritten; give another path with -o")
 
 
 def _service(name: str, protocol: Protocol) -> int | None:

@@ -1,4 +1,4 @@
-"""`doorward init`: a first configuration, its files, and what clients need of it."""
+"""`doorward init`: write a configuration and its key files, and print the client setup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from doorward.cli import options, qr
-from doorward.cli.options import add_config, ask, configuration_path
+from doorward.cli.options import add_config, configuration_path, prompt
 from doorward.cli.output import line
 from doorward.client import ssh_config
 from doorward.client.link_uri import format_link
@@ -34,36 +34,36 @@ _YES, _NO = "yes", "no"
 
 
 class Decision(NamedTuple):
-    """The plan, yet without sequences, whose keys may knock, whether to choose sequences, and the host's address."""
+    """The plan (still without sequences), the authorized keys, whether to add sequences, and the host's address."""
 
     plan: ConfigPlan
-    who: ExistingFiles | None
+    authorized: ExistingFiles | None
     has_sequences: bool
     address: str
 
 
-def decide(args: argparse.Namespace, here: HostSurvey) -> Decision:
-    """Take each answer from its option, or ask for it; with --yes take what the host suggests."""
+def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
+    """Return the decision: each answer from its option, by asking, or with --yes from the survey of the host."""
     if not (args.yes or options.is_terminal()):
-        raise UsageError("there is no terminal to ask on; add --yes, and answers as options (`doorward init --help`)")
-    doors = _doors(args, here)
-    question = "Mode: guard hides these ports, stealth all that is not public"
+        raise UsageError("not on a terminal; add --yes, and answers as options (`doorward init --help`)")
+    doors = _doors(args, host)
+    question = "Mode: guard hides these ports, stealth all but public ports"
     mode = _answer(args, args.mode, question, Mode.GUARD, _mode)
     if args.public is not None and mode is not Mode.STEALTH:
         raise UsageError(
             f"--public is for mode stealth, and mode {mode} leaves ports as they are; leave one of the two out"
         )
-    public = _deciding_public(args, here, doors) if mode is Mode.STEALTH else ()
-    who = None if args.no_signed else _client_names(args)
-    has_sequences = who is None or _has_sequences(args)
-    address = address_of(args, here, is_asked=True)
+    public = _public_answer(args, host, doors) if mode is Mode.STEALTH else ()
+    authorized = None if args.no_signed else _authorized_answer(args)
+    has_sequences = authorized is None or _sequence_answer(args)
+    address = client_address(args, host, is_asked=True)
     name = config_writer.gate_name(*filter(None, (args.name, survey.host_name())))
     plan = ConfigPlan(mode, doors, public, signed=not args.no_signed, name=name)
-    return Decision(plan, who, has_sequences, address)
+    return Decision(plan, authorized, has_sequences, address)
 
 
 def unused_options(args: argparse.Namespace) -> list[str]:
-    """Name the options of the call that say something of a new file."""
+    """Return the given options that only apply to a new file."""
     options = {
         "--mode": args.mode,
         "--door": args.doors,
@@ -74,9 +74,9 @@ def unused_options(args: argparse.Namespace) -> list[str]:
     return [name for name, value in options.items() if value]
 
 
-def address_of(args: argparse.Namespace, here: HostSurvey, *, is_asked: bool = False) -> str:
-    """Give the name or address that clients use: as told, or the one that the host has."""
-    default = str(here.address() or survey.host_name())
+def client_address(args: argparse.Namespace, host: HostSurvey, *, is_asked: bool = False) -> str:
+    """Return the name or address that clients use: from --address, by asking, or the host's own."""
+    default = str(host.address() or survey.host_name())
     if args.address is None and not is_asked:
         return default
     return _answer(args, args.address, "Name or address that clients use", default, client_setup.validate_address)
@@ -87,16 +87,16 @@ def _answer(
 ) -> Answer:
     if option is not None or args.yes:
         return parse(default if option is None else option)
-    return ask(question, default, parse)
+    return prompt(question, default, parse)
 
 
-def _doors(args: argparse.Namespace, here: HostSurvey) -> tuple[DoorSpec, ...]:
-    ssh = here.ssh_ports()
+def _doors(args: argparse.Namespace, host: HostSurvey) -> tuple[DoorSpec, ...]:
+    ssh = host.ssh_ports()
     default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
-        raise UsageError("no SSH server was found here; name what is to be hidden: --door NAME=PORTS")
+        raise UsageError("no SSH server found on this host; name what to hide: --door NAME=PORTS")
     option = " ".join(args.doors) if args.doors else None
-    question = "Doors, each NAME=PORTS, with blanks between" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
+    question = "Doors, each NAME=PORTS, separated by spaces" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
     return _answer(args, option, question, default, lambda text: config_writer.parse_doors(text.split()))
 
 
@@ -104,10 +104,10 @@ def _mode(text: str) -> Mode:
     try:
         return Mode(text)
     except ValueError:
-        raise UsageError(f"{text[:40]!r} is no mode; write one of {', '.join(Mode)}") from None
+        raise UsageError(f"unknown mode {text[:40]!r}; expected one of {', '.join(Mode)}") from None
 
 
-def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
+def _public_answer(args: argparse.Namespace, host: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
     def parse(text: str) -> tuple[Port, ...]:
         public = () if text == _NONE else config_writer.parse_public(text)
         for port in public:
@@ -115,29 +115,29 @@ def _deciding_public(args: argparse.Namespace, here: HostSurvey, doors: tuple[Do
                 raise UsageError(f"{port} cannot be public: a door opens it, or signed knocks go there; leave it out")
         return public
 
-    default = ",".join(map(str, config_writer.public_ports(here, doors))) or _NONE
-    return _answer(args, args.public, "Ports that everybody reaches", default, parse)
+    default = ",".join(map(str, config_writer.public_ports(host, doors))) or _NONE
+    return _answer(args, args.public, "Public ports, reachable by anyone", default, parse)
 
 
 def find_own_keys(args: argparse.Namespace) -> ExistingFiles | None:
-    """Give the keys of the file that the call names, or the operator's own; None: there are none."""
+    """Return the keys of --authorized-keys, or the operator's own; None if there are none."""
     if args.authorized_keys is not None:
-        return _found(args.authorized_keys)
+        return _read_keys(args.authorized_keys)
     return install.first_keys(survey.key_files())
 
 
-def _client_names(args: argparse.Namespace) -> ExistingFiles | None:
-    """Give the keys of those who may send signed knocks; None: nobody yet."""
+def _authorized_answer(args: argparse.Namespace) -> ExistingFiles | None:
+    """Return the keys that may send signed knocks; None if there are none yet."""
     first = find_own_keys(args)
     if args.yes or args.authorized_keys is not None:
         return first
-    question = "Who may knock by SSH key: a file of public keys, or none"
-    return ask(question, str(first.path) if first else _NONE, _found)
+    question = "Keys that may knock: a file of SSH public keys, or none"
+    return prompt(question, str(first.path) if first else _NONE, _read_keys)
 
 
-def _has_sequences(args: argparse.Namespace) -> bool:
-    """Return whether a port sequence, too, opens doors that SSH keys open."""
-    question = "A port sequence too, for clients without a key (anyone who sees it can repeat it): yes or no"
+def _sequence_answer(args: argparse.Namespace) -> bool:
+    """Return whether a port sequence also opens the doors that SSH keys open."""
+    question = "A port sequence too, for clients without a key (anyone who sees it can replay it): yes or no"
     return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
 
 
@@ -147,46 +147,46 @@ def _yes_or_no(text: str) -> bool:
     return text == _YES
 
 
-def _found(text: str) -> ExistingFiles | None:
+def _read_keys(text: str) -> ExistingFiles | None:
     if text == _NONE:
         return None
-    found = install.read_keys(Path(text).expanduser().absolute())
-    if not found.lines:
-        raise UsageError(f"{found.path}: no line holds a key that signed knocks take; name another file")
-    return found
+    keys = install.read_keys(Path(text).expanduser().absolute())
+    if not keys.lines:
+        raise UsageError(f"{keys.path}: contains no key for signed knocks; give another file")
+    return keys
 
 
 _TRIAL = "5m"
-_ENDS = "ends by itself, unless confirmed"
+_ENDS = "reverts unless confirmed"
 _ENABLE = "systemctl enable --now doorward-gate doorward"
-_WITH_SEQUENCE = "keep it secret: it holds a port sequence, and anyone who knows that can knock"
-_WITH_KEY = "not a secret: with the server's public key anyone can have the gate check a packet, and no more"
-_UNITS = [Path(folder, "doorward.service") for folder in ("/etc/systemd/system", "/usr/lib/systemd/system")]
+_WITH_SEQUENCE = "keep it secret: it contains a port sequence, and anyone who knows it can knock"
+_WITH_KEY = "not secret: with the server's public key alone nobody can open a door"
+_UNITS = [Path(directory, "doorward.service") for directory in ("/etc/systemd/system", "/usr/lib/systemd/system")]
 
 
-def print_plan(here: HostSurvey) -> None:
-    """Show who listens, and where the host is reached."""
-    session = here.session.destination_port if here.session is not None else 0
+def print_plan(host: HostSurvey) -> None:
+    """Print the listening services and the host's addresses."""
+    session = host.session.destination_port if host.session is not None else 0
     line("this host, as others reach it:")
-    for port, program in here.services:
+    for port, program in host.services:
         is_way_in = port.protocol is Protocol.TCP and port.number == session
-        line(f"  {port!s:<10} {program:<16}{'you are logged in by it' if is_way_in else ''}".rstrip())
-    if not here.services:
-        line("  nothing listens")
-    for local in here.network.locals:
+        line(f"  {port!s:<10} {program:<16}{'you are logged in through it' if is_way_in else ''}".rstrip())
+    if not host.services:
+        line("  no service is listening")
+    for local in host.network.locals:
         if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo"):
             line(f"  {local.interface:<10} {local.address.ip}")
     line("")
 
 
-def print_client_setup(configuration: Configuration, folder: Path, address: str, name: str, *, as_qr: bool) -> None:
-    """Print what clients need: the command with the link, and what it writes."""
-    key = install.authorized_key_line(configuration, folder)
+def print_client_setup(configuration: Configuration, directory: Path, address: str, name: str, *, as_qr: bool) -> None:
+    """Print the client setup: the `doorward add` command with the link, and what it writes."""
+    key = install.authorized_key_line(configuration, directory)
     doors, others = client_setup.shareable_doors(configuration, signed=key is not None)
     if not doors:
         line(
             "",
-            "no client can knock yet: write public keys into authorized_keys, or a `knock` for a door, and call this",
+            "no client can knock yet: add public keys to authorized_keys, or a `knock` to a door, and run this",
             "again",
         )
         return
@@ -195,17 +195,17 @@ def print_client_setup(configuration: Configuration, folder: Path, address: str,
     line("", f"on each client ({_WITH_SEQUENCE if any(ports for _, ports in link.doors) else _WITH_KEY}):", "")
     knocks = ssh_port(configuration) is not None
     line(f"  doorward add {shlex.quote(text)} --name {shlex.quote(name)}{' --ssh' if knocks else ''}")
-    also = f"tells ssh to knock at {name}, and " if knocks else ""
-    line("", f"which {also}writes into ~/.config/doorward/hosts.toml:", "")
+    effect = f"makes `ssh {name}` knock first, and " if knocks else ""
+    line("", f"which {effect}adds to ~/.config/doorward/hosts.toml:", "")
     for row in client_setup.hosts_table(name, link).splitlines():
         line(f"  {row}")
     if _is_private(address):
-        line("", f"{address} is an address of a private network: for clients elsewhere call this with --address")
+        line("", f"{address} is a private address: for clients elsewhere run this with --address")
     if configuration.signed is not None and key is None:
-        who = install.authorized_keys_path(configuration, folder)
-        line("", f"nobody may send signed knocks yet: write public keys into {who}, and call this again")
+        authorized_keys = install.authorized_keys_path(configuration, directory)
+        line("", f"no key may send signed knocks yet: add public keys to {authorized_keys}, and run this again")
     if others:
-        line("", f"{others:,} doors more do not fit in the link; `doorward share DOOR` tells of each")
+        line("", f"{others:,} more doors do not fit in the link; run `doorward share DOOR` for each")
     if as_qr:
         line("")
         qr.draw(text)
@@ -219,36 +219,36 @@ def _is_private(address: str) -> bool:
 
 
 def print_next_steps(configuration: Configuration, path: Path, name: str, public: Iterable[Port]) -> None:
-    """Print the three commands that come next, and how to see what strangers see; `public` is meant to be seen."""
+    """Print the next three commands, and the `doorward verify` call; `public` are the ports it expects to answer."""
     is_usual = path == default_path().absolute()
     where = "" if is_usual else f" -c {shlex.quote(str(path))}"
     has_units = is_usual and any(unit.exists() for unit in _UNITS)
-    door, called = configuration.doors[0], shlex.quote(name)
+    door, quoted_name = configuration.doors[0], shlex.quote(name)
     port = next((port.number for port in door.opens if port.protocol is Protocol.TCP), None)
-    here = {f"doorward doctor{where}": "what would lock you out, and what is in the way"}
-    here |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
+    steps = {f"doorward doctor{where}": "find lock-out risks and conflicting rules"}
+    steps |= {_ENABLE: "now, and at every boot"} if has_units else {f"doorward run --trial {_TRIAL}{where}": _ENDS}
     ssh = ssh_port(configuration) if has_units else None
-    knock = f"doorward knock {called} {door.name}" + (f" --wait {port}" if port else "")
-    here[_ssh(called, ssh) if ssh else knock] = "on the client"
-    width = max(map(len, here))
+    knock = f"doorward knock {quoted_name} {door.name}" + (f" --wait {port}" if port else "")
+    steps[_ssh_command(quoted_name, ssh) if ssh else knock] = "on the client"
+    width = max(map(len, steps))
     line("", "next:", "")
-    for command, remark in here.items():
+    for command, remark in steps.items():
         line(f"  {command:<{width}}  # {remark}")
     if has_units:
-        line("", "Stay logged in here until that has worked: what is connected stays connected. Or try it first:")
-        line(f"`doorward run --trial {_TRIAL}` in place of the second command {_ENDS}.")
+        line("", "Stay logged in here until that has worked: established connections stay open. Or try it first:")
+        line(f"`doorward run --trial {_TRIAL}` instead of the second command {_ENDS}.")
     else:
         line("", "If the knock lets you in, run `doorward confirm` there.")
     if configuration.gate.mode is not Mode.OBSERVE:
-        words = f" --port {port}" if port else ""
-        words += " --guard" if configuration.gate.mode is Mode.GUARD else ""
+        options = f" --port {port}" if port else ""
+        options += " --guard" if configuration.gate.mode is Mode.GUARD else ""
         seen = ",".join(port_ranges(port_numbers(public, Protocol.TCP)))
-        words += f" --expect {seen}" if seen else ""
-        line(f"And what a stranger sees, from the client: doorward verify {called} {door.name}{words}")
+        options += f" --expect {seen}" if seen else ""
+        line(f"To see what others see, from the client: doorward verify {quoted_name} {door.name}{options}")
 
 
 def ssh_port(configuration: Configuration) -> int | None:
-    """Give the port of SSH, where `doorward proxy` finds its door by itself; None: no door is that of SSH."""
+    """Return the port of the door that `doorward proxy` chooses for SSH; None if there is none."""
     for door in configuration.doors:
         is_named = door.name == "ssh" or (len(configuration.doors) == 1 and DEFAULT_SSH in door.opens)
         if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):
@@ -256,20 +256,20 @@ def ssh_port(configuration: Configuration) -> int | None:
     return None
 
 
-def _ssh(called: str, port: int) -> str:
-    return f"ssh {called}" if port == DEFAULT_SSH.number else f"ssh -p {port} {called}"
+def _ssh_command(name: str, port: int) -> str:
+    return f"ssh {name}" if port == DEFAULT_SSH.number else f"ssh -p {port} {name}"
 
 
 EXAMPLE = """\
-  # doorward init          # asks, and Enter takes what stands in brackets
-  # doorward init --yes    # asks nothing: SSH's port, mode guard, your SSH keys
+  # doorward init          # asks; Enter takes the default in brackets
+  # doorward init --yes    # no questions: SSH's port, mode guard, your SSH keys
   # doorward init --yes --mode stealth --door ssh=22 --door db=5432/tcp
-nothing is overwritten: called again, it prints what clients need once more"""
-_NOBODY = f"{install.AUTHORIZED_KEYS_HEADER}# Nobody yet. The key of a client stands in its ~/.ssh/id_*.pub.\n"
+nothing is overwritten: run again, it prints the client setup again"""
+_NOBODY = f"{install.AUTHORIZED_KEYS_HEADER}# No keys yet. A client's public key is in its ~/.ssh/id_*.pub.\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
     parser.add_argument("--mode", choices=list(map(str, Mode)), help="what is hidden (default: guard)")
@@ -278,86 +278,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PORTS",
         dest="doors",
         action="append",
-        help="a door, and what it opens: db=5432/tcp (may be repeated; default: ssh, with its port)",
+        help="a door and its ports: db=5432/tcp (may be repeated; default: ssh, with its port)",
     )
-    parser.add_argument("--public", metavar="PORTS", help="with stealth: for everybody (default: what listens now)")
+    parser.add_argument("--public", metavar="PORTS", help="with stealth: public ports (default: those in use now)")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--sequence",
         action="store_true",
-        help="let a port sequence open the doors too (default: only where there is no SSH key)",
+        help="also let a port sequence open the doors (default: only without SSH keys)",
     )
     ways.add_argument("--no-signed", action="store_true", help="sequences only")
     parser.add_argument(
-        "--authorized-keys", metavar="FILE", help="who may send signed knocks (default: your own keys), or none"
+        "--authorized-keys", metavar="FILE", help="keys that may send signed knocks (default: your own), or none"
     )
-    parser.add_argument("--address", metavar="ADDRESS", help="what clients reach this host by: a name, an address")
+    parser.add_argument("--address", metavar="ADDRESS", help="name or address that clients use")
     parser.add_argument(
-        "--name", metavar="NAME", help="what clients call it, and the gate's name (default: the host's own)"
+        "--name", metavar="NAME", help="what clients call it, and the gate's name (default: its host name)"
     )
-    parser.add_argument("--qr", action="store_true", help="show the link also as a QR code")
+    parser.add_argument("--qr", action="store_true", help="also show the link as a QR code")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what is missing, and print what clients need."""
+    """Write the missing files, and print the client setup and the next steps."""
     path = configuration_path(args).absolute()
-    here = survey.survey_host()
+    host = survey.survey_host()
     name = args.name or survey.host_name()
     if not ssh_config.takes(name):
         raise UsageError(
             f"--name: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots"
         )
     if path.exists():
-        configuration, address = read(path), address_of(args, here)
-        line(f"{path} is there already, and stays as it is")
+        configuration, address = read(path), client_address(args, host)
+        line(f"{path} already exists and is left unchanged")
         if unused := unused_options(args):
             line(f"{', '.join(unused)}: for a new file only; edit this one, or move it away")
         _write_signed(configuration, path, None if configuration.signed is None else find_own_keys(args))
     else:
-        configuration, address = _make(args, here, path)
+        configuration, address = _create(args, host, path)
     print_client_setup(configuration, path.parent, address, name, as_qr=args.qr)
-    print_next_steps(configuration, path, name, _public(configuration, here))
+    print_next_steps(configuration, path, name, _reachable_ports(configuration, host))
     return 0
 
 
-def _public(configuration: Configuration, here: HostSurvey) -> tuple[Port, ...]:
-    """Give the ports that strangers see, as they are meant to."""
+def _reachable_ports(configuration: Configuration, host: HostSurvey) -> tuple[Port, ...]:
+    """Return the ports that anyone may reach."""
     if configuration.gate.mode is Mode.STEALTH:
         return configuration.gate.public
-    return config_writer.public_ports(here, [DoorSpec(door.name, door.opens) for door in configuration.doors])
+    return config_writer.public_ports(host, [DoorSpec(door.name, door.opens) for door in configuration.doors])
 
 
-def _make(args: argparse.Namespace, here: HostSurvey, path: Path) -> tuple[Configuration, str]:
-    """Ask, choose and write; gives the configuration, and the address that clients use."""
-    print_plan(here)
-    plan, who, has_sequences, address = decide(args, here)
+def _create(args: argparse.Namespace, host: HostSurvey, path: Path) -> tuple[Configuration, str]:
+    """Ask, choose and write; return the configuration and the address that clients use."""
+    print_plan(host)
+    plan, authorized, has_sequences, address = decide(args, host)
     if has_sequences:
-        plan = config_writer.with_sequences(plan, here, secrets.randbelow)
-    programs = {service.port: service.program for service in here.services}
-    plan, configuration = _beside_firewalls(plan, path, programs)
-    _write_signed(configuration, path, who)
+        plan = config_writer.with_sequences(plan, host, secrets.randbelow)
+    programs = {service.port: service.program for service in host.services}
+    plan, configuration = _with_accept_mark(plan, path, programs)
+    _write_signed(configuration, path, authorized)
     if not install.write(path, config_writer.config_text(plan, programs)):
-        raise UsageError(f"{path} was written by somebody else in the meantime; call this again")
+        raise UsageError(f"{path} was created by another process in the meantime; run this again")
     line(f"wrote {path}: mode {plan.mode}, doors {', '.join(map(str, plan.doors))}")
     return configuration, address
 
 
-def _beside_firewalls(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
-    """Look at other firewalls, and mark what is open where one of them must be told."""
+def _with_accept_mark(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -> tuple[ConfigPlan, Configuration]:
+    """Return the plan and its configuration, with an accept mark if another firewall would drop the connections."""
     configuration = parse(config_writer.config_text(plan, programs), str(path))
-    facts = collect_facts(replace(configuration, signed=None), path.parent)  # its files are not there yet
+    facts = collect_facts(replace(configuration, signed=None), path.parent)  # its files do not exist yet
     mark = config_writer.accept_mark_for(configuration, facts)
     if mark is None:
         return plan, configuration
     names = ", ".join(config_writer.firewall_tables(facts))
-    line(f"another firewall drops what doors are to open ({names}): what is open gets the")
-    line(f"mark {mark}, and `doorward doctor` says how that firewall learns of it", "")
+    line(f"another firewall ({names}) would drop these connections: accepted packets get the")
+    line(f"mark {mark}; `doorward doctor` prints the rule that it needs", "")
     plan = plan._replace(accept_mark=mark)
     return plan, parse(config_writer.config_text(plan, programs), str(path))
 
 
-def _write_signed(configuration: Configuration, path: Path, who: ExistingFiles | None) -> None:
-    for fault in who.faults if who is not None else ():
+def _write_signed(configuration: Configuration, path: Path, authorized: ExistingFiles | None) -> None:
+    for fault in authorized.faults if authorized is not None else ():
         line(f"left out: {fault}")
-    for made in install.write_signed(configuration, path.parent, _NOBODY if who is None else who.text):
-        line(f"wrote {made}")
+    for file in install.write_signed(configuration, path.parent, _NOBODY if authorized is None else authorized.text):
+        line(f"wrote {file}")

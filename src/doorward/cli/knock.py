@@ -1,4 +1,4 @@
-"""`doorward knock`: send a signed knock or a sequence to a host, and with --wait until a port there answers."""
+"""`doorward knock`: send a signed knock or a port sequence to a host; with --wait until a port answers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from doorward.cli.knock_options import (
     Knock,
     KnockPlan,
     only_door,
+    parse_port,
     plan_knock,
     plan_targets,
-    port_of,
     print_sent,
     seconds,
 )
@@ -31,7 +31,7 @@ EXAMPLE = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument(
         "words",
@@ -43,82 +43,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
     knock_options.add_arguments(parser)
-    parser.add_argument("--dump", action="store_true", help="print a signed knock's fields, and send nothing")
-    parser.add_argument("--json", action="store_true", help="with --dump: one JSON object a packet")
+    parser.add_argument("--dump", action="store_true", help="print a signed knock's fields without sending it")
+    parser.add_argument("--json", action="store_true", help="with --dump: one JSON object per packet")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Knock; 0 when sent (with --wait: when the port answers)."""
+    """Knock; return 0 when sent (with --wait: when the port answers)."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
-    awaited = _awaited(args.wait)
-    if awaited is None and args.timeout is not None:
+    port = _wait_port(args.wait)
+    if port is None and args.timeout is not None:
         raise UsageError("--timeout is for --wait; add --wait PORT, or leave --timeout out")
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     if args.json and not args.dump:
         raise UsageError("--json is for --dump; add --dump, or leave --json out")
-    there = plan_knock(args, args.words, only_door)
+    plan = plan_knock(args, args.words, only_door)
     if args.dump:
-        return _dump(args, there)
-    knock = knocker(there, delay_s, args.verbose)
-    targets = plan_targets(there, args.family)
-    if awaited is None:
+        return _dump(args, plan)
+    knock = knocker(plan, delay_s, args.verbose)
+    targets = plan_targets(plan, args.family)
+    if port is None:
         knock(targets)
     else:
-        _wait(args, there, awaited, timeout_s, knock, targets)
+        _wait(args, plan, port, timeout_s, knock, targets)
     return 0
 
 
-def _dump(args: argparse.Namespace, there: KnockPlan) -> int:
-    if there.sequence:
-        raise UsageError("--dump shows a signed knock, and this is a sequence; add --server-key KEY, or use -v")
+def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:
+    if plan.sequence:
+        raise UsageError("--dump is for signed knocks, and this is a sequence; add --server-key KEY, or use -v")
     from doorward.cli.signed_options import dump
 
-    dump(there, plan_targets(there, args.family), as_json=args.json)
+    dump(plan, plan_targets(plan, args.family), as_json=args.json)
     return 0
 
 
-def _awaited(text: str | None) -> Port | None:
+def _wait_port(text: str | None) -> Port | None:
     if text is None:
         return None
-    port = port_of(text)
+    port = parse_port(text)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"--wait: {port} cannot be waited for; only a TCP port answers, such as 22")
+        raise UsageError(f"--wait: cannot wait for {port}; give a TCP port, such as 22")
     return port
 
 
 def _wait(
-    args: argparse.Namespace, there: KnockPlan, awaited: Port, timeout_s: float, knock: Knock, targets: list[Target]
+    args: argparse.Namespace, plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target]
 ) -> None:
-    from doorward.client.connector import try_port  # only those who wait need it
+    from doorward.client.connector import try_port  # needed for --wait only
 
-    def visit(reached: list[Target], patience_s: float) -> Reply:
+    def try_targets(reached: list[Target], patience_s: float) -> Reply:
         replies = set()
         for target in reached:
-            replies.add(reply := try_port(target, awaited.number, patience_s / len(reached)))
+            replies.add(reply := try_port(target, port.number, patience_s / len(reached)))
             if args.verbose:
-                print_sent(f"     {awaited} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
+                print_sent(f"     {port} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
             if reply is Reply.OPEN:
                 break
         return next(reply for reply in Reply if reply in replies)
 
-    reply, rounds = knock_until_open(lambda: knock(targets), visit, timeout_s)
+    reply, rounds = knock_until_open(lambda: knock(targets), try_targets, timeout_s)
     if reply is not Reply.OPEN:
         times = "once" if rounds == 1 else f"{rounds} times"
-        raise NegativeResult(f"{args.host}: knocked {times}, but {awaited} {reason(reply, there)}")
+        raise NegativeResult(f"{args.host}: knocked {times}, but {port} {reason(reply, plan)}")
 
 
-def reason(reply: Reply, there: KnockPlan) -> str:
-    """Say what a port does in place of answering, and where to look."""
+def reason(reply: Reply, plan: KnockPlan) -> str:
+    """Return what the port did instead of answering, and where to look."""
     if reply is Reply.REFUSED:
         return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
-    if there.sequence:
+    if plan.sequence:
         return (
             "stays silent; check the sequence and its order, whether that door opens this port, "
-            "and on the server `doorward status` and `doorward log`; packets with your address as a forged source shut "
-            "a sequence out, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
+            "and on the server `doorward status` and `doorward log`; packets that spoof your address can block "
+            "a sequence, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
         )
     return (
-        f"stays silent; check whether {there} opens this port and lets this key in, "
-        "whether the gate's name and the clocks agree, and on the server `doorward log`, "
-        "which says why a knock was refused"
+        f"stays silent; check whether {plan} opens this port and lets this key in, whether the gate's name and "
+        "the clocks agree, and on the server `doorward log`, which says why a knock was refused"
     )

@@ -1,4 +1,4 @@
-"""What `doorward knock` and `doorward proxy` share: their options, and what these make of a host in hosts.toml."""
+"""Options shared by `doorward knock` and `doorward proxy`, and how they combine with hosts.toml."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from doorward.errors import UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
-# The options of signed knocks, by argparse's names for them.
+# The options of signed knocks, by their argparse names.
 _SIGNED = {
     "server_key": "--server-key",
     "signed_port": "--signed-port",
@@ -34,12 +34,12 @@ _SIGNED = {
     "gate": "--gate",
     "for_s": "--for",
 }
-LONGEST_S = 365 * 86_400  # of what an option asks for; the system's own limits begin at 24.8 days, or at 292 years
-Knock = Callable[[list[Target]], list[Target]]  # knocks at addresses of one host, and gives those that it reached
+LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
+Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a host; returns those reached
 
 
 class KnockPlan(NamedTuple):
-    """Where to knock and how: the doors to open by a signed knock, or a sequence."""
+    """The host to knock at, with the doors to open by a signed knock, or a sequence."""
 
     host: KnownHost
     doors: tuple[str, ...]
@@ -50,66 +50,76 @@ class KnockPlan(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of both."""
+    """Declare the shared options."""
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
-    parser.add_argument("--delay", metavar="TIME", help="between two packets of a sequence (default: 10ms)")
-    parser.add_argument("--sequence", action="store_true", help="the door's sequence, also where a server key is known")
-    signed = parser.add_argument_group("signed knocks (each of these may stand in hosts.toml too)")
-    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
-    signed.add_argument("--signed-port", metavar="PORT", help=f"where they go (default: {DEFAULT_SIGNED_PORT})")
+    parser.add_argument("--delay", metavar="TIME", help="pause between packets of a sequence (default: 10ms)")
+    parser.add_argument(
+        "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
+    )
+    signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
+    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    signed.add_argument(
+        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
+    )
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
-    signed.add_argument("--from", dest="asked", metavar="ADDRESS", help="open for this one; `auto`: this machine's own")
-    signed.add_argument("--gate", metavar="NAME", help="the gate's name, where it has one")
-    signed.add_argument("--for", dest="for_s", metavar="TIME", help="keep the door open so long")
+    signed.add_argument(
+        "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
+    )
+    signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
+    signed.add_argument("--for", dest="for_s", metavar="TIME", help="how long to keep the door open")
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:
-    """Read an option that is a length of time."""
+    """Return the duration of an option in seconds, or the default. UsageError if it is invalid or too long."""
     if text is None:
         return default_s
     from doorward.config.duration import parse_duration_ms
 
-    found: float = _read(option, parse_duration_ms, text) / 1000
-    if found > LONGEST_S:
+    value_s: float = _read(option, parse_duration_ms, text) / 1000
+    if value_s > LONGEST_S:
         raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
-    return found
+    return value_s
 
 
 def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable[[KnownHost], str]) -> KnockPlan:
-    """Find the host and what is to be done; `choose_door` names one where no word does.
+    """Return the plan for a host and its DOOR or PORT arguments; `choose_door` picks a door if there are none.
 
-    hosts.toml is read only where it can matter. UsageError: what is missing, or what does not go together.
+    hosts.toml is read only if needed. UsageError if something is missing or options exclude each other.
     """
-    given = _given(args)
+    values = _signed_values(args)
     has_ports = not all(map(is_door, words))
     if words and not any(map(is_door, words)) and _is_address(args.host):
-        _refuse_beside_a_sequence(given, args.host, "ports are")
-        return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(port_of, words)))
+        _reject_signed_options(values, args.host, "ports are")
+        return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(parse_port, words)))
     path = hosts_path()
     hosts = read_hosts(path)
-    host = hosts.get(args.host, KnownHost(args.host, args.host, {}))._replace(**given)
+    host = hosts.get(args.host, KnownHost(args.host, args.host, {}))._replace(**values)
     if has_ports or args.sequence or host.server_key is None:
         why = "ports are" if has_ports else "--sequence asks for" if args.sequence else ""
-        _refuse_beside_a_sequence(given, args.host, why)
-        return _sequence(path, hosts, args.host, words, choose_door)
+        _reject_signed_options(values, args.host, why)
+        return _plan_sequence(path, hosts, args.host, words, choose_door)
     doors = tuple(words) or (choose_door(host),)
     for door in doors:
-        _warn_of_a_slip(path, host, door)
+        _warn_of_typo(path, host, door)
     return KnockPlan(host, doors, ())
 
 
-def plan_targets(aim: KnockPlan, family: int) -> list[Target]:
-    """Look the host up: the addresses that the connection may use; those of the family that it is asked to open for."""
-    found = resolve(aim.host.address, family)
-    asked = aim.host.asked
-    return found if asked is None or asked.version is None or aim.sequence else targets_of_version(found, asked.version)
+def plan_targets(plan: KnockPlan, family: int) -> list[Target]:
+    """Resolve the host's addresses; with --from, only those of that address family."""
+    targets = resolve(plan.host.address, family)
+    requested = plan.host.asked
+    return (
+        targets
+        if requested is None or requested.version is None or plan.sequence
+        else targets_of_version(targets, requested.version)
+    )
 
 
 def only_door(host: KnownHost) -> str:
-    """Choose the host's only door; UsageError: it has none, or several."""
+    """Return the host's only door. UsageError if it has none or several."""
     names = sorted(host.doors)
     if len(names) == 1:
         return names[0]
@@ -120,8 +130,8 @@ def only_door(host: KnownHost) -> str:
     raise UsageError(f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)")
 
 
-def port_of(word: str) -> Port:
-    """Read a port of a sequence: `7000` is TCP."""
+def parse_port(word: str) -> Port:
+    """Return a port of a sequence; `7000` is TCP. UsageError if it is invalid."""
     try:
         return Port.parse(f"{word}/tcp" if word.isdigit() else word)
     except ValueError as error:
@@ -129,15 +139,15 @@ def port_of(word: str) -> Port:
 
 
 def print_sent(text: str) -> None:
-    """Print a line at once, so that an error on standard error comes after it, also in a pipe."""
+    """Print a line and flush, so that later errors on standard error come after it even in a pipe."""
     sys.stdout.write(visible(text) + "\n")
     sys.stdout.flush()
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """Give the options of signed knocks that the call has, read."""
-    given = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
-    if given:
+def _signed_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the given options of signed knocks, parsed."""
+    values = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
+    if values:
         from doorward.client import request_options
 
         parsers: dict[str, Callable[[str], object]] = {
@@ -146,8 +156,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
             "gate": request_options.parse_gate,
             "for_s": request_options.parse_for_s,
         }
-        given |= {name: _read(_SIGNED[name], parsers[name], given[name]) for name in given.keys() & parsers.keys()}
-    return given
+        values |= {name: _read(_SIGNED[name], parsers[name], values[name]) for name in values.keys() & parsers.keys()}
+    return values
 
 
 def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
@@ -157,31 +167,31 @@ def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
         raise UsageError(f"{option}: {error}") from None
 
 
-def _refuse_beside_a_sequence(given: Iterable[str], host: str, why: str) -> None:
-    for name in given:
+def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
+    for name in options:
         option = _SIGNED[name]
         if why:
             raise UsageError(f"{option} is for signed knocks, and {why} a sequence; leave one of the two out")
         raise UsageError(
             f"{option} is for signed knocks, and no server key is known for {host!r}; "
-            "add --server-key KEY, the line that `doorward key server` prints there"
+            "add --server-key KEY, the line that `doorward key server` prints on the server"
         )
 
 
-def _sequence(
-    path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose: Callable[[KnownHost], str]
+def _plan_sequence(
+    path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose_door: Callable[[KnownHost], str]
 ) -> KnockPlan:
     if hosts and is_exposed(path):
         _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
-    words = words or [choose(find_host(path, hosts, name))]
+    words = words or [choose_door(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
-        sequence += find_door(path, hosts, name, word) if is_door(word) else (port_of(word),)
+        sequence += find_door(path, hosts, name, word) if is_door(word) else (parse_port(word),)
     return KnockPlan(hosts.get(name, KnownHost(name, name, {})), (), tuple(sequence))
 
 
-def _warn_of_a_slip(path: str, host: KnownHost, door: str) -> None:
-    """Whoever knocks at a door that is not there hears nothing of it, so a likely slip is worth a word."""
+def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:
+    """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
     if host.doors and door not in host.doors and (hint := suggestion(door, host.doors)):
         _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 

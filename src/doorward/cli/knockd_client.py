@@ -1,7 +1,7 @@
-"""`knock`: knockd's client, with the options and the words of its version 0.8.
+"""`knock`: knockd's client, with the options and messages of its version 0.8.
 
-Better than that one: it says so, with exit status 1, where nothing could be sent; it tries a host's next address
-then; it sends no half of a sequence; and between two packets it waits 10 ms unless -d says otherwise.
+Unlike the original, it exits with 1 and a message if nothing could be sent, after trying the host's other addresses;
+it never sends half a sequence; and it waits 10 ms between packets unless -d is given.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LONGEST_DELAY_MS = (1 << 31) - 1
 
 
 class ClientArguments(NamedTuple):
-    """What the command line asks for; `delay_ms` None: it does not say."""
+    """The parsed command line; `delay_ms` is None without -d."""
 
     host: str
     words: list[str]
@@ -50,21 +50,21 @@ class ClientArguments(NamedTuple):
 
 
 class ExitRequest(Exception):
-    """The program ends here, with this text and this status."""
+    """Ends the program with this output and exit status."""
 
     def __init__(self, status: int, out: str = "", err: str = "") -> None:
         self.status, self.out, self.err = status, out, err
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Knock; 0 when everything was sent."""
+    """Knock; return 0 when everything was sent."""
     words = sys.argv if argv is None else argv
     try:
-        _run(call_of(words[0], words[1:]))
-    except ExitRequest as done:
-        sys.stderr.write(done.err)
-        sys.stdout.write(done.out)
-        return done.status
+        _run(parse_arguments(words[0], words[1:]))
+    except ExitRequest as request:
+        sys.stderr.write(request.err)
+        sys.stdout.write(request.out)
+        return request.status
     except DoorwardError as error:
         sys.stderr.write(f"knock: {error}\n")
         return 1
@@ -74,21 +74,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(call: ClientArguments) -> None:
-    sequence = tuple(port_of(call, word) for word in call.words)
-    numbers = [word.partition(":")[0] for word in call.words]  # said as they were given: `ssh` stays `ssh`
+    sequence = tuple(parse_port(call, word) for word in call.words)
+    numbers = [word.partition(":")[0] for word in call.words]  # printed as given: `ssh` stays `ssh`
 
-    def say(target: Target, place: int, port: Port) -> None:
-        sys.stdout.write(f"hitting {port.protocol.name.lower()} {_named(target)}:{numbers[place - 1]}\n")
+    def report(target: Target, index: int, port: Port) -> None:
+        sys.stdout.write(f"hitting {port.protocol.name.lower()} {_address_text(target)}:{numbers[index - 1]}\n")
         sys.stdout.flush()
 
     delay_s = DEFAULT_DELAY_S if call.delay_ms is None else call.delay_ms / 1000
-    knock(_targets(call, numbers[0]), sequence, delay_s, report=say if call.verbose else None)
+    knock(_targets(call, numbers[0]), sequence, delay_s, report=report if call.verbose else None)
     if call.delay_ms:
-        time.sleep(delay_s)  # after the last one too: scripts count on it
+        time.sleep(delay_s)  # after the last one too: scripts rely on it
 
 
-def _named(target: Target) -> str:
-    """Name an address with its interface where it is of one link only."""
+def _address_text(target: Target) -> str:
+    """Return the address, with its interface if it is link-local."""
     scope = target.sockaddr[3] if len(target.sockaddr) > 3 else 0
     return f"{target}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else str(target)
 
@@ -101,20 +101,20 @@ def _targets(call: ClientArguments, number: str) -> list[Target]:
         raise _unresolved(call.host, number, reason) from None
 
 
-def port_of(call: ClientArguments, word: str) -> Port:
-    """Read `7000`, `7000:udp` or a service's name; Done where there is no such port."""
+def parse_port(call: ClientArguments, word: str) -> Port:
+    """Parse `7000`, `7000:udp` or a service name. ExitRequest if it is invalid."""
     number, _, name = word.partition(":")
     protocol = name.lower() or "tcp"
     if protocol not in ("tcp", "udp"):
         raise ExitRequest(1, err=f"knock: unknown protocol in {word!r}; write {number}:tcp or {number}:udp\n")
-    found = _number(number)
-    if found is None:
+    port = _port_number(number)
+    if port is None:
         raise _unresolved(call.host, number, NO_SERVICE)
-    return Port(Protocol.UDP if call.udp or protocol == "udp" else Protocol.TCP, found)
+    return Port(Protocol.UDP if call.udp or protocol == "udp" else Protocol.TCP, port)
 
 
-def _number(word: str) -> int | None:
-    """Give the port of a number or of a service's name, if it is a possible one."""
+def _port_number(word: str) -> int | None:
+    """Return the port of a number or service name; None if it is invalid."""
     digits = word.strip()
     if digits.isascii() and digits.isdigit():
         number = int(digits[:9])
@@ -130,8 +130,8 @@ def _unresolved(host: str, number: str, reason: str | None) -> ExitRequest:
     return ExitRequest(1, err=f"Failed to resolve hostname '{host}' on port {number}\ngetaddrinfo: {reason}\n")
 
 
-def call_of(program: str, argv: list[str]) -> ClientArguments:
-    """Read the command line as getopt_long does: options anywhere, abbreviated, and joined."""
+def parse_arguments(program: str, argv: list[str]) -> ClientArguments:
+    """Parse the command line as getopt_long does: options anywhere, abbreviated, and joined."""
     values: dict[str, str] = {}
     family = socket.AF_UNSPEC
     words: list[str] = []
@@ -151,25 +151,25 @@ def call_of(program: str, argv: list[str]) -> ClientArguments:
             family = {"4": socket.AF_INET, "6": socket.AF_INET6}.get(letter, family)
     if len(words) < 2:
         raise ExitRequest(1, USAGE)
-    delay_ms = _integer(values["d"]) if "d" in values else None
+    delay_ms = _atoi(values["d"]) if "d" in values else None
     if delay_ms is not None and delay_ms < 0:
         raise ExitRequest(1, err="error: delay cannot be negative\n")
     return ClientArguments(words[0], words[1:], family, delay_ms, "u" in values, "v" in values)
 
 
 def _short(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for place, letter in enumerate(word[1:], 2):
+    options: list[tuple[str, str]] = []
+    for index, letter in enumerate(word[1:], 2):
         if letter == "d":
-            if not word[place:] and not rest:
+            if not word[index:] and not rest:
                 raise ExitRequest(1, USAGE, f"{program}: option requires an argument -- 'd'\n")
-            return [*found, ("d", word[place:] or rest.pop(0))]
+            return [*options, ("d", word[index:] or rest.pop(0))]
         if letter not in LONG.values():
             raise ExitRequest(1, USAGE, f"{program}: invalid option -- '{letter}'\n")
-        found.append((letter, ""))
+        options.append((letter, ""))
         if letter in "hV":
             break
-    return found
+    return options
 
 
 def _long(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
@@ -189,12 +189,12 @@ def _long(program: str, word: str, rest: list[str]) -> list[tuple[str, str]]:
     return [("d", value if equals else rest.pop(0))]
 
 
-def _integer(text: str) -> int:
-    """Read a number as C's atoi does: what begins the text, else 0."""
+def _atoi(text: str) -> int:
+    """Parse a number as C's atoi does: the leading digits, or 0."""
     text = text.lstrip()
     sign = -1 if text.startswith("-") else 1
     digits = text.removeprefix("-" if sign < 0 else "+")
-    length = next((place for place, letter in enumerate(digits) if letter not in "0123456789"), len(digits))
+    length = next((index for index, letter in enumerate(digits) if letter not in "0123456789"), len(digits))
     return sign * min(int(digits[: min(length, 12)] or "0"), LONGEST_DELAY_MS)
 
 

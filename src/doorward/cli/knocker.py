@@ -1,4 +1,4 @@
-"""From a plan to the act of knocking; a signed knock loads the cryptography only here."""
+"""Build the function that knocks from a plan; only signed knocks load the cryptography."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from doorward.client.sequence import Target, knock
 from doorward.model import Port
 
 
-def knocker(aim: KnockPlan, delay_s: float, verbose: bool) -> Knock:
-    """Give the act itself. What it needs is loaded now, and the key is found."""
-    if not aim.sequence:
+def knocker(plan: KnockPlan, delay_s: float, verbose: bool) -> Knock:
+    """Return the function that knocks; libraries are loaded and the key is found now, not when it is called."""
+    if not plan.sequence:
         from doorward.cli.signed_options import signed_knocker
 
-        return signed_knocker(aim, verbose)
-    total = len(aim.sequence)
+        return signed_knocker(plan, verbose)
+    total = len(plan.sequence)
 
     def report(target: Target, place: int, port: Port) -> None:
         print_sent(f"{place}/{total}  {port} to {target}")
 
-    return lambda targets: [knock(targets, aim.sequence, delay_s, report=report if verbose else None)]
+    return lambda targets: [knock(targets, plan.sequence, delay_s, report=report if verbose else None)]

@@ -22,50 +22,50 @@ EXAMPLE = """\
   …
   # doorward lab --keep
   …
-  The hosts stay, and the daemon and the greeter run on.
+  The hosts, the daemon and the greeter keep running.
   …
   # doorward lab --remove doorward-4711-0a1b2c
 a scan sees nothing, a knock opens, the door closes, an SSH key opens it;
---keep leaves the hosts to play in, and says how to enter and to remove them
+--keep leaves the hosts running, and prints how to enter and remove them
 needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""
 _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--keep", action="store_true", help="leave the hosts running, and say how to enter them")
+    which.add_argument("--keep", action="store_true", help="leave the hosts running, and print how to enter them")
     which.add_argument("--remove", metavar="NAME", help="remove a lab that --keep left")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the whole thing, or remove what an earlier run kept."""
+    """Run the demo, or remove the lab of an earlier run."""
     if args.remove:
         return _remove(args.remove)
     for program, package in _PROGRAMS.items():
         if shutil.which(program) is None:
             raise HostError(f"the program {program!r} is missing; install the package {package}")
     lab = Lab()
-    folder = Path(tempfile.gettempdir()) / lab.name
+    directory = Path(tempfile.gettempdir()) / lab.name
     done = False
     try:
         with lab:
-            folder.mkdir(mode=0o700)
-            Demo(lab, folder).run()
+            directory.mkdir(mode=0o700)
+            Demo(lab, directory).run()
             done = True
             if args.keep:
                 lab.keep()
-                _say_how_to_enter(lab, folder)
+                _print_enter_commands(lab, directory)
     finally:
         if not (done and args.keep):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
     return 0
 
 
-def _say_how_to_enter(lab: Lab, folder: Path) -> None:
-    environment = Demo.environment(folder)
+def _print_enter_commands(lab: Lab, directory: Path) -> None:
+    environment = Demo.environment(directory)
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-    output.line("", "The hosts stay, and the daemon and the greeter run on.")
+    output.line("", "The hosts, the daemon and the greeter keep running.")
     for host in lab.hosts:
         role = host.namespace.rpartition("-")[2]
         output.line(
@@ -76,6 +76,6 @@ def _say_how_to_enter(lab: Lab, folder: Path) -> None:
 
 def _remove(name: str) -> int:
     if not remove(name):
-        raise UsageError(f"there is no lab {name!r}; `ip netns list` shows the hosts that stand")
+        raise UsageError(f"no lab is named {name!r}; `ip netns list` shows those that exist")
     shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
     return 0

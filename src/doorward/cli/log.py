@@ -14,49 +14,49 @@ EXAMPLE = """\
   # doorward log --since 1h
   2026-05-01 12:00:09  opened   192.0.2.7        ssh: 22/tcp, by knock; closed …
   2026-05-01 12:04:51  refused  203.0.113.9      rate limit exceeded (more t…
-read from the ledger; needs no daemon"""
+reads the ledger; needs no daemon"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
-    parser.add_argument("--last", metavar="N", type=int, default=100, help="at most N lines, the newest (default: 100)")
+    parser.add_argument("--last", metavar="N", type=int, default=100, help="the newest N lines (default: 100)")
     parser.add_argument("--door", metavar="DOOR", help="only this door")
-    parser.add_argument("--address", metavar="ADDRESS", help="only this address, and networks that hold it")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd, and not from the ledger")
+    parser.add_argument("--address", metavar="ADDRESS", help="only this address and networks containing it")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd instead of the ledger")
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the record, oldest first."""
+    """Print the access log, oldest first."""
     if args.last < 1:
-        raise UsageError(f"--last: {args.last} lines are none; write 1 or more")
+        raise UsageError(f"--last: {args.last} is too small; it must be at least 1")
     if args.fleet:
-        from doorward.cli import fleet  # with all that speaks to etcd
+        from doorward.cli import fleet  # lazy: it imports the etcd client
 
         return fleet.log(args, since_s(args.since))
-    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _places(args.address)):
+    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _address_filter(args.address)):
         if args.json:
             output.as_json(
                 {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
                 | record.detail
             )
         else:
-            output.line(text_of(record))
+            output.line(record_line(record))
     return 0
 
 
-def _places(text: str | None) -> list[str] | None:
+def _address_filter(text: str | None) -> list[str] | None:
     try:
         return None if text is None else places_of(parse_address(text))
-    except ValueError:  # a network, as records name it
+    except ValueError:  # a network, as written in records
         return [text or ""]
 
 
-def text_of(record: Record) -> str:
-    """Write a record on one line."""
-    return f"{output.moment(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
+def record_line(record: Record) -> str:
+    """Return a record as one line."""
+    return f"{output.format_time(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
 
 
 def _detail(record: Record) -> str:
@@ -65,9 +65,9 @@ def _detail(record: Record) -> str:
         return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
     if record.event == "banned":
         ended_s = detail["ended"]
-        ended = "" if ended_s is None else f"; ended after {output.span(ended_s - record.at_s)}"
-        return f"until {output.moment(detail['until'])}{ended}"
+        ended = "" if ended_s is None else f"; ended after {output.format_duration(ended_s - record.at_s)}"
+        return f"until {output.format_time(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
-        return f"{text}; until {output.moment(detail['until'])}"
-    return f"{text}; closed after {output.span(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+        return f"{text}; until {output.format_time(detail['until'])}"
+    return f"{text}; closed after {output.format_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"

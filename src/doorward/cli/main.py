@@ -1,6 +1,6 @@
-"""`doorward COMMAND …`: finds the command's module, parses its words, turns errors into an exit status.
+"""`doorward COMMAND …`: find the command's module, parse its arguments, turn errors into an exit status.
 
-Only the module of the command that was asked for is imported: a knock must leave at once.
+Only the requested command's module is imported: a knock must be sent without delay.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from doorward.errors import DoorwardError
 from doorward.escape import visible
 
 COMMANDS = {
-    "init": "a first configuration, and what clients need of it",
-    "run": "the daemon in the foreground",
-    "check": "is the configuration right, and is it strong",
-    "doctor": "what would lock you out, and what stands in a door's way",
+    "init": "set up this server: write a configuration, print the client setup",
+    "run": "run the daemon in the foreground",
+    "check": "validate the configuration and rate its strength",
+    "doctor": "find problems: lock-out risks and conflicting firewall rules",
     "compile": "print the nftables ruleset",
-    "apply": "load another configuration, for good or on trial",
-    "confirm": "keep the gate that is on trial",
-    "off": "remove the gate, and keep it away, also after a reboot",
-    "on": "bring the gate back that was switched off",
-    "status": "what is open, and who opened it",
-    "open": "open a door by hand",
-    "close": "close a door by hand",
-    "ban": "close every door to an address for a time, and ignore its knocks",
-    "unban": "let a banned address knock again",
-    "explain": "why a knock did or did not open a door, packet by packet",
-    "log": "the record of openings, refusals and bans",
-    "watch": "a live view of all that happens, or lines where no terminal is",
-    "metrics": "the daemon's numbers for Prometheus",
-    "report": "a page about who came in, who was refused, and what is weak",
-    "knock": "knock at a host",
-    "proxy": "knock and carry the connection: OpenSSH's ProxyCommand",
-    "add": "a host for the client, with its server's key",
-    "key": "the server's key for signed knocks",
-    "verify": "from outside: what can be seen, and does the knock open and close",
-    "share": "a door for phones and other clients: link, QR code, app",
-    "fleet": "forget a gate that has left the fleet",
-    "import": "knockd's or fwknop's configuration turned into doorward's own",
-    "completion": "what a shell needs to complete words of doorward",
-    "lab": "the whole thing in network namespaces, step by step",
+    "apply": "load another configuration, permanently or on trial",
+    "confirm": "keep the configuration that is on trial",
+    "off": "switch doorward off: remove the ruleset, even across reboots",
+    "on": "switch doorward on again",
+    "status": "show open doors and the daemon's state",
+    "open": "open a door to an address",
+    "close": "close a door to an address",
+    "ban": "close every door to an address for a time and ignore its knocks",
+    "unban": "end the ban of an address",
+    "explain": "show why a knock did or did not open a door, packet by packet",
+    "log": "show the access log: openings, refusals and bans",
+    "watch": "show a live view of events, or lines if not on a terminal",
+    "metrics": "export Prometheus metrics",
+    "report": "write an HTML report of openings, refusals and weak settings",
+    "knock": "knock at a host, and wait for a port if asked to",
+    "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
+    "add": "add a server to this client",
+    "key": "print the server's key for signed knocks",
+    "verify": "scan a server from outside, before, during and after a knock",
+    "share": "share a door with phones and other clients: link, QR code, app",
+    "fleet": "remove a gate that has left the fleet",
+    "import": "convert a knockd or fwknop configuration",
+    "completion": "print a shell completion script",
+    "lab": "demo: watch it work on this machine, in network namespaces",
 }
 
 
 class Command(Protocol):
-    """What each module of a command offers; the first line of its docstring is not shown."""
+    """The interface of a command's module."""
 
     EXAMPLE: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's words."""
+        """Declare the command-line arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it; the return value is the exit status."""
+        """Run the command and return the exit status."""
 
 
 def load(name: str) -> Command:
@@ -66,14 +66,14 @@ def load(name: str) -> Command:
     return module
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def build_parser(name: str) -> argparse.ArgumentParser:
     """Build the parser of one command, with its example below the options."""
     command = load(name)
     parser = argparse.ArgumentParser(
         prog=f"doorward {name}",
         description=COMMANDS[name],
         epilog="example:\n" + command.EXAMPLE,
-        # Asking for the terminal's width would import compression libraries on the way to a knock.
+        # Querying the terminal's width would import compression libraries before a knock.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
     )
     command.add_arguments(parser)
@@ -82,25 +82,25 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def overview() -> str:
-    """Give the text of `doorward --help`."""
+    """Return the text of `doorward --help`."""
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
         "usage: doorward COMMAND …\n\n"
         "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
-        f"{rows}\n\n`doorward COMMAND --help` explains one; `doorward --version` says which this is.\n"
+        f"{rows}\n\n`doorward COMMAND --help` explains one command.\n"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Exit status: 0 done, 1 the answer is no, 2 the call or the file is wrong."""
+    """Run one command. Exit status: 0 success, 1 negative result, 2 usage or configuration error."""
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except DoorwardError as error:
         sys.stderr.write("".join(f"doorward: {visible(line)}\n" for line in str(error).splitlines()))
         return error.exit_status
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -117,8 +117,8 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    # Options may stand between the words; plain parse_args would take no ports after one (Python 3.11).
-    args = parser_of(words[0]).parse_intermixed_args(words[1:])
+    # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
+    args = build_parser(words[0]).parse_intermixed_args(words[1:])
     status: int = args.run(args)
     return status
 
@@ -128,7 +128,7 @@ def _unknown(word: str) -> int:
 
     near = difflib.get_close_matches(word, COMMANDS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "`doorward --help` lists the commands"
-    sys.stderr.write(f"doorward: {word!r} is no command; {hint}\n")
+    sys.stderr.write(f"doorward: unknown command {word!r}; {hint}\n")
     return 2
 
 

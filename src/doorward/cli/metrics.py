@@ -23,58 +23,58 @@ EXAMPLE = """\
   doorward_up 1.0
   # curl -s --unix-socket /run/m.sock localhost/metrics | grep ^doorward_bans
   doorward_bans 0.0
-without --listen: all printed once. exit status: 0 done, 1 no daemon answers"""
+without --listen: print them once. exit status: 0 success, 1 no daemon answers"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument(
         "--listen",
         metavar="WHERE",
         action="append",
-        help="serve until a signal ends it, everything at unix:PATH (for the process's group), and what no knock"
-        " changes at 127.0.0.1:PORT or [::1]:PORT; may be repeated",
+        help="serve until a signal ends it: all metrics at unix:PATH (for the process's group), the public ones at"
+        " 127.0.0.1:PORT or [::1]:PORT; may be repeated",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the numbers, or serve them."""
+    """Print the metrics once, or serve them."""
     if find_spec("prometheus_client") is None:
         remedy = f"run `{install_command('prometheus_client')}`"
         raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
-    from doorward.cli.metrics_server import exposition
+    from doorward.cli.metrics_server import build_exposition
 
     if not args.listen:
-        text = exposition(ask(default_path(), {"command": "numbers"})).full.decode()
+        text = build_exposition(ask(default_path(), {"command": "numbers"})).full.decode()
         output.line(*text.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
     return 0
 
 
-def _serve(places: list[str]) -> None:
+def _serve(listen_texts: list[str]) -> None:
     from doorward.cli.metrics_server import ExpositionCache, Server, parse_listen
 
-    answers, is_over = ExpositionCache(_exposition), threading.Event()
+    cache, is_over = ExpositionCache(_exposition), threading.Event()
     with ExitStack() as stack:
-        servers = [stack.enter_context(Server(where, answers)) for where in map(parse_listen, places)]
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: is_over.set())
-        for place, server in zip(places, servers, strict=True):
+        servers = [stack.enter_context(Server(listen, cache)) for listen in map(parse_listen, listen_texts)]
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda *_: is_over.set())
+        for listen_text, server in zip(listen_texts, servers, strict=True):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
-            output.complain(f"doorward: serves metrics at {place}")
+            output.error_line(f"doorward: serving metrics at {listen_text}")
         is_over.wait()
 
 
 def _exposition() -> Exposition:
-    """Ask the daemon; that none answers is a number too, and why is said where the operator looks."""
-    from doorward.cli.metrics_server import exposition
+    """Query the daemon; without an answer, return `doorward_up 0` and print unexpected errors to standard error."""
+    from doorward.cli.metrics_server import build_exposition
 
     try:
-        return exposition(ask(default_path(), {"command": "numbers"}))
+        return build_exposition(ask(default_path(), {"command": "numbers"}))
     except NegativeResult:
-        return exposition(None)
+        return build_exposition(None)
     except DoorwardError as error:
-        output.complain(f"doorward: {error}")
-        return exposition(None)
+        output.error_line(f"doorward: {error}")
+        return build_exposition(None)

@@ -1,7 +1,7 @@
-"""A small HTTP server for Prometheus, on this machine only, and not in the daemon: who holds it up holds only this.
+"""HTTP server for Prometheus, local only, in a process of its own so that slow clients never block the daemon.
 
-A port of the loopback can be read by every local user, and gets what is public. A socket's file has a group and a
-mode, and gets everything.
+A loopback port is readable by every local user and serves the public metrics. A UNIX socket has a group and a mode,
+and serves everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from doorward import __version__
 from doorward.errors import HostError, UsageError
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what `exposition` gives
+CONTENT_TYPE = CONTENT_TYPE_LATEST  # of the text in an Exposition
 _Samples = dict[tuple[str, ...], float]
 _PUBLIC = {
     "doorward_up",
@@ -43,26 +43,26 @@ _PUBLIC = {
 _PUBLIC_PATHS = {"dropped_closed", "signed_length", "signed_throttled", "signed_budget_exceeded"}
 _FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
 _EVENTS = {
-    "opened": ("doorward_opened", "Openings that began, by door and by how it was opened: knock, key or hand."),
-    "prolonged": ("doorward_prolonged", "Openings that were made longer, by door and by how."),
-    "closed": ("doorward_closed", "Openings that ended, by door and by how: time, hand, ban, or lost by the kernel."),
-    "ran": ("doorward_ran", "Commands of doors that stay open for nobody, by door and by how they were asked for."),
+    "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
+    "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
+    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, ban, or lost by the kernel."),
+    "ran": ("doorward_ran", "Runs of command-only doors, by door and trigger."),
 }
 
 
 class Exposition(NamedTuple):
-    """The text that Prometheus reads: for every local user, and for those who may see what knocks do."""
+    """The Prometheus text format: the metrics that every local user may read, and all of them."""
 
     public: bytes
     full: bytes
 
 
-def exposition(numbers: Mapping[str, Any] | None) -> Exposition:
-    """Return both texts. None: no daemon answers."""
-    found = [_gauge("doorward_up", "Whether the daemon answers.", numbers is not None)]
-    if numbers is not None:
-        found += families(numbers)
-    return Exposition(_text([_public(each) for each in found if each.name in _PUBLIC]), _text(found))
+def build_exposition(stats: Mapping[str, Any] | None) -> Exposition:
+    """Return both texts for the daemon's statistics; None if no daemon answers."""
+    metrics = [_gauge("doorward_up", "Whether the daemon answers.", stats is not None)]
+    if stats is not None:
+        metrics += families(stats)
+    return Exposition(_text([_public(metric) for metric in metrics if metric.name in _PUBLIC]), _text(metrics))
 
 
 def _public(family: Metric) -> Metric:
@@ -72,110 +72,116 @@ def _public(family: Metric) -> Metric:
     return family
 
 
-def _text(found: list[Metric]) -> bytes:
+def _text(metrics: list[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(found))
+    registry.register(_Families(metrics))
     return generate_latest(registry)
 
 
 class _Families(Collector):
-    def __init__(self, found: list[Metric]) -> None:
-        self._found = found
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._found = metrics
 
     def collect(self) -> list[Metric]:
         return self._found
 
 
-def families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
-    """Give every metric of these numbers."""
-    yield _labelled(GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1})
-    yield _gauge("doorward_doors", "Doors of the configuration that is in force.", numbers["doors"])
-    yield _gauge("doorward_openings", "Openings that stand.", numbers["openings"])
-    yield _gauge("doorward_bans", "Addresses and networks that are banned.", numbers["bans"])
-    yield from _events(numbers)
-    yield _refusals(numbers)
-    packets = CounterMetricFamily(
-        "doorward_packets", "Packets counted by the kernel, by what became of them.", labels=["path"]
+def families(stats: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield every metric family of the daemon's statistics."""
+    yield _with_samples(
+        GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1}
     )
-    yield _labelled(packets, {(name,): count for name, count in numbers["counters"].items()})
-    yield from _sets(numbers["sets"])
-    yield _latency(numbers["latency"])
-    if (signed := numbers["signed"]) is not None:
-        yield _gauge("doorward_signed_ready", "Whether signed knocks are taken.", signed["takes"])
-    if (fleet := numbers.get("fleet")) is not None:  # an older daemon has none
+    yield _gauge("doorward_doors", "Doors in the active configuration.", stats["doors"])
+    yield _gauge("doorward_openings", "Active openings.", stats["openings"])
+    yield _gauge("doorward_bans", "Banned addresses and networks.", stats["bans"])
+    yield from _events(stats)
+    yield _refusals(stats)
+    packets = CounterMetricFamily("doorward_packets", "Packets counted by the kernel, by outcome.", labels=["path"])
+    yield _with_samples(packets, {(name,): count for name, count in stats["counters"].items()})
+    yield from _sets(stats["sets"])
+    yield _latency(stats["latency"])
+    if (signed := stats["signed"]) is not None:
+        yield _gauge("doorward_signed_ready", "Whether signed knocks are accepted.", signed["takes"])
+    if (fleet := stats.get("fleet")) is not None:  # missing from an older daemon
         yield from _fleet(fleet)
-    yield _counter("doorward_log_overflows", "Times that the kernel's log lost messages.", numbers["log_overflows"])
-    yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(numbers["ledger_trouble"]))
-    yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", numbers["ledger_lost"])
+    yield _counter(
+        "doorward_log_overflows", "Times that the kernel's log overflowed and lost messages.", stats["log_overflows"]
+    )
+    yield _gauge("doorward_ledger_trouble", "Whether the ledger cannot be written.", bool(stats["ledger_trouble"]))
+    yield _counter("doorward_ledger_lost", "Records that never reached the ledger.", stats["ledger_lost"])
 
 
 def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("doorward_fleet_in_touch", "Whether etcd answers.", fleet["is_in_touch"])
-    yield _gauge("doorward_fleet_openings", "Openings of the whole fleet, as this gate knows them.", fleet["openings"])
-    yield _gauge("doorward_fleet_owed", "Changes that etcd is still to be told of.", fleet["owed"])
+    yield _gauge("doorward_fleet_openings", "Openings of the fleet, as known to this gate.", fleet["openings"])
+    yield _gauge("doorward_fleet_owed", "Changes not yet written to etcd.", fleet["owed"])
     rejected = CounterMetricFamily(
-        "doorward_fleet_rejected", "Openings of the fleet that are not opened here.", labels=["reason"]
+        "doorward_fleet_rejected", "Openings of the fleet rejected by this gate, by reason.", labels=["reason"]
     )
-    yield _labelled(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
-    words = "Signed knocks for the fleet that it gave no answer for, by what became of them."
-    unanswered = CounterMetricFamily("doorward_fleet_unanswered", words, labels=["outcome"])
+    yield _with_samples(rejected, {(reason,): count for reason, count in fleet.get("rejected", {}).items()})
+    help_text = "Signed knocks decided by local policy because etcd did not answer, by outcome."
+    unanswered = CounterMetricFamily("doorward_fleet_unanswered", help_text, labels=["outcome"])
     counted = dict.fromkeys(("refused", "taken"), 0) | fleet["without_answer"]
-    yield _labelled(unanswered, {(outcome,): count for outcome, count in counted.items()})
+    yield _with_samples(unanswered, {(outcome,): count for outcome, count in counted.items()})
 
 
-def _events(numbers: Mapping[str, Any]) -> Iterator[Metric]:
-    for event, (name, words) in _EVENTS.items():
-        samples: _Samples = {(door, by): count for what, door, by, count in numbers["events"] if what == event}
-        yield _labelled(CounterMetricFamily(name, words, labels=["door", "by"]), samples)
+def _events(stats: Mapping[str, Any]) -> Iterator[Metric]:
+    for event, (name, help_text) in _EVENTS.items():
+        samples: _Samples = {
+            (door, by): count for sample_event, door, by, count in stats["events"] if sample_event == event
+        }
+        yield _with_samples(CounterMetricFamily(name, help_text, labels=["door", "by"]), samples)
 
 
-def _refusals(numbers: Mapping[str, Any]) -> Metric:
-    signed = (numbers["signed"] or {}).get("refused", {})
-    samples: _Samples = {("knock", reason): count for reason, count in numbers["refused"].items()}
+def _refusals(stats: Mapping[str, Any]) -> Metric:
+    signed = (stats["signed"] or {}).get("refused", {})
+    samples: _Samples = {("knock", reason): count for reason, count in stats["refused"].items()}
     samples |= {("key", reason): count for reason, count in signed.items()}
-    words = "Knocks and signed knocks that were refused, by way and reason."
-    return _labelled(CounterMetricFamily("doorward_refusals", words, labels=["by", "reason"]), samples)
+    help_text = "Rejected knocks and signed knocks, by kind and reason."
+    return _with_samples(CounterMetricFamily("doorward_refusals", help_text, labels=["by", "reason"]), samples)
 
 
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
-    """Tell how full each set is; those of the automaton's machines have the machine's fingerprint in their name."""
+    """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
     labels = ["set", "machine"]
-    known = {(*_FINGERPRINT.split(name), "")[:2]: told for name, told in sets.items()}
-    full = GaugeMetricFamily("doorward_set_elements", "Elements of the kernel's sets, where it tells.", labels=labels)
-    yield _labelled(full, {key: told["elements"] for key, told in known.items() if told["elements"] is not None})
-    size = GaugeMetricFamily("doorward_set_size", "Elements that the kernel's sets take.", labels=labels)
-    yield _labelled(size, {key: told["size"] for key, told in known.items() if told["size"]})
+    known = {(*_FINGERPRINT.split(name), "")[:2]: state for name, state in sets.items()}
+    full = GaugeMetricFamily(
+        "doorward_set_elements", "Current size of each nftables set, where the kernel reports it.", labels=labels
+    )
+    yield _with_samples(full, {key: state["elements"] for key, state in known.items() if state["elements"] is not None})
+    size = GaugeMetricFamily("doorward_set_size", "Maximum size of each nftables set.", labels=labels)
+    yield _with_samples(size, {key: state["size"] for key, state in known.items() if state["size"]})
 
 
-def _latency(told: Mapping[str, Any]) -> Metric:
-    bounds = [*map(str, told["bounds"]), "+Inf"]
-    buckets = list(zip(bounds, accumulate(told["counts"]), strict=True))
-    words = "Seconds from the kernel's log of a complete knock to its opening in the ledger."
-    return HistogramMetricFamily("doorward_recording_seconds", words, buckets=buckets, sum_value=told["sum"])
+def _latency(histogram: Mapping[str, Any]) -> Metric:
+    bounds = [*map(str, histogram["bounds"]), "+Inf"]
+    buckets = list(zip(bounds, accumulate(histogram["counts"]), strict=True))
+    help_text = "Seconds from the kernel's log of a complete knock to its opening in the ledger."
+    return HistogramMetricFamily("doorward_recording_seconds", help_text, buckets=buckets, sum_value=histogram["sum"])
 
 
-def _gauge(name: str, words: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, words, value=float(value))
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=float(value))
 
 
-def _counter(name: str, words: str, value: float) -> Metric:
-    return CounterMetricFamily(name, words, value=float(value))
+def _counter(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help_text, value=float(value))
 
 
-def _labelled(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
+def _with_samples(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
     for labels, value in samples.items():
         family.add_metric(labels, float(value))
     return family
 
 
-MAX_CLIENTS = 8  # at once; more are turned away
-PATIENCE_S = 10.0  # for the whole of a request and its answer
-FRESH_S = 1.0  # the daemon is asked again after so long, however many ask
+MAX_CLIENTS = 8  # at once; further connections are closed
+PATIENCE_S = 10.0  # for a request and its answer together
+FRESH_S = 1.0  # the daemon is queried at most this often
 _LOCAL = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "[::1]": socket.AF_INET6}
 
 
 class Listen(NamedTuple):
-    """Where to listen: a socket's file, or a port of a loopback address."""
+    """Where to listen: a UNIX socket, or a port of a loopback address."""
 
     family: socket.AddressFamily
     address: str
@@ -183,25 +189,25 @@ class Listen(NamedTuple):
 
 
 def parse_listen(text: str) -> Listen:
-    """Read `unix:PATH`, `127.0.0.1:PORT`, `localhost:PORT` or `[::1]:PORT`. UsageError for anything else."""
+    """Parse `unix:PATH`, `127.0.0.1:PORT`, `localhost:PORT` or `[::1]:PORT`. UsageError for anything else."""
     if text.startswith("unix:/"):
         return Listen(socket.AF_UNIX, text.removeprefix("unix:"))
     host, _, port = text.rpartition(":")
     if host not in _LOCAL or not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
         examples = "unix:/run/doorward/metrics.sock or 127.0.0.1:9477"
-        raise UsageError(f"--listen: {text!r} is no place on this machine alone; write {examples}")
+        raise UsageError(f"--listen: {text!r} must be a UNIX socket or a loopback address; write {examples}")
     return Listen(_LOCAL[host], host.strip("[]").replace("localhost", "127.0.0.1"), int(port))
 
 
 class ExpositionCache:
-    """What is answered, made anew at most once a second."""
+    """The answer, rebuilt at most once per second."""
 
     def __init__(self, make: Callable[[], Exposition]) -> None:
         self._make, self._made, self._at_s = make, Exposition(b"", b""), float("-inf")
         self._lock = threading.Lock()
 
     def get(self) -> Exposition:
-        """Give what was just made, or make it."""
+        """Return the cached answer, or a new one if it is older than FRESH_S."""
         with self._lock:
             if time.monotonic() >= self._at_s + FRESH_S:
                 self._made, self._at_s = self._make(), time.monotonic()
@@ -213,7 +219,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 2 * MAX_CLIENTS
-    _file: Path | None = None  # that this server made
+    _file: Path | None = None  # the socket that this server created
 
     def __init__(self, listen: Listen, answers: ExpositionCache) -> None:
         self.address_family, self.answers, self._listen = listen.family, answers, listen
@@ -222,38 +228,38 @@ class Server(ThreadingHTTPServer):
             super().__init__((listen.address, listen.port), _Handler)
         except OSError as error:
             where = listen.address if listen.family is socket.AF_UNIX else f"{listen.address}:{listen.port}"
-            raise HostError(f"--listen: {where}: {error.strerror or error}; name another place") from None
+            raise HostError(f"--listen: {where}: {error.strerror or error}; choose another address") from None
 
     def server_bind(self) -> None:
-        """Bind; a socket's file may be read by the group, and takes the place of one that nobody listens at."""
+        """Bind; a UNIX socket is accessible to the group, and replaces a stale one."""
         if self._listen.family is not socket.AF_UNIX:
-            TCPServer.server_bind(self)  # an HTTPServer would ask a name server for this machine's name
+            TCPServer.server_bind(self)  # HTTPServer would look up this host's name in the DNS
             return
         path = Path(self._listen.address)
         _remove_dead(path)
-        before = os.umask(0o117)
+        previous_umask = os.umask(0o117)
         try:
             self.socket.bind(str(path))
         finally:
-            os.umask(before)
+            os.umask(previous_umask)
         self._file = path
         self.server_name, self.server_port = str(path), 0
 
     def server_close(self) -> None:
-        """Leave no socket behind."""
+        """Close, and remove the socket's file."""
         super().server_close()
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve in a thread, where there is room for one."""
+        """Serve in a thread, or close the connection if MAX_CLIENTS are being served."""
         if self._room.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve, and cut off whoever takes longer than that, however he does it."""
+        """Serve, and cut the connection after PATIENCE_S."""
         cut = threading.Timer(PATIENCE_S, _cut, (request,))
         cut.daemon = True
         cut.start()
@@ -264,7 +270,7 @@ class Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that leave in the middle."""
+        """Ignore clients that disconnect early."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -273,24 +279,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._is_foreign():
-            self._answer(403, b"this server answers to names of this machine only\n", "text/plain")
+            self._answer(403, b"unknown Host: only loopback names are served\n", "text/plain")
         elif self.path.partition("?")[0] != "/metrics":
-            self._answer(404, b"there is /metrics only\n", "text/plain")
+            self._answer(404, b"only /metrics is served\n", "text/plain")
         else:
-            found = self.server.answers.get()
-            body = found.full if self.server.address_family is socket.AF_UNIX else found.public
+            answer = self.server.answers.get()
+            body = answer.full if self.server.address_family is socket.AF_UNIX else answer.public
             self._answer(200, body, CONTENT_TYPE)
 
     do_HEAD = do_GET  # noqa: N815 - the name is the base class's
 
     def log_message(self, *_: Any) -> None:
-        """Keep no log of who asks."""
+        """Log no requests."""
 
     def address_string(self) -> str:
         return "local"
 
     def _is_foreign(self) -> bool:
-        """Tell whether a browser was led here by a name that somebody points to this machine."""
+        """Return whether the Host header is foreign, as in a DNS rebinding attack on a browser."""
         host = self.headers.get("Host", "localhost")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return self.server.address_family is not socket.AF_UNIX and name not in _LOCAL
@@ -310,10 +316,10 @@ def _cut(request: socket.socket) -> None:
 
 
 def _remove_dead(path: Path) -> None:
-    """Take away what an ended server left. HostError where one listens, or where it is no socket."""
+    """Remove a stale socket. HostError if a server listens on it, or if it is not a socket."""
     if not path.exists():
         return
     with socket.socket(socket.AF_UNIX) as probe:
         if not path.is_socket() or probe.connect_ex(str(path)) == 0:
-            raise HostError(f"--listen: {path} is taken; name another place")
+            raise HostError(f"--listen: {path} is in use; choose another path")
     path.unlink()

@@ -1,4 +1,4 @@
-"""`doorward off`: for an operator who is locked out, so it depends on as little as possible."""
+"""`doorward off`: for a locked-out operator, so it depends on as little as possible."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from doorward.daemon.ledger import ledger_path
 from doorward.errors import DoorwardError, UsageError
 from doorward.nftables.libnftables import NftFirewall
 
-_PATIENCE_S = 3.0  # for a daemon to end; it waits 2 s for hooks that run, and longer only where it hangs
-_REPAIR_S = 0.5  # in which a daemon that knows nothing of `off` would have put its table back
+_PATIENCE_S = 3.0  # for the daemon to end; it waits 2 s for running hooks, and longer only if it hangs
+_REPAIR_S = 0.5  # in which a daemon without the off switch would restore its table
 _RULESETS = (saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)
 
 EXAMPLE = """\
   # doorward off
-  doorward is off: nothing is hidden, and the gate stays away, also after a
-  reboot; `doorward on` ends that
-exit status: 0 the gate is gone and stays away, 2 something is left to do"""
+  doorward is off: nothing is hidden, and it stays off across reboots until
+  `doorward on`
+exit status: 0 doorward is off, 2 something remains to be done"""
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    """Declare the command's words: there are none."""
+    """Declare no arguments."""
 
 
 def run(_: argparse.Namespace) -> int:
-    """Make the file that keeps the gate away, end the daemon, remove the table and the saved rulesets."""
+    """Create the off marker, stop the daemon, and remove the table and the saved rulesets."""
     if os.geteuid() != 0:
         raise UsageError("off: this command is for root; run it with sudo or on the console")
-    # In this order. Whatever loads a gate looks for the file before its transaction and once more after it, so that
-    # a gate that is committed after the table is removed here is removed by the process that committed it. A daemon
-    # that sees its table go looks for the file too, and ends; the request is for one that cannot see it.
-    troubles = list(_make_file())
+    # The order matters. A process that loads a ruleset checks the marker before its transaction and again after it,
+    # so a ruleset committed after the removal here is removed by the process that committed it. A daemon that sees
+    # its table disappear checks the marker too, and ends; the request is for one that cannot see it.
+    troubles = list(_create_marker())
     is_alone = _end_daemon()
     troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
-    output.complain(*(f"doorward: {trouble}" for trouble in troubles))
+    output.error_line(*(f"doorward: {trouble}" for trouble in troubles))
     if troubles:
         return 2
-    output.line("doorward is off: nothing is hidden, and the gate stays away, also after a")
-    output.line("reboot; `doorward on` ends that")
+    output.line("doorward is off: nothing is hidden, and it stays off across reboots until")
+    output.line("`doorward on`")
     return 0
 
 
-def _make_file() -> Iterator[str]:
+def _create_marker() -> Iterator[str]:
     try:
         off_switch.switch_off()
     except OSError as error:
@@ -63,10 +63,10 @@ def _make_file() -> Iterator[str]:
 
 
 def _end_daemon() -> bool:
-    """Ask the daemon to end, and return whether none is left: it takes no trial back and runs no hook.
+    """Ask the daemon to end, without rollback or hooks, and return whether none is left.
 
-    Its answer is not read. One that does not end is left alone: it hangs and can load nothing, or it is an older one,
-    or not the one that root started.
+    Its answer is not read. A process that does not end is left alone: it may hang, be an older version, or not be the
+    daemon that root started.
     """
     control = default_path()
     process = answering(control)
@@ -83,16 +83,16 @@ def _end_daemon() -> bool:
         finally:
             os.close(ended)
     if not is_ended and answering(control) is not None:
-        output.complain(
-            f"doorward: process {process} ({_name(process)}), which has the control socket, does not end; a daemon"
-            f" loads no gate while doorward is off: end it with `kill -9 {process}`"
+        output.error_line(
+            f"doorward: process {process} ({_process_name(process)}), which owns the control socket, does not end; a"
+            f" daemon loads no ruleset while doorward is off: end it with `kill -9 {process}`"
         )
         return False
     return True
 
 
-def _name(process: int) -> str:
-    """Return a process's name, for the operator to recognize: the socket is in a directory of the daemon's user."""
+def _process_name(process: int) -> str:
+    """Return a process's name for the operator to recognize: any process of the daemon's user can own the socket."""
     try:
         return Path(f"/proc/{process}/comm").read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -105,16 +105,16 @@ def _remove_table(*, is_alone: bool) -> Iterator[str]:
         if not is_alone:
             time.sleep(_REPAIR_S)
         if NftFirewall().existing():
-            yield "the table inet doorward is there again: another program loads it; stop that one"
+            yield "the table inet doorward was loaded again by another program; stop that program"
     except DoorwardError as error:
         yield f"the table inet doorward could not be removed: {error}; try `nft delete table inet doorward`"
 
 
 def _remove_rulesets() -> Iterator[str]:
-    """Remove what a boot would load. The directory may be another user's: names are removed, links never followed."""
+    """Remove the rulesets that a boot would load. The directory may be another user's: links are not followed."""
     for name in _RULESETS:
         path = ledger_path().with_name(name)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            yield f"{path}: {error.strerror}; remove it, else an older unit loads it at boot"
+            yield f"{path}: {error.strerror}; remove it, otherwise an older unit loads it at boot"

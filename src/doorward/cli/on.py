@@ -13,7 +13,7 @@ from doorward.daemon import off_switch
 from doorward.errors import HostError, NegativeResult, UsageError
 
 _UNIT = "doorward.service"
-_PATIENCE_S = 120.0  # of systemd for a unit, and some
+_PATIENCE_S = 120.0  # above systemd's own start timeout
 
 EXAMPLE = """\
   # doorward on
@@ -23,19 +23,19 @@ exit status: 0 doorward is on, 1 it was not off, 2 it could not be switched on""
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    """Declare the command's words: there are none."""
+    """Declare no arguments."""
 
 
 def run(_: argparse.Namespace) -> int:
-    """Remove the file that keeps the gate away, and start the service where it is enabled."""
+    """Remove the off marker, and start the service if it is enabled."""
     if os.geteuid() != 0:
         raise UsageError("on: this command is for root; run it with sudo or on the console")
     try:
         off_switch.switch_on()
     except FileNotFoundError:
-        raise NegativeResult("doorward was not off; `doorward doctor` says what keeps the gate away") from None
+        raise NegativeResult("doorward was not off; `doorward doctor` shows why it is not active") from None
     except OSError as error:
-        raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it with the right to write there") from None
+        raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it as a user who can write there") from None
     if not _is_enabled():
         output.line("doorward is on; start the daemon: doorward run")
         return 0

@@ -19,19 +19,19 @@ Answer = TypeVar("Answer")
 
 
 def is_terminal() -> bool:
-    """Tell whether there is somebody to ask."""
+    """Return whether the command runs on a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def ask(question: str, default: str, parse: Callable[[str], Answer]) -> Answer:
-    """Ask until the answer can be read; Enter takes the default. UsageError: the input has ended."""
-    prompt = f"{question} [{default}]: " if default else f"{question}: "
+def prompt(question: str, default: str, parse: Callable[[str], Answer]) -> Answer:
+    """Prompt until the answer is valid; Enter takes the default. UsageError at the end of the input."""
+    prompt_text = f"{question} [{default}]: " if default else f"{question}: "
     while True:
         try:
-            text = input(prompt).strip()
+            text = input(prompt_text).strip()
         except EOFError:
             line("")
-            raise UsageError("the answers have ended; with --yes nothing is asked") from None
+            raise UsageError("unexpected end of input; use --yes for non-interactive setup") from None
         try:
             return parse(text or default)
         except DoorwardError as error:
@@ -50,24 +50,24 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def configuration_path(args: argparse.Namespace) -> Path:
-    """Give the file that the call names, or the default one."""
+    """Return the path of --config, or the default."""
     path: Path = default_path() if args.config is None else args.config
     return path
 
 
 def trial_ms(text: str) -> int:
-    """Read `--trial T`."""
+    """Parse `--trial T` to milliseconds."""
     try:
         for_ms = parse_duration_ms(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS:
-        raise argparse.ArgumentTypeError(f"a trial of {text} is too short or too long; 1s to 24h")
+        raise argparse.ArgumentTypeError(f"a trial of {text} is out of range; write 1s to 24h")
     return for_ms
 
 
 def since_s(text: str | None) -> float:
-    """Read `--since T`: the moment that is T ago, in seconds since the epoch; the beginning where none is given."""
+    """Parse `--since T`: the time T ago, in seconds since the epoch; 0 if not given. UsageError if invalid."""
     if text is None:
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""The only printer: lines, tables and JSON. What others chose is made visible here, and commands no terminal."""
+"""All terminal output: lines, tables and JSON. Untrusted text is escaped here, so it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def line(*texts: str) -> None:
     sys.stdout.writelines(f"{visible(text)}\n" for text in texts)
 
 
-def complain(*texts: str) -> None:
+def error_line(*texts: str) -> None:
     """Print each text as one line on standard error."""
     sys.stderr.writelines(f"{visible(text)}\n" for text in texts)
     sys.stderr.flush()
 
 
-def drawing(text: str) -> None:
-    """Print a line with colours in it, all of which must be doorward's own."""
+def colored_line(text: str) -> None:
+    """Print a line with color codes unescaped; the text must not contain untrusted input."""
     sys.stdout.write(text + "\n")
 
 
@@ -31,20 +31,20 @@ def as_json(value: object) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns under their names."""
+    """Print a table with aligned columns and a heading."""
     shown = [[visible(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         line("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def moment(seconds: float) -> str:
-    """Write a moment (since the epoch) as the operator's clock shows it."""
+def format_time(seconds: float) -> str:
+    """Format seconds since the epoch as local time."""
     return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def span(seconds: float) -> str:
-    """Write a length of time in at most two units."""
+def format_duration(seconds: float) -> str:
+    """Format a duration in seconds with at most two units."""
     whole = max(0, round(seconds))
     for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:

@@ -1,4 +1,4 @@
-"""`doorward knock --dump`: a signed knock's message before it is sealed, for people and for programs."""
+"""`doorward knock --dump`: the fields of a signed knock before it is sealed, as text or JSON."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from doorward.signed.message import VERSION, signed_text
 from doorward.signed.ssh_keys import fingerprint_text, parse_public_key
 
 
-def describe(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
-    """Give the fields as lines."""
+def describe(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
+    """Return the fields as lines of text."""
     request, signature = sent.message.request, sent.message.signature
     moment = datetime.fromtimestamp(request.time_ms / 1000, UTC)
     rows = {
-        "sealed to": f"server key {letter.key.fingerprint} ({letter.key.suite.name})",
+        "sealed to": f"server key {knock.key.fingerprint} ({knock.key.suite.name})",
         "version": str(VERSION),
         "time": f"{request.time_ms} ms ({moment:%Y-%m-%d %H:%M:%S}.{request.time_ms % 1000:03} UTC)",
         "nonce": request.nonce.hex(),
         "door": request.door,
-        "for": "as long as the door's own time" if request.for_s is None else f"{request.for_s} s",
+        "for": "the door's own duration" if request.for_s is None else f"{request.for_s} s",
         "address": "where the packet comes from" if request.asked is None else str(request.asked),
-        "gate": request.gate or f"{letter.key.fingerprint} (none named: its key's fingerprint)",
+        "gate": request.gate or f"{knock.key.fingerprint} (none named: its key's fingerprint)",
         "signed by": f"{signer.kind} {_fingerprint(signer)}, {signer.name}",
         **(
             {"certificate": f"{len(request.signer)} bytes, {key_kind(request.signer)}"}
@@ -37,15 +37,15 @@ def describe(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str
     return [f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines]
 
 
-def describe_json(letter: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
-    """Give the fields as one JSON object on one line; bytes in hexadecimal."""
+def describe_json(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
+    """Return the fields as one line of JSON, bytes in hexadecimal."""
     request, message = sent.message.request, sent.message
     fields = {
         "to": str(sent.target),
         "port": str(sent.port),
         "packet_bytes": message.length,
-        "server_key": str(letter.key),
-        "server_key_fingerprint": letter.key.fingerprint,
+        "server_key": str(knock.key),
+        "server_key_fingerprint": knock.key.fingerprint,
         "version": VERSION,
         "time_ms": request.time_ms,
         "nonce": request.nonce.hex(),
@@ -58,7 +58,7 @@ def describe_json(letter: KnockRequest, signer: Signer, sent: SentPacket) -> lis
         "signer_name": signer.name,
         "certificate": request.signer.hex() if request.is_certificate else None,
         "body": message.body.hex(),
-        "signed_text": signed_text(letter.key.raw, message.body).hex(),
+        "signed_text": signed_text(knock.key.raw, message.body).hex(),
         "signature": message.signature.hex(),
     }
     return [json_line(fields)]

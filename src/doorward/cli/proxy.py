@@ -1,4 +1,4 @@
-"""`doorward proxy`: knock, connect at once, and carry the connection; OpenSSH's ProxyCommand."""
+"""`doorward proxy`: knock, connect and relay the connection, as OpenSSH's ProxyCommand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 from doorward.cli import knock_options
 from doorward.cli.knock import reason
-from doorward.cli.knock_options import Knock, KnockPlan, only_door, plan_knock, plan_targets, port_of, seconds
+from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
 from doorward.cli.knocker import knocker
 from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
@@ -24,40 +24,40 @@ EXAMPLE = """\
   Host home
       ProxyCommand doorward proxy %h %p
   $ ssh home    # with `home` in hosts.toml, as `doorward add home …` writes it
-the door: the one named; else the host's only one; else the one that is called
-as the port's service (ssh for 22)
-exit status: 0 the connection has ended, 1 there was none, 2 the call is wrong
+the door: the one given; else the host's only one; else the one named after
+the port's service (ssh for 22)
+exit status: 0 the connection has ended, 1 there was none, 2 usage error
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
-    parser.add_argument("--door", metavar="DOOR", help="the door, where it is easier to say so")
+    parser.add_argument("--door", metavar="DOOR", help="the door, given as an option")
     parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
     knock_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Knock until the port answers, then carry; 0 when both ends are closed."""
+    """Knock until the port answers, then relay; return 0 when both ends are closed."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
-    port = port_of(args.port)
+    port = parse_port(args.port)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"{port} cannot be connected to; only a TCP port can, such as 22")
+        raise UsageError(f"cannot connect to {port}; give a TCP port, such as 22")
     if args.door and args.words:
-        raise UsageError("--door and the words behind the port say the same; leave one of the two out")
-    there = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
-    knock = knocker(there, delay_s, verbose=False)
-    with _connected(there, port, knock, plan_targets(there, args.family), timeout_s) as connection:
-        _carry(there, connection)
+        raise UsageError("--door and arguments after the port exclude each other; leave one of the two out")
+    plan = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
+    knock = knocker(plan, delay_s, verbose=False)
+    with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s) as connection:
+        _relay(plan, connection)
     return 0
 
 
 def _door(host: KnownHost, port: Port) -> str:
-    """Choose where no door is named: the only one, else the one that is called as the port's service."""
+    """Return the door to open if none is given: the only one, or the one named after the port's service."""
     service = _service(port)
     if len(host.doors) != 1 and service and (service in host.doors or not host.doors):
         return service
@@ -71,11 +71,11 @@ def _service(port: Port) -> str:
         return "ssh" if port.number == 22 else ""
 
 
-def _connected(there: KnockPlan, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
-    """Knock at each address and connect to it at once, again and again; AnswerNo: in vain."""
-    found: list[socket.socket] = []
+def _connect(plan: KnockPlan, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
+    """Knock at each address and connect to it, repeatedly. NegativeResult if none answers within `timeout_s`."""
+    connections: list[socket.socket] = []
 
-    def visit(_: None, patience_s: float) -> Reply:
+    def connect_to_targets(_: None, patience_s: float) -> Reply:
         replies, faults = set(), []
         for target in targets:
             try:
@@ -85,24 +85,24 @@ def _connected(there: KnockPlan, port: Port, knock: Knock, targets: list[Target]
                 continue
             reply = open_connection(target, port.number, patience_s / len(targets))
             if isinstance(reply, socket.socket):
-                found.append(reply)
+                connections.append(reply)
                 return Reply.OPEN
             replies.add(reply)
         if not replies:
             raise faults[0]
         return Reply.REFUSED if Reply.REFUSED in replies else Reply.SILENT
 
-    reply, rounds = knock_until_open(lambda: None, visit, timeout_s)
-    if found:
-        return found[0]
+    reply, rounds = knock_until_open(lambda: None, connect_to_targets, timeout_s)
+    if connections:
+        return connections[0]
     times = "once" if rounds == 1 else f"{rounds} times"
-    raise NegativeResult(f"{there.host.name}: knocked {times}, but {port} {reason(reply, there)}")
+    raise NegativeResult(f"{plan.host.name}: knocked {times}, but {port} {reason(reply, plan)}")
 
 
-def _carry(there: KnockPlan, connection: socket.socket) -> None:
+def _relay(plan: KnockPlan, connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # ssh would set both, but has only a pipe
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
         relay(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
     except OSError as error:
-        raise NegativeResult(f"{there.host.name}: the connection broke: {error.strerror}; connect again") from None
+        raise NegativeResult(f"{plan.host.name}: the connection broke: {error.strerror}; connect again") from None

@@ -1,4 +1,4 @@
-"""A link, and the same as a QR code in the terminal, for a phone to read."""
+"""Print a link as a QR code in the terminal, for a phone to read."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 import sys
 from io import StringIO
 
-from doorward.cli.output import drawing, line
+from doorward.cli.output import colored_line, line
 from doorward.errors import HostError
 from doorward.libraries import install_command
 
-_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # a scanner wants the code dark on light on any terminal
+_WHITE_ON_BLACK, _PLAIN = "\x1b[97;40m", "\x1b[0m"  # scanners need dark on light on any terminal
 
 
 def show(link: str) -> None:
-    """Print both; HostError as below, once the link stands there."""
+    """Print the link and its QR code. HostError as in `draw`, after the link is printed."""
     line(link)
     draw(link)
 
 
 def draw(link: str) -> None:
-    """Print the code. HostError: segno is missing, or the link is too long."""
+    """Print the QR code. HostError if segno is missing, or if the code does not fit."""
     try:
         import segno
     except ImportError:
@@ -36,4 +36,4 @@ def draw(link: str) -> None:
     if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
         raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
     for row in rows:
-        drawing(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)
+        colored_line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

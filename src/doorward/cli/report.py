@@ -1,4 +1,4 @@
-"""`doorward report`: what the ledger holds, and how strong the doors are, as one page or as JSON."""
+"""`doorward report`: the ledger's events and the strength of the doors, as one HTML page or as JSON."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from doorward.report.words import count
 EXAMPLE = """\
   # doorward report --html /root/doorward.html --since 7d
   /root/doorward.html: 41 openings by 5 people or addresses, 18,204 refusals …
-an earlier report is replaced, whole or not at all, so cron may make it anew;
-any other file is left alone; `--html -` writes to standard output"""
+an earlier report is replaced atomically, so cron can renew it; any other file
+is left alone; `--html -` writes to standard output"""
 DEFAULT_SINCE = "30d"
-_MOST_ROWS = 8 * KEPT_ROWS  # openings that stand are never dropped from a ledger, however many
-_MODE = 0o600  # who came from where is nobody else's business
+_MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, however many
+_MODE = 0o600  # it contains names and addresses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--html", metavar="FILE", help="the page to write; - for standard output")
     parser.add_argument(
         "--since", metavar="T", default=DEFAULT_SINCE, help="the last T, like 8h, 7d, 90d (default: 30d)"
@@ -48,70 +48,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, and say what stands in it."""
+    """Write the page and print a summary, or print the figures as JSON."""
     if args.html is None and not args.json:
-        raise UsageError("report: nothing says where to; add --html FILE, or --json for the figures alone")
+        raise UsageError("report: no output given; use --html FILE or --json")
     if args.html == "-" and args.json:
         raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
     path = None if args.html in (None, "-") else Path(args.html)
     if path is not None:
-        _refuse_to_overwrite(path)
-    begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which may take a moment
-    found = collect_events(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
-    rated = _strengths(args, found)
-    told = build_statistics(found, rated, str(configuration_path(args)), _local)
+        _check_target(path)
+    begin_s = max(0.0, since_s(args.since))  # before the ledger is read, which can take a while
+    events = collect_events(read_records(ledger_path(), 0.0, _MOST_ROWS), begin_s, time.time())
+    audit = _strengths(args, events)
+    statistics = build_statistics(events, audit, str(configuration_path(args)), _local)
     if args.html is not None:
-        raw = render_page(told, PageOrigin(__version__, socket.gethostname(), _local)).encode()
+        raw = render_page(statistics, PageOrigin(__version__, socket.gethostname(), _local)).encode()
         if path is None:
             sys.stdout.buffer.write(raw)
             return 0
         _write(path, raw)
     if args.json:
-        output.as_json(as_json(told))
+        output.as_json(as_json(statistics))
     else:
-        output.line(f"{path}: {_summary(told)}")
+        output.line(f"{path}: {_summary(statistics)}")
     return 0
 
 
-def _strengths(args: argparse.Namespace, found: PeriodEvents) -> GateAudit | None:
-    """Rate the doors; a host that has no configuration where it is looked for by default may be knockd's."""
+def _strengths(args: argparse.Namespace, events: PeriodEvents) -> GateAudit | None:
+    """Rate the doors; None if there is no configuration at the default path, as on a host that runs knockd."""
     path = configuration_path(args)
     if args.config is None and not path.exists():
         return None
     text = read_text(path, trusted_owners())
     configuration, lines = parse(text, str(path)), find_lines(text)
-    findings = [PublicFinding(each.level, each.line, each.what, each.remedy) for each in warnings(configuration, lines)]
+    findings = [
+        PublicFinding(finding.level, finding.line, finding.what, finding.remedy)
+        for finding in warnings(configuration, lines)
+    ]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
         findings.insert(0, PublicFinding("warning", 1, *exposed))
-    return audit_gate(configuration, findings, lines, found.sessions)
+    return audit_gate(configuration, findings, lines, events.sessions)
 
 
 def _local(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC).astimezone()
 
 
-def _summary(told: Statistics) -> str:
+def _summary(statistics: Statistics) -> str:
     parts = [
-        f"{count(len(told.events.sessions), 'opening', 'openings')} by "
-        + count(told.people, "person or address", "people or addresses"),
-        f"{count(len(told.events.refusals), 'refusal', 'refusals')} from "
-        + count(told.networks, "network", "networks"),
+        f"{count(len(statistics.events.sessions), 'opening', 'openings')} by "
+        + count(statistics.people, "person or address", "people or addresses"),
+        f"{count(len(statistics.events.refusals), 'refusal', 'refusals')} from "
+        + count(statistics.networks, "network", "networks"),
     ]
-    if told.audit is not None:
-        parts += [count(told.audit.levels["warning"], "warning", "warnings")]
+    if statistics.audit is not None:
+        parts += [count(statistics.audit.levels["warning"], "warning", "warnings")]
     return ", ".join(parts)
 
 
-def _refuse_to_overwrite(path: Path) -> None:
-    """See that nothing is lost but an earlier report, and that no link leads elsewhere."""
+def _check_target(path: Path) -> None:
+    """Check that the path is free or an earlier report, and not a link. UsageError otherwise."""
     remedy = "remove it, or name another file with --html"
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UsageError(f"{path}: this is no plain file; {remedy}")
-        # The directory may be the daemon's: a link that comes after that look is not followed.
+            raise UsageError(f"{path}: not a regular file; {remedy}")
+        # The directory may be the daemon's: a link created after that check is not followed.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if file.read(len(MARK)) != MARK.encode():
-                raise UsageError(f"{path}: this is no report of doorward, so it is left alone; {remedy}")
+                raise UsageError(f"{path}: not a doorward report, so it is left alone; {remedy}")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -119,32 +122,32 @@ def _refuse_to_overwrite(path: Path) -> None:
 
 
 def _write(path: Path, raw: bytes) -> None:
-    """Write the page, whole or not at all. One that is there, and this user's, keeps its mode and its group."""
+    """Write the page atomically. It keeps the mode and group of an earlier one of the same user."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(raw)
-                _keep_mode(path, handle)
+                _keep_mode(path, descriptor)
                 file.flush()
-                os.fsync(handle)
+                os.fsync(descriptor)
             atomic_file.rename(new, path)
         finally:
             new.unlink(missing_ok=True)
     except OSError as error:
         raise HostError(
-            f"{error.filename or path}: {error.strerror}; name a file in a folder that this user may write"
+            f"{error.filename or path}: {error.strerror}; give a file in a directory that this user can write to"
         ) from None
 
 
-def _keep_mode(path: Path, handle: int) -> None:
-    """An operator may let a web server's group read the page."""
+def _keep_mode(path: Path, descriptor: int) -> None:
+    """Copy mode and group from the earlier page: an operator may let a web server's group read it."""
     try:
-        before = path.lstat()
+        earlier = path.lstat()
     except FileNotFoundError:
         return
-    if before.st_uid == os.geteuid() and stat.S_ISREG(before.st_mode):
-        if before.st_gid != os.fstat(handle).st_gid:
-            os.fchown(handle, -1, before.st_gid)
-        os.fchmod(handle, stat.S_IMODE(before.st_mode) & 0o666)
+    if earlier.st_uid == os.geteuid() and stat.S_ISREG(earlier.st_mode):
+        if earlier.st_gid != os.fstat(descriptor).st_gid:
+            os.fchown(descriptor, -1, earlier.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(earlier.st_mode) & 0o666)

@@ -22,38 +22,41 @@ EXAMPLE = """\
   # doorward run -c doorward.toml
   2026-05-01T12:00:00+0200 2 doors, mode guard; 0 open
   2026-05-01T12:00:09+0200 opened ssh to 192.0.2.7 for 30s (22/tcp), by knock
-SIGHUP reads the file again; SIGTERM ends it, and openings end by themselves"""
+SIGHUP reloads the file; SIGTERM ends the daemon, and openings still expire"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument(
-        "--trial", metavar="T", type=trial_ms, help="end after T, like 2m, and put back what stood, unless confirmed"
+        "--trial",
+        metavar="T",
+        type=trial_ms,
+        help="end after T, like 2m, and restore the previous ruleset, unless confirmed",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="how log lines are written")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the gate and serve until a signal ends it."""
+    """Load the ruleset and serve until a signal ends the daemon."""
     off_switch.refuse_if_off()
     log = Log(args.log_format)
-    os.umask(0o077)  # who knocked, and when, is nobody else's business
+    os.umask(0o077)  # its files show who knocked, and when
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
-    errands = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # with all rights there are
+    hooks = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
     run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
         log.message(set_aside, "error")
     trial_s = None if args.trial is None else args.trial / 1000
-    daemon = Daemon(config, control, ledger, errands, log, trial_s)
+    daemon = Daemon(config, control, ledger, hooks, log, trial_s)
     if note:
         log.message(note)
-    if not seccomp.is_supported(machine := os.uname().machine):
-        log.message(f"no filter of system calls is known for {machine}: what reads packets goes without", "warning")
+    if not seccomp.is_supported(architecture := os.uname().machine):
+        log.message(f"no seccomp filter for {architecture}: the processes that read packets run without one", "warning")
     gc.collect()
-    gc.freeze()  # what stands now stays; collections need not walk it
+    gc.freeze()  # long-lived objects; collections need not walk them
     try:
         return daemon.run()
     finally:

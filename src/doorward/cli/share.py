@@ -1,4 +1,4 @@
-"""`doorward share`: one door of this host for another device: a link, its QR code, or what an app imports."""
+"""`doorward share`: print one door of this host for another device: a link, its QR code, or an app's import file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ EXAMPLE = """\
   # doorward share ssh --format qr                        # for a camera
   # doorward share ssh --format knockonports > ssh.json   # for the Android app
   # doorward share ssh --host server.example              # the link alone
-what holds a sequence is a secret: send it by a way that nobody else reads"""
+what contains a sequence is secret: send it through a private channel"""
 FORMATS = {
     "doorward": "a doorward:// link",
-    "qr": "the link as a QR code too",
+    "qr": "the link, and its QR code",
     "knockonports": "JSON that the Android app Knock on Ports imports",
     "knockd": "a section of knockd.conf, which the app imports too",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("door", metavar="DOOR", help="a door of the configuration")
     known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     parser.add_argument("--format", metavar="FORMAT", choices=list(FORMATS), default="doorward", help=known)
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the door in the form that is asked for."""
+    """Print the door in the requested format."""
     path = configuration_path(args)
     configuration = read(path)
     door = _door(configuration, args.door, str(path))
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         line(*client_setup.knockd_stanza(door, address).removesuffix("\n").split("\n"))
     else:
         key = install.authorized_key_line(configuration, path.absolute().parent)
-        _refuse_unlinkable(door, key)
+        _require_shareable(door, key)
         link = format_link(client_setup.knock_link(configuration, key, address, [door]))
         (qr.show if args.format == "qr" else line)(link)
     return 0
@@ -61,26 +61,28 @@ def _door(configuration: Configuration, name: str, file: str) -> Door:
     if name not in doors:
         near = nearest(name, doors)
         hint = f"did you mean {near!r}?" if near else f"its doors are {', '.join(list(doors)[:10])}"
-        raise UsageError(f"{file}: there is no door {name!r}; {hint}")
+        raise UsageError(f"{file}: unknown door {name!r}; {hint}")
     return doors[name]
 
 
-def _address(told: str | None, door: Door) -> str:
-    if told is not None:
-        return client_setup.validate_address(told)
+def _address(given: str | None, door: Door) -> str:
+    if given is not None:
+        return client_setup.validate_address(given)
     if door.target is not None:
         return str(door.target)
     return str(survey.survey_host().address() or survey.host_name())
 
 
-def _refuse_unlinkable(door: Door, key: str | None) -> None:
+def _require_shareable(door: Door, key: str | None) -> None:
     if client_setup.is_shareable(door, signed=key is not None):
         return
     if door.target is not None:
         raise UsageError(f"door {door.name!r} listens for {door.target}; share it with --format knockonports or knockd")
     if door.knock:
-        raise UsageError(f"door {door.name!r}: its `flags` ({door.flags}) take no plain SYN, and clients send no other")
+        raise UsageError(
+            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, and clients send nothing else"
+        )
     raise UsageError(
-        f"door {door.name!r} has no sequence, and nobody may send signed knocks; write [signed] and public keys into "
+        f"door {door.name!r} has no sequence, and no key may send signed knocks; add [signed] and public keys in "
         "its authorized_keys, or a `knock`"
     )

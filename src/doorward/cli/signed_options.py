@@ -1,4 +1,4 @@
-"""Signed knocks from the command line: imported only where one is sent, for it loads the cryptography."""
+"""Signed knocks from the command line; imported only to send one, since it loads the cryptography."""
 
 from __future__ import annotations
 
@@ -14,50 +14,52 @@ from doorward.errors import UsageError
 from doorward.model import DEFAULT_SIGNED_PORT
 
 
-def signed_knocker(aim: KnockPlan, verbose: bool) -> Knock:
-    """Give the act that sends a fresh packet for each door to each family's first address."""
-    letters, signer = _prepared(aim)
-    port = aim.host.signed_port or DEFAULT_SIGNED_PORT
+def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
+    """Return the function that sends a fresh packet per door to the first address of each family."""
+    requests, signer = _build_requests(plan)
+    port = plan.host.signed_port or DEFAULT_SIGNED_PORT
     report = _printer(signer) if verbose else None
 
     def knock(targets: list[Target]) -> list[Target]:
         chosen = first_per_family(targets)
-        reached = [target for each in letters for target in send(each, signer, chosen, port, report=report)]
+        reached = [target for request in requests for target in send(request, signer, chosen, port, report=report)]
         return list(dict.fromkeys(reached))
 
     return knock
 
 
-def dump(aim: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
-    """Print every field of what a knock would send; nothing is sent."""
+def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
+    """Print every field of the packets that a knock would send; send nothing."""
     from doorward.cli.packet_dump import describe, describe_json
 
-    letters, signer = _prepared(aim)
-    port = aim.host.signed_port or DEFAULT_SIGNED_PORT
+    requests, signer = _build_requests(plan)
+    port = plan.host.signed_port or DEFAULT_SIGNED_PORT
     show = describe_json if as_json else describe
 
     def report(letter: KnockRequest, sent: SentPacket) -> None:
         for line in show(letter, signer, sent):
             print_sent(line)
 
-    for each in letters:
+    for request in requests:
         send(
-            each,
+            request,
             signer,
             first_per_family(targets),
             port,
-            report=partial(report, each),
+            report=partial(report, request),
             really=False,
         )
 
 
-def _prepared(aim: KnockPlan) -> tuple[list[KnockRequest], Signer]:
-    host = aim.host
+def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
+    host = plan.host
     try:
-        letters = [build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in aim.doors]
+        requests = [
+            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in plan.doors
+        ]
     except UsageError as error:
         raise UsageError(f"{host.name}: {error}") from None
-    return letters, find_signer(host.identity, host.certificate, min(map(max_signature_bytes, letters)))
+    return requests, find_signer(host.identity, host.certificate, min(map(max_signature_bytes, requests)))
 
 
 def _printer(signer: Signer) -> Callable[[SentPacket], None]:

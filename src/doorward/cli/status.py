@@ -16,58 +16,58 @@ EXAMPLE = """\
   door  address    ports   opened by  since                left
   ssh   192.0.2.7  22/tcp  knock      2026-05-01 12:00:09  21s
   2 doors, mode guard, process 4711
-exit status: 0 all is well; 1 no daemon runs, doorward is off, or the file is
-wrong and its last good copy is in force"""
+exit status: 0 running; 1 no daemon is running, doorward is off, or the file
+is invalid and its last good copy is in force"""
 _MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
-    "ratelimit_full": "symbols were not matched: the limiter was full",
-    "short_window": "first knocks had to be completed within 2s: too many sources in progress",
-    "short_window_full": "first knocks were refused: too many sources in progress",
-    "progress_full": "later knocks were refused: too many sources in progress",
-    "open_full": "right knocks were refused: the open set was full",
-    "signed_throttled": "datagrams for signed knocks were dropped: more than 10/s from one source, 1,000/s from all",
-    "signed_budget_exceeded": "datagrams for signed knocks were dropped: more than 60,000 a second from all sources",
+    "ratelimit_full": "packets ignored: rate-limit table full",
+    "short_window": "first knocks with a 2s deadline: too many sources in progress",
+    "short_window_full": "first knocks rejected: too many sources in progress",
+    "progress_full": "later knocks rejected: too many sources in progress",
+    "open_full": "correct knocks rejected: open set full",
+    "signed_throttled": "signed-knock packets dropped: more than 10/s from one source, 1,000/s from all",
+    "signed_budget_exceeded": "signed-knock packets dropped: more than 60,000/s from all sources",
 }
 
-_REASONS = {  # of signed/judge.py and daemon/verifier.py, with those of the ledger
+_REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "length": "of a wrong length",
-    "check": "from who has not the server's key",
-    "sealed": "not sealed to it",
+    "check": "from senders that do not know the server's key",
+    "sealed": "not sealed to the server's key",
     "repeated": "copies",
-    "used": "used already",
-    "fleet": "that the fleet could not judge",
+    "used": "already used",
+    "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",
-    "clock": "out of time",
+    "clock": "with a wrong time",
     "key": "by unknown keys",
-    "door": "for no door",
-    "forbidden": "for what the key may not",
+    "door": "for unknown doors",
+    "forbidden": "not allowed for their key",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
     "overlap": "for part of a network that was open",
     "quota": "beyond the quota of a key",
-    "full": "for which the open set had no room",
-    "failed": "that nftables refused",
-    "lost": "times that the kernel lost some",
+    "full": "with the open set full",
+    "failed": "rejected by nftables",
+    "lost": "losses in the kernel",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.add_argument("--json", action="store_true", help="one JSON object: openings, counters, everything else")
     parser.add_argument("--fleet", action="store_true", help="every gate of the fleet")
     add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon and print what stands."""
+    """Print the daemon's status; return 1 if it runs with its last good copy, or if doorward is off."""
     if args.fleet:
-        from doorward.cli import fleet  # with all that speaks to etcd
+        from doorward.cli import fleet  # lazy: it imports the etcd client
 
         return fleet.status(args)
     if (off_since_s := off_switch.off_since_s()) is not None:
         return _off(off_since_s, as_json=args.json)
     answer = ask(default_path(), {"command": "status"})
-    status = 1 if answer.get("last_good") else 0  # an older daemon has no such thing
+    status = 1 if answer.get("last_good") else 0  # missing from an older daemon
     if args.json:
         output.as_json({"off_since": None, **answer})
         return status
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
             o["address"],
             " ".join(o["ports"]),
             o["by"],
-            output.moment(o["since"]),
-            output.span(o["until"] - now_s),
+            output.format_time(o["since"]),
+            output.format_duration(o["until"] - now_s),
         )
         for o in answer["openings"]
     ]
@@ -96,30 +96,30 @@ def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
         output.as_json({"off_since": since_s, "openings": []})
     else:
-        output.line(f"DOORWARD IS OFF since {output.moment(since_s)}: nothing is hidden, and no knock is read.")
+        output.line(f"DOORWARD IS OFF since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
         output.line("`doorward on` brings the gate back")
     return 1
 
 
 def _remark(answer: dict[str, Any]) -> None:
-    """Say what is out of the ordinary, and how signed knocks and the fleet stand."""
+    """Print problems, and the state of signed knocks and of the fleet."""
     if fault := answer.get("last_good"):
         _not_loaded(answer["config"], str(fault))
-    if (trial := answer.get("trial")) is not None:  # an older daemon has none
+    if (trial := answer.get("trial")) is not None:  # missing from an older daemon
         output.line(
-            f"this gate is on trial, {output.span(trial['left_s'])} left: open a new connection, through a knock,"
+            f"this configuration is on trial, {output.format_duration(trial['left_s'])} left: knock, open a new"
         )
-        output.line("and run `doorward confirm` there; else the gate before comes back")
-    for counter, what in _LOSSES.items():
-        if count := answer["counters"].get(counter, 0):  # an older daemon may not have it
-            output.line(f"{count} {what}")
+        output.line("connection and run `doorward confirm` in it; otherwise the previous one is restored")
+    for counter, text in _LOSSES.items():
+        if count := answer["counters"].get(counter, 0):  # missing from an older daemon
+            output.line(f"{count} {text}")
     if (signed := answer.get("signed")) is not None:
         output.line(_signed(signed["takes"], signed["refused"]))
     if banned := answer.get("banned"):
-        output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists who")
+        output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists them")
     if (fleet := answer.get("fleet")) is not None:
         output.line(_fleet(fleet))
-    if trouble := answer.get("gate_trouble"):  # an older daemon has none
+    if trouble := answer.get("gate_trouble"):  # missing from an older daemon
         output.line(f"the gate was {trouble}")
     if answer["ledger_trouble"]:
         output.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
@@ -127,24 +127,24 @@ def _remark(answer: dict[str, Any]) -> None:
 
 def _not_loaded(config: str, fault: str) -> None:
     output.line(f"NOT LOADED: {config}; its last good copy is in force, and hooks do not run.")
-    output.line("Repair it (`doorward check`), then have it loaded again. What is wrong:")
+    output.line("Fix it (`doorward check`), then reload it. What is wrong:")
     for line in fault.splitlines()[:_MOST_FAULTS]:
         output.line(f"  {line}")
 
 
 def _signed(takes: bool, refused: dict[str, int]) -> str:
-    begin = "takes signed knocks" if takes else "takes no signed knock; the log says why"
+    begin = "signed knocks: ready" if takes else "signed knocks: not ready; see the log"
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
-    return f"{begin}; refused: {counted}" if counted else begin
+    return f"{begin}; rejected: {counted}" if counted else begin
 
 
 def _fleet(fleet: dict[str, Any]) -> str:
-    touch = "in touch" if fleet["is_in_touch"] else "etcd gives no answer, this gate works alone"
-    owed = f", {fleet['owed']} still to be told" if fleet["owed"] else ""
+    touch = "in touch" if fleet["is_in_touch"] else "etcd does not answer, this gate works alone"
+    owed = f", {fleet['owed']} not yet sent" if fleet["owed"] else ""
     unanswered = "".join(
-        f"; {n} signed knocks {what} without its answer" for what, n in fleet["without_answer"].items()
+        f"; {n} signed knocks {outcome} without its answer" for outcome, n in fleet["without_answer"].items()
     )
-    counts = fleet.get("rejected", {})  # an older daemon has none
+    counts = fleet.get("rejected", {})  # missing from an older daemon
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
     rejected = f"; {sum(counts.values())} of its openings rejected ({reasons})" if counts else ""
     return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}{rejected}"

@@ -9,17 +9,18 @@ from doorward.daemon.control_socket import ask, default_path
 
 EXAMPLE = """\
   # doorward unban 203.0.113.9
-  203.0.113.9 is banned no more
-exit status: 0 done, 1 it was not banned or no daemon runs, 2 no such address"""
+  203.0.113.9 is no longer banned
+exit status: 0 success, 1 it was not banned or no daemon is running, 2 invalid
+address"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
-    parser.add_argument("address", metavar="ADDRESS", help="who may knock again")
+    """Declare the command-line arguments."""
+    parser.add_argument("address", metavar="ADDRESS", help="address to unban")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon to end a ban."""
     done = ask(default_path(), {"command": "unban", "address": args.address})
-    output.line(f"{done['ban']} is banned no more")
+    output.line(f"{done['ban']} is no longer banned")
     return 0

@@ -1,4 +1,4 @@
-"""`doorward verify`: look at a host from outside, before, during and after a knock."""
+"""`doorward verify`: scan a host from outside, before, during and after a knock."""
 
 from __future__ import annotations
 
@@ -43,33 +43,33 @@ LINE_WIDTH = 78
 
 
 class Display:
-    """The terminal: lines that stay, and below them one that changes. As JSON nothing but the result is printed."""
+    """The terminal: permanent lines, and a status line below them. With `as_json` only the result is printed."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._changes = sys.stderr.isatty()
         self._doing = ""
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self.colours = colour and (sys.stdout.encoding or "").lower() == "utf-8"
+        use_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.colors = use_color and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._show("")
         if not self.as_json:
             output.line(text)
             sys.stdout.flush()
 
-    def doing(self, text: str) -> None:
-        """Say what is going on from now on."""
+    def set_status(self, text: str) -> None:
+        """Set the status line."""
         self._doing = text
         self._show(text)
 
-    def percent(self, percent: float) -> None:
-        """Say how far it is."""
+    def show_progress(self, percent: float) -> None:
+        """Show progress in the status line."""
         self._show(f"{self._doing}: {percent:.0f} %" if percent else self._doing)
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait, with the status line shown."""
         self._show(self._doing)
         time.sleep(seconds)
 
@@ -80,66 +80,66 @@ class Display:
 
 
 def verify(
-    name: str, target: Target, source: str, rate: int, question: VerifyRequest, knock: Knock | None, display: Display
+    name: str, target: Target, source: str, rate: int, request: VerifyRequest, knock: Knock | None, display: Display
 ) -> VerifyResult:
-    """Verify one address, and print what is found."""
+    """Verify one address, and print and return the result."""
     began_s = time.monotonic()
     took_s = 0.0
 
-    def tell(course: Observations) -> None:
+    def on_progress(course: Observations) -> None:
         nonlocal took_s
         took_s = took_s or time.monotonic() - began_s
-        _tell(course, knock is not None, took_s, display)
+        _show_progress(course, knock is not None, took_s, display)
 
     def waiting(ports: Ports) -> None:
         nonlocal took_s
         took_s = time.monotonic() - began_s
         verb = "is" if len(ports) == 1 else "are"
-        display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {question.wait_s:.0f} s at most")
-        display.doing(f"waiting until {ports_text(ports)} closes")
+        display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {request.wait_s:.0f} s at most")
+        display.set_status(f"waiting until {ports_text(ports)} closes")
 
-    scanner = Scanner(ip_address(str(target)), rate, display.percent)
-    means = Probes(scanner.scan, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
+    scanner = Scanner(ip_address(str(target)), rate, display.show_progress)
+    probes = Probes(scanner.scan, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
     scan = "SYN scan" if may_send_raw() else "connect scan"
-    display.line(f"{heading_text(name, str(target))}, seen from {source}: {count_text(question.ports)}, {scan}")
-    display.doing(f"looking at {count_text(question.ports)}")
-    when = output.moment(time.time())
+    display.line(f"{heading_text(name, str(target))}, seen from {source}: {count_text(request.ports)}, {scan}")
+    display.set_status(f"looking at {count_text(request.ports)}")
+    when = output.format_time(time.time())
     try:
-        course = run_probes(question, means, tell)
+        course = run_probes(request, probes, on_progress)
     finally:
-        display.doing("")
-    report = VerifyResult(
-        name, str(target), source, when, scan, took_s, question, course, find_problems(question, course)
+        display.set_status("")
+    result = VerifyResult(
+        name, str(target), source, when, scan, took_s, request, course, find_problems(request, course)
     )
-    _print(report, display)
-    return report
+    _print(result, display)
+    return result
 
 
-def _tell(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
+def _show_progress(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
-        display.line(f"  before  {before_text(course.before)}, in {output.span(max(1, took_s))}")
-        display.doing("waiting a moment, then knocking" if knocks else "")
+        display.line(f"  before  {before_text(course.before)}, in {output.format_duration(max(1, took_s))}")
+        display.set_status("waiting a moment, then knocking" if knocks else "")
     elif course.closing is None:
         display.line(f"  knock   {opening_text(course.opening)}")
-        display.doing(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
+        display.set_status(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
     else:
         display.line(f"  after   {closing_text(course.opening, course.closing)}")
-        display.doing("")
+        display.set_status("")
 
 
-def _print(report: VerifyResult, display: Display) -> None:
+def _print(result: VerifyResult, display: Display) -> None:
     if display.as_json:
-        output.as_json(as_dict(report))
+        output.as_json(as_dict(result))
         return
-    kinds = cell_kinds(report.observed, report.request.public)
-    colours = display.colours
-    for text in (*grid_text(kinds, colors=colours), *grid_legend(kinds, colors=colours)):
-        output.drawing(text)
-    output.line(*verdict_lines(report))
+    kinds = cell_kinds(result.observed, result.request.public)
+    colors = display.colors
+    for text in (*grid_text(kinds, colors=colors), *grid_legend(kinds, colors=colors)):
+        output.colored_line(text)
+    output.line(*verdict_lines(result))
 
 
 DEFAULT_WAIT_S = 120.0
-GRACE_S = 30.0  # beyond the time that a signed knock asks for
+GRACE_S = 30.0  # added to the duration that a signed knock requests
 HIGHEST_RATE = 1_000_000
 ALL_TCP = "1-65535"
 WORTH_UDP = "UDP needs root; run it with sudo"
@@ -151,57 +151,59 @@ EXAMPLE = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
+    """Declare the command-line arguments."""
     parser.usage = "%(prog)s [OPTION ...] HOST [DOOR or PORT ...]"
-    parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml; another than this")
-    parser.add_argument("words", metavar="DOOR or PORT", nargs="*", help="as `doorward knock` takes them")
-    parser.add_argument("--ports", metavar="LIST", help="look at 1-1024,7000/udp (default: all TCP, UDP of the knock)")
-    parser.add_argument("--expect", metavar="LIST", help="ports that everybody may see, like 80,443")
+    parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml; not this host")
+    parser.add_argument("words", metavar="DOOR or PORT", nargs="*", help="as for `doorward knock`")
+    parser.add_argument("--ports", metavar="LIST", help="scan 1-1024,7000/udp (default: all TCP, UDP of the knock)")
+    parser.add_argument("--expect", metavar="LIST", help="ports that anyone may reach, like 80,443")
     parser.add_argument("--port", metavar="LIST", help="what the knock must open (default: anything)")
     parser.add_argument("--for", dest="wait", metavar="TIME", help="the door must close within it (default: 2m)")
-    parser.add_argument("--guard", action="store_true", help="mode is guard: ports may refuse, but the door's")
-    parser.add_argument("--no-knock", action="store_true", help="only look")
-    parser.add_argument("--rate", metavar="N", type=int, default=DEFAULT_RATE, help="packets a second (default: 3000)")
+    parser.add_argument("--guard", action="store_true", help="mode is guard: ports except the door's may refuse")
+    parser.add_argument("--no-knock", action="store_true", help="scan only")
+    parser.add_argument(
+        "--rate", metavar="N", type=int, default=DEFAULT_RATE, help="packets per second (default: 3000)"
+    )
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw every port into an SVG file")
-    parser.add_argument("--json", action="store_true", help="one line an address")
+    parser.add_argument("--json", action="store_true", help="one JSON object per address")
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
-    # As for `doorward knock`. The rest of its options stand in hosts.toml, where whoever verifies a host has it.
+    # As for `doorward knock`; its other options come from hosts.toml.
     parser.add_argument("--delay", metavar="TIME", help=argparse.SUPPRESS)
     parser.add_argument("--sequence", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify the host's address of each family; 0 when all is as it should be."""
-    there = _aim(args)
-    question = _question(args, there)
-    _check_means(args)
+    """Verify the host's first address of each family; return 1 if there are findings."""
+    plan = _plan(args)
+    request = _build_request(args, plan)
+    _check_options(args)
     knock: Knock | None = None
-    if there is not None:
-        knock = knocker(there, seconds("--delay", args.delay, DEFAULT_DELAY_S), False)
-    targets = resolve(_address(args.host) if there is None else there.host.address, args.family)
+    if plan is not None:
+        knock = knocker(plan, seconds("--delay", args.delay, DEFAULT_DELAY_S), False)
+    targets = resolve(_address(args.host) if plan is None else plan.host.address, args.family)
     display = Display(as_json=args.json)
     if not may_send_raw():
-        display.line(f"not root: whole connections instead of SYN scans; {WORTH_UDP}")
-    reports = [
-        verify(args.host, target, source, args.rate, question, knock, display) for target, source in ways(targets)
+        display.line(f"not root: connect scans instead of SYN scans; {WORTH_UDP}")
+    results = [
+        verify(args.host, target, source, args.rate, request, knock, display) for target, source in find_routes(targets)
     ]
     if args.picture is not None:
-        _save_picture(args.picture, reports)
-    return 1 if any(report.findings for report in reports) else 0
+        _save_picture(args.picture, results)
+    return 1 if any(result.findings for result in results) else 0
 
 
-def _aim(args: argparse.Namespace) -> KnockPlan | None:
-    """Find how to knock; None: only look, since nobody said how, or the call says so."""
+def _plan(args: argparse.Namespace) -> KnockPlan | None:
+    """Return how to knock; None to scan only: with --no-knock, or if no knock is given or known."""
     if args.no_knock or (not args.words and args.host not in read_hosts(hosts_path())):
         if args.port is not None:
-            raise UsageError("--port is what a knock must open, and there is none; name the door or the sequence")
+            raise UsageError("--port is what a knock must open, but no knock is given; name the door or the sequence")
         return None
     knocks = argparse.ArgumentParser()
     knock_options.add_arguments(knocks)
-    ours = {name: getattr(args, name) for name in ("host", "family", "delay", "sequence")}
-    return plan_knock(argparse.Namespace(**vars(knocks.parse_args([])) | ours), args.words, only_door)
+    given = {name: getattr(args, name) for name in ("host", "family", "delay", "sequence")}
+    return plan_knock(argparse.Namespace(**vars(knocks.parse_args([])) | given), args.words, only_door)
 
 
 def _address(host: str) -> str:
@@ -209,30 +211,30 @@ def _address(host: str) -> str:
     return hosts[host].address if host in hosts else host
 
 
-def _question(args: argparse.Namespace, there: KnockPlan | None) -> VerifyRequest:
+def _build_request(args: argparse.Namespace, plan: KnockPlan | None) -> VerifyRequest:
     opens, public = _ports("--port", args.port), _ports("--expect", args.expect)
     if both := opens & public:
         raise UsageError(
-            f"{ports_text(both)}: --expect says that all may see it, --port that a knock opens it; name one"
+            f"{ports_text(both)}: listed in --expect (anyone may reach it) and --port (a knock opens it); keep one"
         )
-    knocks = frozenset(there.sequence) if there is not None else frozenset()
+    knocks = frozenset(plan.sequence) if plan is not None else frozenset()
     if args.ports is not None:
         ports = _ports("--ports", args.ports) | opens
     else:
-        ports = parse_ports(ALL_TCP) | opens | frozenset(_udp_of(there) if may_send_raw() and there else ())
+        ports = parse_ports(ALL_TCP) | opens | frozenset(_knock_udp_ports(plan) if may_send_raw() and plan else ())
     if not may_send_raw() and any(port.protocol is Protocol.UDP for port in ports):
         raise UsageError(f"{WORTH_UDP}, or leave /udp out")
-    asked_s = there.host.for_s if there is not None else None
+    asked_s = plan.host.for_s if plan is not None else None
     wait_s = max(DEFAULT_WAIT_S, (asked_s or 0) + GRACE_S)
     wait_s = seconds("--for", args.wait, wait_s)
     return VerifyRequest(ports, public, opens, knocks, args.guard, wait_s)
 
 
-def _udp_of(there: KnockPlan) -> Iterator[Port]:
-    """Give the UDP ports that the knock goes to: they must be as silent as the rest."""
-    yield from (port for port in there.sequence if port.protocol is Protocol.UDP)
-    if there.host.server_key is not None:
-        yield there.host.signed_port or DEFAULT_SIGNED_PORT
+def _knock_udp_ports(plan: KnockPlan) -> Iterator[Port]:
+    """Yield the UDP ports of the knock: they must be as silent as the others."""
+    yield from (port for port in plan.sequence if port.protocol is Protocol.UDP)
+    if plan.host.server_key is not None:
+        yield plan.host.signed_port or DEFAULT_SIGNED_PORT
 
 
 def _ports(option: str, text: str | None) -> Ports:
@@ -242,23 +244,23 @@ def _ports(option: str, text: str | None) -> Ports:
         raise UsageError(f"{option}: {error}") from None
 
 
-def _check_means(args: argparse.Namespace) -> None:
-    """Find out now what would else be missing after minutes."""
+def _check_options(args: argparse.Namespace) -> None:
+    """Check early for what would otherwise fail after minutes of scanning."""
     if not 1 <= args.rate <= HIGHEST_RATE:
-        raise UsageError(f"--rate: {args.rate} is no rate; write 1 to {HIGHEST_RATE} packets a second")
+        raise UsageError(f"--rate: invalid rate {args.rate}; write 1 to {HIGHEST_RATE} packets per second")
     if args.picture is not None:
         if args.picture.suffix != ".svg":
             raise UsageError(f"--picture: {args.picture}: the file name must end in .svg")
         if not args.picture.absolute().parent.is_dir():
-            raise UsageError(f"--picture: there is no folder {args.picture.parent}; make it, or name another")
+            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or give another")
     if shutil.which("nmap") is None:
         raise HostError("the program `nmap` is missing; run `apt install nmap`")
 
 
-def ways(targets: list[Target]) -> list[tuple[Target, str]]:
-    """Give the first target of each family with the address that packets to it come from."""
+def find_routes(targets: list[Target]) -> list[tuple[Target, str]]:
+    """Return the first target of each family, with the source address of packets to it."""
     first = {target.family: target for target in reversed(targets)}
-    ways, faults = [], []
+    routes, faults = [], []
     for family in dict.fromkeys(target.family for target in targets):
         target = first[family]
         try:
@@ -269,18 +271,18 @@ def ways(targets: list[Target]) -> list[tuple[Target, str]]:
             faults.append(f"{target}: {error.strerror}")
             continue
         if source == str(target) or ip_address(str(target).partition("%")[0]).is_loopback:
-            raise UsageError(f"{target} is this machine, where every port can be seen; run this on another one")
-        ways.append((target, source))
-    if not ways:
-        raise HostError(f"no way there: {'; '.join(faults)}; check this machine's network, or try -4 or -6")
+            raise UsageError(f"{target} is this host, where every port is visible; run this on another host")
+        routes.append((target, source))
+    if not routes:
+        raise HostError(f"no route: {'; '.join(faults)}; check this host's network, or try -4 or -6")
     for fault in faults:
-        output.complain(f"doorward: warning: not verified, since there is no way from here: {fault}")
-    return ways
+        output.error_line(f"doorward: warning: not verified, no route from here: {fault}")
+    return routes
 
 
-def _save_picture(path: Path, reports: list[VerifyResult]) -> None:
-    svg = to_svg(draw([build_sheet(report) for report in reports]), f"doorward verify {reports[0].name}")
+def _save_picture(path: Path, results: list[VerifyResult]) -> None:
+    svg = to_svg(draw([build_sheet(result) for result in results]), f"doorward verify {results[0].name}")
     try:
         path.write_text(svg)
     except OSError as error:
-        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; name another place") from None
+        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; give another path") from None

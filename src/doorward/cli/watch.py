@@ -18,15 +18,15 @@ from doorward.libraries import install_command
 EXAMPLE = """\
   # doorward watch | grep refused
   2026-05-01T12:04:51+0200 refused 203.0.113.9: rate limit exceeded (more than …
-On a terminal: a live view, with keys to close and to prolong. Else one event a
-line, as in the daemon's log, until Ctrl-C or the daemon's end.
-exit status: 0 you ended it, 1 no daemon runs, or it ended"""
+On a terminal: a live view, with keys to close and prolong. Otherwise one event
+per line, as in the daemon's log, until Ctrl-C or until the daemon ends.
+exit status: 0 interrupted, 1 no daemon is running, or it ended"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's words."""
-    parser.add_argument("--plain", action="store_true", help="one event a line, on a terminal too")
-    parser.add_argument("--json", action="store_true", help="the status and then one event a line, as JSON")
+    """Declare the command-line arguments."""
+    parser.add_argument("--plain", action="store_true", help="one event per line, even on a terminal")
+    parser.add_argument("--json", action="store_true", help="the status, then one event per line, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,17 +38,17 @@ def run(args: argparse.Namespace) -> int:
         return watch(default_path())
     if not is_plain:
         remedy = f"run `{install_command('textual')}`; lines instead:"
-        output.complain(f"doorward: the live view needs the Python library textual; {remedy}")
+        output.error_line(f"doorward: the live view needs the Python library textual; {remedy}")
     return _lines(as_json=args.json)
 
 
 def _lines(*, as_json: bool) -> int:
     try:
-        with closing(EventClient(default_path())) as following:
-            first = following.first
-            words = f"{first['summary']}; {len(first['openings'])} open"
-            _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), words))
-            for event in following:
+        with closing(EventClient(default_path())) as client:
+            first = client.first
+            text = f"{first['summary']}; {len(first['openings'])} open"
+            _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), text))
+            for event in client:
                 _write(json_line(event) if as_json else _text(event))
     except KeyboardInterrupt:
         return 0
@@ -57,7 +57,7 @@ def _lines(*, as_json: bool) -> int:
 
 
 def _write(line: str) -> None:
-    """Write a line at once, whoever reads it."""
+    """Print a line and flush."""
     output.line(line)
     sys.stdout.flush()
 

@@ -103,7 +103,7 @@ class Demo:
         self._steps += 1
         bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
         output.line("")
-        output.drawing(f"{bold}{self._steps}. {text}{plain}")
+        output.colored_line(f"{bold}{self._steps}. {text}{plain}")
 
     def _prompt(self, host: NamespaceHost, command: str) -> None:
         output.line(f"   {host.namespace.rpartition('-')[2]}$ {command}")

@@ -1,3 +1,3 @@
-"""What tests of the client's commands share."""
+"""Fixtures of the client commands' tests."""
 
 from tests.support.nobody import nobodys_keys as nobodys_keys

@@ -1,4 +1,4 @@
-"""`doorward add`: what stands in hosts.toml afterwards, what is printed, and what is refused."""
+"""`doorward add`: the resulting hosts.toml, the output, and invalid calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def only_host(path: Path) -> KnownHost:
     return host
 
 
-def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_key_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "gate.example", "--server-key", KEY]) == 0
     assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {}, server_key=KEY)
     assert capsys.readouterr().out == (
@@ -40,7 +40,7 @@ def test_a_server_key_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[
     )
 
 
-def test_every_option_is_kept(hosts_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_is_saved(hosts_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(key("ed25519").parent)
     words = ["--address", "192.0.2.7", "--server-key", KEY, "--signed-port", "1234", "--gate", "paris"]
     more = ["--identity", key("ed25519").name, "--from", "auto", "--for", "1h", "--door", "web"]
@@ -59,7 +59,7 @@ def test_every_option_is_kept(hosts_file: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_link_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     link = f"doorward://192.0.2.7:1234/?key={KEY.replace('+', '%2B')}&gate=paris&door=db"
     assert main(["add", link, "--name", "home", "--identity", str(key("ed25519"))]) == 0
     host = only_host(hosts_file)
@@ -68,24 +68,22 @@ def test_a_link_is_enough(hosts_file: Path, capsys: pytest.CaptureFixture[str]) 
     assert "    doorward knock home db -v\n" in capsys.readouterr().out
 
 
-def test_a_link_without_a_name_is_called_as_its_host(hosts_file: Path) -> None:
+def test_link_without_name_uses_its_host(hosts_file: Path) -> None:
     assert main(["add", "doorward://gate.example/?seq=ssh:7000/tcp"]) == 0
     assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})
 
 
-def test_ssh_knocks_from_then_on(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ssh_option_updates_ssh_config(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = hosts_file.parents[2] / ".ssh/config"
     lines = "Host home\n    ProxyCommand doorward proxy %h %p\n"
     assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 0
     assert settings.read_text() == lines
-    assert capsys.readouterr().out.endswith(f"`ssh home` knocks from now on: {settings} says so\n")
+    assert capsys.readouterr().out.endswith(f"`ssh home` now knocks first: {settings} is updated\n")
     assert main(["add", "home", "--server-key", LONG_KEY, "--ssh", "--replace"]) == 0
     assert settings.read_text() == lines
 
 
-def test_what_ssh_does_with_a_host_already_stays_and_the_host_is_not_added(
-    hosts_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conflicting_ssh_config_prevents_adding(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = hosts_file.parents[2] / ".ssh/config"
     settings.parent.mkdir(exist_ok=True)
     settings.write_text("Host home\n  User me\n")
@@ -95,22 +93,18 @@ def test_what_ssh_does_with_a_host_already_stays_and_the_host_is_not_added(
     assert not hosts_file.exists()
 
 
-def test_what_is_there_is_not_written_over_but_where_that_is_asked_for(
-    hosts_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_host_needs_replace(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "home", "--server-key", KEY]) == 0
     assert main(["add", "home", "--server-key", LONG_KEY]) == 2
     assert "already has the host 'home'; use --replace" in capsys.readouterr().err
     assert only_host(hosts_file).server_key == KEY
     assert main(["add", "home", "--server-key", LONG_KEY, "--replace"]) == 0
     assert only_host(hosts_file).server_key == LONG_KEY
-    assert f"; the file as it was is {hosts_file}.before" in capsys.readouterr().out
+    assert f"; the previous file is {hosts_file}.before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("server_key", [KEY, LONG_KEY], ids=["x25519", "hybrid"])
-def test_the_link_that_is_shown_leads_to_the_same(
-    hosts_file: Path, capsys: pytest.CaptureFixture[str], server_key: str
-) -> None:
+def test_printed_link_round_trips(hosts_file: Path, capsys: pytest.CaptureFixture[str], server_key: str) -> None:
     words = ["--address", "2001:db8::7", "--signed-port", "99", "--gate", "paris", "--door", "a", "--door", "b:1/udp"]
     assert main(["add", "home", "--server-key", server_key, *words, "--qr"]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("doorward://")]
@@ -120,7 +114,7 @@ def test_the_link_that_is_shown_leads_to_the_same(
     assert only_host(hosts_file) == before
 
 
-def test_the_qr_code_of_a_host_that_is_there(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_qr_code_of_known_host(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "home", "--server-key", KEY]) == 0
     before = hosts_file.read_bytes()
     capsys.readouterr()
@@ -132,7 +126,7 @@ def test_the_qr_code_of_a_host_that_is_there(hosts_file: Path, capsys: pytest.Ca
     assert hosts_file.read_bytes() == before
 
 
-def test_without_segno_there_is_the_link_and_how_to_get_the_code(
+def test_without_segno_prints_link_and_remedy(
     hosts_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -153,31 +147,31 @@ def test_without_segno_there_is_the_link_and_how_to_get_the_code(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["home"], "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints there"),
+        (
+            ["home"],
+            "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints on the server",
+        ),
         (["home", "--door", "ssh"], "a door without a sequence opens with a signed knock only; add --server-key KEY"),
         (
             ["home", "--server-key", "x"],
-            "no server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy",
+            "invalid server key: a server's key begins with x25519:… or mlkem768-x25519:…; copy",
         ),
-        (["home", "--server-key", KEY, "--door", "22"], "--door: '22' is no door's name"),
+        (["home", "--server-key", KEY, "--door", "22"], "--door: invalid door name '22'"),
         (["home", "--server-key", KEY, "--door", "a:7000"], "--door: invalid port '7000'; write it as 7000/tcp or"),
         (["home", "--server-key", KEY, "--for", "1"], "--for: invalid duration '1'"),
         (["home", "--server-key", KEY, "--from", "x"], "--from: invalid address 'x'"),
         (["home", "--server-key", KEY, "--gate", "a b"], "--gate: invalid gate name 'a b'"),
         (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp is not a UDP port"),
-        (["home", "--server-key", KEY, "--identity", "/none"], "--identity: there is no file /none; name the one that"),
-        (["home", "--name", "x", "--server-key", KEY], "--name is for links; write the name in place of HOST"),
-        (["", "--server-key", KEY], "'' is no name for a host; write one like home"),
-        (["a\x1b[2J", "--server-key", KEY], "is no name for a host"),
+        (["home", "--server-key", KEY, "--identity", "/none"], "--identity: no such file: /none; give the one that"),
+        (["home", "--name", "x", "--server-key", KEY], "--name is for links; give the name as HOST"),
+        (["", "--server-key", KEY], "invalid host name ''; use one like home"),
+        (["a\x1b[2J", "--server-key", KEY], "invalid host name"),
         (["doorward://h/?key=x"], "invalid server key 'x' in the link; copy the whole link, in single quotes"),
-        (
-            ["doorward://h"],
-            "not a doorward link; links begin with doorward://HOST/?key=; copy the whole link, in",
-        ),
+        (["doorward://h"], "not a doorward link; links begin with doorward://HOST/?key=; copy the whole link, in"),
         (["home", "--qr"], "names no host"),
     ],
 )
-def test_a_wrong_call_is_2_with_a_message(
+def test_invalid_call_exits_with_2(
     hosts_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["add", *words]) == 2

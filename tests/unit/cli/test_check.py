@@ -113,7 +113,7 @@ def test_no_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ("doorward: none.toml: no such file; create it, or name another one\n")
 
 
-def test_what_keys_may_do_stands_in_their_own_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_findings_name_authorized_keys(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(STRONG + "[signed]\n")
     wide = f'addresses="::/0" {ssh_keygen.public_line(ssh_keygen.key("ed25519"))}'
     Signed(file.parent).authorize("# who may knock", wide)

@@ -1,4 +1,4 @@
-"""`doorward completion`: scripts of three shells that know every command, and the names that they ask for."""
+"""`doorward completion`: the scripts of three shells, and the names that they complete."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_script_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_script_contains_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert [name for name in COMMANDS if name not in out] == []
 
 
-def test_the_whole_parser_takes_every_command() -> None:
+def test_whole_parser_has_every_command() -> None:
     parser = whole_parser(lambda _: None)
     assert parser.parse_args(["open", "ssh", "192.0.2.7", "--for", "10m"]).door == "ssh"
     asked = []
@@ -57,7 +57,7 @@ def test_hosts_whose_names_bash_would_not_expand(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("what", ["doors", "hosts"])
 @pytest.mark.parametrize("text", [None, "what?", "[doors.ssh"])
-def test_a_faulty_file_is_no_place_to_complain(
+def test_invalid_file_completes_nothing_silently(
     what: str, text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:

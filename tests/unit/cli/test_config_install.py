@@ -1,4 +1,4 @@
-"""Putting a configuration in the place of another: whole or not at all."""
+"""Replacing a configuration atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def files(config: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in config.parent.iterdir()}
 
 
-def test_it_takes_the_place_and_the_old_one_stays_beside(config: Path) -> None:
+def test_replaces_file_and_keeps_backup(config: Path) -> None:
     config.chmod(0o640)
     installation = Installation(config)
     installation.prepare("new\n")
@@ -37,7 +37,7 @@ def test_it_takes_the_place_and_the_old_one_stays_beside(config: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in config.parent.iterdir()} == {0o640}
 
 
-def test_where_there_was_none(tmp_path: Path) -> None:
+def test_installs_first_configuration(tmp_path: Path) -> None:
     config = tmp_path / "doorward.toml"
     installation = Installation(config)
     installation.prepare("new\n")
@@ -47,7 +47,7 @@ def test_where_there_was_none(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_the_owner_stays(config: Path) -> None:
+def test_owner_is_preserved(config: Path) -> None:
     os.chown(config, 0, NOBODY)
     installation = Installation(config)
     installation.prepare("new\n")
@@ -55,18 +55,18 @@ def test_the_owner_stays(config: Path) -> None:
     assert {(path.stat().st_uid, path.stat().st_gid) for path in config.parent.iterdir()} == {(0, NOBODY)}
 
 
-def test_what_was_changed_since_is_not_installed(config: Path) -> None:
+def test_modified_file_is_not_installed(config: Path) -> None:
     installation = Installation(config)
     installation.prepare("new\n")
     installation.new.write_text("other\n")
-    with pytest.raises(UsageError, match="is not what is on trial any more"):
+    with pytest.raises(UsageError, match="is no longer the file on trial"):
         installation.check(DIGEST)
-    installation.forget()
+    installation.discard()
     with pytest.raises(HostError, match=r"doorward.toml.new: No such file"):
         installation.check(DIGEST)
 
 
-def test_a_link_is_not_followed(config: Path) -> None:
+def test_symbolic_link_is_not_followed(config: Path) -> None:
     target = config.with_name("target")
     config.rename(target)
     config.symlink_to(target)
@@ -83,7 +83,7 @@ def test_a_link_is_not_followed(config: Path) -> None:
     installation.check(DIGEST)
 
 
-def test_what_others_could_change_is_refused(config: Path) -> None:
+def test_file_writable_by_others_is_rejected(config: Path) -> None:
     installation = Installation(config)
     installation.prepare("new\n")
     installation.new.chmod(0o666)
@@ -102,14 +102,14 @@ def test_what_others_could_change_is_refused(config: Path) -> None:
 
 
 @needs_root
-def test_whoever_may_not_write_there_is_told_before(config: Path) -> None:
+def test_missing_permission_is_reported_before_confirming(config: Path) -> None:
     for folder in (config.parent, *config.parent.parents):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     installation = Installation(config)
-    with pytest.raises(HostError, match="Permission denied; call this with the right to write there"):
+    with pytest.raises(HostError, match="Permission denied; run this as a user who can write there"):
         as_nobody(lambda: installation.prepare("new\n"))
     installation.prepare("new\n")
     installation.new.chmod(0o644)
-    with pytest.raises(HostError, match="this user may not write there; confirm as who applied it"):
+    with pytest.raises(HostError, match="permission denied; run `doorward confirm` as the user who ran `apply`"):
         as_nobody(lambda: installation.check(DIGEST))

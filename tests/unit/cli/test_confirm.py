@@ -1,4 +1,4 @@
-"""`doorward confirm` and `apply` by root, while the daemon's user does what it can to choose the file."""
+"""`doorward confirm` and `apply` by root, while a compromised daemon user tries to choose the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET = "of root alone\n"  # noqa: S105 - no password
 
 
 class Place(NamedTuple):
-    """The directories: root's configuration, the daemon's user's runtime directory, and what is neither's."""
+    """The directories: root's configuration, the daemon user's runtime directory, and a neutral one."""
 
     config: Path
     runtime: Path
@@ -92,9 +92,7 @@ def digest_of(text: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["confirm", "apply"])
-def test_links_that_are_swapped_meanwhile_disclose_nothing(
-    place: Place, command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_swapped_links_disclose_nothing(place: Place, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     digest = digest_of(NEW) if command == "confirm" else None
     words = [command] if command == "confirm" else [command, str(place.new)]
     with impostor(place.runtime / "control.sock", place.answers(place.named(), digest), place.swap):
@@ -106,7 +104,7 @@ def test_links_that_are_swapped_meanwhile_disclose_nothing(
     assert {path.name for path in place.config.parent.iterdir()} == {"doorward.toml"}
 
 
-def test_the_daemon_does_not_choose_the_file_that_is_replaced(place: Place) -> None:
+def test_daemon_cannot_choose_replaced_file(place: Place) -> None:
     (place.secret.with_name("secret.new")).write_text(NEW)
     for words, digest in ((["apply", str(place.new)], None), (["confirm"], digest_of(NEW))):
         (place.runtime / "control.sock").unlink(missing_ok=True)
@@ -115,8 +113,8 @@ def test_the_daemon_does_not_choose_the_file_that_is_replaced(place: Place) -> N
     assert place.secret.read_text() == SECRET
 
 
-def test_not_even_where_root_names_a_file_in_its_directory(place: Place) -> None:
-    """Also through a directory that is a link: it is the user's to turn elsewhere."""
+def test_daemon_directory_is_rejected_even_if_named(place: Place) -> None:
+    """Nor through a directory that is a link, which the daemon's user can redirect."""
     (place.runtime / "etc").symlink_to(place.config.parent)
     for number, config in zip(count(), (place.named(), place.runtime / "etc/doorward.toml"), strict=False):
         for words, digest in ((["apply", str(place.new)], None), (["confirm"], digest_of(NEW))):
@@ -128,14 +126,14 @@ def test_not_even_where_root_names_a_file_in_its_directory(place: Place) -> None
     assert {path.name for path in place.config.parent.iterdir()} == {"doorward.toml"}
 
 
-def test_with_the_same_file_it_is_installed(place: Place) -> None:
-    """What the process that answers is does not matter then: root installs what root prepared."""
+def test_same_file_is_installed(place: Place) -> None:
+    """The answering process does not matter then: root installs what root prepared."""
     with impostor(place.runtime / "control.sock", place.answers(place.config, None)):
         assert main(["apply", str(place.new)]) == 0
     assert place.config.read_text() == NEW
 
 
-def test_another_user_that_listens_there_is_not_asked(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_socket_of_another_user_is_not_queried(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     os.chown(place.runtime, 0, 0)
     place.runtime.chmod(0o777)  # as someone has left it
     with impostor(place.runtime / "control.sock", place.answers(place.config, None)):

@@ -48,7 +48,7 @@ def capture(tmp_path: Path) -> Path:
     return write_pcap(tmp_path / "knock.pcap", frames(LATE))
 
 
-def test_columns_and_the_line_below_them(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_and_diagnosis(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
     assert err == ""
@@ -93,16 +93,14 @@ def test_json(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "0 7101/tcp from=2001:db8:1234:5678:9abc:def0:1234:5678 to=2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff; 1 7102/tcp",
     ],
 )
-def test_nothing_is_wider_than_a_screen(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_fits_80_columns(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", str(write_pcap(tmp_path / "x", frames(text)))])
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if len(line) > 80 and "2001:db8" not in line] == []
     assert "a-door-with-a-name" in out.replace("\n", "").replace(" ", "")
 
 
-def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_truncated_repeat_still_shows_opening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     knock = "; ".join(f"{at} 7000/tcp; {at}.1 8000/udp; {at}.2 9000/tcp" for at in (0, 40, 80))
     path = str(write_pcap(tmp_path / "x", frames(f"{knock}; 120 7000/tcp; 120.1 8000/udp")))
     assert main(["explain", path]) == 0
@@ -116,7 +114,7 @@ def test_a_repeat_that_is_cut_off_does_not_hide_that_the_door_opened(
     assert (answer["door"], answer["opened"], answer["conclusion"]["kind"]) == ("ssh", True, "last_missing")
 
 
-def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_rows_are_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "; ".join(f"{n * 0.1:.1f} {3000 + n}/tcp" for n in range(300)) + "; 31 7000/tcp; 32 8000/udp"
     path = str(write_pcap(tmp_path / "x", frames(text)))
     main(["explain", path])
@@ -129,38 +127,36 @@ def test_what_is_alike_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out.splitlines()
     main(["explain", path, "--source", "192.0.2.7"])
     assert len(shown) < 70 < len(capsys.readouterr().out.splitlines())
-    assert shown[1] == "          … 140 lines before"
+    assert shown[1] == "          … 140 earlier lines"
 
 
-def test_nobody_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_source_knocked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_pcap(tmp_path / "x", frames("0 5/tcp; 1 6/tcp from=192.0.2.8")))
     assert main(["explain", path]) == 1
-    assert capsys.readouterr().out == "=> 2 sources, and none went to a port of a door\n"
+    assert capsys.readouterr().out == "=> none of 2 sources sent packets to a door port\n"
     path = str(write_pcap(tmp_path / "x", []))
     assert main(["explain", path]) == 1
-    assert capsys.readouterr().out == "=> nobody went to a port of a door\n"
+    assert capsys.readouterr().out == "=> no source sent packets to a door port\n"
 
 
-def test_a_file_that_ends_too_early_is_explained_as_far_as_it_goes(
-    capture: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_truncated_capture_is_explained(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture.write_bytes(capture.read_bytes()[:-5])
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
     assert "=> only two of three knocks arrived: 9000/tcp is missing" in out
     assert err.startswith(f"doorward: {capture}: the file ends at byte ")
-    assert err.endswith(", inside a packet; what came before is explained\n")
+    assert err.endswith(", inside a packet; the packets before it are explained\n")
 
 
-def test_a_file_that_lies_is_explained_as_far_as_it_is_sound(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corrupt_capture_is_explained_up_to_the_fault(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture.write_bytes(capture.read_bytes() + b"\xff" * 16)
     assert main(["explain", str(capture)]) == 1
     out, err = capsys.readouterr()
     assert "=> the third knock came 6.2 s after the first" in out
-    assert "invalid packet size 4,294,967,295: at most 262,144 bytes; what came before is explained\n" in err
+    assert "invalid packet size 4,294,967,295: at most 262,144 bytes; the packets before it are explained\n" in err
 
 
-def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_capture_without_ip_packets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usb = write_pcap(tmp_path / "x", [CapturedFrame(BEGAN_NS, 189, bytes(64), 64)] * 2)
     assert main(["explain", str(usb)]) == 2
     assert capsys.readouterr().err == (
@@ -168,7 +164,7 @@ def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     arp = write_pcap(tmp_path / "x", [CapturedFrame(BEGAN_NS, 1, bytes(12) + b"\x08\x06" + bytes(28), 42)] * 2)
     assert main(["explain", str(arp)]) == 1
-    assert "none of 2 frames holds a packet that can be explained; 2: no IP packet: protocol 0x0806 (ARP)" in (
+    assert "none of 2 frames contains a packet that can be explained; 2: no IP packet: protocol 0x0806 (ARP)" in (
         capsys.readouterr().err
     )
 
@@ -176,29 +172,29 @@ def test_a_capture_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timeless = [frame._replace(at_ns=0) for frame in frames(LATE)]
     main(["explain", str(write_pcap(tmp_path / "x", timeless))])
-    assert "all packets have the same time, so that nothing can be said about deadlines" in capsys.readouterr().err
+    assert "all packets have the same time, so deadlines cannot be checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "name one thing to explain: a capture file, an address, or --live ADDRESS"),
-        (["x.pcap", "--live", "192.0.2.7"], "name one thing to explain"),
+        ([], "give one thing to explain: a capture file, an address, or --live ADDRESS"),
+        (["x.pcap", "--live", "192.0.2.7"], "give one thing to explain"),
         (["x.pcap", "--for", "3s"], "--for is for --live; add --live ADDRESS, or leave --for out"),
-        (["--live", "home"], "--live: 'home' is no address; write it as 192.0.2.7 or 2001:db8::7"),
+        (["--live", "home"], "--live: invalid address 'home'; write it as 192.0.2.7 or 2001:db8::7"),
         (["--live", "192.0.2.7", "--for", "3"], '--for: .*write the unit too: "3s"'),
-        (["x.pcap"], "x.pcap: there is no such file, and it is no address; name a capture or an address"),
-        (["{folder}"], "it cannot be read .Is a directory.; name a capture file"),
+        (["x.pcap"], "x.pcap: neither a file nor an address; give a capture file or an address"),
+        (["{folder}"], "cannot be read .Is a directory.; give a capture file"),
         (["{folder}/doorward.toml"], "doorward.toml: not a capture file; create one with `tcpdump -w FILE`"),
-        (["{capture}", "--source", "home"], "--source: 'home' is no address"),
-        (["{capture}", "--host", "home"], "--host: 'home' is no address"),
-        (["{capture}", "--door", "shs"], "--door: there is no door 'shs'; did you mean 'ssh'?"),
-        (["{capture}", "--door", "xyz"], "--door: there is no door 'xyz'; look into the configuration for its name"),
+        (["{capture}", "--source", "home"], "--source: invalid address 'home'"),
+        (["{capture}", "--host", "home"], "--host: invalid address 'home'"),
+        (["{capture}", "--door", "shs"], "--door: unknown door 'shs'; did you mean 'ssh'?"),
+        (["{capture}", "--door", "xyz"], "--door: unknown door 'xyz'; see the configuration for its name"),
         (["{capture}", "-c", "none.toml"], "none.toml: no such file"),
         (["192.0.2.7"], "no ledger; it begins when `doorward run` first starts"),
     ],
 )
-def test_calls_that_are_wrong(
+def test_invalid_calls(
     words: list[str], says: str, capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["explain", *(word.format(folder=tmp_path, capture=capture) for word in words)]) == 2
@@ -207,8 +203,8 @@ def test_calls_that_are_wrong(
     assert re.fullmatch(f"doorward: .*{says}.*\n", err)
 
 
-def test_standard_input_is_read_to_its_end_also_after_ctrl_c(capture: Path) -> None:
-    """Ctrl-C reaches tcpdump too, which then writes what it has yet."""
+def test_stdin_is_read_to_end_after_ctrl_c(capture: Path) -> None:
+    """Ctrl-C also reaches tcpdump, which then writes its remaining packets."""
     whole = write_pcap(capture, frames("; ".join(f"{n / 1000:.3f} 5/udp" for n in range(4000)) + "; 9 7000/tcp"))
     data = whole.read_bytes()
     assert len(data) > 2 * 65536  # more than a pipe holds: once half is written, the reader is at work

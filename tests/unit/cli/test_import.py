@@ -1,4 +1,4 @@
-"""`doorward import` as a user calls it."""
+"""`doorward import` on the command line."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def test_prints_the_new_file_and_says_what_to_check(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_new_file_and_notes(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(old) == 0
     out, err = capsys.readouterr()
     assert tomllib.loads(out)["doors"]["ssh"]["opens"] == ["22/tcp"]
     assert "doorward import: check: door 'ssh': stayed open until something closed it" in err
 
 
-def test_writes_a_new_file_that_only_its_owner_reads(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_file_is_private(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new = old.with_name("doorward.toml")
     assert run(old, "-o", new) == 0
     assert tomllib.loads(new.read_text())["doors"]["ssh"]["for"] == "1h"
@@ -45,20 +45,20 @@ def test_writes_a_new_file_that_only_its_owner_reads(old: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-def test_never_writes_over_a_file(old: Path) -> None:
-    with pytest.raises(UsageError, match="it exists, and nothing is written over a file"):
+def test_existing_file_is_not_overwritten(old: Path) -> None:
+    with pytest.raises(UsageError, match="already exists and is not overwritten"):
         run(old, "-o", old)
     assert old.read_text().startswith("[ssh]")
 
 
-def test_an_old_file_in_latin_1(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latin_1_file(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old.write_bytes(b"# caf\xe9\n" + old.read_bytes())
     assert run(old) == 0
     assert "22/tcp" in capsys.readouterr().out
 
 
-def test_what_cannot_be_done(old: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it cannot be read"):
+def test_invalid_input_files(old: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
         run(tmp_path / "none")
     with pytest.raises(HostError, match="Not a directory"):
         run(old, "-o", old / "doorward.toml")
@@ -71,7 +71,7 @@ def test_what_cannot_be_done(old: Path, tmp_path: Path) -> None:
 FWKNOP = "SOURCE 192.0.2.0/24\nOPEN_PORTS tcp/22\nKEY open-sesame\n"
 
 
-def test_access_conf_is_known_by_its_lines(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_access_conf_is_detected(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old.write_text(FWKNOP)
     assert run(old) == 0
     out, err = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_access_conf_is_known_by_its_lines(old: Path, capsys: pytest.CaptureFixt
     assert "sesame" not in out + err
 
 
-def test_whose_file_it_is_can_be_said(old: Path) -> None:
+def test_from_option_overrides_detection(old: Path) -> None:
     with pytest.raises(ConfigError, match="the line begins with an unknown keyword"):
         run(old, "--from", "fwknop")
     old.write_text(FWKNOP)
@@ -90,7 +90,7 @@ def test_whose_file_it_is_can_be_said(old: Path) -> None:
         run(old, "--from", "iptables")
 
 
-def test_a_file_of_neither(old: Path) -> None:
+def test_unknown_file_type(old: Path) -> None:
     old.write_text("# nothing\nhello\n")
-    with pytest.raises(UsageError, match=r"no line of it is one of knockd\.conf or access\.conf"):
+    with pytest.raises(UsageError, match=r"neither a knockd\.conf nor an access\.conf"):
         run(old)

@@ -1,4 +1,4 @@
-"""`doorward init` from its options, from answers on a terminal, and called once more."""
+"""`doorward init` with options, with answers on a terminal, and run again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ADDRESS = ("--address", "server.example", "--name", "web1")
 
 
 class Called:
-    """One folder in which init is called, again and again."""
+    """A directory in which init is run repeatedly."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
@@ -64,7 +64,7 @@ def link_in(printed: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["guard", "stealth"])
-def test_nothing_is_asked(called: Called, mode: str) -> None:
+def test_yes_asks_nothing(called: Called, mode: str) -> None:
     words = ("--yes", "--mode", mode, "--door", "ssh=22", "--door", "db=5432/tcp", *ADDRESS)
     printed = called.init(*words, "--authorized-keys", str(called.keys))
     found = called.configuration()
@@ -75,7 +75,7 @@ def test_nothing_is_asked(called: Called, mode: str) -> None:
     ]
     assert [door.knock for door in found.doors] == [(), ()]  # a key alone opens them
     assert "sequence" not in called.path.read_text() + printed
-    assert "on each client (not a secret: " in printed
+    assert "on each client (not secret: " in printed
     assert called.check() == ""
     link = parse_link(link_in(printed))
     assert (link.host, link.doors) == ("server.example", (("ssh", ()), ("db", ())))
@@ -108,7 +108,7 @@ def test_a_sequence_on_request(called: Called) -> None:
 
 
 def next_steps(called: Called, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[str], str]:
-    """Call init where the package is installed; gives the three commands, and the last line."""
+    """Run init with the package installed; return the three commands and the last line."""
     monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(called.folder))
     monkeypatch.setattr(init, "_UNITS", [called.keys])
     assert main(["init", "--yes", *words, *ADDRESS, "--authorized-keys", str(called.keys)]) == 0
@@ -131,7 +131,7 @@ def next_steps(called: Called, monkeypatch: pytest.MonkeyPatch, *words: str) -> 
         ),
     ],
 )
-def test_what_comes_next_with_the_package(
+def test_next_steps_with_package(
     called: Called, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], last: str, verify: str
 ) -> None:
     commands, end = next_steps(called, monkeypatch, *words)
@@ -142,24 +142,24 @@ def test_what_comes_next_with_the_package(
         assert seen == verify
 
 
-def test_observe_hides_nothing_to_be_verified(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observe_prints_no_verify_call(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
     _, end = next_steps(called, monkeypatch, "--door", "ssh=22", "--mode", "observe")
     assert "verify" not in end
 
 
-def test_called_again_it_changes_nothing_and_tells_the_same(called: Called) -> None:
+def test_second_run_changes_nothing_and_prints_the_same(called: Called) -> None:
     words = ("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", str(called.keys))
     first = called.init(*words)
     files = {path: path.read_bytes() for path in called.path.parent.iterdir()}
     assert {path.name for path in files} == {"doorward.toml", "server.key", "authorized_keys"}
     again = called.init(*words)
     assert {path: path.read_bytes() for path in called.path.parent.iterdir()} == files
-    assert again.startswith(f"{called.path} is there already, and stays as it is\n--door: for a new file only;")
+    assert again.startswith(f"{called.path} already exists and is left unchanged\n--door: for a new file only;")
     assert link_in(again) == link_in(first)
     assert again[again.index("\nnext:") :] == first[first.index("\nnext:") :]
 
 
-def test_what_was_lost_is_made_again(called: Called) -> None:
+def test_missing_files_are_recreated(called: Called) -> None:
     called.init("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", str(called.keys))
     (called.path.parent / "authorized_keys").unlink()
     printed = called.init("--authorized-keys", str(called.keys))
@@ -185,10 +185,10 @@ def test_sequences_alone(called: Called) -> None:
     assert called.check() == ""
 
 
-def test_signed_knocks_before_anybody_has_a_key(called: Called) -> None:
+def test_signed_knocks_without_keys(called: Called) -> None:
     printed = called.init("--yes", "--door", "ssh=22", *ADDRESS, "--authorized-keys", "none")
     who = called.path.parent / "authorized_keys"
-    assert f"nobody may send signed knocks yet: write public keys into {who}, and call this again\n" in printed
+    assert f"no key may send signed knocks yet: add public keys to {who}, and run this again\n" in printed
     assert parse_link(link_in(printed)).key is None  # the client uses the sequence
     assert "on each client (keep it secret: " in printed
     assert called.check() == ""
@@ -196,7 +196,7 @@ def test_signed_knocks_before_anybody_has_a_key(called: Called) -> None:
     assert parse_link(link_in(called.init(*ADDRESS))).key is not None
 
 
-def test_the_operators_own_keys_are_taken(called: Called) -> None:
+def test_operators_own_keys_are_used(called: Called) -> None:
     own = called.folder / "home/.ssh/authorized_keys"
     own.parent.mkdir(parents=True)
     own.write_text(f"ssh-dss AAAA old\n{called.keys.read_text()}")
@@ -222,23 +222,23 @@ def test_the_operators_own_keys_are_taken(called: Called) -> None:
         (("--door", "ssh=22", "--authorized-keys", "/dev/null"), "/dev/null: "),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_written(called: Called, words: tuple[str, ...], message: str) -> None:
+def test_invalid_options_fail_before_writing(called: Called, words: tuple[str, ...], message: str) -> None:
     assert message in called.init("--yes", *words, status=2)
     assert not called.path.parent.exists()
 
 
-def test_a_file_that_is_wrong_stays_as_it_is(called: Called) -> None:
+def test_invalid_file_is_left_unchanged(called: Called) -> None:
     called.path.parent.mkdir()
     called.path.write_text("[gate]\nmode = 7\n")
     assert "mode: 7 is unknown" in called.init("--yes", "--door", "ssh=22", status=2)
     assert called.path.read_text() == "[gate]\nmode = 7\n"
 
 
-def test_without_a_terminal_there_is_nobody_to_ask(called: Called) -> None:
+def test_without_terminal_needs_yes(called: Called) -> None:
     command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "there is no terminal to ask on; add --yes" in done.stderr
+    assert "not on a terminal; add --yes" in done.stderr
 
 
 ASKED = [
@@ -246,8 +246,8 @@ ASKED = [
     ("Doors, ", "ssh=22 db=5432/tcp\n"),
     ("Mode: ", "hidden\n"),
     ("Mode: ", "stealth\n"),
-    ("Ports that everybody reaches ", "80,443\n"),
-    ("Who may knock by SSH key", "KEYS\n"),
+    ("Public ports, reachable by anyone ", "80,443\n"),
+    ("Keys that may knock", "KEYS\n"),
     ("A port sequence too", "perhaps\n"),
     ("A port sequence too", "yes\n"),
     ("Name or address that clients use ", "\n"),
@@ -255,7 +255,7 @@ ASKED = [
 
 
 def test_answers_on_a_terminal(called: Called) -> None:
-    """Each question is answered when it stands there; a wrong answer is asked for again."""
+    """Each question is answered when it appears; an invalid answer is asked for again."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
     with running(command, stdin=slave, stdout=slave, stderr=slave) as process:
@@ -271,7 +271,7 @@ def test_answers_on_a_terminal(called: Called) -> None:
         assert process.wait(60) == 0, shown
     os.close(master)
     assert "invalid door 'nonsense'" in shown
-    assert "'hidden' is no mode; write one of observe, guard, stealth" in shown
+    assert "unknown mode 'hidden'; expected one of observe, guard, stealth" in shown
     found = called.configuration()
     assert (found.gate.mode, [door.name for door in found.doors]) == (Mode.STEALTH, ["ssh", "db"])
     assert found.gate.public == (Port.parse("80/tcp"), Port.parse("443/tcp"))
@@ -288,7 +288,7 @@ def _rest(master: int) -> str:
         return ""
 
 
-def test_the_code_for_a_camera(called: Called) -> None:
+def test_qr_code(called: Called) -> None:
     printed = called.init("--yes", "--door", "ssh=22", "--no-signed", "--qr", *ADDRESS)
     assert printed.count("█▀▀▀▀▀█") + printed.count("▄▄▄▄▄") >= 3
     assert printed.count("doorward://") == 1

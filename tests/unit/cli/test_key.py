@@ -1,4 +1,4 @@
-"""`doorward key server`: one line on standard output, and a key that is made once."""
+"""`doorward key server`: one line of output, and a key that is created once."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_key_is_made_once_and_printed_each_time(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_is_created_once_and_printed_each_time(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server"]) == 0
     out, err = capsys.readouterr()
     path = config.parent / "server.key"
     assert out == f"{parse_private_key(path.read_text()).public}\n"
     assert parse_server_key(out).suite is X25519
-    assert err == f"doorward: made {path}; keep a copy of it in a safe place\n"
+    assert err == f"doorward: created {path}; keep a backup in a safe place\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sorted(each.name for each in config.parent.iterdir()) == ["doorward.toml", "server.key"]
     made = path.read_bytes()
@@ -49,7 +49,7 @@ def test_a_gate_with_a_name_says_that_clients_need_it(config: Path, capsys: pyte
     assert "--gate box`" in err.splitlines()[-1]
 
 
-def test_the_suite_is_chosen_when_it_is_made(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suite_is_chosen_at_creation(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server", "--suite", "mlkem768-x25519"]) == 0
     out = capsys.readouterr().out
     assert parse_server_key(out).suite is HYBRID
@@ -58,7 +58,7 @@ def test_the_suite_is_chosen_when_it_is_made(config: Path, capsys: pytest.Captur
     assert main(["key", "server", "--suite", "x25519"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "the key there is of suite mlkem768-x25519; move it away to make another" in captured.err
+    assert "the existing key is of suite mlkem768-x25519; move it away to create another" in captured.err
 
 
 def test_the_file_is_named_relative_to_the_configuration(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_the_file_is_named_relative_to_the_configuration(config: Path, monkeypat
 @pytest.mark.parametrize(
     ("group", "mode", "wanted"), [(65534, 0o640, (65534, 0o640)), (65534, 0o600, (0, 0o600)), (1, 0o640, (0, 0o600))]
 )
-def test_the_daemons_user_reads_the_key_if_he_reads_the_configuration(
+def test_key_is_group_readable_if_configuration_is(
     config: Path, monkeypatch: pytest.MonkeyPatch, group: int, mode: int, wanted: tuple[int, int]
 ) -> None:
     for module in (key, key_files):
@@ -88,7 +88,7 @@ def test_the_daemons_user_reads_the_key_if_he_reads_the_configuration(
     assert main(["key", "server"]) == 0  # and what was made is taken
 
 
-def test_those_who_make_it_at_once_have_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_concurrent_creation_yields_one_key(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda: statuses.append(main(["key", "server"]))) for _ in range(6)]
     for thread in threads:
@@ -99,19 +99,19 @@ def test_those_who_make_it_at_once_have_the_same(config: Path, capsys: pytest.Ca
     assert len(set(capsys.readouterr().out.split())) == 1
 
 
-def test_without_signed_it_says_what_to_add(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_signed_table_prints_what_to_add(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text('[doors.ssh]\nopens = ["22/tcp"]\nknock = ["7000/tcp"]\n')
     assert main(["key", "server"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"{config}: has no table [signed], so there are no signed knocks; add to it:" in captured.err
+    assert f"{config}: no [signed] table, so signed knocks are off; add to it:" in captured.err
     added = [line.removeprefix("doorward:   ") for line in captured.err.splitlines()[1:]]
     config.write_text("\n".join(added) + '\n[doors.ssh]\nopens = ["22/tcp"]\n')
     assert main(["key", "server"]) == 0  # what it says to add is right
 
 
 @pytest.mark.parametrize("text", ["", "x25519-private:AAAA\n", "a\nb\n"])
-def test_a_file_that_is_no_key_is_not_written_over(config: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_invalid_key_file_is_not_overwritten(config: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = config.parent / "server.key"
     path.touch(0o600)
     path.write_text(text)
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_key_is_not_written_over(config: Path, capsys: pytest.
     assert path.read_text() == text
 
 
-def test_a_key_that_others_can_read_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_readable_by_others_is_rejected(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "server"]) == 0
     path = config.parent / "server.key"
     path.chmod(0o644)
@@ -128,7 +128,7 @@ def test_a_key_that_others_can_read_is_refused(config: Path, capsys: pytest.Capt
     assert f"{path}: other users can read the server's key; run `chmod go-r {path}`" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_a_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_directory_that_is_a_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text(CONFIG.replace("[signed]", '[signed]\nkey = "doorward.toml/server.key"'))
     assert main(["key", "server"]) == 2
     assert "doorward.toml" in capsys.readouterr().err

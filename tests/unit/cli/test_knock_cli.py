@@ -1,4 +1,4 @@
-"""`doorward knock` as a user calls it: exit statuses, messages, and what it imports."""
+"""`doorward knock` on the command line: exit statuses, messages and imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.main import main, parser_of
+from doorward.cli.main import build_parser, main
 
 # Each costs milliseconds or is of no use to a knock.
 HEAVY = {
@@ -35,7 +35,7 @@ def receiver() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's hosts.toml may be written; there is none yet."""
+    """Return the path of this test's hosts.toml, which does not exist yet."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     path = tmp_path / "doorward" / "hosts.toml"
     path.parent.mkdir()
@@ -53,15 +53,13 @@ def number_of(receiver: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("form", ["{}/udp", "{}:udp", "{}/UDP"])
-def test_a_knock_arrives_and_says_nothing(
-    receiver: socket.socket, capsys: pytest.CaptureFixture[str], form: str
-) -> None:
+def test_knock_arrives_silently(receiver: socket.socket, capsys: pytest.CaptureFixture[str], form: str) -> None:
     assert main(["knock", "127.0.0.1", form.format(number_of(receiver))]) == 0
     assert receiver.recv(9) == b"\0"
     assert capsys.readouterr() == ("", "")
 
 
-def test_verbose_prints_a_line_a_packet(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_prints_one_line_per_packet(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     port = number_of(receiver)
     assert main(["knock", "-v", "127.0.0.1", str(port), "--delay", "1ms", f"{port}/udp"]) == 0
     assert capsys.readouterr().out == f"1/2  {port}/tcp to 127.0.0.1\n2/2  {port}/udp to 127.0.0.1\n"
@@ -80,9 +78,7 @@ def test_a_host_of_hosts_toml_with_ports(receiver: socket.socket, hosts_file: Pa
     assert receiver.recv(9) == b"\0"
 
 
-def test_a_broken_hosts_toml_does_not_keep_an_address_from_being_knocked_at(
-    receiver: socket.socket, hosts_file: Path
-) -> None:
+def test_invalid_hosts_toml_does_not_block_addresses(receiver: socket.socket, hosts_file: Path) -> None:
     hosts_file.write_text("[broken")
     assert main(["knock", "127.0.0.1", f"{number_of(receiver)}/udp"]) == 0
 
@@ -97,14 +93,14 @@ def test_a_broken_hosts_toml_does_not_keep_an_address_from_being_knocked_at(
         (["127.0.0.1", "7000", "--delay", "999999999999999d"], "--delay: 999999999999999d is too long"),
         (["127.0.0.1", "7000", "--wait", "22", "--timeout", "soon"], "--timeout: invalid duration 'soon'"),
         (["127.0.0.1", "7000", "--timeout", "3s"], "--timeout is for --wait"),
-        (["127.0.0.1", "7000", "--wait", "22/udp"], "--wait: 22/udp cannot be waited for"),
+        (["127.0.0.1", "7000", "--wait", "22/udp"], "--wait: cannot wait for 22/udp"),
         (["255.255.255.255", "7000"], "cannot knock: 255.255.255.255: Network is unreachable"),
         (["home"], "which door? "),
         (["home", "sh"], "did you mean 'ssh'?"),
         (["elsewhere", "ssh"], "known hosts: home"),
     ],
 )
-def test_a_wrong_call_is_2_with_a_message(
+def test_invalid_call_exits_with_2(
     hosts_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     write_home(hosts_file, 'ssh = ["7000/tcp"]', 'web = ["7001/tcp"]')
@@ -115,19 +111,19 @@ def test_a_wrong_call_is_2_with_a_message(
     assert captured.out == ""
 
 
-def test_no_hosts_toml_is_2_and_says_how_to_write_one(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_hosts_toml_prints_how_to_write_one(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["knock", "home", "ssh"]) == 2
     assert f"{hosts_file} names no host" in capsys.readouterr().err
 
 
-def test_wait_is_0_when_the_port_answers(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_returns_0_when_port_answers(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as service:
         awaited = service.getsockname()[1]
         assert main(["knock", "127.0.0.1", f"{number_of(receiver)}/udp", "--wait", str(awaited), "-v"]) == 0
     assert capsys.readouterr().out.endswith(f"{awaited}/tcp is open\n")
 
 
-def test_wait_is_1_when_it_never_does(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_returns_1_when_port_never_answers(receiver: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         awaited = closed.getsockname()[1]
@@ -137,15 +133,15 @@ def test_wait_is_1_when_it_never_does(receiver: socket.socket, capsys: pytest.Ca
     assert f"127.0.0.1: knocked once, but {awaited}/tcp refuses connections; check" in said
 
 
-def test_the_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = parser_of("knock").format_help().splitlines()
+    lines = build_parser("knock").format_help().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert any("doorward knock server.example 7000 8000/udp 9000" in line for line in lines)
 
 
-def test_little_is_imported_on_the_way_to_the_first_packet(receiver: socket.socket) -> None:
+def test_first_packet_imports_little(receiver: socket.socket) -> None:
     program = (
         "import sys; before = set(sys.modules)\n"
         "import doorward.client.sequence as client\n"

@@ -1,4 +1,4 @@
-"""`doorward knock` with a server's key, as a user calls it: what is sent, what is shown, what is refused."""
+"""`doorward knock` with a server's key: what is sent, what is printed, and invalid calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def receiver() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def identity(nobodys_keys: Path) -> Path:
-    """Give the user a key, where ssh looks for it."""
+    """Create a key where ssh looks for it."""
     path = nobodys_keys / "id_ed25519"
     shutil.copyfile(key("ed25519"), path)
     path.chmod(0o600)
@@ -63,7 +63,7 @@ def write_hosts(home: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_a_signed_knock_arrives_and_says_nothing(
+def test_signed_knock_arrives_silently(
     receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["knock", "127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", port_of(receiver)]) == 0
@@ -80,9 +80,7 @@ def test_every_option_is_in_the_message(receiver: socket.socket, tmp_path: Path)
     assert (request.door, request.for_s, request.asked, request.gate) == ("db", 3600, ip_address("192.0.2.7"), "paris")
 
 
-def test_hosts_toml_says_all_of_it_and_an_option_says_otherwise(
-    receiver: socket.socket, identity: Path, nobodys_keys: Path
-) -> None:
+def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, nobodys_keys: Path) -> None:
     other = identity.rename(identity.with_name("other"))
     text = (
         f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
@@ -97,7 +95,7 @@ def test_hosts_toml_says_all_of_it_and_an_option_says_otherwise(
     assert (request.door, request.for_s, request.gate) == ("db", 2, "rome")
 
 
-def test_a_host_with_both_sends_its_sequence_where_it_is_asked_to(receiver: socket.socket, nobodys_keys: Path) -> None:
+def test_sequence_option_wins_over_server_key(receiver: socket.socket, nobodys_keys: Path) -> None:
     door = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\n[home.doors]\nssh = ["{port_of(receiver)}/udp"]\n'
     write_hosts(nobodys_keys, door)
     assert main(["knock", "home", "ssh", "--sequence"]) == 0
@@ -106,7 +104,7 @@ def test_a_host_with_both_sends_its_sequence_where_it_is_asked_to(receiver: sock
     assert receiver.recv(9) == b"\0"
 
 
-def test_verbose_prints_a_line_a_packet(
+def test_verbose_prints_one_line_per_packet(
     receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = port_of(receiver)
@@ -128,7 +126,7 @@ def test_each_round_of_wait_is_a_fresh_packet(receiver: socket.socket, identity:
     assert first.time_ms < second.time_ms
 
 
-def test_wait_is_0_when_the_port_answers(
+def test_wait_returns_0_when_port_answers(
     receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as service:
@@ -138,7 +136,7 @@ def test_wait_is_0_when_the_port_answers(
     assert capsys.readouterr().out.endswith(f"{awaited}/tcp is open\n")
 
 
-def test_wait_in_vain_says_where_to_look(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_timeout_prints_where_to_look(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
         words = ["--server-key", KEY, "--signed-port", "9", "--wait", str(full.getsockname()[1]), "--timeout", "50ms"]
         assert main(["knock", "127.0.0.1", "ssh", *words]) == 1
@@ -165,16 +163,21 @@ def test_dump_shows_every_field_and_sends_nothing(
     assert f"  sealed to    server key {SERVER.public.fingerprint} (x25519)" in lines
 
 
-def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--dump", "--json"]
     assert main(["knock", "127.0.0.1", "ssh", "db", *words]) == 0
     for line, door in zip(capsys.readouterr().out.splitlines(), ("ssh", "db"), strict=True):
-        told = json.loads(line)
-        assert (told["door"], told["for_s"], told["address"], told["gate"]) == (door, 90, "2001:db8::/64", "paris")
-        assert (told["to"], told["port"], told["packet_bytes"]) == ("127.0.0.1", "62201/udp", 448)
-        assert told["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(told["body"])).hex()
-        signature = bytes.fromhex(told["signature"])
-        verify(parse_public_key(blob_of(key("ed25519"))), signature, bytes.fromhex(told["signed_text"]))
+        fields = json.loads(line)
+        assert (fields["door"], fields["for_s"], fields["address"], fields["gate"]) == (
+            door,
+            90,
+            "2001:db8::/64",
+            "paris",
+        )
+        assert (fields["to"], fields["port"], fields["packet_bytes"]) == ("127.0.0.1", "62201/udp", 448)
+        assert fields["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(fields["body"])).hex()
+        signature = bytes.fromhex(fields["signature"])
+        verify(parse_public_key(blob_of(key("ed25519"))), signature, bytes.fromhex(fields["signed_text"]))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,7 @@ def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: 
         (["127.0.0.1", "ssh", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127"),
         (["127.0.0.1", "7000", "--gate", "x"], "--gate is for signed knocks, and ports are a sequence; leave one"),
         (["home", "ssh", "--sequence", "--for", "1s"], "--for is for signed knocks, and --sequence asks for a seq"),
-        (["127.0.0.1", "7000", "--dump"], "--dump shows a signed knock, and this is a sequence; add --server-key KEY"),
+        (["127.0.0.1", "7000", "--dump"], "--dump is for signed knocks, and this is a sequence; add --server-key KEY"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--json"], "--json is for --dump; add --dump, or leave --json out"),
         (["127.0.0.1", "--server-key", KEY], "which door? no door of '127.0.0.1' is known here; name the one to open"),
         (["home"], "which door? "),
@@ -197,7 +200,7 @@ def test_dump_as_json_is_enough_to_check_another_client(identity: Path, capsys: 
         (["255.255.255.255", "ssh", "--server-key", KEY, "--identity", "KEY"], "cannot knock: 255.255.255.255: "),
     ],
 )  # fmt: skip
-def test_a_wrong_call_is_2_with_a_message(
+def test_invalid_call_exits_with_2(
     nobodys_keys: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     write_hosts(nobodys_keys, f'[home]\nserver_key = "{KEY}"\n[home.doors]\nssh = ["7000/tcp"]\ndb = []\n')
@@ -209,7 +212,7 @@ def test_a_wrong_call_is_2_with_a_message(
     assert captured.out == ""
 
 
-def test_a_likely_slip_is_told_and_sent_all_the_same(
+def test_likely_typo_is_reported_and_sent(
     receiver: socket.socket, identity: Path, nobodys_keys: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
@@ -231,9 +234,7 @@ HEAVY = {
 }  # fmt: skip
 
 
-def test_little_is_imported_on_the_way_to_the_packet(
-    receiver: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signed_knock_imports_little(receiver: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import sys; before = set(sys.modules)\n"
         "from doorward.cli.main import main; status = main(sys.argv[1:])\n"

@@ -1,4 +1,4 @@
-"""`knock` beside Debian's: the same call, and every character of the answer the same; then what is better here."""
+"""`knock` compared with Debian's: identical output for the same call; then the improvements."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def ours(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 @needs_the_real_one
 @pytest.mark.parametrize("call", CALLS)
-def test_the_same_answer_as_the_real_one(capsys: pytest.CaptureFixture[str], call: str) -> None:
+def test_same_output_as_original(capsys: pytest.CaptureFixture[str], call: str) -> None:
     assert REAL is not None
     words = call.split()
     status = main([REAL, *words])
@@ -93,7 +93,7 @@ def test_the_same_answer_as_the_real_one(capsys: pytest.CaptureFixture[str], cal
 
 
 @needs_the_real_one
-def test_the_version_has_the_same_shape_and_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_has_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert REAL is not None
     status, real, _ = answer([REAL, "-V"])
     for words in (["-V"], ["--version"], ["-Vx"]):
@@ -135,11 +135,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("word", WRONG)
-def test_no_half_of_a_wrong_sequence_is_sent(capsys: pytest.CaptureFixture[str], word: str) -> None:
+def test_invalid_sequence_sends_nothing(capsys: pytest.CaptureFixture[str], word: str) -> None:
     assert ours(capsys, "-v", "127.0.0.1", "7", word) == (1, "", WRONG[word])
 
 
-def test_what_cannot_be_sent_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_failure_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = ours(capsys, "-v", "255.255.255.255", "7:udp")
     assert (status, out) == (1, "")
     assert err.startswith("knock: cannot knock: 255.255.255.255: Permission denied")
@@ -159,7 +159,7 @@ def test_the_next_address_is_tried(
     assert receiver.recv(9) == b"\0"
 
 
-def test_a_name_that_no_resolver_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_rejected_by_resolver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise UsageError("no host name")
 
@@ -177,7 +177,7 @@ def test_a_name_that_no_resolver_takes(capsys: pytest.CaptureFixture[str], monke
         (["-d", "99999999999"], 2147483.647, 2147483.647),
     ],
 )
-def test_the_pause_is_between_and_where_asked_for_after(
+def test_pause_between_packets_and_after_with_delay(
     monkeypatch: pytest.MonkeyPatch, words: list[str], pause_s: float, after_s: float | None
 ) -> None:
     calls: list[object] = []
@@ -199,13 +199,13 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["knock", "127.0.0.1", "7"]) == 130
 
 
-def test_an_address_of_one_link_is_named_with_it() -> None:
+def test_link_local_address_names_interface() -> None:
     number, name = socket.if_nameindex()[0]
     target = Target(socket.AF_INET6, ("fe80::1", 0, 0, number))
-    assert knockd_client._named(target) == f"fe80::1%{name}"
+    assert knockd_client._address_text(target) == f"fe80::1%{name}"
 
 
-def test_it_starts_without_what_a_knock_does_not_need() -> None:
+def test_imports_nothing_heavy() -> None:
     code = "import sys; import doorward.cli.knockd_client; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -1,4 +1,4 @@
-"""The command line's frame: overview, hints, help that fits a screen, and exit statuses."""
+"""The command line as a whole: overview, hints, help texts and exit statuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from doorward import __version__
 from doorward.cli import main as module
-from doorward.cli.main import COMMANDS, main, parser_of
+from doorward.cli.main import COMMANDS, build_parser, main
 from doorward.errors import ConfigError, ConfigFault, DoorwardError, HostError, NegativeResult, UsageError
 from tests.support.processes import own_namespace
 
@@ -42,7 +42,7 @@ def test_the_overview_names_every_command(words: list[str], capsys: pytest.Captu
     assert fits_a_screen(out)
 
 
-def test_without_a_command_the_overview_is_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_command_prints_overview(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "COMMAND" in "".join(capsys.readouterr())
 
@@ -66,11 +66,11 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_an_unknown_command(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 2
-    assert capsys.readouterr() == ("", f"doorward: {word!r} is no command; {hint}\n")
+    assert capsys.readouterr() == ("", f"doorward: unknown command {word!r}; {hint}\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_a_screen_and_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_fits_screen_with_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -84,7 +84,7 @@ def test_help_fits_a_screen_and_shows_an_example(name: str, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_wrong_option_is_a_wrong_call(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_exits_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--no-such-option"])
     assert ended.value.code == 2
@@ -93,9 +93,7 @@ def test_a_wrong_option_is_a_wrong_call(name: str, capsys: pytest.CaptureFixture
     assert f"doorward {name}: error: " in err
 
 
-def test_help_is_the_same_whatever_a_folder_is_called(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_with_percent_in_directory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CONFIGURATION_DIRECTORY", "/etc/100%(sure)s")
     with pytest.raises(SystemExit):
         main(["check", "--help"])
@@ -116,7 +114,7 @@ def test_help_is_the_same_whatever_a_folder_is_called(
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_an_error_becomes_a_message_and_an_exit_status(
+def test_error_becomes_message_and_exit_status(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: DoorwardError | KeyboardInterrupt,
@@ -131,7 +129,7 @@ def test_an_error_becomes_a_message_and_an_exit_status(
     assert capsys.readouterr() == ("", says)
 
 
-def test_the_commands_own_status_is_given_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_status_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     own = SimpleNamespace(EXAMPLE="", run=lambda _: 7, add_arguments=lambda _: None)
     monkeypatch.setattr(module, "load", lambda _: own)
     assert main(["status"]) == 7
@@ -145,7 +143,7 @@ def test_the_commands_own_status_is_given_on(monkeypatch: pytest.MonkeyPatch) ->
         (["open", "ssh", "192.0.2.7"], 1, "no daemon answers"),
         (["close", "ssh", "192.0.2.7"], 1, "no daemon answers"),
         (["log"], 2, "no ledger; it begins when `doorward run` first starts"),
-        (["log", "--last", "0"], 2, "--last: 0 lines are none"),
+        (["log", "--last", "0"], 2, "--last: 0 is too small"),
         (["log", "--since", "90"], 2, '--since: .*"90s"'),
         (["compile"], 2, "no such file"),
     ],
@@ -161,7 +159,7 @@ def test_on_a_host_without_a_daemon(
 
 
 @pytest.mark.netns("nft")
-def test_a_daemon_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_daemon_start_leaves_no_socket(tmp_path: Path) -> None:
     with own_namespace():
         done = subprocess.run([sys.executable, "-m", "doorward", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -169,8 +167,8 @@ def test_a_daemon_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> Non
     assert not (tmp_path / "runtime_directory" / "control.sock").exists()
 
 
-def test_only_the_module_of_the_command_is_imported() -> None:
-    code = "import sys; from doorward.cli.main import parser_of; parser_of('log'); print(*sys.modules)"
+def test_only_the_commands_module_is_imported() -> None:
+    code = "import sys; from doorward.cli.main import build_parser; build_parser('log'); print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "doorward.cli.log" in loaded
     assert [name for name in loaded if name.startswith("doorward.cli.") and name.split(".")[-1] in COMMANDS] == [
@@ -180,11 +178,11 @@ def test_only_the_module_of_the_command_is_imported() -> None:
 
 
 def test_every_parser_knows_its_program() -> None:
-    assert {name: parser_of(name).prog for name in COMMANDS} == {name: f"doorward {name}" for name in COMMANDS}
+    assert {name: build_parser(name).prog for name in COMMANDS} == {name: f"doorward {name}" for name in COMMANDS}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status", "--help"], ["compile"]])
-def test_a_reader_that_has_seen_enough_is_no_error(words: list[str], tmp_path: Path) -> None:
+def test_closed_pipe_is_no_error(words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "configuration_directory"
     folder.mkdir()
     (folder / "doorward.toml").write_text('[doors.ssh]\nopens = ["22/tcp"]\n')

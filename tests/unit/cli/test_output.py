@@ -1,4 +1,4 @@
-"""What is printed: tables, moments and lengths of time."""
+"""Output: tables, times and durations."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ),
     ],
 )
-def test_tables_are_aligned_and_end_where_their_text_ends(
+def test_tables_are_aligned_without_trailing_spaces(
     capsys: pytest.CaptureFixture[str], head: tuple[str, ...], rows: list[tuple[str, ...]], expected: str
 ) -> None:
     output.table(head, rows)
     assert capsys.readouterr().out == expected
 
 
-def test_a_row_that_does_not_fit_its_head_is_a_mistake() -> None:
+def test_row_of_wrong_length_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         output.table(("a", "b"), [("1",)])
 
@@ -56,8 +56,8 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("in_kathmandu")
-def test_moments_are_of_the_operators_clock() -> None:
-    assert output.moment(1_777_616_100.9) == "2026-05-01 12:00:00"
+def test_times_are_local() -> None:
+    assert output.format_time(1_777_616_100.9) == "2026-05-01 12:00:00"
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_moments_are_of_the_operators_clock() -> None:
         (365 * 86_400.0, "365d"),
     ],
 )
-def test_lengths_have_at_most_two_units(seconds: float, expected: str) -> None:
-    assert output.span(seconds) == expected
+def test_durations_have_at_most_two_units(seconds: float, expected: str) -> None:
+    assert output.format_duration(seconds) == expected

@@ -1,4 +1,4 @@
-"""Nothing that ledger, daemon, etcd or certificates say commands the terminal, or makes a line of its own."""
+"""Text from ledger, daemon, etcd or certificates can neither control the terminal nor add lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ALL = "import sys\nfrom doorward.cli.main import main\nfor words in sys.argv[1:]
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Run all commands on a terminal; return what it would show."""
+    """Run all commands and return what a terminal would show."""
     folder = tmp_path_factory.mktemp("poison")
     poison_ledger(folder / "ledger.sqlite3")
     environment = {**os.environ, "RUNTIME_DIRECTORY": str(folder), "STATE_DIRECTORY": str(folder), "TERM": "xterm"}
@@ -70,21 +70,21 @@ def test_no_control_character_reaches_the_terminal(shown: str) -> None:
     assert "\u202e" not in lines
 
 
-def test_no_text_makes_a_line_of_its_own(shown: str) -> None:
+def test_no_text_adds_a_line(shown: str) -> None:
     assert SPOOF in shown
     assert not any(line.startswith(SPOOF) for line in shown.splitlines())
 
 
-def test_what_a_fleet_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fleet_output_is_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     gate = GateStatus(POISON, "up", {"doors": 1, "version": POISON, "fault": POISON})
     row = {"at_ms": 1, "gate": POISON, "event": POISON, "door": POISON, "address": POISON, "words": POISON}
     asked: Any = SimpleNamespace(fleet=POISON, status=lambda: [gate], openings=list, records=lambda _: [row])
 
     @contextmanager
-    def office(_: object) -> Iterator[Any]:
+    def open_admin(_: object) -> Iterator[Any]:
         yield asked
 
-    monkeypatch.setattr(fleet, "office", office)
+    monkeypatch.setattr(fleet, "open_admin", open_admin)
     assert main(["status", "--fleet"]) == 0
     assert main(["log", "--fleet"]) == 0
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`doorward proxy` as ssh runs it: its standard streams are pipes, and a server is behind a door."""
+"""`doorward proxy` as ssh runs it: with pipes as standard streams, and a server behind a door."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("nobodys_keys")
 
 
 class Site:
-    """A service and a port for knocks, both at one loopback address or at both."""
+    """A service and a port for knocks, at one or both loopback addresses."""
 
     def __init__(self, held: ExitStack, *versions: int) -> None:
         places = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
@@ -70,7 +70,7 @@ def site() -> Iterator[Site]:
 
 @contextmanager
 def proxy(*words: object) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it, and wait for its end; a test that fails does not wait."""
+    """Run it and wait for its end, unless the test fails."""
     command = [sys.executable, "-m", "doorward", "proxy", *map(str, words)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as running:
@@ -90,7 +90,7 @@ Handler = Callable[[socket.socket], object]
 
 @contextmanager
 def serving(service: socket.socket, handle: Handler) -> Iterator[None]:
-    """Handle every connection in a thread of its own: on a loaded machine a given up attempt may be one too."""
+    """Handle every connection in its own thread: under load an abandoned attempt may be one too."""
     threads: list[threading.Thread] = []
 
     def one(connection: socket.socket) -> None:
@@ -116,7 +116,7 @@ def serving(service: socket.socket, handle: Handler) -> Iterator[None]:
 
 
 class Conversation:
-    """Sends an answer and its end to whoever comes, and keeps all that he says."""
+    """Sends an answer and closes its side, and records everything that clients send."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer, self.heard = answer, b""
@@ -146,7 +146,7 @@ def test_a_signed_knock_and_a_megabyte_each_way(site: Site) -> None:
     assert door_in(site.knocks[4].recv(2000)) == "ssh"
 
 
-def test_a_sequence_is_as_good(site: Site) -> None:
+def test_sequence_also_works(site: Site) -> None:
     server = Conversation(b"hello")
     with (
         serving(site.services[4], server),
@@ -157,7 +157,7 @@ def test_a_sequence_is_as_good(site: Site) -> None:
     assert site.knocks[4].recv(9) == b"\0"
 
 
-def test_it_ends_when_the_server_ends_and_then_the_user(site: Site) -> None:
+def test_ends_when_both_sides_close(site: Site) -> None:
     with (
         serving(site.services[4], Conversation(b"goodbye")),
         proxy("127.0.0.1", site.port, "ssh", *site.signed) as running,
@@ -169,7 +169,7 @@ def test_it_ends_when_the_server_ends_and_then_the_user(site: Site) -> None:
         assert running.wait(PATIENCE_S) == 0
 
 
-def test_a_reader_that_went_away_ends_it_quietly(site: Site) -> None:
+def test_closed_output_ends_quietly(site: Site) -> None:
     ended = threading.Event()
 
     def speak(theirs: socket.socket) -> None:
@@ -185,7 +185,7 @@ def test_a_reader_that_went_away_ends_it_quietly(site: Site) -> None:
         ended.set()
 
 
-def test_a_reset_is_1_and_says_so(site: Site) -> None:
+def test_reset_returns_1(site: Site) -> None:
     def reset(theirs: socket.socket) -> None:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -196,7 +196,7 @@ def test_a_reset_is_1_and_says_so(site: Site) -> None:
     assert said == b"doorward: 127.0.0.1: the connection broke: Connection reset by peer; connect again\n"
 
 
-def test_it_knocks_at_the_address_that_it_connects_to() -> None:
+def test_knocks_at_the_connected_address() -> None:
     with ExitStack() as held:
         site = Site(held, 6)
         held.enter_context(serving(site.services[6], Conversation(b"six")))
@@ -205,7 +205,7 @@ def test_it_knocks_at_the_address_that_it_connects_to() -> None:
         assert door_in(site.knocks[6].recv(2000)) == "ssh"
 
 
-def test_it_knocks_again_until_the_door_is_open(site: Site) -> None:
+def test_knocks_until_door_is_open(site: Site) -> None:
     with ExitStack() as held:
         late = held.enter_context(socket.socket())
         late.bind(("127.0.0.1", 0))
@@ -218,7 +218,7 @@ def test_it_knocks_again_until_the_door_is_open(site: Site) -> None:
         assert packets[0] != packets[1]
 
 
-def test_in_vain_is_1_and_says_where_to_look(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeout_returns_1_with_hint(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
         number = full.getsockname()[1]
         assert main(["proxy", "127.0.0.1", str(number), "ssh", *site.signed, "--timeout", "50ms"]) == 1
@@ -243,7 +243,7 @@ def test_in_vain_is_1_and_says_where_to_look(site: Site, capsys: pytest.CaptureF
         (["web", "ssh"], "22", ["web"], "web"),
     ],
 )
-def test_the_door_is_named_or_the_only_one_or_the_ports_service(
+def test_choice_of_door(
     site: Site, nobodys_keys: Path, doors: list[str], port: str, words: list[str], door: str
 ) -> None:
     path = nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
@@ -261,16 +261,16 @@ def test_the_door_is_named_or_the_only_one_or_the_ports_service(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["home", "22/udp"], "22/udp cannot be connected to; only a TCP port can, such as 22"),
+        (["home", "22/udp"], "cannot connect to 22/udp; give a TCP port, such as 22"),
         (["home", "ssh"], "invalid port 'ssh'; write it as 7000/tcp or 7000/udp"),
-        (["home", "22", "ssh", "--door", "ssh"], "--door and the words behind the port say the same; leave one"),
+        (["home", "22", "ssh", "--door", "ssh"], "--door and arguments after the port exclude each other; leave one"),
         (["127.0.0.1", "22", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127.0.0.1'"),
         (["home", "22"], "names no host; give ports (7000 8000/udp 9000), add the host with its server's key"),
         (["127.0.0.1", "9", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory"),
         (["255.255.255.255", "9", "9/udp"], "cannot knock: 255.255.255.255: "),
     ],
 )
-def test_a_wrong_call_is_2_with_a_message(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+def test_invalid_call_exits_with_2(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert main(["proxy", *words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("doorward: ")
@@ -278,7 +278,7 @@ def test_a_wrong_call_is_2_with_a_message(capsys: pytest.CaptureFixture[str], wo
     assert captured.out == ""
 
 
-def test_standard_input_that_is_closed_is_an_end_and_no_error(site: Site) -> None:
+def test_closed_stdin_is_no_error(site: Site) -> None:
     command = [sys.executable, "-m", "doorward", "proxy", "127.0.0.1", str(site.port), "ssh", *site.signed]
     server = Conversation(b"hello")
     with serving(site.services[4], server):

@@ -1,4 +1,4 @@
-"""`doorward report`: which file it writes, with which rights, and which it leaves alone."""
+"""`doorward report`: which file it writes, with which mode, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def mode_of(path: Path) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Give what each file holds; SQLite makes two beside the ledger to read it."""
+    """Return each file's contents, without the two that SQLite creates next to the ledger."""
     files = (
         path for path in folder.iterdir() if path.is_file() and path.suffix not in (".sqlite3-wal", ".sqlite3-shm")
     )
     return {path.name: path.read_bytes() for path in files}
 
 
-def test_the_page_is_written_for_its_owner_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_private(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--html", "page.html"]) == 0
     page = folder / "page.html"
     assert page.read_text().startswith(MARK)
@@ -60,7 +60,7 @@ def test_the_page_is_written_for_its_owner_only(folder: Path, capsys: pytest.Cap
     assert printed.startswith("page.html: 2 openings by 1 person or address, 1 refusal from 1 network, ")
 
 
-def test_since_when(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_since(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for since, openings in (("1h", 1), ("7d", 2), ("365d", 3), ("999999d", 3)):
         assert main(["report", "--json", "--since", since]) == 0
         assert json.loads(capsys.readouterr().out)["openings"] == openings
@@ -68,7 +68,7 @@ def test_since_when(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "doorward: --since: invalid duration 'soon'" in capsys.readouterr().err
 
 
-def test_figures_beside_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_with_html(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--json", "--html", "page.html"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["standing"], answer["refusals"], answer["who"][0]["person"]) == (1, 1, "ada@laptop")
@@ -85,14 +85,14 @@ def test_the_page_on_standard_output(folder: Path, capsysbinary: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing says where to; add --html FILE, or --json for the figures alone"),
+        ([], "no output given; use --html FILE or --json"),
         (["--html", "-", "--json"], "both write to standard output"),
-        (["--html", "nowhere/page.html"], "No such file or directory; name a file in a folder that"),
-        (["--html", "."], "this is no plain file; remove it, or name another file"),
-        (["--html", "doorward.toml"], "this is no report of doorward, so it is left alone"),
-        (["--html", "ledger.sqlite3"], "this is no report of doorward, so it is left alone"),
-        (["--html", "empty"], "this is no report of doorward, so it is left alone"),
-        (["--html", "link.html"], "this is no plain file"),
+        (["--html", "nowhere/page.html"], "No such file or directory; give a file in a directory that"),
+        (["--html", "."], "not a regular file; remove it, or name another file"),
+        (["--html", "doorward.toml"], "not a doorward report, so it is left alone"),
+        (["--html", "ledger.sqlite3"], "not a doorward report, so it is left alone"),
+        (["--html", "empty"], "not a doorward report, so it is left alone"),
+        (["--html", "link.html"], "not a regular file"),
         (["--html", "page.html", "-c", "none.toml"], "none.toml: no such file"),
     ],
 )
@@ -115,11 +115,11 @@ def test_an_earlier_report_is_replaced_and_keeps_its_mode(folder: Path) -> None:
     assert main(["report", "--html", "page.html"]) == 0
     assert not page.read_text().endswith("old")
     assert mode_of(page) == 0o640
-    assert page.stat().st_ino != first  # in one step: whoever reads the old one goes on
+    assert page.stat().st_ino != first  # atomic: readers of the old page continue
 
 
 @needs_root
-def test_another_users_file_does_not_choose_who_reads(folder: Path) -> None:
+def test_file_of_another_user_does_not_set_mode(folder: Path) -> None:
     page = folder / "page.html"
     page.write_text(MARK)
     page.chmod(0o666)
@@ -129,7 +129,7 @@ def test_another_users_file_does_not_choose_who_reads(folder: Path) -> None:
 
 
 @needs_root
-def test_who_may_not_read_the_ledger_is_told(folder: Path) -> None:
+def test_unreadable_ledger_is_reported(folder: Path) -> None:
     (folder / "ledger.sqlite3").chmod(0o600)
     folder.chmod(0o700)
     assert as_nobody(lambda: main(["report", "--json"])) == 2

@@ -1,4 +1,4 @@
-"""`doorward share`: a door for another device."""
+"""`doorward share`: sharing a door with another device."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["shs"], "there is no door 'shs'; did you mean 'ssh'?"),
-        (["nothing"], "there is no door 'nothing'; its doors are ssh, db, odd, wake"),
-        (["db"], "door 'db' has no sequence, and nobody may send signed knocks"),
+        (["shs"], "unknown door 'shs'; did you mean 'ssh'?"),
+        (["nothing"], "unknown door 'nothing'; its doors are ssh, db, odd, wake"),
+        (["db"], "door 'db' has no sequence, and no key may send signed knocks"),
         (["db", "--format", "knockonports"], "door 'db' has no sequence; share it as a link"),
-        (["odd"], "door 'odd': its `flags` (fin,!syn) take no plain SYN, and clients send no other"),
+        (["odd"], "door 'odd': its `flags` (fin,!syn) do not match a plain SYN, and clients send nothing else"),
         (
             ["odd", "--format", "knockd"],
             "door 'odd': its `flags` (fin,!syn) do not match a plain SYN, the only packet that apps send",
@@ -98,9 +98,9 @@ def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ssh", "--host", "a b"], "invalid host 'a b'"),
     ],
 )
-def test_what_cannot_be_shared(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+def test_unshareable_doors(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert message in share(capsys, file, *words, status=2)
 
 
-def test_the_hosts_own_address_where_none_is_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_address(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_link(share(capsys, file, "ssh").strip()).host

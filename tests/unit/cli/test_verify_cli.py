@@ -1,4 +1,4 @@
-"""`doorward verify` refuses at once what it could only find out after minutes."""
+"""`doorward verify` rejects invalid calls before it starts to scan."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["home", "ssh", "--ports", "ssh"], "--ports: invalid port 'ssh': expected 22, 1-1024, 7000/udp"),
         (["home", "ssh", "--expect", "0"], "--expect: invalid port '0': ports are 1 to 65535"),
         (["home", "ssh", "--port", "9-8"], "--port: invalid range '9-8': write 8-9"),
-        (["home", "ssh", "--port", "80", "--expect", "80"], "80/tcp: --expect says that all may see it"),
+        (["home", "ssh", "--port", "80", "--expect", "80"], "80/tcp: listed in --expect (anyone may reach it)"),
         (["home"], "which door? "),
         (["home", "shs"], "did you mean 'ssh'?"),
-        (["home", "--no-knock", "--port", "22"], "--port is what a knock must open, and there is none"),
-        (["192.0.2.7", "--port", "22"], "--port is what a knock must open, and there is none"),
-        (["home", "ssh", "--rate", "0"], "--rate: 0 is no rate; write 1 to 1000000 packets a second"),
+        (["home", "--no-knock", "--port", "22"], "--port is what a knock must open, but no knock is given"),
+        (["192.0.2.7", "--port", "22"], "--port is what a knock must open, but no knock is given"),
+        (["home", "ssh", "--rate", "0"], "--rate: invalid rate 0; write 1 to 1000000 packets per second"),
         (["home", "ssh", "--for", "5"], "--for: invalid duration '5'; write the unit too: \"5s\""),
         (["home", "ssh", "--picture", "x.jpg"], "--picture: x.jpg: the file name must end in .svg"),
-        (["home", "ssh", "--picture", "/nowhere/x.svg"], "--picture: there is no folder /nowhere; make it"),
-        (["127.0.0.1", "--ports", "22"], "127.0.0.1 is this machine, where every port can be seen"),
-        (["::1", "7000", "--ports", "22"], "::1 is this machine, where every port can be seen"),
+        (["home", "ssh", "--picture", "/nowhere/x.svg"], "--picture: no such directory: /nowhere; create it"),
+        (["127.0.0.1", "--ports", "22"], "127.0.0.1 is this host, where every port is visible"),
+        (["::1", "7000", "--ports", "22"], "::1 is this host, where every port is visible"),
     ],
 )
-def test_what_is_refused_at_once(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_calls_fail_immediately(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", *words]) == 2
     out, err = capsys.readouterr()
     assert says in err
-    assert out in ("", "not root: whole connections instead of SYN scans; UDP needs root; run it with sudo\n")
+    assert out in ("", "not root: connect scans instead of SYN scans; UDP needs root; run it with sudo\n")
 
 
-def test_udp_is_not_for_everybody(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_udp_needs_root(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(["verify", "192.0.2.7", "--ports", "53/udp"]) == 2
     assert "UDP needs root; run it with sudo, or leave /udp out" in capsys.readouterr().err
@@ -64,7 +64,7 @@ def test_nmap_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert "the program `nmap` is missing; run `apt install nmap`" in capsys.readouterr().err
 
 
-def test_nmaps_own_complaint_is_told(
+def test_nmap_error_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nmap = tmp_path / "nmap"

@@ -85,7 +85,7 @@ MANY = "".join(
     ("text", "path", "error"),
     [
         ('[doors.d]\nopens = ["22/tcp"]\n', "x.svg", "no door has a sequence"),
-        (MANY, "x.svg", f"nobody could look at {MOST_STATES + 1} states"),
+        (MANY, "x.svg", f"{MOST_STATES + 1} states are too many to draw"),
         (MANY[:70], "missing/x.svg", "cannot be written: No such file or directory"),
     ],
 )
