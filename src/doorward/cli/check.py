@@ -34,7 +34,8 @@ EXAMPLE = """\
   $ doorward check -c doorward.toml
   doorward.toml:1: note: capacity 1,048,576: forged first knocks fill it from …
   doorward.toml:6: warning: door 'web' has 2 knocks: guessing ports from …
-  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning, 1 note
+  doorward.toml:9: note: door 'ssh' opens to no knock, only by `doorward open`; …
+  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning, 2 notes
 exit status: 0 valid, possibly with warnings; 2 invalid"""
 
 
