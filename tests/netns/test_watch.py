@@ -151,7 +151,7 @@ def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, dae
         await pilot.press("p")
         await until(pilot, lambda: "how long" in screen(pilot.app))
         await pilot.press("end", "0", "enter")  # "1h0" is invalid
-        await until(pilot, lambda: "no duration" in screen(pilot.app))
+        await until(pilot, lambda: "invalid duration" in screen(pilot.app))
         await pilot.press("backspace", "enter")
         daemon.event("prolonged", address=str(one), by="hand")
         await until(pilot, lambda: "59m" in line(f"ssh {one} "))

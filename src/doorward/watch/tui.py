@@ -191,6 +191,8 @@ class WatchApp(App[int]):
             chosen = self._chosen()
             table.clear()
             table.add_rows(map(_cells, rows))
+            # A table that is drawn before it has measured its new rows would keep those narrow columns.
+            table.call_after_refresh(table.notify_style_update)
             keys = [row[:2] for row in rows]
             if chosen is not None and chosen[:2] in keys:
                 table.move_cursor(row=keys.index(chosen[:2]), animate=False)
