@@ -35,7 +35,7 @@ EXAMPLE = """\
   # doorward explain knock.pcap    # made by `tcpdump -i any -w knock.pcap`
   …
   => the third knock came 6.2 s after the first; `within` is 5s
-     hint: knock faster, or write a longer `within`
+     hint: knock faster, or increase `within`
 exit status: 0 a door opened, 1 none did, 2 usage or configuration error"""
 MOST_RECORDS = 1000
 _FOREVER_S = float(10**9)
