@@ -135,7 +135,7 @@ class ControlCommands:
         """Ban an address: every door closes to it, and it knocks in vain. Who else is in its network stays in."""
         address = _address(request)
         if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
-            raise UsageError(f"{address} is no address that strangers come from; its own packets would be lost")
+            raise UsageError(f"cannot ban {address}: this host needs packets from it")
         for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
         ban = self.bans.add(address, for_ms / 1000)
         openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
@@ -236,9 +236,9 @@ def _place(request: Mapping[str, Any]) -> Place:
     try:
         network = parse_place(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no network; write it like 192.0.2.0/24") from None
+        raise UsageError(f"invalid network {text!r}; write it like 192.0.2.0/24") from None
     if isinstance(network, Address) or network.num_addresses == 1:
-        raise UsageError(f"{text!r} is no network but an address; write it without /{text.partition('/')[2]}")
+        raise UsageError(f"{text!r} is a single address; write it without /{text.partition('/')[2]}")
     return network
 
 
@@ -249,7 +249,7 @@ def _address(request: Mapping[str, Any]) -> Address:
     try:
         found = parse_address(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no address; write it like 192.0.2.7 or 2001:db8::7") from None
+        raise UsageError(f"invalid address {text!r}; write it like 192.0.2.7 or 2001:db8::7") from None
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 

@@ -49,7 +49,7 @@ def parse_events(raw: bytes) -> list[NflogEvent]:
     events = []
     for generation, state, what, version, address, at_us in _EVENT.iter_unpack(raw):
         if what >= len(WHATS) or version not in (4, 6) or (version == 4 and any(address[4:])):
-            raise MalformedError("reader: an event that is none")
+            raise MalformedError("reader: invalid event")
         source = IPv4Address(address[:4]) if version == 4 else IPv6Address(address)
         events.append(NflogEvent(f"{generation:08x}", WHATS[what], state, source, at_us))
     return events
@@ -114,7 +114,7 @@ class NflogReader:
     def _replace(self, sent: bytes) -> None:
         status = self._end()
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        what = "sent what is no event" if sent else f"ended {how}"
+        what = "sent an invalid event" if sent else f"ended {how}"
         self.loss = f"the process that reads packets {what}; another one begins"
         self._start(_HASTY_S if time.monotonic() - self._began_s < _HASTY_S else 0.0)
 

@@ -85,7 +85,7 @@ def parse_report(raw: bytes) -> VerifierReport:
         refused = [_telling(**each) for each in found["refused"]]
         counts = {_word(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"verifier: a message that is none: {error}") from None
+        raise MalformedError(f"verifier: invalid message: {error}") from None
     return VerifierReport(granted, refused, counts)
 
 
@@ -166,7 +166,7 @@ def _parse_ready(raw: bytes) -> VerifierReady:
         found = json.loads(raw)
         return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise MalformedError(f"verifier: a message that is none: {error}") from None
+        raise MalformedError(f"verifier: invalid message: {error}") from None
 
 
 def _verify(

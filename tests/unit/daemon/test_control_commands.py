@@ -202,14 +202,14 @@ def test_an_address_has_one_spelling(daemon: InsideDaemon, written: str, meant: 
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        ("home", "'home' is no address; write it like 192.0.2.7 or 2001:db8::7"),
-        ("", "no address"),
-        ("192.0.2", "no address"),
-        ("192.0.2.7/32", "no (address|network)"),
-        ("192.0.2.7/24", "no (address|network)"),
-        ("192.0.2.7 ", "no address"),
-        ("192.0.2.007", "no address"),
-        ("3221225991", "no address"),
+        ("home", "invalid address 'home'; write it like 192.0.2.7 or 2001:db8::7"),
+        ("", "invalid address"),
+        ("192.0.2", "invalid address"),
+        ("192.0.2.7/32", "(single|invalid) (address|network)"),
+        ("192.0.2.7/24", "(single|invalid) (address|network)"),
+        ("192.0.2.7 ", "invalid address"),
+        ("192.0.2.007", "invalid address"),
+        ("3221225991", "invalid address"),
         ("fe80::1%eth0", "names an interface; write the address without %eth0"),
         ("::ffff:192.0.2.7%1", "names an interface"),
         (3221225991, "needs a text 'address'"),
@@ -351,7 +351,7 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
     "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
 )
 def test_addresses_that_no_stranger_has_are_not_banned(daemon: InsideDaemon, address: str) -> None:
-    with pytest.raises(UsageError, match="no address that strangers come from"):
+    with pytest.raises(UsageError, match="cannot ban"):
         daemon.ask("ban", address=address)
 
 

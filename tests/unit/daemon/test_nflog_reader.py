@@ -151,7 +151,7 @@ def test_a_reader_that_sends_something_else_is_ended() -> None:
             reader._waiter.register(reader._socket, select.EPOLLIN)
             taken_over.send(b'{"run": "/bin/sh"}')
             assert awaited(reader, 1) == [None]
-            assert "sent what is no event" in reader.loss
+            assert "sent an invalid event" in reader.loss
             with pytest.raises(ProcessLookupError):
                 os.kill(before, 0)
             knock()
