@@ -151,7 +151,7 @@ def test_a_key_that_is_not_authorized_stays_outside_and_the_server_says_why(site
         done = site.ssh(4, "--server-key", key, "--identity", private, "--timeout", "1s", key=private)
         assert done.returncode == 255
         assert "knocked" in done.stderr
-        assert "has the key SHA256:" in daemon.event("refused")["reason"]
+        assert "does not list the key SHA256:" in daemon.event("refused")["reason"]
         assert daemon.openings() == []
 
 
