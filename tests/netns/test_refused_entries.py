@@ -122,6 +122,21 @@ def test_a_poisoned_row_costs_its_own_opening_at_a_start(site: Site) -> None:
     assert site.ends()[str(WIDE)] == "lost"
 
 
+def test_a_ledger_full_of_poison_does_not_hold_the_daemon(site: Site) -> None:
+    """Each row alone would take the kernel some 10 ms or more; the service manager waits for 90 s."""
+    daemon, until_s = site.daemon, time.time() + 600
+    guest = site.visitors.fresh(4)
+    guest.knock(*SEQUENCE)
+    daemon.event("opened", address=str(guest))
+    daemon.end(signal.SIGKILL)
+    site.record(*((f"10.{64 + number // 256}.{number % 256}.0/24", until_s) for number in range(4000)))
+    daemon.config.write_text(CONFIG.replace("[signed]", ""))
+    daemon.host.run(["nft", "delete table inet doorward"])
+    daemon.start()
+    assert [opening["address"] for opening in daemon.openings()] == [str(guest)]
+    assert guest.gets_in()
+
+
 def test_a_repair_restores_the_gate_without_what_nftables_refuses(site: Site) -> None:
     daemon = site.daemon
     guest, stranger = site.visitors.crowd(4, 2)

@@ -1,8 +1,8 @@
 """Replay cache: which signed knocks were used already. Each is good once, whatever is restarted or killed.
 
-Four things refuse a packet. Its number is in the table `seen`. It is not newer than what was forgotten. It is dated
+Five things refuse a packet. Its number is in the table `seen`. It is not newer than what was forgotten. It is dated
 before the floor: what an earlier ledger took is not known. Or it is dated before the machine's boot, since the last
-entries may have been lost with the power.
+entries may have been lost with the power. Or it is dated ahead by more than any window.
 
 Floor and boot are moments of the wall clock, which may be wrong and is set sooner or later. So the boot is reckoned by
 the clock as it is now, and a floor that is further ahead than the window is lowered: nothing dated later was ever
@@ -21,6 +21,9 @@ KEPT_MS = 86_400_000  # entries older than a day are forgotten
 KEPT_ROWS = 200_000  # and the oldest, where there are more: only who has a key can make one
 _FORGET_EVERY = 1000
 AHEAD_MS = 1000  # a packet dated further ahead is synced before its door opens; others do not outlast a boot by more
+# No window is longer, so the verifier accepts nothing dated later. A compromised one could otherwise have everything
+# forgotten up to a date of its choice, and what is older than that is refused for ever.
+MOST_AHEAD_MS = 3_600_000
 SCHEMA = """
 CREATE TABLE seen (id BLOB PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX seen_time ON seen (time);
@@ -138,6 +141,8 @@ class ReplayCache:
         return refusals
 
     def _claim(self, claim: PacketId, clock: Clock) -> str:
+        if claim.time_ms > clock.now_ms + MOST_AHEAD_MS:
+            return "it is dated further ahead than any window reaches"
         self._claims += 1
         if self._claims % _FORGET_EVERY == 0:
             self._prune(claim.time_ms)  # first: this one may be among those that are forgotten

@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from doorward.config.values import MAX_WINDOW_MS
 from doorward.daemon import replay_cache
 from doorward.daemon.ledger import Ledger, open_ledger
-from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, KEPT_MS, SCHEMA, Clock, PacketId, ReplayCache
+from doorward.daemon.replay_cache import (
+    AHEAD_MS,
+    FORGOTTEN,
+    KEPT_MS,
+    MOST_AHEAD_MS,
+    SCHEMA,
+    Clock,
+    PacketId,
+    ReplayCache,
+)
 from doorward.kernel import atomic_file
 
 DAY_MS = 86_400_000
@@ -147,13 +157,17 @@ def test_what_was_forgotten_is_refused_whatever_the_clock_says(
     ahead = [claim(number, NOW_MS + DAY_MS + number) for number in range(4)]
     machine = Machine(db)
     machine.begin(floor_ms=NOW_MS + DAY_MS)
+    machine.clock = Clock(NOW_MS + DAY_MS, 0)
     for each in ahead:
         assert machine.claim(each) == [""]
     monkeypatch.undo()
+    machine.clock = Clock(NOW_MS, 0)
     assert "the clock was ahead" in machine.table.follow_clock(WINDOW_MS)
-    assert "" not in machine.claim(*ahead)
-    machine.begin()
-    assert "" not in machine.claim(*ahead)
+    for now_ms in (NOW_MS, NOW_MS + DAY_MS):
+        machine.clock = Clock(now_ms, 0)
+        assert "" not in machine.claim(*ahead)
+        machine.begin()
+        assert "" not in machine.claim(*ahead)
 
 
 def test_after_a_clean_end_a_boot_changes_nothing(machine: Machine) -> None:
@@ -169,9 +183,21 @@ def test_a_daemon_that_began_after_a_clean_end_must_end_cleanly_too(machine: Mac
     assert "not shut down" in machine.begin("boot-3", NOW_MS)
 
 
+def test_a_compromised_verifier_shuts_no_later_knock_out(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_AHEAD_MS == MAX_WINDOW_MS
+    monkeypatch.setattr(replay_cache, "_FORGET_EVERY", 1)
+    assert machine.claim(claim(1)) == [""]
+    for number in range(2, 5):
+        assert machine.claim(claim(number, number << 60)) != [""]
+    assert machine.claim(claim(1), claim(5)) == ["it was used already", ""]
+    machine.begin()
+    assert machine.claim(claim(6)) == [""]
+
+
 def test_what_is_forgotten_is_refused_for_its_age(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_cache, "_FORGET_EVERY", 1)
     machine.claim(claim(1))
+    machine.clock = Clock(NOW_MS + KEPT_MS + 1, 0)
     assert machine.claim(claim(2, NOW_MS + KEPT_MS + 1)) == [""]
     assert machine.db.execute("SELECT count(*) FROM seen").fetchone() == (1,)
     assert machine.claim(claim(1))[0].startswith("it is older")
