@@ -9,6 +9,8 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -282,8 +284,13 @@ def icmp_types(frames: list[bytes]) -> list[tuple[int, int]]:
 
 
 def test_fragments_and_options_are_not_answered(house: House) -> None:
-    """A fragment without its others, an unknown hop-by-hop option, a bad option to a public port."""
+    """A fragment without its others, an unknown hop-by-hop option, a bad option to a public port; without a route too.
+
+    A host that forwards nothing still answers a packet to an IPv6 address to which it has no route.
+    """
     router, server = house.lab.router, house.lab.server
+    nowhere = replace(server, ipv6=IPv6Address("2001:db8:dead::1"))
+    server.ip("-6", "route", "add", "unreachable", "2001:db8:dead::/48")
     for name in REASSEMBLY_TIMES:
         server.call(Path("/proc/sys/net", name).write_text, "0")
     udp = struct.pack("!HHHH", 40000, 9, 64, 0) + bytes(8)
@@ -293,6 +300,7 @@ def test_fragments_and_options_are_not_answered(house: House) -> None:
         ipv6_packet(router, server, 44, struct.pack("!BBHI", 17, 0, 1, 7) + udp),
         ipv6_packet(router, server, 0, bytes([59, 0, 0x80, 4, 0, 0, 0, 0])),
         ipv4_packet(router, server, syn, options=bytes([7, 2, 0, 0])),
+        ipv6_packet(router, nowhere, 17, udp),
     ]
     before = house.daemon.counters()["dropped_stealth"]
     sender = FrameSender(router, server)

@@ -298,7 +298,10 @@ def translated(context: ChainContext) -> str:
 
 
 def output(context: ChainContext) -> str:
-    """Return the output chain that drops ICMP errors that the kernel sends for fragments and options by itself."""
+    """Return the output chain that drops ICMP errors that the kernel sends before a rule, or where no rule drops.
+
+    They answer fragments, options, and IPv6 addresses to which this host has no route.
+    """
     if context.gate.mode is not Mode.STEALTH:
         return ""
     count_and_drop = "counter name dropped_stealth drop"
@@ -310,6 +313,8 @@ def output(context: ChainContext) -> str:
         f"icmp type parameter-problem {count_and_drop}",
         f"icmpv6 type time-exceeded icmpv6 code 1 {count_and_drop}",
         f"icmpv6 type parameter-problem {count_and_drop}",
+        # Not only a router sends it: any host does. What is for another address passes, since it may be forwarded.
+        f"icmpv6 type destination-unreachable icmpv6 code no-route {count_and_drop}",
     ]
     return chain("output", rules)
 
