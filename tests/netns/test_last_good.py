@@ -99,9 +99,14 @@ def site(direct_lab: Lab) -> Iterator[Site]:
 
 def test_a_file_that_is_wrong_is_replaced_by_the_last_one_that_was_in_force(site: Site) -> None:
     daemon, guest = site.daemon, site.visitors.fresh(4)
+    late, stays = site.visitors.crowd(4, 2)
+    daemon.run("open", "ssh", stays, "--for", "10m")
+    daemon.run("open", "web", stays, "--for", "10m")
     guest.knock(*SSH)
-    site.await_text(site.said, "open\n")
+    site.await_text(site.said, "open\nopen\n")
     daemon.end()
+    late.knock(*WEB)
+    assert late.gets_in(80)
     daemon.await_end(guest.element())  # so that its on_close is owed
     wrong = site.good[: site.good.index("[doors.web]")].replace("guard", "gaurd")
     daemon.config.write_text(wrong)
@@ -120,6 +125,7 @@ def test_a_file_that_is_wrong_is_replaced_by_the_last_one_that_was_in_force(site
 
     assert site.opens(SSH, 22)
     assert not site.opens(WEB, 80)  # the door is gone, and its port still hidden
+    assert (stays.gets_in(22), stays.gets_in(80), late.gets_in(80)) == (True, False, False)
     said = daemon.run("open", "web", "192.0.2.7", check=False)
     assert said.returncode == 2
     site.send(site.revoked)  # the keys are today's
@@ -129,12 +135,12 @@ def test_a_file_that_is_wrong_is_replaced_by_the_last_one_that_was_in_force(site
     daemon.process.send_signal(signal.SIGHUP)
     daemon.message("was not reloaded")
     daemon.await_notice("READY=1")
-    assert (site.said.read_text(), site.copy.read_text()) == ("open\n", site.good)
+    assert (site.said.read_text(), site.copy.read_text()) == ("open\nopen\n", site.good)
     assert [record["closed_by"] for record in daemon.log() if record["address"] == str(guest)] == [None]
 
     repaired = site.good.replace("7102", "7109")
     daemon.reload(repaired)
-    site.await_text(site.said, "open\nclose\n")  # what was owed, and nothing for what was opened meanwhile
+    site.await_text(site.said, "open\nopen\nclose\n")  # what was owed, and nothing for what was opened meanwhile
     site.await_text(site.copy, repaired)
     assert daemon.run("status").returncode == 0
     assert site.opens(("7101", "7109"), 80)
