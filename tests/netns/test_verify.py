@@ -274,7 +274,7 @@ def test_a_port_that_can_be_seen_is_a_finding(stealth: Site) -> None:
     result = stealth["hole"]
     assert result.status == 1
     assert "TCP    79 .O.\n" in result.said
-    assert "wrong: 80/tcp is open to anyone\n" in result.said
+    assert "wrong: 80/tcp is open without a knock\n" in result.said
 
 
 def test_a_signed_knock_opens_and_its_port_is_silent(stealth: Site) -> None:

@@ -123,7 +123,7 @@ def _visible(request: VerifyRequest, before: View) -> list[VerifyFinding]:
 def _verb(answer: PortAnswer, found: View) -> str:
     single = len(found) == 1
     if answer is PortAnswer.OPEN:
-        return "is open to anyone" if single else "are open to anyone"
+        return "is open without a knock" if single else "are open without a knock"
     if answer is PortAnswer.CLOSED:
         return ("refuses" if single else "refuse") + ", which reveals that a host exists"
     (reason, by), _ = Counter((seen.reason, seen.by) for seen in found.values()).most_common(1)[0]
@@ -135,7 +135,8 @@ def _remedy(request: VerifyRequest, answer: PortAnswer, found: View) -> str:
     if any(port in request.opens for port in found) and answer is PortAnswer.OPEN:
         return "is the door still open for this address from an earlier knock? wait until it closes, and run this again"
     if answer is PortAnswer.OPEN:
-        return f"hide it behind a door; if it is meant to be public, add --expect {_listed(found)}"
+        earlier = "" if request.opens else "; if an earlier knock from this address opened it, wait until it closes"
+        return f"hide it behind a door; if it is meant to be public, add --expect {_listed(found)}{earlier}"
     if answer is PortAnswer.CLOSED and not request.guard:
         return 'use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard'
     if answer is PortAnswer.CLOSED:

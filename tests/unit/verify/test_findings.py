@@ -55,8 +55,8 @@ def test_silent_open_silent_has_no_findings() -> None:
 @pytest.mark.parametrize(
     ("before", "says"),
     [
-        (view(silent="1-100", open="80"), "80/tcp is open to anyone"),
-        (view(silent="1-100", open="53/udp,80"), "80/tcp, 53/udp are open to anyone"),
+        (view(silent="1-100", open="80"), "80/tcp is open without a knock"),
+        (view(silent="1-100", open="53/udp,80"), "80/tcp, 53/udp are open without a knock"),
         (view(silent="1-100", closed="7"), "7/tcp refuses, which reveals that a host exists"),
         (view(silent="1-100", closed="1-9"), "1-9/tcp refuse, which reveals that a host exists"),
         (
@@ -125,7 +125,7 @@ def test_door_open_before_the_knock_is_explained() -> None:
     before = view(silent="1-100", open="22")
     found = find_problems(question(before, opens="22"), Observations(before, ObservedOpening({}, ports("22"), 0)))
     assert [finding.what for finding in found] == [
-        "22/tcp is open to anyone",
+        "22/tcp is open without a knock",
         "the knock cannot be tested: every port that it may open is open already",
     ]
     assert "from an earlier knock" in found[0].instead
