@@ -15,7 +15,7 @@ import pytest
 from doorward.daemon.ruleset_guard import PAUSE_S
 from doorward.lab.topology import Lab
 from tests.support.changes import Changes, changes_of
-from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, echoes, running_daemon
 from tests.support.processes import repeating
 
 pytestmark = pytest.mark.netns("nft", "knock")
@@ -44,12 +44,6 @@ def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
 def changes(daemon: RunningDaemon) -> Iterator[Changes]:
     with changes_of(daemon.host) as changes:
         yield changes
-
-
-def echoes(connection: socket.socket) -> bool:
-    connection.settimeout(3)
-    connection.sendall(b"are you there\n")
-    return connection.recv(100).endswith(b"are you there\n")
 
 
 def welcomed(connection: socket.socket) -> bool:

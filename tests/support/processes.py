@@ -107,6 +107,12 @@ def own_namespace() -> Iterator[None]:
         os.close(home)
 
 
+def pending_syns(port: int) -> int:
+    """Count the TCP sockets of this network namespace that wait for an answer from a port, over IPv4."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+
+
 def open_descriptors() -> int:
     """Count this process's open descriptors."""
     return len(list(Path("/proc/self/fd").iterdir()))
