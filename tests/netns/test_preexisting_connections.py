@@ -1,4 +1,4 @@
-"""Connections that stood before the gate was first loaded go on, though conntrack never saw them begin."""
+"""Established connections continue when the gate is first loaded, although conntrack never saw their start."""
 
 from __future__ import annotations
 
