@@ -54,6 +54,11 @@ def as_nobody(function: Callable[[], T], groups: Sequence[int] = ()) -> T:
     return result
 
 
+def without_root(function: Callable[[], T]) -> T:
+    """Call a function as a user who is not root: this one, or nobody where the tests run as root."""
+    return as_nobody(function) if os.geteuid() == 0 else function()
+
+
 @contextmanager
 def running(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """Run a program for the block, with its output in a pipe; then end it in order, also after a failure."""
