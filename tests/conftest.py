@@ -73,6 +73,12 @@ def direct_lab() -> Iterator[Lab]:
     yield from _standing(Lab(direct=True))
 
 
+@pytest.fixture(scope="module")
+def module_lab() -> Iterator[Lab]:
+    """Client and server on one wire, for all tests of a module."""
+    yield from _standing(Lab(direct=True))
+
+
 @pytest.fixture
 def console(request: pytest.FixtureRequest) -> Iterator[Console]:
     """What the consoles of the test's mark say to type; whatever it leaves untyped is a fault."""

@@ -43,12 +43,6 @@ class Shown(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The URL of a report of two weeks on a small host."""
     folder = tmp_path_factory.mktemp("sample")

@@ -115,7 +115,7 @@ def test_the_drop_in_of_a_gate_in_a_fleet(desk: Desk, console: Console) -> None:
 
 @pytest.mark.console("docs/hooks.md")
 def test_hooks(desk: Desk, console: Console) -> None:
-    """What they do then is held by test_hooks.py."""
+    """What they do then is held by test_docs_hooks.py."""
     desk.program("editor", sys.executable, "-c", "import sys; print('https://example/', file=open(sys.argv[1], 'a'))")
     for call in console:
         desk.compare(call)

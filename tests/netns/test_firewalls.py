@@ -21,7 +21,7 @@ from doorward.doctor.problem import Level
 from doorward.lab.namespace import NamespaceHost, end_processes, ip
 from doorward.lab.topology import Lab
 from tests.conftest import unavailable
-from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 
 pytestmark = pytest.mark.netns("nft", "nmap", "knock")
 
@@ -122,7 +122,7 @@ class Site:
         except OSError:  # dropped, or rejected in one of several ways
             return False
         with connection:
-            connection.settimeout(5)
+            connection.settimeout(PATIENCE_S)
             lines = connection.makefile("rw")
             lines.readline()
             lines.write("hello\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import struct
@@ -19,7 +18,7 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address, Packet, Port
 from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING
-from tests.support.frames import checksum, ip_packet
+from tests.support.frames import checksum, ip_packet, open_tunnel
 from tests.support.headers import AUTHENTICATION, Extension, extension
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, until
 
@@ -37,7 +36,7 @@ class Tunnel:
     """A TUN device, which has no link header, as PPP has none; what is written to it comes in by it."""
 
     def __init__(self, host: NamespaceHost, name: str, *addresses: str) -> None:
-        self._handle = host.call(_open_tunnel, name)
+        self._handle = host.call(open_tunnel, name)
         host.ip(batch=[f"link set {name} up", *(f"address add {address} dev {name}" for address in addresses)])
 
     def send(self, source: str, destination: str, ports: Sequence[str]) -> None:
@@ -47,12 +46,6 @@ class Tunnel:
 
     def close(self) -> None:
         os.close(self._handle)
-
-
-def _open_tunnel(name: str) -> int:
-    handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    fcntl.ioctl(handle, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
-    return handle
 
 
 @contextmanager

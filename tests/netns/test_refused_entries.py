@@ -20,6 +20,7 @@ from doorward.errors import NegativeResult, UsageError
 from doorward.lab.topology import Lab
 from doorward.model import Address, Place, Port
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitors, running_daemon
+from tests.support.service_user import children_of, status_of
 from tests.support.signed import PORT, Signed, Signer, send
 
 pytestmark = pytest.mark.netns("nft", "knock")
@@ -175,7 +176,7 @@ def test_a_batch_that_a_full_set_refuses_in_part(site: Site) -> None:
     """Of twelve right knocks in one message eight find room; the log, the hooks and the ledger tell of those alone."""
     daemon = site.daemon
     full_set_of(site, 8)
-    (verifier,) = (pid for pid in children(daemon.process.pid) if name_of(pid) == "doorward-verify")
+    (verifier,) = (pid for pid in children_of(daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify")
     os.kill(verifier, signal.SIGSTOP)  # so that it tells of all at once
     sources = [visitor.source for visitor in site.visitors.crowd(4, 2)]
     for number in range(12):
@@ -234,11 +235,3 @@ def test_one_key_cannot_fill_the_set_of_networks(site: Site) -> None:
         assert "as many as a key may have" in site.daemon.event("refused")["reason"]
     assert site.refusals() == {"quota": 8}
     assert len(site.daemon.elements()) == len(site.daemon.openings()) == MAX_WIDE_PER_KEY
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()

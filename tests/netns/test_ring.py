@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import select
@@ -32,7 +31,7 @@ from doorward.nftables.ruleset import compile_ruleset
 from doorward.packets.packet import EXTENSIONS, parse
 from tests.netns.test_kernel import CAPACITY, MOST_DELAY_S, SENTINEL, TRIES, Opened, Rig, sent, some_doors, some_packets
 from tests.support.daemon import PATIENCE_S, SLOWNESS
-from tests.support.frames import FrameSender
+from tests.support.frames import FrameSender, open_tunnel
 from tests.support.headers import Extension, ipv4, ipv6, tcp, udp
 from tests.support.processes import as_nobody, open_descriptors, own_namespace
 from tests.support.programs import KNOCK as DEBIANS_KNOCK
@@ -348,15 +347,8 @@ def test_a_bridge_is_seen_once_and_not_its_port(rings: OpenRing, direct_lab: Lab
     assert the_rest(port) == []
 
 
-def tunnel(name: str) -> int:
-    """Open a TUN device, which has no link header, as PPP has none; what is written to it comes in."""
-    handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    fcntl.ioctl(handle, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
-    return handle
-
-
 def test_an_interface_without_a_link_header(rings: OpenRing, direct_lab: Lab) -> None:
-    handle = direct_lab.server.call(tunnel, "tun6")
+    handle = direct_lab.server.call(open_tunnel, "tun6")
     direct_lab.server.ip("link", "set", "tun6", "up")
     by_name, every = rings("tun6"), rings()
     for packet in (*MADE_BY_HAND, ipv4(Protocol.UDP, udp(SENTINEL.port.number))):

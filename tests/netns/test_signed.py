@@ -23,6 +23,7 @@ from doorward.signed.message import pack_body, pack_plaintext
 from doorward.signed.server_key import HYBRID, X25519
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.service_user import children_of, status_of
 from tests.support.signed import Signed, Signer, sealed, send
 from tests.support.tcpdump import tcpdump
 
@@ -354,7 +355,7 @@ def test_forged_datagrams_from_an_address_do_not_shut_its_knocks_out(site: Site,
 
 def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
     guest = site.visitors.fresh(4)
-    (verifier,) = [pid for pid in children(site.daemon.process.pid) if name_of(pid) == "doorward-verify"]
+    (verifier,) = [pid for pid in children_of(site.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
     os.kill(verifier, signal.SIGKILL)
     site.daemon.message("what verifies signed knocks failed")
     site.knock(guest)  # waits in the kernel
@@ -363,17 +364,17 @@ def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
 
 def test_a_verifier_that_is_killed_before_it_is_ready_is_replaced(site: Site) -> None:
     """And the one before does not go on: it does not know what the file says now."""
-    before = set(children(site.daemon.process.pid))
-    (verifier,) = [pid for pid in before if name_of(pid) == "doorward-verify"]
+    before = set(children_of(site.daemon.process.pid))
+    (verifier,) = [pid for pid in before if status_of(pid)["Name"] == "doorward-verify"]
     slow = site.files.keys_file.with_name("slow")
     os.mkfifo(slow, 0o600)
     slow.replace(site.files.keys_file)
     with site.files.keys_file.open("w"):  # returns once somebody reads it
-        (beginner,) = set(children(site.daemon.process.pid)) - before
+        (beginner,) = set(children_of(site.daemon.process.pid)) - before
         os.kill(beginner, signal.SIGKILL)
         failed = site.daemon.message("failed as it began")
     assert "(the process ended)" in failed["message"]
-    assert verifier not in children(site.daemon.process.pid)
+    assert verifier not in children_of(site.daemon.process.pid)
     with site.files.keys_file.open("w"):  # another reads it
         site.files.authorize(site.laptop.line)
     site.daemon.message("takes signed knocks")
@@ -389,7 +390,7 @@ def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) 
     certificate = ssh_keygen.certify(authority, mine, "-n", f"{wide},{wide[1:]}", name=wide)
     site.files.authorize(site.laptop.line, f'cert-authority,principals="ops" {ssh_keygen.public_line(authority)}')
     site.daemon.message("takes signed knocks")
-    (verifier,) = [pid for pid in children(site.daemon.process.pid) if name_of(pid) == "doorward-verify"]
+    (verifier,) = [pid for pid in children_of(site.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
     os.kill(verifier, signal.SIGSTOP)  # so that it finds them all at once
     for stranger in site.visitors.crowd(4, 8):
         for _ in range(20):
@@ -400,15 +401,7 @@ def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) 
     guest = site.visitors.fresh(4)
     site.knock(guest)
     assert site.in_after(guest)
-    assert name_of(verifier) == "doorward-verify"
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+    assert status_of(verifier)["Name"] == "doorward-verify"
 
 
 def test_a_reload_goes_over_to_other_settings(site: Site) -> None:

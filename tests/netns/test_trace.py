@@ -19,7 +19,7 @@ from doorward.doctor import bypasses, firewalls, trace
 from doorward.doctor.host_state import collect_facts
 from doorward.doctor.problem import Level, Problem
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, standing_lab
+from tests.support.daemon import DOORWARD, PATIENCE_S, standing_lab
 
 pytestmark = pytest.mark.netns("nft", "iptables-nft")
 
@@ -27,7 +27,6 @@ CONFIG = parse('[doors.ssh]\nknock = ["7000/tcp", "9000/tcp", "8000/tcp"]\nopens
 MARKED = parse('[gate]\naccept_mark = "0x1000/0x1000"\n[doors.ssh]\nopens = ["22/tcp"]\n', "f")
 CHAIN = {"family": "inet", "table": "t", "name": "i", "type": "filter", "hook": "input", "prio": 0, "policy": "accept"}
 NEW_RULES = "*filter\n:INPUT {policy} [0:0]\n:OUTPUT ACCEPT [0:0]\n{rules}\nCOMMIT\n"
-KILL_PATIENCE_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +254,7 @@ def stuck_program(folder: Path) -> Path:
 
 
 def ends(pid: int) -> bool:
-    deadline_s = time.monotonic() + KILL_PATIENCE_S
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         try:
             if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():

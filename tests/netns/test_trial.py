@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, echoes, running_daemon
 
 pytestmark = pytest.mark.netns("nft", "knock", "unshare")
 
@@ -68,17 +68,6 @@ def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     direct_lab.server.start_greeter(22)
     with running_daemon(direct_lab.server, tmp_path, OLD) as running:
         yield Site(direct_lab, running, tmp_path / "new.toml")
-
-
-def echoes(connection: socket.socket) -> bool:
-    connection.settimeout(3)
-    connection.sendall(b"are you there\n")
-    heard = b""
-    while not heard.endswith(b"are you there\n"):
-        heard += connection.recv(100) or b"closed"
-        if heard.endswith(b"closed"):
-            return False
-    return True
 
 
 def test_without_a_trial_the_file_is_installed(site: Site) -> None:

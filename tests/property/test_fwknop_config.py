@@ -5,19 +5,17 @@ from __future__ import annotations
 import random
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.errors import ConfigError, HostError
+from doorward.errors import ConfigError
 from doorward.importer import fwknop_conf
 from doorward.importer.dialect import detect_dialect
 from doorward.importer.fwknop_conf import parse
 from doorward.lab.topology import Lab
-from tests.conftest import unavailable
 
 FRAGMENTS = [
     *(";", ":", ",", "/", "#", " ", "\t", "\n", "\r", "\0", "é"),
@@ -106,15 +104,6 @@ def generated(seed: int) -> str:
             word = chance.choice(list(PIECES))
             lines.append(f"{word}\t{chance.choice(PIECES[word][: 2 if chance.random() < 0.5 else None])}\n")
     return "".join(lines)
-
-
-@pytest.fixture(scope="module")
-def module_lab() -> Iterator[Lab]:
-    try:
-        with Lab(direct=True) as lab:
-            yield lab
-    except HostError as error:
-        unavailable(str(error))
 
 
 def taken_by_fwknopd(lab: Lab, folder: Path, text: str) -> list[tuple[int, int]] | None:

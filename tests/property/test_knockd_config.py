@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.config.knockd import parse
-from doorward.errors import ConfigError, HostError
+from doorward.errors import ConfigError
 from doorward.knockd.one_time import ENCODING, ERRORS, mark_used, sequences
 from doorward.lab.topology import Lab
-from tests.conftest import unavailable
 from tests.support.programs import KNOCKD
 
 FRAGMENTS = [
@@ -118,15 +116,6 @@ def generated(seed: int) -> str:
         if chance.random() < 0.15:
             lines.append(chance.choice(BARE) + "\n")
     return "".join(lines)
-
-
-@pytest.fixture(scope="module")
-def module_lab() -> Iterator[Lab]:
-    try:
-        with Lab(direct=True) as lab:
-            yield lab
-    except HostError as error:
-        unavailable(str(error))
 
 
 def knockd_starts(lab: Lab, path: Path) -> bool:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from doorward.lab.namespace import NamespaceHost
 from doorward.nftables.monitor import RulesetChange, RulesetMonitor
-
-PATIENCE_S = 15.0
+from tests.support.daemon import PATIENCE_S
 
 
 class Moment(NamedTuple):

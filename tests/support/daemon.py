@@ -281,5 +281,17 @@ class Visitors:
         return crowd
 
 
+def echoes(connection: socket.socket) -> bool:
+    """Return whether the greeter echoes a line on a connection; it may send its welcome first."""
+    connection.settimeout(PATIENCE_S)
+    connection.sendall(b"are you there\n")
+    received = b""
+    while not received.endswith(b"are you there\n"):
+        if not (part := connection.recv(100)):
+            return False
+        received += part
+    return True
+
+
 def _route_to(server: NamespaceHost, version: int) -> tuple[str, ...]:
     return ("-j", "route", "get", str(server.ipv4 if version == 4 else server.ipv6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import struct
 from ipaddress import ip_address
@@ -66,3 +68,10 @@ class FrameSender:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def open_tunnel(name: str) -> int:
+    """Open a TUN device, which has no link header, as PPP has none; what is written to it comes in."""
+    handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.ioctl(handle, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
+    return handle

@@ -54,6 +54,11 @@ def as_nobody(function: Callable[[], T], groups: Sequence[int] = ()) -> T:
     return result
 
 
+def without_root(function: Callable[[], T]) -> T:
+    """Call a function as a user who is not root: this one, or nobody where the tests run as root."""
+    return as_nobody(function) if os.geteuid() == 0 else function()
+
+
 @contextmanager
 def running(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """Run a program for the block, with its output in a pipe; then end it in order, also after a failure."""
@@ -105,6 +110,12 @@ def own_namespace() -> Iterator[None]:
             enter(Path(f"/proc/self/fd/{home}"))
     finally:
         os.close(home)
+
+
+def pending_syns(port: int) -> int:
+    """Count the TCP sockets of this network namespace that wait for an answer from a port, over IPv4."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
 
 
 def open_descriptors() -> int:

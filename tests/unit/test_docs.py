@@ -125,6 +125,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(there), f"{name_of(page)} leads to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_tests_exist(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", page.read_text())
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
 def test_every_page_is_led_to() -> None:
     linked = {target.partition("#")[0] for page in PAGES for target in LINK.findall(page.read_text())}
     names = {Path(target).name for target in linked}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ OURS = {
     "doorward.cli.main", "doorward.client", "doorward.client.hosts", "doorward.client.sequence", "doorward.errors",
     "doorward.escape", "doorward.model",
 }  # fmt: skip
-
-
-@pytest.fixture
-def receiver() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        datagrams.bind(("127.0.0.1", 0))
-        datagrams.settimeout(10)
-        yield datagrams
 
 
 @pytest.fixture

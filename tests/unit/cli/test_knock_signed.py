@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,14 +23,6 @@ from tests.support.ssh_keygen import key
 SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
 pytestmark = pytest.mark.usefixtures("nobodys_keys")
-
-
-@pytest.fixture
-def receiver() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        datagrams.bind(("127.0.0.1", 0))
-        datagrams.settimeout(10)
-        yield datagrams
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,14 +100,6 @@ def test_version_has_same_form(capsys: pytest.CaptureFixture[str]) -> None:
         assert found[0] == status == 0
         assert found[1].startswith(real.splitlines()[0] + f" (doorward {__version__})\n")
         assert found[1].count("\n") == real.count("\n")
-
-
-@pytest.fixture
-def receiver() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        datagrams.bind(("127.0.0.1", 0))
-        datagrams.settimeout(10)
-        yield datagrams
 
 
 @pytest.mark.parametrize("form", ["{}:udp", "{}:UDP"])

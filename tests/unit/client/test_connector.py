@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from doorward.client import connector
 from doorward.client.connector import ATTEMPTS_S, open_connection, try_port
 from doorward.client.sequence import Reply, Target
+from tests.support.processes import pending_syns
 
 LOOPBACK = {4: Target(socket.AF_INET, ("127.0.0.1", 0)), 6: Target(socket.AF_INET6, ("::1", 0, 0, 0))}
 NOWHERE = Target(socket.AF_INET, ("255.255.255.255", 0))
@@ -108,23 +108,17 @@ def test_one_attempt_is_left_before_tcp_retransmits() -> None:
         attempts = connector._Attempts(LOOPBACK[4], number_of(server))
         for _ in ATTEMPTS_S:
             attempts._start_next()
-        assert under_way(number_of(server)) == len(ATTEMPTS_S)
+        assert pending_syns(number_of(server)) == len(ATTEMPTS_S)
         assert attempts.run(time.monotonic() - connector.SINGLE_S, connector.SINGLE_S + 0.05) is Reply.SILENT
-        assert under_way(number_of(server)) == 1
+        assert pending_syns(number_of(server)) == 1
         attempts.close()
-        assert under_way(number_of(server)) == 0
-
-
-def under_way(port: int) -> int:
-    """Return the number of pending SYNs to the port in this network namespace."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+        assert pending_syns(number_of(server)) == 0
 
 
 def test_no_attempt_is_left_open() -> None:
     with full() as server:
         assert open_connection(LOOPBACK[4], number_of(server), 0.05) is Reply.SILENT
-        assert under_way(number_of(server)) == 0
+        assert pending_syns(number_of(server)) == 0
 
 
 def test_try_port_distinguishes_open_refused_and_silent() -> None:

@@ -7,13 +7,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 
 import pytest
 
 from doorward.client.sequence import Reply, Target, knock, knock_until_open, resolve, send
 from doorward.errors import HostError, UsageError
 from doorward.model import Port, Protocol
+from tests.support.processes import pending_syns
 
 LOOPBACK = {4: Target(socket.AF_INET, ("127.0.0.1", 0)), 6: Target(socket.AF_INET6, ("::1", 0, 0, 0))}
 NOWHERE = Target(socket.AF_INET, ("255.255.255.255", 0))  # no socket may send there: nothing ever leaves
@@ -97,20 +97,14 @@ def test_sequence_sends_one_packet_per_port_in_order(version: int) -> None:
     ]
 
 
-def waiting_for_an_answer(port: int) -> int:
-    """How many sockets of this network namespace would send their SYN to `port` again."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
-
-
 def test_no_socket_is_left_to_retransmit_the_syn() -> None:
     with silent_port() as port:
         with socket.socket() as careless:
             careless.setblocking(False)
             assert careless.connect_ex(("127.0.0.1", port)) == errno.EINPROGRESS
-            assert waiting_for_an_answer(port) == 1  # what a client that keeps its socket leaves behind
+            assert pending_syns(port) == 1  # what a client that keeps its socket leaves behind
         assert send(LOOPBACK[4], *tcp(port)) == errno.EINPROGRESS
-        assert waiting_for_an_answer(port) == 0
+        assert pending_syns(port) == 0
 
 
 def test_closed_ports_do_not_end_a_sequence() -> None:

@@ -1,10 +1,10 @@
-import os
 from pathlib import Path
 
 import pytest
 
 from doorward.config import files
 from doorward.errors import ConfigError, UsageError
+from tests.support.processes import without_root
 
 GOOD = '[doors.a]\nopens = ["22/tcp"]\n'
 
@@ -73,10 +73,9 @@ def test_unreadable_path(path: str, reason: str, tmp_path: Path) -> None:
         files.read(tmp_path / path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_file_without_read_permission(tmp_path: Path) -> None:
     path = tmp_path / "doorward.toml"
     path.write_text(GOOD)
     path.chmod(0)
     with pytest.raises(UsageError, match="permission denied; run doorward as root, or change its mode"):
-        files.read(path)
+        without_root(lambda: files.read(path))

@@ -28,7 +28,7 @@ from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.kernel.privileges import Identity
 from doorward.lab.namespace import ip
 from doorward.nftables.libnftables import NftFirewall
-from tests.support.processes import NOBODY, own_namespace
+from tests.support.processes import NOBODY, own_namespace, without_root
 
 GROUP = 3329
 PATIENCE_S = 15.0
@@ -314,7 +314,5 @@ def test_a_machine_without_a_filter_is_told() -> None:
     assert not seccomp.is_supported("riscv64")
 
 
-def test_who_is_not_root_goes_over_to_nobody() -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may go over")
-    assert privileges.service_identity() is None
+def test_without_root_there_is_no_user_to_switch_to() -> None:
+    assert without_root(privileges.service_identity) is None

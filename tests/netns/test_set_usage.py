@@ -1,4 +1,4 @@
-"""How full the sets are and who is in progress, told by the kernel: right, and at once where a flood filled them."""
+"""Set sizes and attempts in progress, read from the kernel, quickly even where a flood filled the sets."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pytest
 from doorward.daemon.ruleset_guard import PAUSE_S
 from doorward.lab.topology import Lab
 from tests.support.changes import Changes, changes_of
-from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, echoes, running_daemon
 from tests.support.processes import repeating
 
 pytestmark = pytest.mark.netns("nft", "knock")
@@ -46,14 +46,8 @@ def changes(daemon: RunningDaemon) -> Iterator[Changes]:
         yield changes
 
 
-def echoes(connection: socket.socket) -> bool:
-    connection.settimeout(3)
-    connection.sendall(b"are you there\n")
-    return connection.recv(100).endswith(b"are you there\n")
-
-
 def welcomed(connection: socket.socket) -> bool:
-    connection.settimeout(3)
+    connection.settimeout(PATIENCE_S)
     return connection.recv(100).startswith(b"welcome")
 
 

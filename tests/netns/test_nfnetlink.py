@@ -1,4 +1,4 @@
-"""What the table has, asked of the kernel: the same that nft lists, of this table only."""
+"""The objects of the table, read from the kernel: the same as nft lists, of this table only."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ ROUTER = "203.0.113.1"
 )
 def test_diagnosis(text: str, kind: str, expected_text: str) -> None:
     diagnosis = concluded(CONFIG, script(text))
-    assert (diagnosis.fault.kind, diagnosis.fault.what) == (kind, diagnosis.fault.what), diagnosis
+    assert diagnosis.fault.kind == kind, diagnosis
     assert expected_text in diagnosis.fault.what
 
 

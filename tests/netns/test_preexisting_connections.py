@@ -1,4 +1,4 @@
-"""Connections that stood before the gate was first loaded go on, though conntrack never saw them begin."""
+"""Established connections continue when the gate is first loaded, although conntrack never saw their start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
-from tests.support.daemon import FIRST_SYN_S, Visitor, running_daemon
+from tests.support.daemon import FIRST_SYN_S, PATIENCE_S, Visitor, running_daemon
 
 pytestmark = pytest.mark.netns("conntrack")
 
@@ -41,7 +41,7 @@ def established(
         connected = stack.enter_context(connecting.call(socket.create_connection, (to, port), FIRST_SYN_S))
         accepted = stack.enter_context(listener.accept()[0])
     for end in (accepted, connected):
-        end.settimeout(3)
+        end.settimeout(PATIENCE_S)
     return Session(accepted, connected)
 
 

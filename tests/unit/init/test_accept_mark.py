@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from doorward.config.schema import Mark
 from doorward.config.toml import parse
-from doorward.doctor.host import (
-    BaseChain,
-    Block,
-    Boot,
-    Facts,
-    LocalAddress,
-    MarkRule,
-    Network,
-    PacketPath,
-    Probe,
-    Trace,
-)
-from doorward.doctor.rules import ForeignRuleset
+from doorward.doctor.host import BaseChain, Block, Facts, MarkRule, PacketPath, Trace
 from doorward.init.config_writer import accept_mark_for, firewall_tables
-from doorward.model import Port
+from tests.support.doctor_facts import FILTER, NETWORK, SSH, TO_SSH, WELL
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
-NETWORK = Network((LocalAddress("eth0", ip_interface("192.0.2.7/24")),), ())
-SSH = Port.parse("22/tcp")
-FILTER = ForeignRuleset("iptables-nft", "ip", "filter", "")
 DROPS = Block(FILTER, BaseChain("INPUT", "input", 0), "iptables-nft -t filter, chain INPUT: its policy drops")
 
 
 def facts(*blocks: Block, mark_rules: tuple[MarkRule, ...] = ()) -> Facts:
-    here = NETWORK.locals[0].address.ip
-    probe = Probe(SSH, "eth0", (ip_address("81.2.69.142"),), here, is_operator=False)
-    return Facts(
-        session=None,
-        network=replace_rules(mark_rules),
-        listening=frozenset({SSH}),
-        trace=Trace((FILTER.name,), (PacketPath(probe, "new", blocks, SSH),)),
-        boot=Boot(False, frozenset()),
-        daemon=None,
-        is_table_loaded=False,
-        is_as_loaded=None,
-        rejection="",
-        memory_bytes=1 << 30,
-        conntrack=None,
-    )
-
-
-def replace_rules(rules: tuple[MarkRule, ...]) -> Network:
-    return NETWORK._replace(mark_rules=rules)
+    trace = Trace((FILTER.name,), (PacketPath(TO_SSH, "new", blocks, SSH),))
+    return replace(WELL, network=NETWORK._replace(mark_rules=mark_rules), trace=trace)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the daemon counts beside real knocks: openings by their way, who is in progress, how full the sets are."""
+"""The daemon's metrics under real knocks: openings by their way, attempts in progress, how full the sets are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which repairs are told: a transcript."""
+"""The log of repairs names a few one by one, then a summary per minute."""
 
 from __future__ import annotations
 

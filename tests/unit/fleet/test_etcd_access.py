@@ -14,7 +14,7 @@ from doorward.errors import UsageError
 from doorward.fleet import etcd_codec
 from doorward.fleet.etcd import Etcd, EtcdRejectedError, EtcdUnavailableError, claim_access, read_access
 from tests.support.authority import Authority
-from tests.support.etcd import Node, single
+from tests.support.etcd import PATIENCE_S, Node, single
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def test_tls_with_certificate_user_and_password(authority: Authority, node: Node
     password = tmp_path / "password"
     password.touch(0o600)
     password.write_text("secret\n")
-    fleet = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key))
+    patience_ms = round(1000 * PATIENCE_S)  # etcd hashes passwords with bcrypt, which is slow on a busy machine
+    fleet = Fleet("f", (node.client,), str(authority.ca), str(gate), str(key), timeout_ms=patience_ms)
     root = Etcd(read_access(fleet, tmp_path))
     reach = {"permType": "READWRITE"} | etcd_codec.key_range("/doorward/f/", "/doorward/f0")
     steps: list[tuple[str, dict[str, Any]]] = [
