@@ -32,6 +32,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the
 _TELL_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
 _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
+_LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may be compromised
 _OWN_ENDS = ("hand", "ban")  # what ends an opening everywhere
 
 
@@ -68,6 +69,7 @@ class FleetSync:
         self.rejected: Counter[str] = Counter()  # openings of the fleet, by reason
         self._rejections = TokenBucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
         self._unlogged = 0  # rejections since the last line
+        self._lines = TokenBucket(_LINES_PER_S, _LINES_AT_ONCE)
 
     def configure(self, loaded: LoadResult, folder: Path) -> None:
         """Go over to a configuration that was loaded; its files are relative to `folder`."""
@@ -209,7 +211,8 @@ class FleetSync:
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
         elif isinstance(message, protocol.Say):
-            self._openings.log.message(f"fleet: {message.words}", message.level)
+            if self._lines.admits(self._openings.loop.now_s()):
+                self._openings.log.message(f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
             self.state = message
             self._pause_s = _PAUSE_S

@@ -57,7 +57,7 @@ class KnockEvents:
                         self._openings.log.message(
                             f"the end of an opening for {event.source} was not set: {error}", "error"
                         )
-                else:
+                elif event.what in _REJECTIONS:  # a compromised reader may send the kinds that `explain --live` reads
                     self._rejected(event)
         for event in events:
             if event.what == "knock" and event.at_us:

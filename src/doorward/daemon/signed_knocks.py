@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
 
 _LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
-_TOGETHER = 100  # grants that are noted and opened at once
+_TOGETHER = 100  # grants that are noted and opened at once, and messages of the verifier that are read for them
 # What one key may have open at a time; prolonging is free. Nobody needs so much, and an attacker needs eight keys to
 # fill a set: an opening has up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
 MAX_OPENINGS_PER_KEY = 256
@@ -59,6 +59,8 @@ class SignedKnocks:
         self.counts: Counter[str] = Counter()  # datagrams refused, by reason
         self._window_ms = window_ms
         self._limit = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
+        # The same for the verifier's own, which may be compromised; twice as much, since messages may have waited.
+        self._verifier_limit = TokenBucket(2 * TOLD_PER_S, 2 * TOLD_AT_ONCE)
         # What a ledger that is no more knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
         if told := openings.ledger.seen.begin(_clock, floor_ms):
@@ -169,9 +171,14 @@ class SignedKnocks:
         assert self._verifier is not None  # noqa: S101
         granted: list[KnockGrant] = []
         try:
-            while len(granted) < _TOGETHER and isinstance(report := self._verifier.read(), VerifierReport):
+            for _ in range(_TOGETHER):  # and no more: a compromised verifier could send without a pause
+                report = self._verifier.read()
+                if not isinstance(report, VerifierReport):
+                    break
                 self._record_rejections(report)
                 granted += report.granted
+                if len(granted) >= _TOGETHER:
+                    break
         except MalformedError as error:
             self._openings.log.message(f"what verifies signed knocks failed; another one begins ({error})", "error")
             self._stop_worker()
@@ -182,7 +189,8 @@ class SignedKnocks:
     def _record_rejections(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
         for source, refused in report.refused:
-            self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
+            if self._verifier_limit.admits(self._openings.loop.now_s()):
+                self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
     def _claim_grants(self, granted: list[KnockGrant]) -> None:
         """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""

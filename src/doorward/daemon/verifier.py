@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.nflog_reader import give_up_everything
@@ -26,7 +26,7 @@ from doorward.kernel import privileges
 from doorward.kernel.child_process import child_main, recv
 from doorward.kernel.nflog import Datagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_place
-from doorward.signed.authorize import FORBIDDEN, GARBAGE, KnockGrant, KnockRejection, PacketAuthorizer
+from doorward.signed.authorize import FORBIDDEN, GARBAGE, REASONS, KnockGrant, KnockRejection, PacketAuthorizer, Reason
 from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.message import MAX_FOR_MS
 
@@ -36,7 +36,6 @@ _MESSAGE_BYTES = 1 << 17
 _MOST_TOLD = 40  # a message: grants of up to 900 bytes and refusals of up to 2,250, whatever strangers write, fit in it
 _TELL_S = 1.0  # between two messages that only count
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
-_REASON = "repeated"
 
 
 class Rejection(NamedTuple):
@@ -83,7 +82,9 @@ def parse_report(raw: bytes) -> VerifierReport:
         found = json.loads(raw)
         granted = [_granted(**each) for each in found["granted"]]
         refused = [_telling(**each) for each in found["refused"]]
-        counts = {_word(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
+        counts: dict[str, int] = {_reason(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
+        if max(len(granted), len(refused)) > _MOST_TOLD:
+            raise ValueError("too many in one message")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedError(f"verifier: invalid message: {error}") from None
     return VerifierReport(granted, refused, counts)
@@ -100,7 +101,7 @@ def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int
 def _telling(reason: str, words: str, door: str | None, source: str) -> Rejection:
     if door is not None and not NAME.fullmatch(door):
         raise ValueError("no door")
-    return Rejection(parse_address(_words(source)), KnockRejection(_word(reason), _words(words), door))
+    return Rejection(parse_address(_words(source)), KnockRejection(_reason(reason), _words(words), door))
 
 
 def _number(value: object, limit: int) -> int:
@@ -109,10 +110,10 @@ def _number(value: object, limit: int) -> int:
     return value
 
 
-def _word(value: object) -> str:
-    if not isinstance(value, str) or not (value.isascii() and value.isalpha()):
-        raise ValueError("no word")
-    return value
+def _reason(value: object) -> Reason:
+    if not isinstance(value, str) or value not in REASONS:
+        raise ValueError("unknown reason")
+    return cast(Reason, value)
 
 
 def _words(value: object) -> str:
@@ -238,7 +239,7 @@ class VerifierQueue:
     def _one(self, source: bytes, packet: bytes, now_ms: int) -> KnockGrant | KnockRejection:
         check = packet[:CHECK_BYTES]
         if check in self._remembered or check + source in self._remembered:  # a copy
-            return KnockRejection(_REASON, "a packet that came before came again")
+            return KnockRejection("repeated", "a packet that came before came again")
         verdict = self._judge.authorize(packet, source, now_ms)
         if isinstance(verdict, KnockGrant) or verdict.reason not in GARBAGE:
             # What is forbidden here may be allowed from elsewhere: a copy must not spoil the packet of its sender.

@@ -16,6 +16,7 @@ from doorward.model import NAME
 
 ANSWER_TIMEOUT_S = 2.0  # a gate that is up answers within this time
 _LEASE_S = 10
+_LAST_MOMENT_MS = 253_000_000_000_000  # in the year 9987: later ones cannot be shown
 
 
 class GateStatus(NamedTuple):
@@ -78,13 +79,13 @@ class FleetAdmin:
         return openings
 
     def records(self, last: int) -> list[dict[str, Any]]:
-        """Return the newest `last` records of all gates (0: all), oldest first."""
+        """Return the newest `last` records of all gates (0: all), oldest first; malformed ones are skipped."""
         prefix = self._tree.under("log", "")
         if last:
             result = self._etcd.range(prefix, etcd_codec.prefix_end(prefix), limit=last, newest_first=True)
         else:
             result = self._etcd.prefix(prefix)
-        rows = [row for entry in result.entries if (row := _parse_object(entry.value)).get("at_ms")]
+        rows = [row for entry in result.entries if (row := _parse_record(entry.value)) is not None]
         return sorted(rows, key=lambda row: int(row["at_ms"]))
 
     def _names(self, directory: str) -> set[str]:
@@ -112,6 +113,17 @@ def opening_key(door: str, address: str) -> OpeningKey:
         raise UsageError(
             f"invalid opening: expected the name of a door and an IP address or network, got {door!r} and {address!r}"
         ) from None
+
+
+def _parse_record(raw: bytes) -> dict[str, Any] | None:
+    """Return a record; None if it is malformed, since one that anyone may write to etcd must not hide the others."""
+    row = _parse_object(raw)
+    texts = [row.get(field) for field in ("gate", "event", "door", "address", "words")]
+    try:
+        etcd_records.read_int(row.get("at_ms"), _LAST_MOMENT_MS)
+    except ValueError:
+        return None
+    return row if all(isinstance(text, str) for text in texts) else None
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:

@@ -41,7 +41,7 @@ STATE_FILE = "fleet.sqlite"  # in the state directory
 LOG_SLOTS = 10_000  # records that the fleet stores per gate
 _WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
 _MAX_HEARTBEATS = 120
-_MAX_QUEUED = 1000  # waiting to be written; beyond it they are in the gate's own ledger only
+_MAX_QUEUED = 1000  # records and answers waiting to be written; beyond it records are in the gate's own ledger only
 
 
 class WorkerSettings(NamedTuple):
@@ -259,7 +259,7 @@ class FleetWorker:
             directory, _, rest = entry.key.removeprefix(self._tree.root).partition("/")
             if directory == "openings":
                 effects += self._on_change(entry, is_put, now)
-            elif directory == "asks" and is_put:
+            elif directory == "asks" and is_put and self._log_writer.tasks.qsize() < _MAX_QUEUED:
                 self._log_writer.tasks.put(StatusAnswer(rest, entry.lease, self._status()))
         self._apply(effects)
 

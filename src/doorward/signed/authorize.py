@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from doorward.errors import MalformedError
 from doorward.model import Address, Place
@@ -19,8 +19,12 @@ from doorward.signed.message import SignedMessage, parse_plaintext, signed_text
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import verify
 
+Reason = Literal[
+    "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "signature", "repeated", "lost"
+]
+REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
 GARBAGE = ("length", "check")  # reasons that anyone can cause: counted, never recorded
-FORBIDDEN = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
+FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 _PERSON = b"doorwrd1"
 
 
@@ -42,7 +46,7 @@ class KnockGrant(NamedTuple):
 class KnockRejection(NamedTuple):
     """Why a packet opens nothing: a code for counters, and a sentence for the operator."""
 
-    reason: str
+    reason: Reason
     words: str = ""
     door: str | None = None
 

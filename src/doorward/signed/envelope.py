@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Literal
 
 from cryptography.exceptions import InvalidTag
 
@@ -50,7 +51,7 @@ class Decryptor:
         self._check_key = check_key(key.public)
         self.lengths = frozenset({key.suite.short_bytes, key.suite.long_bytes})
 
-    def is_garbage(self, packet: bytes) -> str:
+    def is_garbage(self, packet: bytes) -> Literal["", "length", "check"]:
         """Return why the sender cannot know the server's key ("length", "check"), or "". Cheap."""
         if len(packet) not in self.lengths:
             return "length"

@@ -11,6 +11,7 @@ import stat
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -486,6 +487,30 @@ def test_the_process_that_serves_metrics_leaves_room_for_root(served: Served, re
 
     assert as_nobody(hold_all) == MAX_READERS
     assert ask(served.path, {"command": "status"}) == {"said": "status"}
+
+
+@needs_root
+def test_the_process_that_serves_metrics_never_holds_the_daemon(served: Served, readers: int) -> None:
+    served.server.admit_group(None)
+
+    def read_nothing() -> float:
+        with ExitStack() as stack:
+            began_s = time.monotonic()
+            for _ in range(MAX_READERS - 1):
+                client = stack.enter_context(served.connect())
+                client.sendall(b'{"command": "much"}\n' * 4)
+            ask(served.path, {"command": "whose"})
+            return time.monotonic() - began_s
+
+    def ask_much_at_once() -> bool:
+        with served.connect() as client:
+            client.sendall(b'{"command": "numbers"}\n' * 1000)
+            return is_left(client)
+
+    assert as_nobody(read_nothing) < 1.0  # not a second for each call
+    assert as_nobody(ask_much_at_once)
+    assert as_nobody(lambda: len(ask(served.path, {"command": "much"})["said"])) == 4_000_000
+    assert served.asked.count("numbers") == 0
 
 
 def test_files_without_a_request_are_not_gathered(served: Served) -> None:
