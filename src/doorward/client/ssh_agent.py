@@ -150,7 +150,7 @@ def _key_text(key: AgentKey) -> str:
 
 
 def _reader(reply: bytes, expected: int) -> SshReader:
-    """Return a reader of the fields after the message type, which must be `wanted`."""
+    """Return a reader of the fields after the message type, which must be `expected`."""
     reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:

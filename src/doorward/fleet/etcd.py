@@ -137,7 +137,7 @@ class Etcd:
         return etcd_codec.int64(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
 
     def call(self, path: str, body: Message) -> Message:
-        """Send a request; EtcdUnavailableError if no endpoint answers, EtcdRefusedError if etcd rejects it."""
+        """Send a request; EtcdUnavailableError if no endpoint answers, EtcdRejectedError if etcd rejects it."""
         why = ""
         for _ in self._access.endpoints:
             try:

@@ -193,7 +193,7 @@ class SharedOpeningTable:
         self.changed.add(key)
 
     def on_conflict(self, key: OpeningKey, observed: SeenOpening | None, revision: int, now_ms: int) -> list[Effect]:
-        """Handle a write that etcd did not make because the key had changed; `found` is its value.
+        """Handle a write that etcd did not make because the key had changed; `observed` is its value.
 
         `revision` last wrote it (0: it does not exist); a malformed value (None) is overwritten.
         """
