@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from doorward.cli import explain_output, output
+from doorward.cli.knock_options import seconds
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.duration import parse_duration_ms
+from doorward.config.diagnostics import nearest
 from doorward.config.files import read
 from doorward.daemon import bans
 from doorward.daemon.bans import read_bans
@@ -99,10 +100,8 @@ def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | No
         return compiled, None
     index = compiled.door_index(args.door)
     if index is None:
-        import difflib
-
-        near = difflib.get_close_matches(args.door, [door.name for door in compiled.doors], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see the configuration for its name"
+        near = nearest(args.door, [door.name for door in compiled.doors])
+        hint = f"did you mean {near!r}?" if near else "see the configuration for its name"
         raise UsageError(f"--door: unknown door {args.door!r}; {hint}")
     return compiled, index
 
@@ -176,13 +175,13 @@ def _print(
 def _explain_live(args: argparse.Namespace, address: Address) -> int:
     compiled, door = _compiled_config(args)
     collector = PacketCollector(compiled)
-    seconds = _FOREVER_S if args.for_ is None else _seconds(args.for_)
+    for_s = seconds("--for", args.for_, _FOREVER_S)
     with LiveCapture(address) as capture:
         traces = SourceTraces(compiled, capture.is_local)
         how_long = "press Ctrl-C to stop" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.stop):
             output.error_line(f"doorward: watching {address}; {how_long}")
-            for packet in capture.packets(time.monotonic() + seconds):
+            for packet in capture.packets(time.monotonic() + for_s):
                 packet_seen = collector.feed_packet(packet.network, packet.at_ns)
                 step = traces.feed(packet_seen) if packet_seen else None
                 if step is not None and not args.json:
@@ -197,13 +196,6 @@ def _explain_live(args: argparse.Namespace, address: Address) -> int:
     began_s = (collector.began_ns or 0) / 1e9
     explain_output.print_live(compiled, summary, began_s, as_json=args.json)
     return 0 if any(source.diagnosis.opened for source in summary.sources) else 1
-
-
-def _seconds(text: str) -> float:
-    try:
-        return parse_duration_ms(text) / 1000
-    except ValueError as error:
-        raise UsageError(f"--for: {error}") from None
 
 
 @contextmanager

@@ -349,7 +349,7 @@ def _with_accept_mark(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -
     mark = config_writer.accept_mark_for(configuration, facts)
     if mark is None:
         return plan, configuration
-    names = ", ".join(config_writer.firewall_tables(facts))
+    names = ", ".join(facts.trace.tables)
     line(f"another firewall ({names}) would drop these connections: accepted packets get the")
     line(f"mark {mark}; `doorward doctor` prints the rule that it needs", "")
     plan = plan._replace(accept_mark=mark)

@@ -31,11 +31,6 @@ def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
     return next(free, None)
 
 
-def firewall_tables(facts: Facts) -> list[str]:
-    """Return the names of other firewalls' tables."""
-    return list(facts.trace.tables)
-
-
 FOR_MS = 30_000
 
 

@@ -22,7 +22,7 @@ from doorward.doctor.host import (
     Trace,
 )
 from doorward.doctor.rules import ForeignRuleset
-from doorward.init.config_writer import accept_mark_for, firewall_tables
+from doorward.init.config_writer import accept_mark_for
 from doorward.model import Port
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
@@ -74,4 +74,4 @@ def test_chosen_mark_conflicts_with_no_routing_rule() -> None:
     marked = replace(CONFIGURATION, gate=replace(CONFIGURATION.gate, accept_mark=mark))
     assert mark is not None
     assert accept_mark_for(marked, found) == mark
-    assert firewall_tables(found) == ["iptables-nft -t filter"]
+    assert found.trace.tables == ("iptables-nft -t filter",)
