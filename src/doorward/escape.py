@@ -15,6 +15,11 @@ def visible(text: str) -> str:
     return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def printable(text: str) -> str:
+    """Return the text with "?" for each character that is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def visible_in(value: Any) -> Any:
     """Return a decoded JSON value with every string in it escaped."""
     if isinstance(value, str):

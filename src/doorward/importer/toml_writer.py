@@ -11,6 +11,7 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdDoor
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
+from doorward.escape import printable
 from doorward.importer.firewall_ports import ParsedRule
 from doorward.importer.shell_argument import PLACEHOLDER, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
@@ -110,8 +111,7 @@ def argv(scripts: Sequence[str]) -> list[str]:
 def comments(notes: Iterable[ImportNote]) -> Iterator[str]:
     """Yield each note as one comment line; control characters would end the comment or make the TOML invalid."""
     for note in notes:
-        words = "".join(letter if letter.isprintable() else "?" for letter in note.text)
-        yield f"# {'Check: ' if note.check else ''}{words}"
+        yield f"# {'Check: ' if note.check else ''}{printable(note.text)}"
 
 
 def toml_list(words: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from doorward.doctor import firewalls
 from doorward.doctor.host import Facts
 from doorward.doctor.remedies import DEFAULT_MARK
 from doorward.errors import UsageError
+from doorward.escape import printable
 from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
@@ -179,7 +180,7 @@ def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]
 
 def _comment(text: str) -> str:
     """Return a name as a comment, without control characters, which would end it."""
-    return f"    # {''.join(letter if letter.isprintable() else '?' for letter in text)}" if text else ""
+    return f"    # {printable(text)}" if text else ""
 
 
 def _list(ports: Iterable[Port]) -> str:
