@@ -310,6 +310,11 @@ def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def wall_ms() -> int:
+    """Return the time since the epoch in milliseconds; the clocks of two hosts may differ."""
+    return time.time_ns() // 1_000_000
+
+
 _MAX_PASSWORD = 1024
 _MIN_TIMEOUT_S = 1.0  # for everything but signed knocks, for which a client waits
 

@@ -10,7 +10,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.fleet import protocol
-from doorward.fleet.etcd import EtcdAccess, now_ms
+from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key, printable
 from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
@@ -158,7 +157,7 @@ class FleetWorker:
             return
         if self._slot % 100 == 0:  # counted by the hundred, so that a restart leaves a gap and overwrites nothing
             self._slot = self._state_db.add_to_count(100)
-        fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
+        fields = {**message._asdict(), "at_ms": wall_ms(), "gate": self._settings.gate}
         self._queued_records += 1
         self._log_writer.tasks.put(LogEntry(self._slot % LOG_SLOTS, pack_record(**fields)))
         self._slot += 1
@@ -288,7 +287,7 @@ class FleetWorker:
 
     def _status(self) -> dict[str, object]:
         return {
-            "wall_ms": time.time_ns() // 1_000_000,
+            "wall_ms": wall_ms(),
             "openings": len(self._openings),
             "revision": self._revision,
         }
@@ -332,7 +331,7 @@ def _exit_on_exception(args: threading.ExceptHookArgs) -> None:
 
 def _wall_offset_ms() -> int:
     """Return what to add to the monotonic clock for wall time."""
-    return time.time_ns() // 1_000_000 - now_ms()
+    return wall_ms() - now_ms()
 
 
 def _receive(sock: socket.socket) -> bytes:
