@@ -174,7 +174,7 @@ def print_plan(host: HostSurvey) -> None:
     if not host.services:
         line("  no service is listening")
     for local in host.network.locals:
-        if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo"):
+        if local.is_external:
             line(f"  {local.interface:<10} {local.address.ip}")
     line("")
 
