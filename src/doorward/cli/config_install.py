@@ -121,7 +121,7 @@ class Installation:
         except OSError as error:
             where = self.config.parent / error.filename if error.filename else self.config
             if error.errno == errno.ELOOP:
-                remedy = "give its target with -c FILE, here and to `doorward run`"
+                remedy = "name its target with -c FILE, here and to `doorward run`"
                 raise HostError(f"{where}: this is a symbolic link, which is not replaced; {remedy}") from None
             raise HostError(f"{where}: {error.strerror}; run this as a user who can write there") from None
 
@@ -139,5 +139,5 @@ def check_config_path(config: Path, status: dict[str, Any]) -> None:
     if (reported := status.get("config")) != str(config):
         raise UsageError(
             f"{config}: not replaced, since the daemon reports running with {reported!r};"
-            " give the daemon's file with -c FILE, or start the daemon with this one"
+            " name the daemon's file with -c FILE, or start the daemon with this one"
         )

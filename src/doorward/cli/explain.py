@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print why a knock opened a door or did not; return 1 if none opened."""
     if (args.what is None) == (args.live is None):
-        raise UsageError("give one thing to explain: a capture file, an address, or --live ADDRESS")
+        raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
     if args.for_ is not None and args.live is None:
         raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
     if args.live is not None:
@@ -211,9 +211,9 @@ def _open_capture(path: str) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UsageError(f"{path}: neither a file nor an address; give a capture file or an address") from None
+        raise UsageError(f"{path}: neither a file nor an address; name a capture file or an address") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a capture file") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a capture file") from None
 
 
 @contextmanager

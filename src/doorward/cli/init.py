@@ -152,7 +152,7 @@ def _read_keys(text: str) -> ExistingFiles | None:
         return None
     keys = install.read_keys(Path(text).expanduser().absolute())
     if not keys.lines:
-        raise UsageError(f"{keys.path}: contains no key for signed knocks; give another file")
+        raise UsageError(f"{keys.path}: contains no key for signed knocks; name another file")
     return keys
 
 
@@ -248,7 +248,7 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
 
 
 def ssh_port(configuration: Configuration) -> int | None:
-    """Return the port of the door that `doorward proxy` chooses for SSH; None if there is none."""
+    """Return the port of the door that `doorward proxy` chooses for SSH, or None."""
     for door in configuration.doors:
         is_named = door.name == "ssh" or (len(configuration.doors) == 1 and DEFAULT_SSH in door.opens)
         if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):

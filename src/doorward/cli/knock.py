@@ -80,7 +80,7 @@ def _wait_port(text: str | None) -> Port | None:
         return None
     port = parse_port(text)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"--wait: cannot wait for {port}; give a TCP port, such as 22")
+        raise UsageError(f"--wait: cannot wait for {port}; write a TCP port, such as 22")
     return port
 
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     port = parse_port(args.port)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"cannot connect to {port}; give a TCP port, such as 22")
+        raise UsageError(f"cannot connect to {port}; write a TCP port, such as 22")
     if args.door and args.words:
         raise UsageError("--door and arguments after the port exclude each other; leave one of the two out")
     plan = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))

@@ -252,7 +252,7 @@ def _check_options(args: argparse.Namespace) -> None:
         if args.picture.suffix != ".svg":
             raise UsageError(f"--picture: {args.picture}: the file name must end in .svg")
         if not args.picture.absolute().parent.is_dir():
-            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or give another")
+            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or choose another")
     if shutil.which("nmap") is None:
         raise HostError("the program `nmap` is missing; run `apt install nmap`")
 
@@ -283,4 +283,4 @@ def _save_picture(path: Path, results: list[VerifyResult]) -> None:
     try:
         path.write_text(svg)
     except OSError as error:
-        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; give another path") from None
+        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; choose another path") from None

@@ -115,7 +115,7 @@ class Agent:
 
 
 def open_agent() -> Agent:
-    """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: there is none, with a remedy."""
+    """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: it is not set, or no agent answers there."""
     if path := os.environ.get("SSH_AUTH_SOCK", ""):
         return Agent(path)
     raise NoAgentError("no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")

@@ -259,7 +259,7 @@ class EtcdWatch:
 
 
 def connect(access: EtcdAccess, endpoint: str) -> http.client.HTTPConnection:
-    """Return a connection to one endpoint; raise OSError if there is none."""
+    """Return a connection to one endpoint; raise OSError if that fails."""
     parts = urlsplit(endpoint)
     host, port = parts.hostname or "", parts.port or 2379
     if parts.scheme == "https":
