@@ -40,7 +40,7 @@ class Installation:
         self.config = config
         self.new = config.with_name(f"{config.name}.new")
         self.backup = config.with_name(f"{config.name}.before")
-        with self._complaining():
+        with self._host_errors():
             self._directory = open_safe_directory(config)
 
     def close(self) -> None:
@@ -49,12 +49,12 @@ class Installation:
 
     def prepare(self, text: str) -> None:
         """Write the text to FILE.new. HostError if that fails."""
-        with self._complaining():
+        with self._host_errors():
             self._write(self.new, text.encode(), self._access())
 
     def check(self, digest: str) -> None:
         """Check that FILE.new has this SHA-256 and can be installed. UsageError or HostError otherwise."""
-        with self._complaining():
+        with self._host_errors():
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
             if not os.access(".", os.W_OK, dir_fd=self._directory):
@@ -64,7 +64,7 @@ class Installation:
 
     def finish(self) -> None:
         """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
-        with self._complaining():
+        with self._host_errors():
             with suppress(FileNotFoundError), self._open(self.config) as file:
                 backup_new = self.config.with_name(f"{self.backup.name}.new")
                 self._write(backup_new, file.read(), _file_ownership(file))
@@ -115,7 +115,7 @@ class Installation:
         os.fsync(self._directory)
 
     @contextmanager
-    def _complaining(self) -> Iterator[None]:
+    def _host_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -79,7 +79,7 @@ class SharedOpeningTable:
 
     def restore(
         self,
-        standing: Iterable[tuple[OpeningKey, int, str]],
+        openings: Iterable[tuple[OpeningKey, int, str]],
         closed: Iterable[OpeningKey],
         saved: Mapping[OpeningKey, OpeningState],
         now_ms: int,
@@ -89,7 +89,7 @@ class SharedOpeningTable:
             if state.is_closing:
                 self._known[key] = state
         effects: list[Effect] = []
-        for key, until_ms, by in standing:
+        for key, until_ms, by in openings:
             known = saved.get(key)
             if known is not None and not known.is_closing:
                 self._known[key] = OpeningState(known.until_ms, by, known.revision)

@@ -120,8 +120,8 @@ class FleetWorker:
         except OSError:
             os._exit(0)
 
-    def _on_message(self, heard: FromDaemon) -> None:
-        message = heard.message
+    def _on_message(self, received: FromDaemon) -> None:
+        message = received.message
         if isinstance(message, protocol.Standing):
             self._on_start(message)
         elif isinstance(message, protocol.Opened):
@@ -198,18 +198,18 @@ class FleetWorker:
         self._in_progress.discard(key)
         self._dispatch(key)  # a change that came meanwhile
 
-    def _on_written(self, taken: Written) -> None:
-        task = taken.task
+    def _on_written(self, written: Written) -> None:
+        task = written.task
         self._last_errors.pop(type(task), None)
         if isinstance(task, Publish):
-            self._openings.on_written(task.key, taken.revision, task.until_ms)
+            self._openings.on_written(task.key, written.revision, task.until_ms)
         else:
             self._openings.on_erased(task.key)
         self._release(task.key)
 
-    def _on_conflict(self, differs: Conflict) -> None:
-        self._apply(self._openings.on_conflict(differs.task.key, differs.observed, differs.revision, now_ms()))
-        self._release(differs.task.key)
+    def _on_conflict(self, conflict: Conflict) -> None:
+        self._apply(self._openings.on_conflict(conflict.task.key, conflict.observed, conflict.revision, now_ms()))
+        self._release(conflict.task.key)
 
     def _on_failure(self, failed: WriteFailed) -> None:
         if isinstance(failed.task, Publish | DeleteKey):
@@ -231,9 +231,9 @@ class FleetWorker:
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
-    def _on_unreachable(self, silent: Unreachable) -> None:
+    def _on_unreachable(self, unreachable: Unreachable) -> None:
         if not self._is_unreachable:
-            self._log("warning", f"{silent.why.partition('; ')[0]}; this gate continues alone")
+            self._log("warning", f"{unreachable.why.partition('; ')[0]}; this gate continues alone")
         self._is_unreachable = self._has_reported = True
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
