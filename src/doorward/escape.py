@@ -1,8 +1,9 @@
-"""Escape untrusted text for terminals and logs. Pure; the only module that does so."""
+"""Escape untrusted text for terminals, logs and TOML. Pure; the only module that does so."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # C0 with the newline, DEL and C1 control a terminal; the others reorder or break text, and a lone surrogate cannot be
@@ -36,3 +37,15 @@ def json_line(value: object) -> str:
     from json import dumps  # imported late: `doorward knock` does not need it
 
     return dumps(value).replace("\x7f", "\\u007f")
+
+
+def toml_list(words: Iterable[str]) -> str:
+    """Return a TOML list of strings."""
+    return f"[{', '.join(map(toml_text, words))}]"
+
+
+def toml_text(word: str) -> str:
+    """Return a TOML string: JSON's syntax without surrogate pairs, and with DEL escaped."""
+    import json
+
+    return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")

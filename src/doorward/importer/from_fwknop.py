@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration
 from doorward.config.values import MAX_FOR_MS
+from doorward.escape import toml_list, toml_text
 from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
 from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
-from doorward.importer.toml_writer import ImportNote, comments, firewall_note, toml_list, toml_text
+from doorward.importer.toml_writer import ImportNote, comments, firewall_note
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
 
 _HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdDoor
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
-from doorward.escape import printable
+from doorward.escape import printable, toml_list, toml_text
 from doorward.importer.firewall_ports import ParsedRule
 from doorward.importer.shell_argument import PLACEHOLDER, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
@@ -112,13 +111,3 @@ def comments(notes: Iterable[ImportNote]) -> Iterator[str]:
     """Yield each note as one comment line; control characters would end the comment or make the TOML invalid."""
     for note in notes:
         yield f"# {'Check: ' if note.check else ''}{printable(note.text)}"
-
-
-def toml_list(words: Iterable[str]) -> str:
-    """Return a TOML list of strings."""
-    return f"[{', '.join(map(toml_text, words))}]"
-
-
-def toml_text(word: str) -> str:
-    """Return a TOML string: JSON's syntax without surrogate pairs, and with DEL escaped."""
-    return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")
