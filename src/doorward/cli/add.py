@@ -126,14 +126,9 @@ def _require_knock(new: _NewHost) -> None:
 def _server_key(text: str | None) -> str | None:
     if text is None:
         return None
-    from doorward.signed.server_key import parse_server_key
+    from doorward.client.signed import read_server_key
 
-    try:
-        return str(parse_server_key(text))
-    except MalformedError as error:
-        raise UsageError(
-            f"invalid server key: {error}; copy the line that `doorward key server` prints on the server"
-        ) from None
+    return str(read_server_key(text))
 
 
 def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from doorward.cli import explain_output, output
 from doorward.cli.knock_options import seconds
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.diagnostics import nearest
+from doorward.client.hosts import suggestion
 from doorward.config.files import read
 from doorward.daemon import bans
 from doorward.daemon.bans import read_bans
@@ -100,8 +100,8 @@ def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | No
         return compiled, None
     index = compiled.door_index(args.door)
     if index is None:
-        near = nearest(args.door, [door.name for door in compiled.doors])
-        hint = f"did you mean {near!r}?" if near else "see the configuration for its name"
+        names = [door.name for door in compiled.doors]
+        hint = suggestion(args.door, names) or "see the configuration for its name"
         raise UsageError(f"--door: unknown door {args.door!r}; {hint}")
     return compiled, index
 
