@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from doorward.importer.firewall_ports import ParsedRule
 from doorward.importer.shell_argument import PLACEHOLDER, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
 
+LONGEST_STEM = 50  # of a name, so that a number can be appended
 _NO_SHELL = re.compile(
     r"true|doorward close [A-Za-z0-9_-]+ %IP%"
 )  # commands generated here, not taken from the old file
@@ -64,6 +66,19 @@ def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[I
     gate = ["", "[gate]", f"interfaces = {toml_list([interface])}"] if interface else []
     tables = [line for door in doors for line in _table(door)]
     return "\n".join([f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), *gate, *tables]) + "\n"
+
+
+def unique_names(stems: Iterable[str]) -> Iterator[str]:
+    """Yield each name, cut to LONGEST_STEM; a number makes a repeated one unique."""
+    used: Counter[str] = Counter()
+    taken: set[str] = set()
+    for stem in stems:
+        name = stem = stem[:LONGEST_STEM]
+        while name in taken:
+            used[stem] += 1
+            name = f"{stem}-{used[stem] + 1}"
+        taken.add(name)
+        yield name
 
 
 def firewall_note(opened: Iterable[Port]) -> Iterator[ImportNote]:
