@@ -1,8 +1,9 @@
-"""Escape untrusted text for terminals and logs. Pure; the only module that does so."""
+"""Escape untrusted text for terminals, logs and TOML. Pure; the only module that does so."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # C0 with the newline, DEL and C1 control a terminal; the others reorder or break text, and a lone surrogate cannot be
@@ -13,6 +14,11 @@ _COMMANDS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 def visible(text: str) -> str:
     r"""Return the text with each character that controls a terminal replaced by an escape, like \x1b or \n."""
     return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def printable(text: str) -> str:
+    """Return the text with "?" for each character that is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def visible_in(value: Any) -> Any:
@@ -31,3 +37,15 @@ def json_line(value: object) -> str:
     from json import dumps  # imported late: `doorward knock` does not need it
 
     return dumps(value).replace("\x7f", "\\u007f")
+
+
+def toml_list(words: Iterable[str]) -> str:
+    """Return a TOML list of strings."""
+    return f"[{', '.join(map(toml_text, words))}]"
+
+
+def toml_text(word: str) -> str:
+    """Return a TOML string: JSON's syntax without surrogate pairs, and with DEL escaped."""
+    import json
+
+    return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")

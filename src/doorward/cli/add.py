@@ -91,7 +91,7 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         except MalformedError as error:
             raise UsageError(f"{error}; copy the whole link, in single quotes") from None
     elif args.name:
-        raise UsageError("--name is for links; give the name as HOST, and --address ADDRESS")
+        raise UsageError("--name is for links; write the name as HOST, and add --address ADDRESS")
     name = args.name or link.host
     if not name.isprintable() or not name or len(name) > 253:
         raise UsageError(f"invalid host name {name[:40]!r}; use one like home")
@@ -126,14 +126,9 @@ def _require_knock(new: _NewHost) -> None:
 def _server_key(text: str | None) -> str | None:
     if text is None:
         return None
-    from doorward.signed.server_key import parse_server_key
+    from doorward.client.signed import read_server_key
 
-    try:
-        return str(parse_server_key(text))
-    except MalformedError as error:
-        raise UsageError(
-            f"invalid server key: {error}; copy the line that `doorward key server` prints on the server"
-        ) from None
+    return str(read_server_key(text))
 
 
 def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
@@ -153,7 +148,7 @@ def _file_option(option: str, text: str | None) -> str | None:
         return None
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"{option}: no such file: {path}; give the one that `ssh-keygen` made")
+        raise UsageError(f"{option}: no such file: {path}; name the one that `ssh-keygen` created")
     return text if text.startswith("~") else str(path)
 
 

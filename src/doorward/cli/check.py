@@ -13,7 +13,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.diagnostics import nearest
+from doorward.client.hosts import suggestion
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.schema import Configuration
 from doorward.config.toml import parse
@@ -136,8 +136,7 @@ def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]
     doors = {door.name for door in configuration.doors}
     for name, line in named:
         if name not in doors:
-            near = nearest(name, doors)
-            yield ConfigFault(file, line, f"unknown door {name!r}", f"did you mean {near!r}?" if near else "remove it")
+            yield ConfigFault(file, line, f"unknown door {name!r}", suggestion(name, doors) or "remove it")
 
 
 def _print_json(

@@ -55,4 +55,4 @@ def _draw(configuration: Configuration, path: Path) -> None:
     try:
         path.write_text(draw_svg(automaton, [door.name for door in configuration.doors]), encoding="utf-8")
     except OSError as error:
-        raise HostError(f"--graph: {path} cannot be written: {error.strerror}; give another path") from None
+        raise HostError(f"--graph: {path} cannot be written: {error.strerror}; choose another path") from None

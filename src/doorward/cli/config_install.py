@@ -40,7 +40,7 @@ class Installation:
         self.config = config
         self.new = config.with_name(f"{config.name}.new")
         self.backup = config.with_name(f"{config.name}.before")
-        with self._complaining():
+        with self._host_errors():
             self._directory = open_safe_directory(config)
 
     def close(self) -> None:
@@ -49,12 +49,12 @@ class Installation:
 
     def prepare(self, text: str) -> None:
         """Write the text to FILE.new. HostError if that fails."""
-        with self._complaining():
+        with self._host_errors():
             self._write(self.new, text.encode(), self._access())
 
     def check(self, digest: str) -> None:
         """Check that FILE.new has this SHA-256 and can be installed. UsageError or HostError otherwise."""
-        with self._complaining():
+        with self._host_errors():
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
             if not os.access(".", os.W_OK, dir_fd=self._directory):
@@ -64,7 +64,7 @@ class Installation:
 
     def finish(self) -> None:
         """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
-        with self._complaining():
+        with self._host_errors():
             with suppress(FileNotFoundError), self._open(self.config) as file:
                 backup_new = self.config.with_name(f"{self.backup.name}.new")
                 self._write(backup_new, file.read(), _file_ownership(file))
@@ -115,13 +115,13 @@ class Installation:
         os.fsync(self._directory)
 
     @contextmanager
-    def _complaining(self) -> Iterator[None]:
+    def _host_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             where = self.config.parent / error.filename if error.filename else self.config
             if error.errno == errno.ELOOP:
-                remedy = "give its target with -c FILE, here and to `doorward run`"
+                remedy = "name its target with -c FILE, here and to `doorward run`"
                 raise HostError(f"{where}: this is a symbolic link, which is not replaced; {remedy}") from None
             raise HostError(f"{where}: {error.strerror}; run this as a user who can write there") from None
 
@@ -139,5 +139,5 @@ def check_config_path(config: Path, status: dict[str, Any]) -> None:
     if (reported := status.get("config")) != str(config):
         raise UsageError(
             f"{config}: not replaced, since the daemon reports running with {reported!r};"
-            " give the daemon's file with -c FILE, or start the daemon with this one"
+            " name the daemon's file with -c FILE, or start the daemon with this one"
         )

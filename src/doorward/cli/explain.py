@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from doorward.cli import explain_output, output
+from doorward.cli.knock_options import seconds
 from doorward.cli.options import add_config, configuration_path
-from doorward.config.duration import parse_duration_ms
+from doorward.client.hosts import suggestion
 from doorward.config.files import read
 from doorward.daemon import bans
 from doorward.daemon.bans import read_bans
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print why a knock opened a door or did not; return 1 if none opened."""
     if (args.what is None) == (args.live is None):
-        raise UsageError("give one thing to explain: a capture file, an address, or --live ADDRESS")
+        raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
     if args.for_ is not None and args.live is None:
         raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
     if args.live is not None:
@@ -99,10 +100,8 @@ def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | No
         return compiled, None
     index = compiled.door_index(args.door)
     if index is None:
-        import difflib
-
-        near = difflib.get_close_matches(args.door, [door.name for door in compiled.doors], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see the configuration for its name"
+        names = [door.name for door in compiled.doors]
+        hint = suggestion(args.door, names) or "see the configuration for its name"
         raise UsageError(f"--door: unknown door {args.door!r}; {hint}")
     return compiled, index
 
@@ -176,13 +175,13 @@ def _print(
 def _explain_live(args: argparse.Namespace, address: Address) -> int:
     compiled, door = _compiled_config(args)
     collector = PacketCollector(compiled)
-    seconds = _FOREVER_S if args.for_ is None else _seconds(args.for_)
+    for_s = seconds("--for", args.for_, _FOREVER_S)
     with LiveCapture(address) as capture:
         traces = SourceTraces(compiled, capture.is_local)
         how_long = "press Ctrl-C to stop" if args.for_ is None else f"for {args.for_}"
         with _on_interrupt(capture.stop):
             output.error_line(f"doorward: watching {address}; {how_long}")
-            for packet in capture.packets(time.monotonic() + seconds):
+            for packet in capture.packets(time.monotonic() + for_s):
                 packet_seen = collector.feed_packet(packet.network, packet.at_ns)
                 step = traces.feed(packet_seen) if packet_seen else None
                 if step is not None and not args.json:
@@ -199,13 +198,6 @@ def _explain_live(args: argparse.Namespace, address: Address) -> int:
     return 0 if any(source.diagnosis.opened for source in summary.sources) else 1
 
 
-def _seconds(text: str) -> float:
-    try:
-        return parse_duration_ms(text) / 1000
-    except ValueError as error:
-        raise UsageError(f"--for: {error}") from None
-
-
 @contextmanager
 def _open_capture(path: str) -> Iterator[BinaryIO]:
     """Open a capture. A pipe is read to its end even after Ctrl-C, since that also stops its writer."""
@@ -219,9 +211,9 @@ def _open_capture(path: str) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UsageError(f"{path}: neither a file nor an address; give a capture file or an address") from None
+        raise UsageError(f"{path}: neither a file nor an address; name a capture file or an address") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a capture file") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a capture file") from None
 
 
 @contextmanager

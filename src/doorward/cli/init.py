@@ -152,7 +152,7 @@ def _read_keys(text: str) -> ExistingFiles | None:
         return None
     keys = install.read_keys(Path(text).expanduser().absolute())
     if not keys.lines:
-        raise UsageError(f"{keys.path}: contains no key for signed knocks; give another file")
+        raise UsageError(f"{keys.path}: contains no key for signed knocks; name another file")
     return keys
 
 
@@ -174,7 +174,7 @@ def print_plan(host: HostSurvey) -> None:
     if not host.services:
         line("  no service is listening")
     for local in host.network.locals:
-        if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo"):
+        if local.is_external:
             line(f"  {local.interface:<10} {local.address.ip}")
     line("")
 
@@ -248,7 +248,7 @@ def print_next_steps(configuration: Configuration, path: Path, name: str, public
 
 
 def ssh_port(configuration: Configuration) -> int | None:
-    """Return the port of the door that `doorward proxy` chooses for SSH; None if there is none."""
+    """Return the port of the door that `doorward proxy` chooses for SSH, or None."""
     for door in configuration.doors:
         is_named = door.name == "ssh" or (len(configuration.doors) == 1 and DEFAULT_SSH in door.opens)
         if is_named and (port := next((port for port in door.opens if port.protocol is Protocol.TCP), None)):
@@ -349,7 +349,7 @@ def _with_accept_mark(plan: ConfigPlan, path: Path, programs: dict[Port, str]) -
     mark = config_writer.accept_mark_for(configuration, facts)
     if mark is None:
         return plan, configuration
-    names = ", ".join(config_writer.firewall_tables(facts))
+    names = ", ".join(facts.trace.tables)
     line(f"another firewall ({names}) would drop these connections: accepted packets get the")
     line(f"mark {mark}; `doorward doctor` prints the rule that it needs", "")
     plan = plan._replace(accept_mark=mark)

@@ -15,12 +15,10 @@ from doorward.cli.knock_options import (
     print_sent,
     seconds,
 )
-from doorward.cli.knocker import knocker
+from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
 from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
-from doorward.errors import NegativeResult, UsageError
+from doorward.errors import UsageError
 from doorward.model import Port, Protocol
-
-DEFAULT_TIMEOUT_S = 30.0
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if port is None:
         knock(targets)
     else:
-        _wait(args, plan, port, timeout_s, knock, targets)
+        _wait(plan, port, timeout_s, knock, targets, verbose=args.verbose)
     return 0
 
 
@@ -82,20 +80,18 @@ def _wait_port(text: str | None) -> Port | None:
         return None
     port = parse_port(text)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"--wait: cannot wait for {port}; give a TCP port, such as 22")
+        raise UsageError(f"--wait: cannot wait for {port}; write a TCP port, such as 22")
     return port
 
 
-def _wait(
-    args: argparse.Namespace, plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target]
-) -> None:
+def _wait(plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target], *, verbose: bool) -> None:
     from doorward.client.connector import try_port  # needed for --wait only
 
     def try_targets(reached: list[Target], patience_s: float) -> Reply:
         replies = set()
         for target in reached:
             replies.add(reply := try_port(target, port.number, patience_s / len(reached)))
-            if args.verbose:
+            if verbose:
                 print_sent(f"     {port} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
             if reply is Reply.OPEN:
                 break
@@ -103,21 +99,4 @@ def _wait(
 
     reply, rounds = knock_until_open(lambda: knock(targets), try_targets, timeout_s)
     if reply is not Reply.OPEN:
-        times = "once" if rounds == 1 else f"{rounds} times"
-        raise NegativeResult(f"{args.host}: knocked {times}, but {port} {reason(reply, plan)}")
-
-
-def reason(reply: Reply, plan: KnockPlan) -> str:
-    """Return what the port did instead of answering, and where to look."""
-    if reply is Reply.REFUSED:
-        return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
-    if plan.sequence:
-        return (
-            "stays silent; check the sequence and its order, whether that door opens this port, "
-            "and on the server `doorward status` and `doorward log`; packets that spoof your address can block "
-            "a sequence, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
-        )
-    return (
-        f"stays silent; check whether {plan} opens this port and lets this key in, whether the gate's name and "
-        "the clocks agree, and on the server `doorward log`, which says why a knock was refused"
-    )
+        raise closed_error(plan, port, reply, rounds)

@@ -148,15 +148,9 @@ def _signed_values(args: argparse.Namespace) -> dict[str, Any]:
     """Return the given options of signed knocks, parsed."""
     values = {name: text for name in _SIGNED if (text := getattr(args, name)) is not None}
     if values:
-        from doorward.client import request_options
+        from doorward.client.request_options import PARSERS
 
-        parsers: dict[str, Callable[[str], object]] = {
-            "signed_port": request_options.parse_signed_port,
-            "asked": request_options.parse_from,
-            "gate": request_options.parse_gate,
-            "for_s": request_options.parse_for_s,
-        }
-        values |= {name: _read(_SIGNED[name], parsers[name], values[name]) for name in values.keys() & parsers.keys()}
+        values |= {name: _read(_SIGNED[name], PARSERS[name], values[name]) for name in values.keys() & PARSERS.keys()}
     return values
 
 

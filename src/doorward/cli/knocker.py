@@ -1,10 +1,13 @@
-"""Build the function that knocks from a plan; only signed knocks load the cryptography."""
+"""Knock by a plan, and explain a port that stays closed; only signed knocks load the cryptography."""
 
 from __future__ import annotations
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
-from doorward.client.sequence import Target, knock
+from doorward.client.sequence import Reply, Target, knock
+from doorward.errors import NegativeResult
 from doorward.model import Port
+
+DEFAULT_TIMEOUT_S = 30.0  # for the port to answer
 
 
 def knocker(plan: KnockPlan, delay_s: float, verbose: bool) -> Knock:
@@ -15,7 +18,28 @@ def knocker(plan: KnockPlan, delay_s: float, verbose: bool) -> Knock:
         return signed_knocker(plan, verbose)
     total = len(plan.sequence)
 
-    def report(target: Target, place: int, port: Port) -> None:
-        print_sent(f"{place}/{total}  {port} to {target}")
+    def report(target: Target, index: int, port: Port) -> None:
+        print_sent(f"{index}/{total}  {port} to {target}")
 
     return lambda targets: [knock(targets, plan.sequence, delay_s, report=report if verbose else None)]
+
+
+def closed_error(plan: KnockPlan, port: Port, reply: Reply, rounds: int) -> NegativeResult:
+    """Return the error of a port that never answered: what it did instead, and where to look."""
+    times = "once" if rounds == 1 else f"{rounds} times"
+    return NegativeResult(f"{plan.host.name}: knocked {times}, but {port} {_reason(reply, plan)}")
+
+
+def _reason(reply: Reply, plan: KnockPlan) -> str:
+    if reply is Reply.REFUSED:
+        return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
+    if plan.sequence:
+        return (
+            "stays silent; check the sequence and its order, whether that door opens this port, "
+            "and on the server `doorward status` and `doorward log`; packets that spoof your address can block "
+            "a sequence, but not a signed knock (`doorward knock HOST DOOR --server-key KEY`)"
+        )
+    return (
+        f"stays silent; check whether {plan} opens this port and lets this key in, whether the gate's name and "
+        "the clocks agree, and on the server `doorward log`, which says why a knock was refused"
+    )

@@ -124,10 +124,9 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _unknown(word: str) -> int:
-    import difflib
+    from doorward.client.hosts import suggestion
 
-    near = difflib.get_close_matches(word, COMMANDS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "`doorward --help` lists the commands"
+    hint = suggestion(word, COMMANDS) or "`doorward --help` lists the commands"
     sys.stderr.write(f"doorward: unknown command {word!r}; {hint}\n")
     return 2
 

@@ -7,7 +7,6 @@ and serves everything.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import time
@@ -26,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from doorward import __version__
 from doorward.errors import HostError, UsageError
+from doorward.watch.view import FINGERPRINT
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST  # of the text in an Exposition
 _Samples = dict[tuple[str, ...], float]
@@ -41,7 +41,6 @@ _PUBLIC = {
 # Not `dropped_stealth`, `throttled`, `banned` or `ratelimit_full`: with wrong_port = "known" they reveal which ports
 # occur in a sequence.
 _PUBLIC_PATHS = {"dropped_closed", "signed_length", "signed_throttled", "signed_budget_exceeded"}
-_FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
 _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
@@ -144,7 +143,7 @@ def _refusals(stats: Mapping[str, Any]) -> Metric:
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
     labels = ["set", "machine"]
-    known = {(*_FINGERPRINT.split(name), "")[:2]: state for name, state in sets.items()}
+    known = {(*FINGERPRINT.split(name), "")[:2]: state for name, state in sets.items()}
     full = GaugeMetricFamily(
         "doorward_set_elements", "Current size of each nftables set, where the kernel reports it.", labels=labels
     )

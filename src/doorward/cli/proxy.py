@@ -6,9 +6,8 @@ import argparse
 import socket
 
 from doorward.cli import knock_options
-from doorward.cli.knock import reason
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
-from doorward.cli.knocker import knocker
+from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
 from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.relay import relay
@@ -16,7 +15,6 @@ from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, Unreachable
 from doorward.errors import NegativeResult, UsageError
 from doorward.model import Port, Protocol
 
-DEFAULT_TIMEOUT_S = 30.0
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 
 EXAMPLE = """\
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     port = parse_port(args.port)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"cannot connect to {port}; give a TCP port, such as 22")
+        raise UsageError(f"cannot connect to {port}; write a TCP port, such as 22")
     if args.door and args.words:
         raise UsageError("--door and arguments after the port exclude each other; leave one of the two out")
     plan = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
@@ -95,8 +93,7 @@ def _connect(plan: KnockPlan, port: Port, knock: Knock, targets: list[Target], t
     reply, rounds = knock_until_open(lambda: None, connect_to_targets, timeout_s)
     if connections:
         return connections[0]
-    times = "once" if rounds == 1 else f"{rounds} times"
-    raise NegativeResult(f"{plan.host.name}: knocked {times}, but {port} {reason(reply, plan)}")
+    raise closed_error(plan, port, reply, rounds)
 
 
 def _relay(plan: KnockPlan, connection: socket.socket) -> None:

@@ -137,7 +137,7 @@ def _write(path: Path, raw: bytes) -> None:
             new.unlink(missing_ok=True)
     except OSError as error:
         raise HostError(
-            f"{error.filename or path}: {error.strerror}; give a file in a directory that this user can write to"
+            f"{error.filename or path}: {error.strerror}; name a file in a directory that this user can write to"
         ) from None
 
 

@@ -8,8 +8,8 @@ import json
 from doorward.cli import qr
 from doorward.cli.options import add_config, configuration_path
 from doorward.cli.output import line
+from doorward.client.hosts import suggestion
 from doorward.client.link_uri import format_link
-from doorward.config.diagnostics import nearest
 from doorward.config.files import read
 from doorward.config.schema import Configuration
 from doorward.errors import UsageError
@@ -59,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def _door(configuration: Configuration, name: str, file: str) -> Door:
     doors = {door.name: door for door in configuration.doors}
     if name not in doors:
-        near = nearest(name, doors)
-        hint = f"did you mean {near!r}?" if near else f"its doors are {', '.join(list(doors)[:10])}"
+        hint = suggestion(name, doors) or f"its doors are {', '.join(list(doors)[:10])}"
         raise UsageError(f"{file}: unknown door {name!r}; {hint}")
     return doors[name]
 

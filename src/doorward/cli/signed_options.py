@@ -36,19 +36,12 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
     port = plan.host.signed_port or DEFAULT_SIGNED_PORT
     show = describe_json if as_json else describe
 
-    def report(letter: KnockRequest, sent: SentPacket) -> None:
-        for line in show(letter, signer, sent):
+    def report(request: KnockRequest, sent: SentPacket) -> None:
+        for line in show(request, signer, sent):
             print_sent(line)
 
     for request in requests:
-        send(
-            request,
-            signer,
-            first_per_family(targets),
-            port,
-            report=partial(report, request),
-            really=False,
-        )
+        send(request, signer, first_per_family(targets), port, report=partial(report, request), really=False)
 
 
 def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:

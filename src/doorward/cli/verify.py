@@ -18,7 +18,7 @@ from doorward.cli import knock_options, output
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, plan_knock, seconds
 from doorward.cli.knocker import knocker
 from doorward.client.hosts import hosts_path, read_hosts
-from doorward.client.sequence import DEFAULT_DELAY_S, Target, resolve
+from doorward.client.sequence import DEFAULT_DELAY_S, Target, first_per_family, resolve
 from doorward.errors import HostError, UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
@@ -252,19 +252,17 @@ def _check_options(args: argparse.Namespace) -> None:
         if args.picture.suffix != ".svg":
             raise UsageError(f"--picture: {args.picture}: the file name must end in .svg")
         if not args.picture.absolute().parent.is_dir():
-            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or give another")
+            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or choose another")
     if shutil.which("nmap") is None:
         raise HostError("the program `nmap` is missing; run `apt install nmap`")
 
 
 def find_routes(targets: list[Target]) -> list[tuple[Target, str]]:
     """Return the first target of each family, with the source address of packets to it."""
-    first = {target.family: target for target in reversed(targets)}
     routes, faults = [], []
-    for family in dict.fromkeys(target.family for target in targets):
-        target = first[family]
+    for target in first_per_family(targets):
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            with socket.socket(target.family, socket.SOCK_DGRAM) as probe:
                 probe.connect(target.at(9))
                 source = str(probe.getsockname()[0])
         except OSError as error:
@@ -285,4 +283,4 @@ def _save_picture(path: Path, results: list[VerifyResult]) -> None:
     try:
         path.write_text(svg)
     except OSError as error:
-        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; give another path") from None
+        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; choose another path") from None

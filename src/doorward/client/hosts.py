@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import UsageError
@@ -114,28 +114,21 @@ def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
         identity=_resolve_path(directory, texts.get("identity")),
         certificate=_resolve_path(directory, texts.get("certificate")),
     )
-    return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS else host
+    return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS.keys() else host
 
 
-_SIGNED_KEYS = frozenset({"signed_port", "gate", "from", "for"})
+_SIGNED_KEYS = {"signed_port": "signed_port", "gate": "gate", "from": "asked", "for": "for_s"}  # their fields
 
 
 def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
     """Return the fields that apply to signed knocks only."""
-    from doorward.client import request_options
+    from doorward.client.request_options import PARSERS
 
-    parsers: dict[str, tuple[str, Callable[[str], object]]] = {
-        "signed_port": ("signed_port", request_options.parse_signed_port),
-        "gate": ("gate", request_options.parse_gate),
-        "from": ("asked", request_options.parse_from),
-        "for": ("for_s", request_options.parse_for_s),
-    }
     options = {}
-    for key in sorted(_SIGNED_KEYS & table.keys()):
-        field, parse = parsers[key]
+    for key in sorted(_SIGNED_KEYS.keys() & table.keys()):
+        field, value = _SIGNED_KEYS[key], table[key]
         try:
-            value = table[key]
-            options[field] = parse(
+            options[field] = PARSERS[field](
                 str(value) if key == "signed_port" and type(value) is int else _text(where, key, value)
             )
         except ValueError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import tomllib
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from doorward.client.hosts import KnownHost, parse_hosts, read_hosts
 from doorward.errors import HostError, UsageError
+from doorward.escape import toml_list, toml_text
 from doorward.kernel import atomic_file
 from doorward.model import Port
 
@@ -35,10 +35,10 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
 def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
     """Return a host's table as TOML."""
     head = _key(name)
-    lines = [f"[{head}]", *(f"{key} = {_quoted(value)}" for key, value in values.items())]
+    lines = [f"[{head}]", *(f"{key} = {toml_text(value)}" for key, value in values.items())]
     if doors:
         lines.append(f"[{head}.doors]")
-        lines += [f"{_key(door)} = [{', '.join(map(_quoted, map(str, ports)))}]" for door, ports in doors.items()]
+        lines += [f"{_key(door)} = {toml_list(map(str, ports))}" for door, ports in doors.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -132,8 +132,4 @@ def _header(line: str) -> str | None:
 
 
 def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _quoted(name)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's other escapes are valid TOML
+    return name if _BARE.fullmatch(name) else toml_text(name)

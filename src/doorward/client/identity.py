@@ -30,7 +30,7 @@ class _Certificate(NamedTuple):
 
 
 def find_signer(identity: str | None, certificate: str | None, max_bytes: int) -> Signer:
-    """Return the signer to use; keys not named are skipped if their signature exceeds `most_bytes`.
+    """Return the signer to use; keys not named are skipped if their signature exceeds `max_bytes`.
 
     Asks for no passphrase before the signer is used, provided that the public key is available.
     UsageError, HostError: no usable key, with a remedy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
@@ -50,3 +51,11 @@ def parse_signed_port(text: str) -> Port:
     if port.protocol is not Protocol.UDP:
         raise ValueError(f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp")
     return port
+
+
+PARSERS: dict[str, Callable[[str], object]] = {  # by the field of KnownHost
+    "signed_port": parse_signed_port,
+    "gate": parse_gate,
+    "asked": parse_from,
+    "for_s": parse_for_s,
+}

@@ -74,7 +74,10 @@ def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
 
 def first_per_family(targets: list[Target]) -> list[Target]:
     """Return the first address of each family, in order of preference."""
-    return list({target.family: target for target in reversed(targets)}.values())[::-1]
+    first: dict[int, Target] = {}
+    for target in targets:
+        first.setdefault(target.family, target)
+    return list(first.values())
 
 
 def targets_of_version(targets: list[Target], version: int) -> list[Target]:

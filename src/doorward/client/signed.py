@@ -58,12 +58,7 @@ def build_request(
     asked: Place | AutomaticAddress | None = None,
 ) -> KnockRequest:
     """Build a request from user input. UsageError names the fault and the remedy."""
-    try:
-        key = parse_server_key(server_key)
-    except MalformedError as error:
-        raise UsageError(
-            f"invalid server key: {error}; copy the line printed by `doorward key server` on the server"
-        ) from None
+    key = read_server_key(server_key)
     if not NAME.fullmatch(door):
         raise UsageError(f"invalid door name {door!r}; use at most 64 letters, digits, - and _")
     if gate and gate.startswith("SHA256:"):
@@ -71,6 +66,16 @@ def build_request(
             raise UsageError(f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two")
         gate = ""
     return KnockRequest(key, door, gate or "", for_s, asked)
+
+
+def read_server_key(text: str) -> ServerKey:
+    """Parse a server's public key. UsageError names the fault and the remedy."""
+    try:
+        return parse_server_key(text)
+    except MalformedError as error:
+        raise UsageError(
+            f"invalid server key: {error}; copy the line printed by `doorward key server` on the server"
+        ) from None
 
 
 def max_signature_bytes(knock: KnockRequest) -> int:

@@ -23,8 +23,6 @@ _SIGNATURE_BYTES = {
     "sk-ssh-ed25519@openssh.com": 103,
     "sk-ecdsa-sha2-nistp256@openssh.com": 121,
 }
-
-
 _SECURITY_KEY = "sk-"  # prefix of their kinds
 
 

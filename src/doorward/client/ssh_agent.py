@@ -7,6 +7,7 @@ import socket
 from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError, NegativeResult
+from doorward.escape import printable
 from doorward.signed.ssh_wire import SshReader, string
 
 _LIST, _LIST_ANSWER = 11, 12
@@ -114,7 +115,7 @@ class Agent:
 
 
 def open_agent() -> Agent:
-    """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: there is none, with a remedy."""
+    """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: it is not set, or no agent answers there."""
     if path := os.environ.get("SSH_AUTH_SOCK", ""):
         return Agent(path)
     raise NoAgentError("no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
@@ -126,7 +127,7 @@ def parse_keys(reply: bytes) -> list[AgentKey]:
     count = reader.number(4)
     if count > MAX_KEYS:
         raise MalformedError(f"a list of {count} keys")
-    keys = [AgentKey(reader.string(), printable(reader.string())) for _ in range(count)]
+    keys = [AgentKey(reader.string(), comment_text(reader.string())) for _ in range(count)]
     reader.expect_end()
     return keys
 
@@ -139,10 +140,9 @@ def parse_signature(reply: bytes) -> bytes:
     return signature
 
 
-def printable(comment: bytes) -> str:
+def comment_text(comment: bytes) -> str:
     """Return an untrusted comment as text that is safe to print."""
-    text = comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT]
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable(comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT])
 
 
 def _key_text(key: AgentKey) -> str:
@@ -150,7 +150,7 @@ def _key_text(key: AgentKey) -> str:
 
 
 def _reader(reply: bytes, expected: int) -> SshReader:
-    """Return a reader of the fields after the message type, which must be `wanted`."""
+    """Return a reader of the fields after the message type, which must be `expected`."""
     reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:

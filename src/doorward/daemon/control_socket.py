@@ -13,7 +13,7 @@ import pwd
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from doorward.config.files import group_id
 from doorward.daemon import off_switch
@@ -291,13 +291,11 @@ def _listen(path: Path) -> socket.socket:
 
 def answering(path: Path) -> int | None:
     """Give the process that listens on the control socket, or None."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-            return peer.credentials(probe)[0]
-        except OSError:
-            return None
+        probe.connect(str(path))
+        return peer.credentials(probe)[0]
+    return None
 
 
 def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_s: float | None = PATIENCE_S) -> Answer:
@@ -341,10 +339,16 @@ def _first(path: Path, replies: BinaryIO) -> Answer:
     return answer
 
 
+class _Object(Answer):
+    """An object in the daemon's answer; a missing member raises UsageError, as from a daemon of another version."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise UsageError(f"the daemon's answer has no {key!r}; restart the daemon, or install the version that it runs")
+
+
 def _parse_answer(path: Path, raw: bytes) -> Answer:
     with contextlib.suppress(ValueError, RecursionError):
-        answer = json.loads(raw)
-        if isinstance(answer, dict):
+        if isinstance(answer := json.loads(raw, object_hook=_Object), dict):
             return answer
     raise UsageError(f"{path}: the answer is not one line of JSON; restart the daemon that listens there")
 

@@ -18,6 +18,11 @@ class LocalAddress(NamedTuple):
     interface: str
     address: IPv4Interface | IPv6Interface
 
+    @property
+    def is_external(self) -> bool:
+        """Whether other hosts can reach it, beyond its own link."""
+        return not (self.address.is_loopback or self.address.is_link_local or self.interface == "lo")
+
 
 class Route(NamedTuple):
     """A network and the output interface of packets to it."""

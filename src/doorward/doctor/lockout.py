@@ -47,17 +47,14 @@ def _port_problem(
     if knocked is not None:
         return Problem(Level.OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock")
     signed = next((door for door in opening if door.name in facts.signed_doors), None)
-    if signed is not None and facts.daemon is None and facts.is_table_loaded:
-        what = (
-            f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
-        )
-        return Problem(Level.ERROR, file, f"{what}, and no daemon is running to verify them", "start the daemon")
-    if signed is not None and facts.daemon is not None and _cannot_verify(facts.daemon):
-        what = (
-            f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
-        )
-        return Problem(Level.ERROR, file, f"{what}, and the daemon cannot verify them", "see the daemon's log")
     if signed is not None:
+        what = (
+            f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
+        )
+        if facts.daemon is None and facts.is_table_loaded:
+            return Problem(Level.ERROR, file, f"{what}, and no daemon is running to verify them", "start the daemon")
+        if facts.daemon is not None and _cannot_verify(facts.daemon):
+            return Problem(Level.ERROR, file, f"{what}, and the daemon cannot verify them", "see the daemon's log")
         return Problem(
             Level.OK, file, f"{port}, {description}, is hidden; door {signed.name!r} opens it by a signed knock"
         )

@@ -81,7 +81,7 @@ class _Outcome(NamedTuple):
 
 
 def trace(configuration: Configuration, network: Network, session: SshConnection | None) -> Trace:
-    """Send the packets of doors' users and return which rules drop them, within PATIENCE_S."""
+    """Send the packets of doors' users and return which rules drop them, within TIMEOUT_S."""
     probes = tuple(plan_probes(configuration, network, session))
     try:
         return run_in_child(lambda: _trace_in_child(configuration, network, probes), TIMEOUT_S)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from doorward.errors import MalformedError, NegativeResult, UsageError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms
+from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms, wall_ms
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.model import NAME
 
@@ -41,14 +41,14 @@ class FleetAdmin:
         present, members = self._names("gates"), self._names("members")
         ask, lease = secrets.token_hex(8), self._etcd.grant(_LEASE_S)
         prefix = self._tree.under("answers", ask, "")
-        asked_ms, wall_ms = now_ms(), time.time_ns() // 1_000_000
+        asked_ms, asked_wall_ms = now_ms(), wall_ms()
         revision = self._etcd.put(self._tree.under("asks", ask), b"{}", lease)
         gates: dict[str, GateStatus] = {}
         for entry in self._answers(prefix, revision):
             name, took_ms = entry.key.removeprefix(prefix), now_ms() - asked_ms
             answer = _parse_object(entry.value)
             with suppress(ValueError):  # a gate with a malformed answer counts as silent
-                offset_ms = etcd_records.read_int(answer.get("wall_ms", 0)) - wall_ms - took_ms // 2
+                offset_ms = etcd_records.read_int(answer.get("wall_ms", 0)) - asked_wall_ms - took_ms // 2
                 answer["behind"] = max(0, revision - etcd_records.read_int(answer.get("revision", 0), 1 << 63))
                 gates[name] = GateStatus(name, "up", answer, took_ms, offset_ms)
             if present <= gates.keys():

@@ -39,9 +39,9 @@ FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward s
 class Room:
     """The room left for the fleet's entries in the open sets; openings beyond it are rejected."""
 
-    def __init__(self, standing: Iterable[Opening]) -> None:
+    def __init__(self, openings: Iterable[Opening]) -> None:
         self._used: Counter[tuple[bool, int]] = Counter()
-        for opening in standing:
+        for opening in openings:
             self._used[_open_set(opening.address)] += len(opening.ports)
 
     def reserve(self, opening: Opening) -> bool:
@@ -67,8 +67,8 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
         return Rejected("door", f"door {door.name} is not shared here; set shared = true in [doors.{door.name}]")
     if item.by.split(" ", 1)[0] not in _ORIGINS:
         return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
-    if objection := _reject_address(item.key.address, limits):
-        return objection
+    if rejected := _reject_address(item.key.address, limits):
+        return rejected
     return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by)
 
 

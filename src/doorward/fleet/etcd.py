@@ -137,7 +137,7 @@ class Etcd:
         return etcd_codec.int64(etcd_codec.child(self.call("lease/keepalive", {"ID": str(lease)}), "result"), "TTL") > 0
 
     def call(self, path: str, body: Message) -> Message:
-        """Send a request; EtcdUnavailableError if no endpoint answers, EtcdRefusedError if etcd rejects it."""
+        """Send a request; EtcdUnavailableError if no endpoint answers, EtcdRejectedError if etcd rejects it."""
         why = ""
         for _ in self._access.endpoints:
             try:
@@ -259,7 +259,7 @@ class EtcdWatch:
 
 
 def connect(access: EtcdAccess, endpoint: str) -> http.client.HTTPConnection:
-    """Return a connection to one endpoint; raise OSError if there is none."""
+    """Return a connection to one endpoint; raise OSError if that fails."""
     parts = urlsplit(endpoint)
     host, port = parts.hostname or "", parts.port or 2379
     if parts.scheme == "https":
@@ -308,6 +308,11 @@ def _reason(error: Exception) -> str:
 def now_ms() -> int:
     """Return CLOCK_MONOTONIC, which all processes of a host share, in milliseconds."""
     return time.monotonic_ns() // 1_000_000
+
+
+def wall_ms() -> int:
+    """Return the time since the epoch in milliseconds; the clocks of two hosts may differ."""
+    return time.time_ns() // 1_000_000
 
 
 _MAX_PASSWORD = 1024

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from doorward import escape
 from doorward.errors import MalformedError
 from doorward.model import NAME, Place, parse_place
 
@@ -92,7 +93,7 @@ def read_address(value: object) -> Place:
 
 def printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
     """Return text that `read_text` accepts: cut to `limit`, with "?" for control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text[:limit])
+    return escape.printable(text[:limit])
 
 
 def read_object(raw: bytes) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class SharedOpeningTable:
 
     def restore(
         self,
-        standing: Iterable[tuple[OpeningKey, int, str]],
+        openings: Iterable[tuple[OpeningKey, int, str]],
         closed: Iterable[OpeningKey],
         saved: Mapping[OpeningKey, OpeningState],
         now_ms: int,
@@ -89,7 +89,7 @@ class SharedOpeningTable:
             if state.is_closing:
                 self._known[key] = state
         effects: list[Effect] = []
-        for key, until_ms, by in standing:
+        for key, until_ms, by in openings:
             known = saved.get(key)
             if known is not None and not known.is_closing:
                 self._known[key] = OpeningState(known.until_ms, by, known.revision)
@@ -193,7 +193,7 @@ class SharedOpeningTable:
         self.changed.add(key)
 
     def on_conflict(self, key: OpeningKey, observed: SeenOpening | None, revision: int, now_ms: int) -> list[Effect]:
-        """Handle a write that etcd did not make because the key had changed; `found` is its value.
+        """Handle a write that etcd did not make because the key had changed; `observed` is its value.
 
         `revision` last wrote it (0: it does not exist); a malformed value (None) is overwritten.
         """

@@ -10,7 +10,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.fleet import protocol
-from doorward.fleet.etcd import EtcdAccess, now_ms
+from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key, printable
 from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
@@ -121,8 +120,8 @@ class FleetWorker:
         except OSError:
             os._exit(0)
 
-    def _on_message(self, heard: FromDaemon) -> None:
-        message = heard.message
+    def _on_message(self, received: FromDaemon) -> None:
+        message = received.message
         if isinstance(message, protocol.Standing):
             self._on_start(message)
         elif isinstance(message, protocol.Opened):
@@ -158,7 +157,7 @@ class FleetWorker:
             return
         if self._slot % 100 == 0:  # counted by the hundred, so that a restart leaves a gap and overwrites nothing
             self._slot = self._state_db.add_to_count(100)
-        fields = {**message._asdict(), "at_ms": time.time_ns() // 1_000_000, "gate": self._settings.gate}
+        fields = {**message._asdict(), "at_ms": wall_ms(), "gate": self._settings.gate}
         self._queued_records += 1
         self._log_writer.tasks.put(LogEntry(self._slot % LOG_SLOTS, pack_record(**fields)))
         self._slot += 1
@@ -199,18 +198,18 @@ class FleetWorker:
         self._in_progress.discard(key)
         self._dispatch(key)  # a change that came meanwhile
 
-    def _on_written(self, taken: Written) -> None:
-        task = taken.task
+    def _on_written(self, written: Written) -> None:
+        task = written.task
         self._last_errors.pop(type(task), None)
         if isinstance(task, Publish):
-            self._openings.on_written(task.key, taken.revision, task.until_ms)
+            self._openings.on_written(task.key, written.revision, task.until_ms)
         else:
             self._openings.on_erased(task.key)
         self._release(task.key)
 
-    def _on_conflict(self, differs: Conflict) -> None:
-        self._apply(self._openings.on_conflict(differs.task.key, differs.observed, differs.revision, now_ms()))
-        self._release(differs.task.key)
+    def _on_conflict(self, conflict: Conflict) -> None:
+        self._apply(self._openings.on_conflict(conflict.task.key, conflict.observed, conflict.revision, now_ms()))
+        self._release(conflict.task.key)
 
     def _on_failure(self, failed: WriteFailed) -> None:
         if isinstance(failed.task, Publish | DeleteKey):
@@ -232,9 +231,9 @@ class FleetWorker:
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
-    def _on_unreachable(self, silent: Unreachable) -> None:
+    def _on_unreachable(self, unreachable: Unreachable) -> None:
         if not self._is_unreachable:
-            self._log("warning", f"{silent.why.partition('; ')[0]}; this gate continues alone")
+            self._log("warning", f"{unreachable.why.partition('; ')[0]}; this gate continues alone")
         self._is_unreachable = self._has_reported = True
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
@@ -288,7 +287,7 @@ class FleetWorker:
 
     def _status(self) -> dict[str, object]:
         return {
-            "wall_ms": time.time_ns() // 1_000_000,
+            "wall_ms": wall_ms(),
             "openings": len(self._openings),
             "revision": self._revision,
         }
@@ -332,7 +331,7 @@ def _exit_on_exception(args: threading.ExceptHookArgs) -> None:
 
 def _wall_offset_ms() -> int:
     """Return what to add to the monotonic clock for wall time."""
-    return time.time_ns() // 1_000_000 - now_ms()
+    return wall_ms() - now_ms()
 
 
 def _receive(sock: socket.socket) -> bytes:

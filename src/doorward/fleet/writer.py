@@ -10,13 +10,12 @@ import json
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import etcd_codec, etcd_records
-from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError, now_ms
+from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError, now_ms, wall_ms
 from doorward.fleet.etcd_records import LEASE_MARGIN_S, KeySpace, OpeningKey, StoredOpening, printable
 from doorward.fleet.protocol import MAX_LINE_LENGTH, Claim, Claimed
 from doorward.fleet.state import SeenOpening
@@ -169,7 +168,7 @@ class EtcdWriter(threading.Thread):
         left_ms = task.until_ms - now_ms()
         lease, ends_ms = self._lease(str(left_ms // 1000 // _LEASE_ROUND_S), task.until_ms, _LEASE_ROUND_S)
         left_ms = max(1, task.until_ms - now_ms())
-        until_ms = time.time_ns() // 1_000_000 + left_ms
+        until_ms = wall_ms() + left_ms
         spare_ms = max(0, ends_ms - task.until_ms)
         shared = StoredOpening(left_ms, until_ms, spare_ms, printable(task.by), self._gate)
         return etcd_codec.to_put(self._tree.opening(task.key), etcd_records.pack(shared, task.key), lease)
@@ -236,7 +235,7 @@ def observe(
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
         return None
-    left_ms = etcd_records.remaining_ms(shared, time.time_ns() // 1_000_000, oldest_ms, lease_ms)
+    left_ms = etcd_records.remaining_ms(shared, wall_ms(), oldest_ms, lease_ms)
     return SeenOpening(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
 
 

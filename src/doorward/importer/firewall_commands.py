@@ -80,12 +80,12 @@ def _rule(words: list[str], service: Service) -> ParsedRule | None:
         words = words[1:]
     program = words[0].rpartition("/")[2] if words else ""
     tool = re.sub(r"-(legacy|nft)$", "", program)
-    understand = _TOOLS.get(tool)
-    if understand is None:
+    parse = _TOOLS.get(tool)
+    if parse is None:
         raise NotUnderstoodError(f"unknown firewall command {program or 'sudo'!r}")
     if tool in ("ufw", "firewall-cmd") and words[1:] and words[1] in _RELOADS:
         return None
-    return understand(tool, words[1:], service)
+    return parse(tool, words[1:], service)
 
 
 def _union(rules: Sequence[ParsedRule]) -> ParsedRule:

@@ -6,18 +6,18 @@ Never silently laxer: if a door opens more than a packet could request, a note s
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration
 from doorward.config.values import MAX_FOR_MS
+from doorward.escape import toml_list, toml_text
 from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
 from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
-from doorward.importer.toml_writer import ImportNote, comments, firewall_note, toml_list, toml_text
+from doorward.importer.toml_writer import ImportNote, comments, firewall_note, unique_names
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
 
 _HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one
@@ -111,7 +111,6 @@ def _keys(stanza: Stanza) -> Iterator[tuple[bool, str]]:
 PortName = Callable[[Port], str | None]  # the name of a port as in services(5), or None
 
 _MOST_IN_A_NAME = 3  # ports
-_LONGEST_STEM = 50  # of a name, so that a number can be appended
 _VARIABLE = re.compile(r"\$(PKT_SRC|SRC|IP|PORT|PROTO|DST|TIMEOUT)")
 _IN_A_SHELL = re.compile(r"(?:^|[/\s])(?:ba|da|k|z)?sh\s(?:.*\s)?-[A-Za-z]*c\s.*%IP%")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -137,7 +136,7 @@ class SignedDoor:
 
 def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
     """Convert each stanza to a door; `service` looks ports up by name, `port_name` names by port."""
-    names = _names(configuration.stanzas, port_name)
+    names = unique_names(_stem(stanza, port_name) for stanza in configuration.stanzas)
     doors = [_convert_stanza(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
     _note_duplicates(doors)
     opened = tuple(dict.fromkeys(port for door in doors for port in door.opens))
@@ -147,20 +146,8 @@ def convert(configuration: AccessConfiguration, file: str, service: Service, por
     return Converted(text, (*notes, *(note for door in doors for note in door.notes)))
 
 
-def _names(stanzas: Sequence[Stanza], port_name: PortName) -> Iterator[str]:
-    """Yield a unique name for each door, made from its ports."""
-    used: Counter[str] = Counter()
-    taken: set[str] = set()
-    for stanza in stanzas:
-        name = stem = _stem(stanza, port_name)
-        while name in taken:
-            used[stem] += 1
-            name = f"{stem}-{used[stem] + 1}"
-        taken.add(name)
-        yield name
-
-
 def _stem(stanza: Stanza, port_name: PortName) -> str:
+    """Return a door's name, made from its ports."""
     if not stanza.allowed_ports:
         return "command" if stanza.cycle_open else "no-port" if stanza.open_ports else "any-port"
     words = []
@@ -170,7 +157,7 @@ def _stem(stanza: Stanza, port_name: PortName) -> str:
         words.append(name if is_valid else f"{port.protocol.name.lower()}-{port.number}")
     if len(words) > _MOST_IN_A_NAME:
         words = [*words[: _MOST_IN_A_NAME - 1], "and", str(len(words) - _MOST_IN_A_NAME + 1), "more"]
-    return "-".join(words)[:_LONGEST_STEM]
+    return "-".join(words)
 
 
 def _convert_stanza(name: str, stanza: Stanza, service: Service) -> SignedDoor:

@@ -14,12 +14,11 @@ from doorward.config.knockd import KnockdConfiguration, KnockdDoor, KnockdOption
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
 from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import ParsedRule, Service
-from doorward.importer.toml_writer import ImportNote, NewDoor, argv, firewall_note, write
+from doorward.importer.toml_writer import LONGEST_STEM, ImportNote, NewDoor, argv, firewall_note, unique_names, write
 from doorward.model import TCP_FLAGS, Protocol
 
 UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until it was removed; every knock extends this hour
 SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open, and the next knock runs it again
-_LONGEST_STEM = 50  # of a name, so that a number can be appended
 
 
 class Converted(NamedTuple):
@@ -31,7 +30,8 @@ class Converted(NamedTuple):
 
 def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
     """Convert all doors; `service` looks ports up by name."""
-    doors = [_convert_door(name, door, service) for name, door in _named(configuration.doors)]
+    names = unique_names(_stem(door.name) for door in configuration.doors)
+    doors = [_convert_door(name, door, service) for name, door in zip(names, configuration.doors, strict=True)]
     _link_closers(doors)
     doors = list(_merge_doors(doors))
     _safe_commands(doors)
@@ -42,17 +42,10 @@ def convert(configuration: KnockdConfiguration, file: str, service: Service) -> 
     return Converted(text, (*general, *(note for door in doors for note in door.notes)))
 
 
-def _named(doors: Sequence[KnockdDoor]) -> Iterator[tuple[str, KnockdDoor]]:
-    """Yield each door with a valid, unique name."""
-    taken: set[str] = set()
-    for door in doors:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", door.name).strip("-")[:_LONGEST_STEM] or "door"
-        stem = f"door-{stem}" if stem.isdigit() else stem
-        name, number = stem, 2
-        while name in taken:
-            name, number = f"{stem}-{number}", number + 1
-        taken.add(name)
-        yield name, door
+def _stem(name: str) -> str:
+    """Return a valid name for a door."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_STEM] or "door"
+    return f"door-{stem}" if stem.isdigit() else stem
 
 
 def _convert_door(name: str, old: KnockdDoor, service: Service) -> NewDoor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,10 +11,12 @@ from typing import NamedTuple
 from doorward.config.duration import format_duration
 from doorward.config.knockd import KnockdDoor
 from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
+from doorward.escape import printable, toml_list, toml_text
 from doorward.importer.firewall_ports import ParsedRule
 from doorward.importer.shell_argument import PLACEHOLDER, as_argument
 from doorward.model import DEFAULT_FLAGS, FlagFilter, Port
 
+LONGEST_STEM = 50  # of a name, so that a number can be appended
 _NO_SHELL = re.compile(
     r"true|doorward close [A-Za-z0-9_-]+ %IP%"
 )  # commands generated here, not taken from the old file
@@ -66,6 +68,19 @@ def write(file: str, interface: str, doors: Sequence[NewDoor], notes: Iterable[I
     return "\n".join([f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), *gate, *tables]) + "\n"
 
 
+def unique_names(stems: Iterable[str]) -> Iterator[str]:
+    """Yield each name, cut to LONGEST_STEM; a number makes a repeated one unique."""
+    used: Counter[str] = Counter()
+    taken: set[str] = set()
+    for stem in stems:
+        name = stem = stem[:LONGEST_STEM]
+        while name in taken:
+            used[stem] += 1
+            name = f"{stem}-{used[stem] + 1}"
+        taken.add(name)
+        yield name
+
+
 def firewall_note(opened: Iterable[Port]) -> Iterator[ImportNote]:
     """Yield the note on the operator's own firewall, if doors open ports."""
     ports = ", ".join(map(str, dict.fromkeys(opened)))
@@ -110,15 +125,4 @@ def argv(scripts: Sequence[str]) -> list[str]:
 def comments(notes: Iterable[ImportNote]) -> Iterator[str]:
     """Yield each note as one comment line; control characters would end the comment or make the TOML invalid."""
     for note in notes:
-        words = "".join(letter if letter.isprintable() else "?" for letter in note.text)
-        yield f"# {'Check: ' if note.check else ''}{words}"
-
-
-def toml_list(words: Iterable[str]) -> str:
-    """Return a TOML list of strings."""
-    return f"[{', '.join(map(toml_text, words))}]"
-
-
-def toml_text(word: str) -> str:
-    """Return a TOML string: JSON's syntax without surrogate pairs, and with DEL escaped."""
-    return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")
+        yield f"# {'Check: ' if note.check else ''}{printable(note.text)}"

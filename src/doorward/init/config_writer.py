@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from doorward.doctor import firewalls
 from doorward.doctor.host import Facts
 from doorward.doctor.remedies import DEFAULT_MARK
 from doorward.errors import UsageError
+from doorward.escape import printable, toml_list, toml_text
 from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
 from doorward.model import DEFAULT_SIGNED_PORT, Port
@@ -29,11 +29,6 @@ def accept_mark_for(configuration: Configuration, facts: Facts) -> Mark | None:
     taken = [rule.mask for rule in facts.network.mark_rules]
     free = (mark for mark in (DEFAULT_MARK, *_OTHER_MARKS) if not any(mark.mask & mask for mask in taken))
     return next(free, None)
-
-
-def firewall_tables(facts: Facts) -> list[str]:
-    """Return the names of other firewalls' tables."""
-    return list(facts.trace.tables)
 
 
 FOR_MS = 30_000
@@ -133,18 +128,18 @@ def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
     if plan.knocks:
         yield "# Its sequences are secrets: anyone who knows one can knock."
     yield "# doorward.toml(5) explains every setting; `doorward check` validates an edit and rates its strength."
-    yield from ("", "[gate]", f"mode = {_text(plan.mode)}")
+    yield from ("", "[gate]", f"mode = {toml_text(plan.mode)}")
     if plan.signed and plan.name is not None:
-        yield f"name = {_text(plan.name)}    # in each client's link: a signed knock for it opens no other gate"
+        yield f"name = {toml_text(plan.name)}    # in each client's link: a signed knock for it opens no other gate"
     if plan.mode is Mode.STEALTH and not plan.public:
         yield "public = []"
     elif plan.mode is Mode.STEALTH:
         yield "public = ["
         for ports, program in _ranges(plan.public, programs):
-            yield f"    {_text(ports)},{_comment(program)}"
+            yield f"    {toml_text(ports)},{_comment(program)}"
         yield "]"
     if plan.accept_mark is not None:
-        yield f"accept_mark = {_text(str(plan.accept_mark))}    # for the other firewall; see `doorward doctor`"
+        yield f"accept_mark = {toml_text(str(plan.accept_mark))}    # for the other firewall; see `doorward doctor`"
 
 
 def _ranges(ports: Iterable[Port], programs: Mapping[Port, str]) -> Iterator[tuple[str, str]]:
@@ -163,8 +158,8 @@ def _doors(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
     for door in plan.doors:
         yield from ("", f"[doors.{door.name}]")
         if door.name in plan.knocks:
-            yield f"knock = {_list(plan.knocks[door.name])}"
-        yield f"opens = {_list(door.opens)}{_comment(', '.join(_names(door.opens, programs)))}"
+            yield f"knock = {toml_list(map(str, plan.knocks[door.name]))}"
+        yield f"opens = {toml_list(map(str, door.opens))}{_comment(', '.join(_names(door.opens, programs)))}"
         yield f'for = "{format_duration(FOR_MS)}"'
 
 
@@ -184,15 +179,7 @@ def _names(ports: Iterable[Port], programs: Mapping[Port, str]) -> Sequence[str]
 
 def _comment(text: str) -> str:
     """Return a name as a comment, without control characters, which would end it."""
-    return f"    # {''.join(letter if letter.isprintable() else '?' for letter in text)}" if text else ""
-
-
-def _list(ports: Iterable[Port]) -> str:
-    return f"[{', '.join(_text(str(port)) for port in ports)}]"
-
-
-def _text(text: str) -> str:
-    return json.dumps(text)
+    return f"    # {printable(text)}" if text else ""
 
 
 def _port(word: str) -> Port:

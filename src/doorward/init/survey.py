@@ -63,11 +63,7 @@ class HostSurvey(NamedTuple):
             return self.session.destination
         outward = [route.interface for route in self.network.routes if route.network == ip_network("0.0.0.0/0")]
         outward += [route.interface for route in self.network.routes if route.network == ip_network("::/0")]
-        candidates = [
-            local
-            for local in self.network.locals
-            if not (local.address.is_loopback or local.address.is_link_local or local.interface == "lo")
-        ]
+        candidates = [local for local in self.network.locals if local.is_external]
         candidates.sort(
             key=lambda local: (not local.address.is_global, local.interface not in outward, local.address.version)
         )

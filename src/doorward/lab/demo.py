@@ -81,7 +81,7 @@ class Demo:
         self._doorward("status")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
         self._step("The door closes by itself; the established connection continues.")
-        self._wait_until_closed()
+        self._wait_for_log("closed ssh")
         self._doorward("status")
         self._check_connection(connection)
         self._show(self._lab.client, "nmap", "-n", "-Pn", "-p", "22", self._address)
@@ -202,9 +202,6 @@ class Demo:
                 sender.sendto(packet, (self._address, DEFAULT_SIGNED_PORT.number))
 
         host.call(inside)
-
-    def _wait_until_closed(self) -> None:
-        self._wait_for_log("closed ssh")
 
     def _wait_for_log(self, part: str) -> None:
         """Wait until a line of the daemon's log contains `part`."""

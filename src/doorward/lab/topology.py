@@ -197,7 +197,7 @@ class Lab:
 
 
 def remove(name: str) -> bool:
-    """Remove a kept lab by its name; return False if there is none."""
+    """Remove a kept lab by its name; return False if it does not exist."""
     hosts = [
         net.station(f"{name}-{role}", "eth0", 2)
         for role, net in (

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import IO, NamedTuple
 
 from doorward.errors import HostError, MalformedError
+from doorward.escape import printable
 from doorward.model import Address, Port, Protocol
 from doorward.verify.nmap_xml import NmapReader, PortResult
 from doorward.verify.port_set import Ports, count_text, port_numbers, port_ranges
@@ -104,4 +105,4 @@ def _last_line(errors: IO[bytes]) -> str:
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - MAX_ERROR_BYTES))
     text = errors.read().decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and line != "QUITTING!"]
-    return "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else "no reason given"
+    return printable(lines[-1]) if lines else "no reason given"

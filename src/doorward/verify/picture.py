@@ -9,6 +9,7 @@ from itertools import groupby
 from textwrap import wrap
 from typing import NamedTuple
 
+from doorward.escape import printable
 from doorward.model import Port, Protocol
 from doorward.verify.port_map import NAMES, CellKind, PortGrid, build_grid
 
@@ -273,4 +274,4 @@ def _lines(lattice: GridLines) -> str:
 
 def _escaped(text: str) -> str:
     """Escape for XML; unprintable characters, which XML may not contain, become question marks."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return escape(printable(text))

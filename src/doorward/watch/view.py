@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 MOST_OPENINGS = 500  # rows; a terminal has about fifty lines
 MOST_CLOSED = 100  # rows of closed doors
 KEPT_RATES = 60  # measured once per second
-_FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
+FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
 JsonObject = Mapping[str, Any]
 DROPS = (
     "dropped_closed",
@@ -147,7 +147,7 @@ class WatchState:
             return ""  # the kernel reports this since Linux 6.16
         name, entry = max(bounded.items(), key=lambda entry: float(entry[1]["elements"] / entry[1]["size"]))
         share = entry["elements"] / entry["size"]
-        set_name = _FINGERPRINT.split(name)[0]
+        set_name = FINGERPRINT.split(name)[0]
         return f"fullest set    {set_name} {share:.0%}" if share >= 0.01 else "sets           under 1% full"
 
     def _warnings(self) -> Iterable[str]:

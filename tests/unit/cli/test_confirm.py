@@ -141,3 +141,11 @@ def test_socket_of_another_user_is_not_queried(place: Place, capsys: pytest.Capt
             assert main(words) == 2
             assert f"user {NOBODY} listens here" in capsys.readouterr().err
     assert place.config.read_text() == OLD
+
+
+@pytest.mark.parametrize("words", [["status"], ["confirm"], ["apply", "{new}"], ["ban"]])
+def test_empty_answer_is_one_clear_error(place: Place, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with impostor(place.runtime / "control.sock", {"status": {}, "bans": {}}):
+        assert main([word.format(new=place.new) for word in words]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]  # `apply` prints warnings before it
+    assert line.startswith("doorward: the daemon's answer has no '")

@@ -178,13 +178,13 @@ def test_a_capture_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "give one thing to explain: a capture file, an address, or --live ADDRESS"),
-        (["x.pcap", "--live", "192.0.2.7"], "give one thing to explain"),
+        ([], "name one thing to explain: a capture file, an address, or --live ADDRESS"),
+        (["x.pcap", "--live", "192.0.2.7"], "name one thing to explain"),
         (["x.pcap", "--for", "3s"], "--for is for --live; add --live ADDRESS, or leave --for out"),
         (["--live", "home"], "--live: invalid address 'home'; write it as 192.0.2.7 or 2001:db8::7"),
         (["--live", "192.0.2.7", "--for", "3"], '--for: .*write the unit too: "3s"'),
-        (["x.pcap"], "x.pcap: neither a file nor an address; give a capture file or an address"),
-        (["{folder}"], "cannot be read .Is a directory.; give a capture file"),
+        (["x.pcap"], "x.pcap: neither a file nor an address; name a capture file or an address"),
+        (["{folder}"], "cannot be read .Is a directory.; name a capture file"),
         (["{folder}/doorward.toml"], "doorward.toml: not a capture file; create one with `tcpdump -w FILE`"),
         (["{capture}", "--source", "home"], "--source: invalid address 'home'"),
         (["{capture}", "--host", "home"], "--host: invalid address 'home'"),

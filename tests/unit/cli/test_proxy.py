@@ -261,7 +261,7 @@ def test_choice_of_door(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["home", "22/udp"], "cannot connect to 22/udp; give a TCP port, such as 22"),
+        (["home", "22/udp"], "cannot connect to 22/udp; write a TCP port, such as 22"),
         (["home", "ssh"], "invalid port 'ssh'; write it as 7000/tcp or 7000/udp"),
         (["home", "22", "ssh", "--door", "ssh"], "--door and arguments after the port exclude each other; leave one"),
         (["127.0.0.1", "22", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127.0.0.1'"),

@@ -87,7 +87,7 @@ def test_the_page_on_standard_output(folder: Path, capsysbinary: pytest.CaptureF
     [
         ([], "no output given; use --html FILE or --json"),
         (["--html", "-", "--json"], "both write to standard output"),
-        (["--html", "nowhere/page.html"], "No such file or directory; give a file in a directory that"),
+        (["--html", "nowhere/page.html"], "No such file or directory; name a file in a directory that"),
         (["--html", "."], "not a regular file; remove it, or name another file"),
         (["--html", "doorward.toml"], "not a doorward report, so it is left alone"),
         (["--html", "ledger.sqlite3"], "not a doorward report, so it is left alone"),

@@ -288,6 +288,7 @@ def test_targets_by_family() -> None:
     four, six = LOOPBACK[4][0], LOOPBACK[6][0]
     assert first_per_family([six, six, four, NOWHERE]) == [six, four]
     assert first_per_family([NOWHERE, four]) == [NOWHERE]
+    assert first_per_family([four, six, NOWHERE]) == [four, six]
     assert targets_of_version([six, four, NOWHERE], 4) == [four, NOWHERE]
     assert targets_of_version([four], 6) == [four]
 

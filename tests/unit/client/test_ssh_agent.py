@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.client import ssh_agent as client
-from doorward.client.ssh_agent import Agent, AgentKey, NoAgentError, open_agent, parse_keys, parse_signature, printable
+from doorward.client.ssh_agent import (
+    Agent,
+    AgentKey,
+    NoAgentError,
+    comment_text,
+    open_agent,
+    parse_keys,
+    parse_signature,
+)
 from doorward.errors import DoorwardError, HostError, MalformedError, NegativeResult
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
@@ -159,7 +167,7 @@ def test_what_is_sent_to_an_agent_byte_by_byte(tmp_path: Path) -> None:
     ],
 )
 def test_comment_is_shown_without_control_characters(comment: bytes, text: str) -> None:
-    assert printable(comment) == text
+    assert comment_text(comment) == text
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda raw: b"\x0c\0\0\0\1" + string(raw) + string(b"")))

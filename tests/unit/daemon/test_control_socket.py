@@ -378,6 +378,14 @@ def test_an_answer_that_is_none(tmp_path: Path, answer: bytes, monkeypatch: pyte
         thread.join()
 
 
+def test_missing_member_of_an_answer_is_a_clear_error() -> None:
+    answer = control_socket._parse_answer(Path("control.sock"), b'{"signed": {}}')
+    for found, key in ((answer, "openings"), (answer["signed"], "takes")):
+        with pytest.raises(UsageError, match=f"the daemon's answer has no '{key}'; restart the daemon"):
+            found[key]
+    assert answer.get("trial") is None
+
+
 # Where it listens
 
 

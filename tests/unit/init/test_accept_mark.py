@@ -9,7 +9,7 @@ import pytest
 from doorward.config.schema import Mark
 from doorward.config.toml import parse
 from doorward.doctor.host import BaseChain, Block, Facts, MarkRule, PacketPath, Trace
-from doorward.init.config_writer import accept_mark_for, firewall_tables
+from doorward.init.config_writer import accept_mark_for
 from tests.support.doctor_facts import FILTER, NETWORK, SSH, TO_SSH, WELL
 
 CONFIGURATION = parse('[doors.ssh]\nopens = ["22/tcp"]\n', "f")
@@ -41,4 +41,4 @@ def test_chosen_mark_conflicts_with_no_routing_rule() -> None:
     marked = replace(CONFIGURATION, gate=replace(CONFIGURATION.gate, accept_mark=mark))
     assert mark is not None
     assert accept_mark_for(marked, found) == mark
-    assert firewall_tables(found) == ["iptables-nft -t filter"]
+    assert found.trace.tables == ("iptables-nft -t filter",)
