@@ -60,7 +60,7 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
     """Return the map of all edges, state . protocol . port : next state, one line per door."""
     written: set[int] = set()
     lines: list[str] = []
-    machines = {(m.flags, m.within_ms, m.target): m for m in automaton.machines}
+    machines = {machine.key: machine for machine in automaton.machines}
     for door in doors:
         machine = machines.get(machine_key(door))
         if not door.knock or machine is None:

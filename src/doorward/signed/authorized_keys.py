@@ -91,9 +91,6 @@ def _unknown_kind(kind: str) -> str:
     return f"unknown key kind {shown(kind)}; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
 
 
-__all__ = ["AuthorizedKeys", "Credential", "parse"]
-
-
 @dataclass(frozen=True, slots=True)
 class AuthorizedKeys:
     """Authorized keys by fingerprint, and authorities by fingerprint and principal."""
