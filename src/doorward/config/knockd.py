@@ -65,7 +65,7 @@ def port(word: str) -> Port:
 
 
 def seconds(minimum: int) -> Callable[[str], int]:
-    """Return a converter for whole seconds from `least` up."""
+    """Return a converter for whole seconds from `minimum` up."""
 
     def read(text: str) -> int:
         match = _SECONDS.fullmatch(text)
