@@ -25,10 +25,10 @@ def diagnose_records(address: str, records: Sequence[Record], now_s: float, mome
     return Diagnosis(_opening_cause(last, now_s, moment), last.door, True)
 
 
-def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
+def with_ban(diagnosis: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
     """Return the diagnosis that an address is banned, for the same door."""
     fault = Cause("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` lifts the ban")
-    return Diagnosis(fault, conclusion.door)
+    return Diagnosis(fault, diagnosis.door)
 
 
 def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:

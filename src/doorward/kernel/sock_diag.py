@@ -117,7 +117,7 @@ def _destroy(found: FoundSocket) -> bool:
 def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
     head = netlink.FAMILY_HEADER.pack(family, 0, 0)
-    forgotten = 0
+    deleted = 0
     with (
         netlink.open_socket(netlink.NETFILTER, "conntrack") as tracked,
         netlink.open_socket(netlink.NETFILTER, "") as ct,
@@ -127,11 +127,11 @@ def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
                 continue
             try:
                 netlink.send_request(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
-                forgotten += 1
+                deleted += 1
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it expired meanwhile
                     raise HostError(f"conntrack: {error.strerror}") from None
-    return forgotten
+    return deleted
 
 
 def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:

@@ -31,12 +31,7 @@ from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_group
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
-OPEN_SETS = (
-    "open4",
-    "open6",
-    "open_nets4",
-    "open_nets6",
-)  # open ports by address, and by network
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6")  # open ports by address, and by network
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
