@@ -199,7 +199,7 @@ def test_all_ports_are_silent_and_the_door_opens_and_closes(stealth: Site) -> No
     assert lines[2] == "  knock   22/tcp opens"
     assert lines[3].startswith("  after   22/tcp closed again, ")
     assert lines[-2:] == [
-        ". silent 65,534  + open, as expected 1  K opened by knock 1  (64 a cell)",
+        ". silent 65,534  + open, as expected 1  K opened by knock 1  (64 per cell)",
         "OK",
     ]
     assert len(lines) == 4 + 16 + 1 + 2

@@ -85,7 +85,7 @@ def test_page_shows_how_an_opening_ended(closed_by: str, shown: str) -> None:
 def test_empty_page() -> None:
     text = read().text
     assert "No door was opened in this period." in text
-    assert "Nobody was refused in this period." in text
+    assert "Nothing was refused in this period." in text
     assert "There is no configuration at /etc/doorward/doorward.toml ." in text
 
 
