@@ -19,7 +19,8 @@ from doorward.signed import key_options
 from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
-from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
+from doorward.signed.ssh_keys import KINDS, PublicKey, parse_public_key
+from doorward.signed.ssh_wire import fingerprint_text
 
 BLANKS = " \t\r"
 _LIKE_A_KIND = re.compile(r"(ssh|ecdsa|sk)-[^,=\"]+")  # no option begins like this
