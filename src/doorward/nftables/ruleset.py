@@ -148,7 +148,7 @@ def compile_ruleset(
     `signed_port`: the UDP port for signed knocks, or None.
     """
     groups = build_groups(automaton.machines)
-    kept = tuple(_sets(groups, capacity, has_signed=signed_port is not None))
+    sets = tuple(_sets(groups, capacity, has_signed=signed_port is not None))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
@@ -158,7 +158,7 @@ def compile_ruleset(
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
-        *(spec.text for spec in kept),
+        *(spec.text for spec in sets),
         *data,
         chains.granted(context),
         *(
@@ -180,7 +180,7 @@ def compile_ruleset(
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
-    return Ruleset(generation, kept, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
+    return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
@@ -200,51 +200,38 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
 
 
 def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterable[SetSpec]:
-    limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
+    limiter, dynamic = f"{int(LIMITER_TIMEOUT_S)}s", "dynamic,timeout"
     for family, address in ADDRESS_TYPES.items():
-        yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
-        yield _preexisting(f"preexisting{family}", address)
-        yield _dynamic(f"set ratelimit{family}", address, capacity, limiter)
-        yield _dynamic(f"set throttled{family}", address, THROTTLED_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
-        yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
-        yield _banned(f"banned{family}", address)
+        opened = f"{address} . inet_proto . inet_service"
+        connection = f"{address} . inet_service . {address} . inet_service"  # source, its port, destination, its port
+        yield _spec(f"set open{family}", opened, OPEN_SIZE, dynamic)
+        # Five days, as conntrack allows an idle connection (nf_conntrack_tcp_timeout_established).
+        yield _spec(f"set preexisting{family}", connection, 0, "timeout", "5d")
+        yield _spec(f"set ratelimit{family}", address, capacity, dynamic, limiter)
+        yield _spec(f"set throttled{family}", address, THROTTLED_SIZE, dynamic, f"{round(PAUSE_S * 1000)}ms")
+        yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
+        yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
         if has_signed:
-            yield _open_nets(f"open_nets{family}", f"{address} . inet_proto . inet_service")
-            yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
+            yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
+            yield _spec(f"set signed{family}", address, SIGNED_SIZE, dynamic, limiter)
         for group in groups:
             if family in group.families:
-                short_ms = min(group.within_ms, SHORT_WINDOW_MS)
-                for name, ms in (
-                    ("first_knock", group.within_ms),
-                    ("short_window", short_ms),
-                    ("progress", group.within_ms),
-                ):
-                    head, element_type = f"map {name}{group.mark(family)}", f"{group.key_type(family)} : classid"
-                    yield _dynamic(head, element_type, capacity, f"timeout {nft_duration(ms)}")
+                within_ms, mark = group.within_ms, group.mark(family)
+                short_ms = min(within_ms, SHORT_WINDOW_MS)
+                for name, ms in (("first_knock", within_ms), ("short_window", short_ms), ("progress", within_ms)):
+                    state = f"{group.key_type(family)} : classid"
+                    yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
 
 
-def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
-    lines = [f"type {element_type}", f"size {size}", "flags dynamic,timeout", *([timeout] if timeout else [])]
-    return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
-
-
-def _open_nets(name: str, key: str) -> SetSpec:
-    """Return the set of networks that doors are open to; packets do not add any."""
-    lines = [f"type {key}", f"size {OPEN_NETS_SIZE}", "flags interval,timeout"]
-    return SetSpec(name, OPEN_NETS_SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
-
-
-def _banned(name: str, key: str) -> SetSpec:
-    """Return the set of banned sources; packets do not add any."""
-    lines = [f"type {key}", f"size {ban_sets.SIZE}", "flags timeout"]
-    return SetSpec(name, ban_sets.SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
-
-
-def _preexisting(name: str, address: str) -> SetSpec:
-    """Return the set of connections older than the gate: source, its port, destination, its port."""
-    key = f"{address} . inet_service . {address} . inet_service"
-    # Five days, as conntrack allows an idle connection (nf_conntrack_tcp_timeout_established).
-    return SetSpec(name, 0, f"set {name} {{\n    type {key}\n    flags timeout\n    timeout 5d\n}}\n")
+def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = "") -> SetSpec:
+    """Return a set or map; size 0: unlimited. Packets add elements only to those with the flag dynamic."""
+    lines = [
+        f"type {element_type}",
+        f"size {size}" if size else "",
+        f"flags {flags}",
+        f"timeout {timeout}" if timeout else "",
+    ]
+    return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines if line) + "}\n")
 
 
 def _data(doors: Sequence[Door], automaton: Automaton, *, log_steps: bool) -> list[str]:
