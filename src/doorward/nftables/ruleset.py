@@ -194,8 +194,8 @@ def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Itera
 def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> str:
     knockable = sum(bool(door.knock) for door in doors)
     return (
-        f"# mode {gate.mode}; doors: {len(doors)}, of them by a sequence: {knockable}; machines:"
-        f" {len(automaton.machines)}; capacity: {capacity} sources a family\n"
+        f"# mode {gate.mode}; doors: {len(doors)}, with a port sequence: {knockable}; machines:"
+        f" {len(automaton.machines)}; capacity: {capacity} sources per family\n"
     )
 
 
