@@ -41,7 +41,7 @@ class FakeFirewall:
         """Make all changes, or none."""
         current = self.elements()
         if not changes.remove <= current.keys():
-            raise NftError("Error: an entry to remove is not there", errno.ENOENT)
+            raise NftError("Error: an element to remove does not exist", errno.ENOENT)
         after = current.keys() - changes.remove | changes.put.keys()
         if any(sum(e.address.version == v for e in after) > OPEN_SIZE for v in (4, 6)):
             raise NftError("Error: the set of openings is full", errno.ENFILE)

@@ -1,4 +1,4 @@
-"""Reads and writes the loaded table by nf_tables netlink messages (linux/netfilter/nf_tables.h).
+"""Read and write the loaded table by nf_tables netlink messages (linux/netfilter/nf_tables.h).
 
 libnftables reads all elements of all sets before it lists their names: 16 s and half a gigabyte after a flood has
 filled them, too long for a reload or a repair.
@@ -35,10 +35,10 @@ _ANONYMOUS, _MAP, _EXPIRES = 0x1, 0x8, 0x10
 _OBJECT_TYPE, _COUNTER = 3, 1
 _OBJECT_DATA, _COUNTER_PACKETS = 4, 2
 _ELEMENTS = 3
-_ONE_OF_A_LIST = 1
+_LIST_ELEMENT = 1
 _KEY, _DATA, _TIMEOUT, _EXPIRATION, _KEY_END = 1, 2, 4, 5, 10
 _VALUE = 1
-_TOGETHER = 500  # elements per message: their attribute holds 64 KiB
+_ELEMENTS_PER_MESSAGE = 500  # their attribute has room for 64 KiB
 _RECEIVE_BYTES = 1 << 16
 _SO_SNDBUFFORCE = 32
 _NAME = TABLE.split()[1].encode() + b"\0"
@@ -102,7 +102,7 @@ def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes
     left = iter(elements)
     flags = netlink.REQUEST | (_CREATE if kind == _NEW_ELEMENT else 0)
     head = _HEAD + netlink.attribute(_SET_NAME, name.encode() + b"\0")
-    while some := b"".join(islice(left, _TOGETHER)):
+    while some := b"".join(islice(left, _ELEMENTS_PER_MESSAGE)):
         yield netlink.message(kind, flags, head + netlink.attribute(_ELEMENTS | netlink.NESTED, some))
 
 
@@ -120,7 +120,7 @@ def _element(element: Element, timeout_ms: int = 0) -> bytes:
         parts = _key(_KEY, place.network_address, port) + _key(_KEY_END, place.broadcast_address, port)
     if timeout_ms:
         parts += netlink.attribute(_TIMEOUT, timeout_ms.to_bytes(8))
-    return netlink.attribute(_ONE_OF_A_LIST | netlink.NESTED, parts)
+    return netlink.attribute(_LIST_ELEMENT | netlink.NESTED, parts)
 
 
 def _key(kind: int, address: Address, port: Port) -> bytes:
@@ -275,8 +275,8 @@ def read_attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
     for name in names:
         if name.startswith("progress"):
             states |= {attempt.source: attempt.state for attempt in _listed(name, most)}
-    begun = [each for name in names if name.startswith(_DEADLINES) for each in _listed(name, most)]
-    return [each._replace(state=states.get(each.source, each.state)) for each in begun]
+    begun = [entry for name in names if name.startswith(_DEADLINES) for entry in _listed(name, most)]
+    return [entry._replace(state=states.get(entry.source, entry.state)) for entry in begun]
 
 
 def _listed(name: str, most: int) -> list[ProgressEntry]:

@@ -130,8 +130,8 @@ class Ruleset:
 
 def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
     """Return how many sources per family fit in 1/16 of the memory when every set is full, at most `wanted`."""
-    a_source = LIMITER_BYTES + 3 * machines * ATTEMPT_BYTES
-    return max(1024, min(wanted, memory_bytes // 16 // (2 * a_source)))
+    source_bytes = LIMITER_BYTES + 3 * machines * ATTEMPT_BYTES
+    return max(1024, min(wanted, memory_bytes // 16 // (2 * source_bytes)))
 
 
 def compile_ruleset(

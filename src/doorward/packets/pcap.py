@@ -16,7 +16,7 @@ from doorward.errors import MalformedError
 # tcpdump's own limit (MAXIMUM_SNAPLEN); D-Bus and USB captures have longer frames, and no IP in them.
 MAX_FRAME_BYTES = 1 << 18
 MAX_TIME_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
-_SKIPPED_AT_ONCE = 1 << 16
+_SKIP_BYTES = 1 << 16
 
 
 class CapturedFrame(NamedTuple):
@@ -57,7 +57,7 @@ class Stream:
     def skip(self, count: int, inside: str) -> None:
         """Skip `count` bytes."""
         while count > 0:
-            count -= len(self.read(min(count, _SKIPPED_AT_ONCE), inside))
+            count -= len(self.read(min(count, _SKIP_BYTES), inside))
 
     def read_some(self, count: int) -> bytes:
         """Return `count` bytes, or the rest of the stream."""
@@ -91,7 +91,7 @@ MAX_INTERFACES = 4096
 _NAME, _RESOLUTION, _OFFSET = 2, 9, 14  # options: if_name, if_tsresol, if_tsoffset
 _MAX_NAME_BYTES = 64
 _PCAPNG_MICROSECONDS = 6
-_A_SECOND_NS = 1_000_000_000
+_NS_PER_S = 1_000_000_000
 
 
 class _Interface(NamedTuple):
@@ -207,7 +207,7 @@ def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> Ca
     if frame_size(kept, at) > len(body) - head.size:
         raise MalformedError(f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}")
     seconds, rest = divmod(high << 32 | low, interface.units_per_s)
-    at_ns = time_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
+    at_ns = time_ns(seconds + interface.offset_s, rest * _NS_PER_S // interface.units_per_s, at)
     return CapturedFrame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
 
 
@@ -228,7 +228,7 @@ def _interface_for(section: _Section, number: int, at: int) -> _Interface:
 
 
 _MICROSECONDS, _NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
-_LINK = 0xFFFF  # the bits above are set if frames end with a checksum
+_LINK = 0xFFFF  # the bits above are about a checksum after each frame
 _VERSION = 2
 _OTHERS = {  # files that are mistaken for captures
     b"\x1f\x8b": "compressed with gzip; run `gunzip` on it first",

@@ -1,7 +1,7 @@
 """Parse authorized_keys: sshd's format, with doorward's options (`key_options`). Pure.
 
-An invalid line authorizes nobody; the other lines still apply. A key is found by one look-up however many lines there
-are, a certificate by one for its authority and one for each of its principals.
+An invalid line authorizes no key; the other lines still apply. Finding a key takes one look-up, whatever the number of
+lines; a certificate takes one for its authority and one for each of its principals.
 """
 
 from __future__ import annotations
