@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-from doorward.signed.authorized_keys import Credential, parse
+from doorward.signed.authorized_keys import parse
+from doorward.signed.credential import Credential
 from doorward.signed.ssh_keys import Presence
 
 SOURCE, ASKED = ip_address("203.0.113.7"), ip_address("2001:db8::7")

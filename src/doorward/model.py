@@ -97,9 +97,7 @@ class Door(NamedTuple):
     within_ms: int = 15_000
     for_ms: int = 30_000
     flags: FlagFilter = DEFAULT_FLAGS
-    target: Address | None = (
-        None  # knocks are sent to this address, which this host forwards to, instead of to the host itself
-    )
+    target: Address | None = None  # the address that knocks are sent to, if it is not this host but one behind it
     on_open: tuple[str, ...] = ()  # a command and its arguments, run on opening; %IP% is replaced by the address
     on_close: tuple[str, ...] = ()
     shared: bool = False  # its openings, and signed knocks addressed to the whole fleet, are shared with the fleet

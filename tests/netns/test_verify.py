@@ -199,7 +199,7 @@ def test_all_ports_are_silent_and_the_door_opens_and_closes(stealth: Site) -> No
     assert lines[2] == "  knock   22/tcp opens"
     assert lines[3].startswith("  after   22/tcp closed again, ")
     assert lines[-2:] == [
-        ". silent 65,534  + open, as expected 1  K opened by knock 1  (64 a cell)",
+        ". silent 65,534  + open, as expected 1  K opened by knock 1  (64 per cell)",
         "OK",
     ]
     assert len(lines) == 4 + 16 + 1 + 2
@@ -361,4 +361,4 @@ def test_a_family_with_no_way_is_said_to_be_left_out(lab: Lab, capsys: pytest.Ca
 def test_a_host_that_is_not_there(direct_lab: Lab) -> None:
     done = direct_lab.client.run([*DOORWARD, "verify", "198.51.100.77", "--ports", "22"], check=False)
     assert done.returncode == 2
-    assert "doorward: 198.51.100.77: no such host on this network (nobody answers for it)" in done.stderr
+    assert "doorward: 198.51.100.77: no such host on this network (nothing answers for it)" in done.stderr

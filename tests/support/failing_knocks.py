@@ -358,9 +358,7 @@ CASES = [
     Case("reversed", "in reverse: 9000/tcp 8000/udp 7000/tcp", knocks("9000", "8000:udp", "7000")),
     Case("wrong_port", "second knock went to 8001/udp; door ssh expects 8000/udp", knocks("7000", "8001:udp", "9000")),
     Case("retransmitted", "retransmitted its SYN to 7000/tcp after", sent_again),
-    Case(
-        "begun_anew", "restarted: another packet to 7000/tcp came between", knocks("7000", "8000:udp", "7000", "9000")
-    ),
+    Case("restarted", "restarted: another packet to 7000/tcp came between", knocks("7000", "8000:udp", "7000", "9000")),
     Case("other_door", "a packet to 7101/tcp, a knock of door web,", knocks("7000", "7101", "8000:udp", "9000")),
     Case("stray", "8443/tcp between knocks 1 and 2 reset the progress", knocks("7000", "8443", "8000:udp", "9000")),
     Case("scan", "port scan: 15 other ports in", knocks("7000", *map(str, range(3000, 3015)), "8000:udp", "9000")),

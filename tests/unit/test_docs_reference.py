@@ -15,7 +15,7 @@ from manual import reference
 from manual.told import tell
 
 DOCS = Path(__file__).parents[2] / "docs"
-REWRITE = "they differ; `python -m manual --markdown docs/reference` writes it anew"
+REWRITE = "they differ; `python -m manual --markdown docs/reference` updates it"
 Table = dict[str, dict[str, str]]  # of a page: header, setting, default
 
 

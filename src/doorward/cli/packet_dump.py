@@ -9,7 +9,8 @@ from doorward.client.signed import KnockRequest, SentPacket
 from doorward.client.signers import Signer
 from doorward.escape import json_line
 from doorward.signed.message import VERSION, signed_text
-from doorward.signed.ssh_keys import fingerprint_text, parse_public_key
+from doorward.signed.ssh_keys import parse_public_key
+from doorward.signed.ssh_wire import fingerprint_text
 
 
 def describe(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:

@@ -65,7 +65,7 @@ def port(word: str) -> Port:
 
 
 def seconds(minimum: int) -> Callable[[str], int]:
-    """Return a converter for whole seconds from `least` up."""
+    """Return a converter for whole seconds from `minimum` up."""
 
     def read(text: str) -> int:
         match = _SECONDS.fullmatch(text)
@@ -123,11 +123,6 @@ def path_or_none(text: str) -> str | None:
     return text or None
 
 
-def command(text: str) -> str:
-    """Return a command as it is; an empty one runs nothing."""
-    return text
-
-
 DEFAULT_WITHIN_MS = 25_000
 DEFAULT_CMD_TIMEOUT_S = 10
 DEFAULT_INTERFACE = "eth0"
@@ -146,7 +141,7 @@ class KnockdOptions(NamedTuple):
 
 
 class KnockdDoor(NamedTuple):
-    """One section: how to knock, and which commands run. Command None: not in the file; empty: nothing runs.
+    """One section: its sequence and its commands. Command None: not in the file; empty: nothing runs.
 
     For IPv6 sources `start_command_6` and `stop_command_6` apply, or if one is not in the file, its IPv4 counterpart.
     `knock` is empty if `one_time_file` holds the sequences.
@@ -192,13 +187,13 @@ DOOR = {
     "Timeout": KnockdSetting("within_ms", milliseconds),
     "TCPFlags": KnockdSetting("flags", flags),
     "Target": KnockdSetting("target", target),
-    "Start_Command": KnockdSetting("start_command", command),
-    "Command": KnockdSetting("start_command", command),
-    "Start_Command_6": KnockdSetting("start_command_6", command),
-    "Command_6": KnockdSetting("start_command_6", command),
+    "Start_Command": KnockdSetting("start_command", str),
+    "Command": KnockdSetting("start_command", str),
+    "Start_Command_6": KnockdSetting("start_command_6", str),
+    "Command_6": KnockdSetting("start_command_6", str),
     "Cmd_Timeout": KnockdSetting("cmd_timeout_s", seconds(0)),
-    "Stop_Command": KnockdSetting("stop_command", command),
-    "Stop_Command_6": KnockdSetting("stop_command_6", command),
+    "Stop_Command": KnockdSetting("stop_command", str),
+    "Stop_Command_6": KnockdSetting("stop_command_6", str),
 }
 SYSLOG = "UseSyslog"
 

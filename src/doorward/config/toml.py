@@ -35,7 +35,7 @@ _REMEDIES = {
     "Unclosed inline table": 'separate the settings with commas and end the table with "}"',
     "Unterminated string": "close the quotes",
     "Illegal character '\\n'": "close the quotes on the same line",
-    "Illegal character": "take the character out",
+    "Illegal character": "remove the character",
     "Unescaped '\\' in a string": "write \\\\ for a backslash, or use single quotes",
     "Cannot overwrite a value": _ONE_SETTING,
     "Duplicate inline table key": _ONE_SETTING,

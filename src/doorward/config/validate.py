@@ -35,7 +35,7 @@ def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door],
     for door in doors:
         for path, port in _knock_ports(door):
             if port in public:
-                _report_knock_port(report, path, f"{port} is public", ("gate", "public"), 'take it out of "public"')
+                _report_knock_port(report, path, f"{port} is public", ("gate", "public"), 'remove it from "public"')
             elif port in opener:
                 other = opener[port]
                 whose = "the same door" if other == door.name else f"door {shown(other)}"
@@ -44,7 +44,9 @@ def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door],
                 )
             elif signed is not None and port == signed.port:
                 place = ("signed", "port")
-                _report_knock_port(report, path, f"{port} takes signed knocks", place, "take signed knocks at another")
+                _report_knock_port(
+                    report, path, f"{port} is the port for signed knocks", place, "use another one for them"
+                )
 
 
 def check_signed_port(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
@@ -55,7 +57,7 @@ def check_signed_port(report: ErrorCollector, gate: Gate, doors: Sequence[Door],
     taken |= {port: f"is what door {shown(door.name)} opens" for door in doors for port in door.opens}
     if signed.port in taken:
         fault = f"port: {signed.port} {taken[signed.port]}"
-        report.add(("signed", "port"), fault, "take signed knocks at another port, which nothing uses")
+        report.add(("signed", "port"), fault, "use a port for signed knocks that nothing else uses")
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:

@@ -193,7 +193,7 @@ def interface(value: object) -> str:
     """Convert an interface name as Linux allows it; a trailing `*` is a wildcard."""
     word = text(value)
     if word == "lo":
-        raise ValueError("'lo' is never watched; take it out of the list")
+        raise ValueError("'lo' is never watched; remove it from the list")
     if word == "*":
         raise ValueError("'*' names nothing; leave `interfaces` out to watch every interface but lo")
     well_formed = _INTERFACE.fullmatch(word) and word.isprintable() and word.rstrip("*") not in (".", "..")
@@ -220,7 +220,7 @@ def command(words: Sequence[str]) -> tuple[str, ...]:
     if not words[0] or ("/" in words[0] and not words[0].startswith("/")):
         raise ValueError(f'invalid program path {shown(words[0])}; write a full path, like "/usr/bin/logger"')
     if any("\0" in word for word in words):
-        raise ValueError("a word holds a NUL; take it out")
+        raise ValueError("an argument contains a NUL; remove it")
     return tuple(words)
 
 

@@ -15,6 +15,7 @@ from doorward.model import Door, FlagFilter, Packet, Port, Protocol
 Edges = dict[int, int]  # edge(state, symbol) -> state
 MachineKey = tuple[FlagFilter, int, bytes | None]  # flags, deadline in ms, packed target
 _SYMBOL_BITS = 24
+_SYMBOL_MASK = (1 << _SYMBOL_BITS) - 1
 
 
 def pack_symbol(port: Port) -> int:
@@ -51,10 +52,18 @@ class Machine:
     completes: dict[int, tuple[int, ...]]
     target: bytes | None = None
 
+    @property
+    def key(self) -> MachineKey:
+        """What its doors have in common."""
+        return self.flags, self.within_ms, self.target
+
+    def is_destination(self, packet: Packet) -> bool:
+        """Return whether the packet is sent to the address that this machine's doors expect."""
+        return packet.local if self.target is None else packet.destination == self.target
+
     def matches(self, packet: Packet) -> bool:
         """Return whether the packet's destination and flags match this machine's doors; UDP has no flags."""
-        is_destination = packet.local if self.target is None else packet.destination == self.target
-        return is_destination and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
+        return self.is_destination(packet) and (packet.port.protocol is Protocol.UDP or self.flags.passes(packet.flags))
 
     def step(self, state: int, symbol: int) -> int | None:
         """Return the state after `symbol`: the root for a wrong one, None if nothing changes."""
@@ -122,7 +131,7 @@ def state_depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:
 
 
 def machine_key(door: Door) -> MachineKey:
-    """Tell which machine a door belongs to."""
+    """Return the key of the machine that a door belongs to."""
     return door.flags, door.within_ms, door.target.packed if door.target else None
 
 
@@ -162,14 +171,13 @@ def _build_trie(root: int, sequences: Sequence[tuple[Port, ...]]) -> tuple[Edges
 def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int, int]:
     """Map each state to its longest proper suffix that is also a prefix; states without one fall back to the root."""
     fail: dict[int, int] = {}
-    mask = (1 << _SYMBOL_BITS) - 1
     for level in levels[1:]:
         for key in level:
             shorter = fail.get(key >> _SYMBOL_BITS, root)
-            target = edges.get(edge(shorter, key & mask))
+            target = edges.get(edge(shorter, key & _SYMBOL_MASK))
             while target is None and shorter != root:
                 shorter = fail.get(shorter, root)
-                target = edges.get(edge(shorter, key & mask))
+                target = edges.get(edge(shorter, key & _SYMBOL_MASK))
             if target is not None:
                 fail[edges[key]] = target
     return fail
@@ -177,13 +185,12 @@ def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int
 
 def _repeat_edges(edges: Edges) -> Iterable[int]:
     """Return, for each state, the edge on its own last symbol."""
-    mask = (1 << _SYMBOL_BITS) - 1
-    return (edge(state, key & mask) for key, state in edges.items())
+    return (edge(state, key & _SYMBOL_MASK) for key, state in edges.items())
 
 
 def _is_retransmission(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
     """Return whether no sequence repeats the symbol here, so that it is a retransmission (section 3, rule 4)."""
-    state, symbol = key >> _SYMBOL_BITS, key & (1 << _SYMBOL_BITS) - 1
+    state, symbol = key >> _SYMBOL_BITS, key & _SYMBOL_MASK
     while state != root:
         if edge(state, symbol) in edges:
             return False
@@ -197,7 +204,7 @@ def _shorten_links(edges: Edges, fail: dict[int, int]) -> dict[int, int]:
     symbols: dict[int, set[int]] = {state: set() for state in involved}
     for key in edges:
         if key >> _SYMBOL_BITS in involved:
-            symbols[key >> _SYMBOL_BITS].add(key & (1 << _SYMBOL_BITS) - 1)
+            symbols[key >> _SYMBOL_BITS].add(key & _SYMBOL_MASK)
     useful: dict[int, int] = {}
     for state, shorter in fail.items():
         target = useful.get(shorter) if symbols[shorter] <= symbols[state] else shorter

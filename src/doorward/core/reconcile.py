@@ -47,21 +47,14 @@ def _attribute(
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     remaining = dict(left_s)
-    for fits in (_has_all_ports, _has_some_port):
+    for needs_all in (True, False):
         for first in left_s:
-            door = next((d for d in by_port.get(first, ()) if fits(d, remaining)), None) if first in remaining else None
+            doors = by_port.get(first, ()) if first in remaining else ()
+            door = next((door for door in doors if not needs_all or remaining.keys() >= set(door.opens)), None)
             if door is not None:
                 ports = tuple(port for port in door.opens if port in remaining)
                 until_s = now_s + max(remaining.pop(port) for port in ports)
                 yield Opening(door.name, address, ports, now_s, until_s, "knock")
-
-
-def _has_all_ports(door: Door, ports: Mapping[Port, float]) -> bool:
-    return bool(door.opens) and all(port in ports for port in door.opens)
-
-
-def _has_some_port(door: Door, ports: Mapping[Port, float]) -> bool:
-    return any(port in ports for port in door.opens)
 
 
 def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Token bucket: `per_s` tokens per second, bursts up to `at_once`."""
+    """A bucket that is filled at `per_s` tokens per second and holds at most `burst`."""
 
     def __init__(self, per_s: float, burst: float) -> None:
         self._per_s, self._burst = per_s, burst

@@ -16,17 +16,14 @@ from doorward.model import Packet, Protocol
 # A client's knock is a handful of packets, never more than a burst of 40.
 RATE_PER_S = 20
 BURST = 40
-PAUSE_S = 1 / RATE_PER_S  # a source over the rate is ignored until the next token: a flood costs one look-up per packet
+PAUSE_S = 1 / RATE_PER_S  # between two tokens; a source over the rate is ignored for it: a flood costs one look-up each
 LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after this silence the bucket is full again and can be dropped
 
-
-_TOKEN_S = 1 / RATE_PER_S
 # A bucket with less than one token is full again later than this. Sums of twentieths are not exact: one nanosecond
 # more keeps the burst at 40.
 _NO_TOKEN_S = (BURST - 1) / RATE_PER_S + 1e-9
 _UDP = int(Protocol.UDP)
 _NO_FLAGS = 256  # UDP's index in a table by TCP flags
-
 
 Attempt = tuple[int, float]  # the progress of a source: its state, and when the deadline began
 _NO_ATTEMPT: Attempt = (0, float("-inf"))
@@ -48,9 +45,8 @@ class MachineProgress(NamedTuple):
     attempts: OrderedDict[bytes, Attempt]
 
 
-Lanes = tuple[
-    tuple[MachineProgress, ...], ...
-]  # indexed by TCP flags, or `_NO_FLAGS`: the machines that match such packets
+# By TCP flags, or `_NO_FLAGS`: the machines that match such packets.
+Lanes = tuple[tuple[MachineProgress, ...], ...]
 
 
 class Limiter:
@@ -85,7 +81,7 @@ class Limiter:
             recent[source] = full_s
             self._throttled[source] = now_s + PAUSE_S
             return False
-        recent[source] = full_s + _TOKEN_S
+        recent[source] = full_s + PAUSE_S
         return True
 
     def is_throttled(self, source: bytes, now_s: float) -> bool:

@@ -1,7 +1,7 @@
 """Align a door's port sequence with the packets of one source: which packet was meant as which knock.
 
 The alignment of least cost wins (dynamic programming, as for the edit distance of two strings); a missing knock, a
-stray packet and a faulty knock each have a cost. Among equals the last one wins: people ask about their last attempt.
+stray packet and a faulty knock each have a cost. Among equals the last one wins: the last attempt is of interest.
 """
 
 from __future__ import annotations

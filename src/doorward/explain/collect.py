@@ -69,12 +69,8 @@ class PacketCollector:
         """Feed one frame; return its packet if it matters, else None."""
         try:
             network = strip_link_header(frame.link, frame.data)
-        except UnknownLinkError as error:
-            self._stamp(frame.at_ns)
-            self._unknown_links += 1
-            self._skip(error)
-            return None
         except MalformedError as error:
+            self._unknown_links += isinstance(error, UnknownLinkError)
             self._stamp(frame.at_ns)
             self._skip(error)
             return None

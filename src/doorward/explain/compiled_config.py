@@ -57,7 +57,7 @@ def build_config(configuration: Configuration) -> CompiledConfig:
     gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
     uncounted = gate.public if signed is None else (*gate.public, signed.port)
     automaton = compile_doors(doors, public=uncounted, known_only=gate.wrong_port is WrongPort.KNOWN)
-    keys = {(machine.flags, machine.within_ms, machine.target): n for n, machine in enumerate(automaton.machines)}
+    keys = {machine.key: n for n, machine in enumerate(automaton.machines)}
     machine_by_door = tuple(keys[machine_key(door)] if door.knock else None for door in doors)
     services: dict[Port, tuple[int, ...]] = {}
     for index, door in enumerate(doors):

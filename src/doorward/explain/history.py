@@ -25,10 +25,10 @@ def diagnose_records(address: str, records: Sequence[Record], now_s: float, mome
     return Diagnosis(_opening_cause(last, now_s, moment), last.door, True)
 
 
-def with_ban(conclusion: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
+def with_ban(diagnosis: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:
     """Return the diagnosis that an address is banned, for the same door."""
     fault = Cause("banned", f"{address} is banned until {moment(until_s)}", f"`doorward unban {address}` lifts the ban")
-    return Diagnosis(fault, conclusion.door)
+    return Diagnosis(fault, diagnosis.door)
 
 
 def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
@@ -46,6 +46,9 @@ def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
         return Cause("closed_by_others", f"{opened}, and disappeared from the kernel after {lasted}", remedy)
     if detail["closed_by"] == "ban":
         return Cause("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again after the ban")
+    if detail["closed_by"] == "fleet":
+        what = f"{opened}, and was closed at another gate of the fleet after {lasted}"
+        return Cause("closed_by_fleet", what, "knock again")
     remedy = f"knock again and connect to {ports} within that time, or increase `for`"
     return Cause("is_over", f"{opened}, and closed after {lasted}", remedy)
 

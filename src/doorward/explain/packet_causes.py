@@ -181,7 +181,7 @@ def _flags(attempt: KnockAttempt, match: KnockMatch) -> Iterator[Cause]:
     if _is_ecn_alone(packet.flags, wanted):
         yield Cause(
             "flags_ecn",
-            f"{what}: the client asks for ECN",
+            f"{what}: the client requests ECN",
             "remove !ece and !cwr from `flags`, or set net.ipv4.tcp_ecn=2 on the client",
         )
     else:

@@ -157,7 +157,8 @@ class Replayer:
             return ReplayStep(captured, PacketVerdict.UNKNOWN)
         watching = [index for index, machine in enumerate(automaton.machines) if machine.matches(packet)]
         if not watching:
-            return ReplayStep(captured, PacketVerdict.FLAGS if self._is_watched(packet) else PacketVerdict.ELSEWHERE)
+            is_watched = any(machine.is_destination(packet) for machine in automaton.machines)
+            return ReplayStep(captured, PacketVerdict.FLAGS if is_watched else PacketVerdict.ELSEWHERE)
         before = self._tracker.attempts(packet.source)
         moves = self._tracker.transitions(packet, self._now_s)
         if self._tracker.is_throttled(packet.source, self._now_s):
@@ -168,13 +169,6 @@ class Replayer:
         self._add_openings(packet.source, opened)
         return ReplayStep(
             captured, PacketVerdict.OPENS if opened else _most_significant(machine_steps), machine_steps, opened
-        )
-
-    def _is_watched(self, packet: Packet) -> bool:
-        """Return whether some door watches the packet's destination."""
-        return any(
-            packet.local if machine.target is None else packet.destination == machine.target
-            for machine in self._config.automaton.machines
         )
 
     def _machine_step(self, index: int, packet: Packet, before: Attempt, after: Attempt) -> MachineStep:

@@ -229,7 +229,7 @@ def _stray(attempt: KnockAttempt, gap: _Gap, step: ReplayStep) -> Cause:
     config = attempt.context.config
     if step.port in attempt.door.knock:
         what = f"the sequence was restarted: another packet to {step.port} came {place}"
-        return Cause("begun_anew", what, "let one program knock at a time")
+        return Cause("restarted", what, "let one program knock at a time")
     if step.port in config.ports:
         owner = next(door for door in config.doors if step.port in door.knock)
         what = f"a packet to {step.port}, a knock of door {owner.name}, came {place} and reset the progress"

@@ -33,9 +33,8 @@ def rename(source: Path, destination: Path) -> None:
 
 def read(path: Path) -> str:
     """Return the text of a file that `write` wrote; OSError: it is missing, or is a symbolic link."""
-    handle = os.open(
-        path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    )  # a pipe reads as empty, without blocking
+    # O_NONBLOCK: a pipe reads as empty, without blocking.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, encoding="utf-8") as file:
         return file.read()
 
@@ -77,12 +76,12 @@ def replace(path: Path, text: str, access: FileOwnership) -> None:
         raise
 
 
-def make_directories(folder: Path, mode: int) -> None:
+def make_directories(directory: Path, mode: int) -> None:
     """Create a directory and its missing parents, durably. OSError: one cannot be created."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(mode, exist_ok=True)
-        sync(each.parent)
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode, exist_ok=True)
+        sync(path.parent)
 
 
 def _write(handle: int, text: str, access: FileOwnership) -> None:

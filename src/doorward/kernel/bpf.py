@@ -29,12 +29,10 @@ _X_IMMEDIATE, _X_HEADER = 0x01, 0xB1  # X = k; X = 4 * (packet[k] & 15), IPv4's 
 _AND, _SHIFT_RIGHT = 0x54, 0x74
 _JUMP, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x05, 0x15, 0x35, 0x45
 _RETURN = 0x06
-_FARTHEST = 255  # a conditional jump's reach; beyond it a plain one helps
+_MAX_JUMP = 255  # instructions that a conditional jump can skip; beyond it an unconditional one does
 _PACKET_TYPE, _INTERFACE, _HARDWARE = 0xFFFFF000 + 4, 0xFFFFF000 + 8, 0xFFFFF000 + 28  # offsets from SKF_AD_OFF
-_FIRST_FOREIGN_TYPE, _OWN_TYPE = (
-    3,
-    4,
-)  # linux/if_packet.h: to us, broadcast, multicast; then to other hosts, and outgoing
+# linux/if_packet.h: to us, broadcast, multicast; then to other hosts, and outgoing.
+_FIRST_FOREIGN_TYPE, _OWN_TYPE = 3, 4
 _LOOPBACK = 772  # ARPHRD_LOOPBACK
 
 
@@ -115,7 +113,7 @@ def assemble(program: Iterable[Instruction]) -> bytes:
 
 def _if(code: int, operand: int, then: Program, otherwise: Program) -> Program:
     """Return a branch between two programs that both end with a return."""
-    if len(then) <= _FARTHEST:
+    if len(then) <= _MAX_JUMP:
         return [Instruction(code, operand, 0, len(then)), *then, *otherwise]
     return [Instruction(code, operand, 0, 1), Instruction(_JUMP, len(otherwise)), *otherwise, *then]
 
@@ -163,7 +161,7 @@ def _with_flags(flags: Collection[FlagFilter], program: Program) -> Program:
     wanted = sorted(set(flags))
     if not wanted:
         return _DROP
-    if len(wanted) > MAX_FLAG_FILTERS or any(not each.mask for each in wanted):
+    if len(wanted) > MAX_FLAG_FILTERS or any(not flag_filter.mask for flag_filter in wanted):
         return program
     tests: Program = [*_DROP]
     for mask, value in reversed(wanted):
@@ -177,10 +175,10 @@ def _to_ports(protocol: Protocol, only: Collection[Port] | None, never: Collecti
     listed = {port.number for port in never if port.protocol is protocol}
     if only is not None:
         listed = {port.number for port in only if port.protocol is protocol} - listed
-    is_taken = only is not None  # whether listed ports pass; the others get the opposite verdict
-    changes = {0: not is_taken} | dict.fromkeys((n for n in listed if n - 1 not in listed), is_taken)
-    changes |= dict.fromkeys((n + 1 for n in listed if n + 1 not in listed), not is_taken)
-    return [Instruction(_LOAD_HALF_X, 2), *_search(sorted(changes.items()))] if listed else _verdict(not is_taken)
+    passes_listed = only is not None  # whether listed ports pass; the others get the opposite verdict
+    changes = {0: not passes_listed} | dict.fromkeys((n for n in listed if n - 1 not in listed), passes_listed)
+    changes |= dict.fromkeys((n + 1 for n in listed if n + 1 not in listed), not passes_listed)
+    return [Instruction(_LOAD_HALF_X, 2), *_search(sorted(changes.items()))] if listed else _verdict(not passes_listed)
 
 
 def _search(changes: Sequence[tuple[int, bool]]) -> Program:
@@ -191,5 +189,5 @@ def _search(changes: Sequence[tuple[int, bool]]) -> Program:
     return _if(_IF_AT_LEAST, changes[middle][0], _search(changes[middle:]), _search(changes[:middle]))
 
 
-def _verdict(take: bool) -> Program:
-    return _PASS if take else _DROP
+def _verdict(passes: bool) -> Program:
+    return _PASS if passes else _DROP

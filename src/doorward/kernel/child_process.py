@@ -64,11 +64,8 @@ def child_main(name: str, work: Callable[[], None]) -> NoReturn:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-            signal.SIGHUP,
-        ):  # they are for the daemon, whose exit ends this child too
+        # These signals are for the daemon, whose exit ends this child too.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         faulthandler.disable()  # if enabled, its handler needs system calls that seccomp denies
         privileges.set_process_name(name)

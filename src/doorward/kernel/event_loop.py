@@ -58,7 +58,7 @@ class EventLoop:
         """Dispatch events until `stop`."""
         self._running = True
         while self._running:
-            for key, _ in self._selector.select(self._patience_s()):
+            for key, _ in self._selector.select(self._timeout_s()):
                 # An earlier call may have unregistered it; its number may even be reused by now.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
@@ -77,8 +77,8 @@ class EventLoop:
         self._wake_read.close()
         self._wake_write.close()
 
-    def _patience_s(self) -> float | None:
-        """Return how long to wait; a timer that is further away is waited for again."""
+    def _timeout_s(self) -> float | None:
+        """Return how long to wait for events; None without a timer."""
         return min(max(0.0, self._timers[0][0] - self.now_s()), LONGEST_WAIT_S) if self._timers else None
 
     def _signalled(self) -> None:

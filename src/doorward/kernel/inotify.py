@@ -11,7 +11,7 @@ from doorward.errors import HostError
 _ATTRIB, _CLOSE_WRITE, _DELETE_SELF, _MOVE_SELF = 0x4, 0x8, 0x400, 0x800  # a file renamed over another is its ATTRIB
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200  # in a directory
 _EVENTS = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF | _MOVE_SELF
-_FOLDER_EVENTS = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_DIRECTORY_EVENTS = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _RECEIVE_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,7 +36,7 @@ class FileWatcher:
 
     def watch_directory(self, path: str) -> None:
         """Watch the files in a directory; a missing directory is skipped."""
-        _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _FOLDER_EVENTS)
+        _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _DIRECTORY_EVENTS)
 
     def drain(self) -> None:
         """Drain pending events."""

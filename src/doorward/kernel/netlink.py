@@ -12,11 +12,13 @@ from doorward.errors import HostError, MalformedError
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 ATTRIBUTE = struct.Struct("=HH")  # length, type
+FAMILY_HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 ERROR, DONE = 2, 3
 NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
 _RECEIVE_BYTES = 1 << 16
+_SO_RCVBUFFORCE = 33
 
 NETFILTER = 12
 SOCK_DIAG = 4
@@ -62,6 +64,11 @@ def attributes(raw: memoryview) -> dict[int, memoryview]:
     return dict(iter_attributes(raw))
 
 
+def family_attributes(body: memoryview) -> dict[int, memoryview]:
+    """Return the attributes that follow a netfilter message's family header; MalformedError on a wrong length."""
+    return attributes(body[FAMILY_HEADER.size :])
+
+
 def iter_attributes(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield attributes in order, for lists with many of one type; MalformedError on a wrong length."""
     at = 0
@@ -81,6 +88,12 @@ def error_for(body: memoryview) -> int:
     return -number
 
 
+def raise_error(reply: NetlinkMessage) -> None:
+    """Raise the OSError that a message reports, if it reports one."""
+    if reply.kind == ERROR and (number := error_for(reply.body)):
+        raise OSError(number, os.strerror(number))
+
+
 def open_socket(family: int, purpose: str) -> socket.socket:
     """Return a netlink socket; the HostError names what is missing and what needs it."""
     try:
@@ -89,12 +102,19 @@ def open_socket(family: int, purpose: str) -> socket.socket:
         raise HostError(f"no netlink socket for {purpose} ({error.strerror}); the kernel must support it") from None
 
 
+def enlarge_receive_buffer(sock: socket.socket, size: int) -> None:
+    """Set the receive buffer's size in bytes; without CAP_NET_ADMIN it is limited by net.core.rmem_max."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except OSError:  # the capability counts in the initial user namespace only
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
 def send_request(sock: socket.socket, request: bytes) -> None:
     """Send a request that the kernel acknowledges; OSError with its errno on failure."""
     sock.send(request)
     for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
-        if reply.kind == ERROR and (number := error_for(reply.body)):
-            raise OSError(number, os.strerror(number))
+        raise_error(reply)
 
 
 def dump(sock: socket.socket, request: bytes) -> Iterator[NetlinkMessage]:
@@ -104,6 +124,5 @@ def dump(sock: socket.socket, request: bytes) -> Iterator[NetlinkMessage]:
         for reply in messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == DONE:
                 return
-            if reply.kind == ERROR and (number := error_for(reply.body)):
-                raise OSError(number, os.strerror(number))
+            raise_error(reply)
             yield reply

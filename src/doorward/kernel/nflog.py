@@ -22,12 +22,10 @@ _CFG_CMD, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
 _BIND, _COPY_PACKET = 1, 2
 _MARK, _TIMESTAMP, _PAYLOAD, _PREFIX = 2, 3, 9, 10
 _MOMENT = struct.Struct("!QQ")  # struct nfulnl_msg_packet_timestamp: seconds, microseconds
-_FAMILY_HEADER = 4  # struct nfgenmsg
 _EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # copied from a packet: its headers; a whole signed knock
 _RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: enough for 10,000 simultaneous knocks
 _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
-_SO_RCVBUFFORCE = 33
 _LAST_US = 1 << 63
 _SIGNED = b"doorward signed\0"
 _PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
@@ -49,7 +47,7 @@ class NflogEvent(NamedTuple):
 
 def parse_event(body: memoryview) -> NflogEvent:
     """Parse one NFULNL_MSG_PACKET; MalformedError for anything that doorward's rules do not send."""
-    found = netlink.attributes(body[_FAMILY_HEADER:])
+    found = netlink.family_attributes(body)
     prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
     if prefix is None or _PAYLOAD not in found:
         raise MalformedError("netfilter log: a message that is not from doorward's rules")
@@ -76,7 +74,7 @@ class Datagram(NamedTuple):
 
 def parse_datagram(body: memoryview) -> Datagram:
     """Parse one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
-    found = netlink.attributes(body[_FAMILY_HEADER:])
+    found = netlink.family_attributes(body)
     if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
         raise MalformedError("netfilter log: a message that is not from doorward's rules")
     return Datagram(*udp_payload(found[_PAYLOAD]))
@@ -143,11 +141,8 @@ class LogSocket(Generic[Event]):
         return events
 
     def _configure(self, group: int) -> None:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        except OSError:  # without CAP_NET_ADMIN in the initial user namespace, use as much as net.core.rmem_max allows
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        head = struct.pack("!BBH", socket.AF_UNSPEC, 0, group)
+        netlink.enlarge_receive_buffer(self._socket, _RECEIVE_BUFFER_BYTES)
+        head = netlink.FAMILY_HEADER.pack(socket.AF_UNSPEC, 0, group)
         for kind, value in (
             (_CFG_CMD, struct.pack("!B", _BIND)),
             (_CFG_MODE, struct.pack("!IBx", self._copy_bytes, _COPY_PACKET)),

@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 @contextmanager
-def owner_rights(folder: Path) -> Iterator[None]:
+def owner_rights(directory: Path) -> Iterator[None]:
     """As root, act as the owner of a directory until the end of the block; no effect for other users.
 
     OSError: no such directory, or this process may not act as its owner.
     """
-    owner = folder.stat()
+    owner = directory.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         yield
         return

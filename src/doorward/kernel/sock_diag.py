@@ -17,12 +17,10 @@ _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
 _ESTABLISHED_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
 _SOCKET_ID = struct.Struct("!HH16s16s4s8s")  # ports, addresses, interface, cookie (inet_diag_sockid)
-_NO_COOKIE = b"\xff" * 8
 _CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _CT_GET, _CT_DELETE = _CONNTRACK | 1, _CONNTRACK | 2
 _TUPLE_ORIGINAL, _ID = 1, 12
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_FAMILY_HEADER = 4  # struct nfgenmsg
 _NOTHING = memoryview(b"")
 
 
@@ -118,8 +116,8 @@ def _destroy(found: FoundSocket) -> bool:
 
 def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
-    head = struct.pack("!BBH", family, 0, 0)
-    forgotten = 0
+    head = netlink.FAMILY_HEADER.pack(family, 0, 0)
+    deleted = 0
     with (
         netlink.open_socket(netlink.NETFILTER, "conntrack") as tracked,
         netlink.open_socket(netlink.NETFILTER, "") as ct,
@@ -129,11 +127,11 @@ def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
                 continue
             try:
                 netlink.send_request(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
-                forgotten += 1
+                deleted += 1
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it expired meanwhile
                     raise HostError(f"conntrack: {error.strerror}") from None
-    return forgotten
+    return deleted
 
 
 def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
@@ -141,7 +139,7 @@ def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> b
 
     None for any other entry; MalformedError on a wrong length.
     """
-    found = netlink.attributes(body[_FAMILY_HEADER:])
+    found = netlink.family_attributes(body)
     original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
     if original is None or number is None or not _is_tracked(original, place, ports):
         return None

@@ -27,7 +27,7 @@ class Stages:
         for machine in automaton.machines:
             for key, state in machine.edges.items():
                 self._came_from[state] = split_edge(key)
-                self._machine[state] = (machine.flags, machine.within_ms, machine.target)
+                self._machine[state] = machine.key
         self._prefixes: dict[tuple[MachineKey, tuple[Port, ...]], list[int]] = {}
         for index, door in enumerate(doors):
             for length in range(1, len(door.knock) + 1):

@@ -58,7 +58,7 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
         for index, port in enumerate(door.opens):
             if port in public:
                 what = f"{port} is public, and door {door.name!r} opens it: only clients that knock get in"
-                remedy = "take it out of `public`, or out of `opens`"
+                remedy = "remove it from `public` or from `opens`"
                 yield LocatedFinding("warning", ("doors", door.name, "opens", str(index)), what, remedy)
 
 
@@ -77,7 +77,7 @@ def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
             what = (
                 f"door {door.name!r} stays open for {format_duration(door.for_ms)}: anyone who has that address by then"
             )
-            remedy = "write a `for` of a day at most; established connections stay open"
+            remedy = "write a `for` of at most a day; established connections stay open"
             yield LocatedFinding("warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
 
 
@@ -115,7 +115,7 @@ def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
         what = (
             f"{_doors_open(both)} to a sequence as well as to a signed knock: anyone who sees its packets can replay it"
         )
-        remedy = "once a key opens it, take out `knock`, so that only keys do"
+        remedy = "once a key opens it, remove `knock`, so that only keys do"
         yield LocatedFinding("note", ("doors", both[0].name, "knock"), what, remedy)
 
 
@@ -156,9 +156,9 @@ def _capacity(configuration: Configuration) -> Iterator[LocatedFinding]:
     capacity = configuration.gate.capacity or DEFAULT_CAPACITY
     within_ms = max(door.within_ms for door in configuration.doors if door.knock)
     what = (
-        f"capacity {capacity:,}: forged first knocks fill it from {max(1, capacity * 1000 // within_ms):,} packets a "
-        f"second; then a knock must be done within {format_duration(SHORT_WINDOW_MS)}, and from "
-        f"{capacity * 1000 // SHORT_WINDOW_MS:,} a second no new one begins"
+        f"capacity {capacity:,}: forged first knocks fill it from {max(1, capacity * 1000 // within_ms):,} "
+        f"packets/s; then a knock must be done within {format_duration(SHORT_WINDOW_MS)}, and from "
+        f"{capacity * 1000 // SHORT_WINDOW_MS:,}/s no new one begins"
     )
     remedy = "to withstand more, raise capacity (and the kernel's memory for it)"
     yield LocatedFinding("note", ("gate", "capacity"), what, remedy)
@@ -199,7 +199,7 @@ def authorized_keys_findings(keys: AuthorizedKeys, doors: int) -> Iterator[Findi
     """Yield the findings in an authorized_keys file, for a configuration with `doors` doors."""
     if not keys.lines:
         what = "no line holds a key, so no signed knock opens anything"
-        yield Finding("note", 1, what, "write a public key of who may knock, a line each", keys.file)
+        yield Finding("note", 1, what, "add the public keys of the clients that may knock, one per line", keys.file)
     for line in keys.lines:
         for what, remedy in _excessive_options(line):
             yield Finding("warning", line.number, f"key {line.name}: {what}", remedy, keys.file)

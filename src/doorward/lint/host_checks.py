@@ -74,8 +74,6 @@ def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
             if word in hook.placeholders:
                 continue
             placeholder = next((item for item in hook.placeholders if item == word.upper()), None)
-            remedy = (
-                f"write {placeholder}" if placeholder else f"write {' or '.join(hook.placeholders)}, or take it out"
-            )
+            remedy = f"write {placeholder}" if placeholder else f"write {' or '.join(hook.placeholders)}, or remove it"
             what = f"{hook.path[-1]}: unknown placeholder {word}: the command gets it unchanged"
             yield LocatedFinding("warning", hook.path, what, remedy)

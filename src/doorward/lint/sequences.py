@@ -110,7 +110,7 @@ def _weak(door: Door, rated: Guess) -> tuple[str, str]:
         what = f"door {name}: its {count} ports are among the {rated.ports} that are tried first (round, or well known)"
         return (
             f"{what}: guessing among those from one address opens it {guess_text(rated.per_year)}",
-            "take random ports",
+            "use random ports",
         )
     what = f"door {name} has {count} knocks: guessing ports from one address opens it {guess_text(rated.per_year)}"
     return what, f"write {MIN_SEQUENCE} knocks or more"

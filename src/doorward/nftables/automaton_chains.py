@@ -88,17 +88,17 @@ def chain(name: str, rules: Iterable[str], comment: str = "") -> str:
 def group_chains(group: Group, family: str, *, on_wrong: Sequence[str], log_steps: bool) -> list[str]:
     """Return one group's chains for one family; `on_wrong` are the rules for a wrong knock packet."""
     key, mark = group.key(family), group.mark(family)
-    forget = f"delete @progress{mark} {{ {key} : 0:0 }}"
+    clear_progress = f"delete @progress{mark} {{ {key} : 0:0 }}"
     completes = any(state in machine.completes for machine in group.machines for state in machine.first_states)
     entered = "goto entered" if completes or log_steps else "return"
     begin = [
-        forget,
+        clear_progress,
         f"add @first_knock{mark} {{ {key} : meta priority }} {entered}",
         f"add @short_window{mark} {{ {key} : meta priority }} counter name short_window {entered}",
         "counter name short_window_full",
     ]
     advance = [
-        forget,
+        clear_progress,
         f"add @progress{mark} {{ {key} : meta priority }} goto entered",
         *group.restart(family),  # without room for the longer prefix the shorter one must not remain
         "counter name progress_full",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-from doorward.config.duration import nft_duration
 from doorward.errors import HostError
 from doorward.model import Address, Place, parse_address, place_text
+from doorward.nftables.maps import timeout_commands
 
 Bans = Mapping[Place, float]  # remaining seconds
 SIZE = 65536  # of each set; the daemon allows fewer
@@ -29,13 +29,9 @@ def covers(ban: Place, place: Place) -> bool:
 
 
 def ban_commands(table: str, bans: Bans) -> Iterable[str]:
-    """Return commands that add or extend bans: kernels before 6.12 ignore a longer timeout for an existing element."""
+    """Return commands that add or extend bans."""
     for ban, left_s in bans.items():
-        where, key = f"{table} banned{ban.version}", _key(ban)
-        timeout = f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
-        yield f"add element {where} {{ {key} {timeout} }}"
-        yield f"delete element {where} {{ {key} }}"
-        yield f"add element {where} {{ {key} {timeout} }}"
+        yield from timeout_commands(f"{table} banned{ban.version}", _key(ban), left_s)
 
 
 def unban_commands(table: str, ban: Place) -> str:

@@ -106,10 +106,10 @@ def matching(context: ChainContext) -> list[str]:
 def _throttle(context: ChainContext, family: str) -> str:
     """Return the chain that resets a source over the rate limit; logs it once per minute, at most ten sources/s."""
     key = LIMITED[family]
-    forget = [rule for group in context.groups if family in group.families for rule in group.restart(family)]
+    restart = [rule for group in context.groups if family in group.families for rule in group.restart(family)]
     pause = f"update @throttled{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"throttle{family}", [*forget, "counter name throttled", pause, f"{note} {context.log('fast')}"])
+    return chain(f"throttle{family}", [*restart, "counter name throttled", pause, f"{note} {context.log('fast')}"])
 
 
 def _limited(context: ChainContext, family: str) -> str:

@@ -33,19 +33,16 @@ class FakeFirewall:
 
     def elements(self) -> dict[Element, float]:
         """Return the open elements, with the remaining seconds of each."""
-        return self._left()
-
-    def _left(self) -> dict[Element, float]:
         now_s = self._clock()
         self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
         return {element: until - now_s for element, until in self._until_s.items()}
 
     def apply(self, changes: SetChanges) -> None:
         """Make all changes, or none."""
-        standing = self._left()
-        if not changes.remove <= standing.keys():
-            raise NftError("Error: an entry to remove is not there", errno.ENOENT)
-        after = standing.keys() - changes.remove | changes.put.keys()
+        current = self.elements()
+        if not changes.remove <= current.keys():
+            raise NftError("Error: an element to remove does not exist", errno.ENOENT)
+        after = current.keys() - changes.remove | changes.put.keys()
         if any(sum(e.address.version == v for e in after) > OPEN_SIZE for v in (4, 6)):
             raise NftError("Error: the set of openings is full", errno.ENFILE)
         for element in changes.remove:

@@ -10,14 +10,14 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address
 
-from doorward.config.duration import UNITS_MS, nft_duration
+from doorward.config.duration import UNITS_MS
 from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Element, Place, Port, parse_place, place_text
 from doorward.nftables import ban_sets, nfnetlink
+from doorward.nftables.maps import proto_port, timeout_commands
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
 from doorward.nftables.nft_error import NftError, element_error
 from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
@@ -207,26 +207,11 @@ def _seconds(text: str) -> float:
     return sum(int(number) * UNITS_MS[unit] for number, unit in _SPAN.findall(text)) / 1000
 
 
-def _where(element: Element) -> str:
-    place = element.address
-    return f"{TABLE} {'open' if isinstance(place, IPv4Address | IPv6Address) else 'open_nets'}{place.version}"
-
-
-def _key(element: Element) -> str:
-    return f"{place_text(element.address)} . {element.port.protocol.name.lower()} . {element.port.number}"
-
-
 def _put(entries: Remaining) -> Iterable[str]:
-    """Return commands that set elements with a new remaining time.
-
-    Kernels before 6.12 silently ignore a longer timeout in an `add` of an existing element, and `delete` needs it to
-    exist: add, delete, add works on all.
-    """
+    """Return commands that set elements with a new remaining time."""
     for element, left_s in entries.items():
-        where, key, timeout = _where(element), _key(element), f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
-        yield f"add element {where} {{ {key} {timeout} }}"
-        yield f"delete element {where} {{ {key} }}"
-        yield f"add element {where} {{ {key} {timeout} }}"
+        key = f"{place_text(element.address)} . {proto_port(element.port)}"
+        yield from timeout_commands(f"{TABLE} {nfnetlink.set_name(element)}", key, left_s)
 
 
 def _preexisting(connections: Iterable[Connection]) -> Iterable[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from doorward.config.duration import format_duration
+from doorward.config.duration import format_duration, nft_duration
 from doorward.core.automaton import Automaton, edge, machine_key, pack_symbol, split_edge
 from doorward.model import Door, Port
 
@@ -22,6 +22,18 @@ def classid(state: int) -> str:
 def proto_port(port: Port) -> str:
     """Return a port as two parts of a concatenated key."""
     return f"{port.protocol.name.lower()} . {port.number}"
+
+
+def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:
+    """Yield commands that set an element with a new remaining time, whether it exists or not.
+
+    Kernels before 6.12 silently ignore a longer timeout in an `add` of an existing element, and `delete` needs it to
+    exist: add, delete, add works on all.
+    """
+    timeout = f"timeout {nft_duration(max(1, round(left_s * 1000)))}"
+    yield f"add element {where} {{ {key} {timeout} }}"
+    yield f"delete element {where} {{ {key} }}"
+    yield f"add element {where} {{ {key} {timeout} }}"
 
 
 def describe(door: Door) -> str:
@@ -48,7 +60,7 @@ def delta(doors: Sequence[Door], automaton: Automaton) -> str:
     """Return the map of all edges, state . protocol . port : next state, one line per door."""
     written: set[int] = set()
     lines: list[str] = []
-    machines = {(m.flags, m.within_ms, m.target): m for m in automaton.machines}
+    machines = {machine.key: machine for machine in automaton.machines}
     for door in doors:
         machine = machines.get(machine_key(door))
         if not door.knock or machine is None:

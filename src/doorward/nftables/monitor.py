@@ -12,12 +12,12 @@ import os
 import re
 import socket
 import struct
-from ctypes import addressof, create_string_buffer
 from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 from doorward.kernel.bpf import Instruction, assemble
+from doorward.kernel.packet_socket import attach_filter
 from doorward.nftables.ruleset import TABLE
 
 _GROUP = 7  # NFNLGRP_NFTABLES
@@ -25,7 +25,6 @@ _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_TABLE, _GET_RULE, _NEW_GEN, _GET_GEN = (_SUBSYSTEM | kind for kind in (1, 7, 15, 16))
 _NEW_ELEMENT, _DEL_ELEMENT = _SUBSYSTEM | 12, _SUBSYSTEM | 14
 _INET = 1  # NFPROTO_INET
-_FAMILY_HEADER = 4  # struct nfgenmsg
 _TABLE_NAME, _SET_NAME = 1, 2  # the same number in the messages of every kind
 _TABLE_FLAGS, _TABLE_HANDLE, _RULE_HANDLE = 2, 4, 3
 _GEN_PROCESS, _GEN_PROGRAM = 2, 3
@@ -37,7 +36,7 @@ _DYNAMIC = re.compile(
 )
 _RECEIVE_BUFFER_BYTES = 8 << 20  # a few hundred thousand elements that another program loads at once
 _RECEIVE_BYTES = 1 << 17
-_SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 33, 26, 27
+_SO_DETACH_FILTER = 27
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _MESSAGES_A_READ = 1024
 
@@ -57,7 +56,7 @@ class RulesetChange(NamedTuple):
 def own_pid() -> int:
     """Return this process's PID as a RulesetChange names it; in a container it differs from getpid(2)."""
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
-        sock.send(netlink.message(_GET_GEN, netlink.REQUEST, struct.pack("!BBH", 0, 0, 0)))
+        sock.send(netlink.message(_GET_GEN, netlink.REQUEST, netlink.FAMILY_HEADER.pack(0, 0, 0)))
         for reply in netlink.messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == _NEW_GEN:
                 return _parse_generation(reply.body)[0]
@@ -77,11 +76,11 @@ def fingerprint() -> bytes:
 
 def _sum_of_handles() -> bytes:
     found = hashlib.blake2s(digest_size=16)
-    head = struct.pack("!BBH", _INET, 0, 0) + netlink.attribute(_TABLE_NAME, _NAME)
+    head = netlink.FAMILY_HEADER.pack(_INET, 0, 0) + netlink.attribute(_TABLE_NAME, _NAME)
     for kind, wanted in ((_GET_TABLE, (_TABLE_HANDLE, _TABLE_FLAGS)), (_GET_RULE, (_RULE_HANDLE,))):
         with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
             for reply in netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, head)):
-                parts = netlink.attributes(reply.body[_FAMILY_HEADER:])
+                parts = netlink.family_attributes(reply.body)
                 if bytes(parts.get(_TABLE_NAME, b"")) == _NAME:  # all tables are listed
                     found.update(b"".join(bytes(parts[each]) for each in wanted))
     return found.digest()
@@ -92,10 +91,7 @@ class RulesetMonitor:
 
     def __init__(self) -> None:
         self._socket = netlink.open_socket(netlink.NETFILTER, "nf_tables")
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        except OSError:  # without CAP_NET_ADMIN in the initial user namespace, use as much as net.core.rmem_max allows
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        netlink.enlarge_receive_buffer(self._socket, _RECEIVE_BUFFER_BYTES)
         try:
             self._bind()
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
@@ -136,9 +132,7 @@ class RulesetMonitor:
             Instruction(0x06, 0xFFFFFFFF),
             Instruction(0x06, 0),
         ]
-        raw = create_string_buffer(assemble(program))
-        described = struct.pack("@HP", len(program), addressof(raw))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+        attach_filter(self._socket, assemble(program))
 
     def clear_filter(self) -> None:
         """Receive everything again: the PID may be reused by another process."""
@@ -187,9 +181,9 @@ class RulesetMonitor:
 
 def _scope(kind: int, body: memoryview) -> str:
     """Return the scope of one message of a transaction; MalformedError on a wrong length."""
-    if kind >> 8 != _SUBSYSTEM >> 8 or len(body) < _FAMILY_HEADER or body[0] != _INET:
+    if kind >> 8 != _SUBSYSTEM >> 8 or len(body) < netlink.FAMILY_HEADER.size or body[0] != _INET:
         return ""
-    parts = netlink.attributes(body[_FAMILY_HEADER:])
+    parts = netlink.family_attributes(body)
     if bytes(parts.get(_TABLE_NAME, b"")) != _NAME:
         return ""
     if kind in (_NEW_ELEMENT, _DEL_ELEMENT):
@@ -200,7 +194,7 @@ def _scope(kind: int, body: memoryview) -> str:
 
 
 def _parse_generation(body: memoryview) -> tuple[int, str]:
-    parts = netlink.attributes(body[_FAMILY_HEADER:])
+    parts = netlink.family_attributes(body)
     process, program = parts.get(_GEN_PROCESS, b""), bytes(parts.get(_GEN_PROGRAM, b""))
     if len(process) != 4:
         raise MalformedError("nf_tables: the end of a transaction does not name its process")

@@ -1,4 +1,4 @@
-"""Reads and writes the loaded table by nf_tables netlink messages (linux/netfilter/nf_tables.h).
+"""Read and write the loaded table by nf_tables netlink messages (linux/netfilter/nf_tables.h).
 
 libnftables reads all elements of all sets before it lists their names: 16 s and half a gigabyte after a flood has
 filled them, too long for a reload or a repair.
@@ -22,20 +22,31 @@ from doorward.kernel import netlink
 from doorward.model import Address, Element, Port
 from doorward.nftables.ruleset import TABLE, Existing
 
-_ELEMENT_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_NEW_ELEMENT, _DELETE_ELEMENT = _ELEMENT_SUBSYSTEM << 8 | 12, _ELEMENT_SUBSYSTEM << 8 | 14
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_GET_CHAIN, _GET_SET, _GET_OBJECT = (_SUBSYSTEM << 8 | kind for kind in (4, 10, 19))
+_NEW_ELEMENT, _GET_ELEMENTS, _DELETE_ELEMENT = (_SUBSYSTEM << 8 | kind for kind in (12, 13, 14))
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _CREATE = 0x400
 _INET = 1  # NFPROTO_INET
-_ELEMENT_TABLE, _SET, _ELEMENTS = 1, 2, 3
-_ONE_OF_A_LIST = 1
-_KEY, _TIMEOUT, _KEY_END = 1, 4, 10
+_TABLE = 1  # the same number for chains, sets, objects and elements
+_CHAIN_NAME, _SET_NAME, _OBJECT_NAME = 3, 2, 2
+_SET_FLAGS, _SET_DESCRIPTION, _SET_COUNT, _SET_SIZE = 3, 9, 20, 1
+_ANONYMOUS, _MAP, _EXPIRES = 0x1, 0x8, 0x10
+_OBJECT_TYPE, _COUNTER = 3, 1
+_OBJECT_DATA, _COUNTER_PACKETS = 4, 2
+_ELEMENTS = 3
+_LIST_ELEMENT = 1
+_KEY, _DATA, _TIMEOUT, _EXPIRATION, _KEY_END = 1, 2, 4, 5, 10
 _VALUE = 1
-_HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
-_TOGETHER = 500  # elements per message: their attribute holds 64 KiB
+_ELEMENTS_PER_MESSAGE = 500  # their attribute has room for 64 KiB
 _RECEIVE_BYTES = 1 << 16
 _SO_SNDBUFFORCE = 32
 _NAME = TABLE.split()[1].encode() + b"\0"
+_HEAD = netlink.FAMILY_HEADER.pack(_INET, 0, 0) + netlink.attribute(_TABLE, _NAME)  # of every request about the table
+_ADDRESS_BYTES = {"4": 4, "6": 16}
+_DEADLINES = ("first_knock", "short_window")  # the maps whose timeouts are the deadlines of knocks
+
+T = TypeVar("T")
 
 
 class SetWriter:
@@ -54,9 +65,8 @@ class SetWriter:
         if len(raw) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(raw))
         self._socket.send(raw)
-        answers = [netlink.error_for(reply.body) for reply in self._replies() if reply.kind == netlink.ERROR]
-        if refused := next(filter(None, answers), 0):
-            raise OSError(refused, os.strerror(refused))
+        for reply in list(self._replies()):
+            netlink.raise_error(reply)
 
     def _replies(self) -> Iterator[netlink.NetlinkMessage]:
         """Return all replies: nf_tables has written them when `send` returns."""
@@ -74,13 +84,13 @@ def transaction(changes: SetChanges) -> bytes:
     Kernels before 6.12 silently ignore a longer timeout in an `add` of an existing element, and `delete` needs it to
     exist: add, delete, add works on all.
     """
-    bound = _HEADER.pack(socket.AF_UNSPEC, 0, _ELEMENT_SUBSYSTEM)
+    bound = netlink.FAMILY_HEADER.pack(socket.AF_UNSPEC, 0, _SUBSYSTEM)
     messages = [netlink.message(_BATCH_BEGIN, netlink.REQUEST, bound)]
-    for name in sorted({_set_for(element) for element in (*changes.put, *changes.remove)}):
-        put = [(element, left_s) for element, left_s in changes.put.items() if _set_for(element) == name]
+    for name in sorted({set_name(element) for element in (*changes.put, *changes.remove)}):
+        put = [(element, left_s) for element, left_s in changes.put.items() if set_name(element) == name]
         adding = [_element(element, max(1, round(left_s * 1000))) for element, left_s in put]
         passing = [_element(element) for element, _ in put]
-        removing = [_element(element) for element in changes.remove if _set_for(element) == name]
+        removing = [_element(element) for element in changes.remove if set_name(element) == name]
         messages += _messages(_NEW_ELEMENT, name, adding)
         messages += _messages(_DELETE_ELEMENT, name, passing)
         messages += _messages(_NEW_ELEMENT, name, adding)
@@ -91,13 +101,13 @@ def transaction(changes: SetChanges) -> bytes:
 def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes]:
     left = iter(elements)
     flags = netlink.REQUEST | (_CREATE if kind == _NEW_ELEMENT else 0)
-    head = _HEADER.pack(_INET, 0, 0) + netlink.attribute(_ELEMENT_TABLE, _NAME)
-    head += netlink.attribute(_SET, name.encode() + b"\0")
-    while some := b"".join(islice(left, _TOGETHER)):
+    head = _HEAD + netlink.attribute(_SET_NAME, name.encode() + b"\0")
+    while some := b"".join(islice(left, _ELEMENTS_PER_MESSAGE)):
         yield netlink.message(kind, flags, head + netlink.attribute(_ELEMENTS | netlink.NESTED, some))
 
 
-def _set_for(element: Element) -> str:
+def set_name(element: Element) -> str:
+    """Return the name of the open set that an element belongs to."""
     kind = "open" if isinstance(element.address, Address) else "open_nets"
     return f"{kind}{element.address.version}"
 
@@ -110,7 +120,7 @@ def _element(element: Element, timeout_ms: int = 0) -> bytes:
         parts = _key(_KEY, place.network_address, port) + _key(_KEY_END, place.broadcast_address, port)
     if timeout_ms:
         parts += netlink.attribute(_TIMEOUT, timeout_ms.to_bytes(8))
-    return netlink.attribute(_ONE_OF_A_LIST | netlink.NESTED, parts)
+    return netlink.attribute(_LIST_ELEMENT | netlink.NESTED, parts)
 
 
 def _key(kind: int, address: Address, port: Port) -> bytes:
@@ -119,24 +129,9 @@ def _key(kind: int, address: Address, port: Port) -> bytes:
     return netlink.attribute(kind | netlink.NESTED, netlink.attribute(_VALUE, value))
 
 
-T = TypeVar("T")
-
-_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-_GET_CHAIN, GET_SET, _GET_OBJECT = (_SUBSYSTEM | kind for kind in (4, 10, 19))
-INET = 1  # NFPROTO_INET
-_FAMILY_HEADER = 4  # struct nfgenmsg
-_TABLE = 1  # the same number for chains, sets and objects
-_CHAIN_NAME, _SET_NAME, _OBJECT_NAME = 3, 2, 2
-_SET_FLAGS, _SET_DESCRIPTION, _SET_SIZE = 3, 9, 1
-_ANONYMOUS, _MAP = 0x1, 0x8
-_OBJECT_TYPE, _COUNTER = 3, 1
-_OBJECT_DATA, _COUNTER_PACKETS = 4, 2
-NAME = TABLE.split()[1].encode() + b"\0"
-
-
 def existing() -> list[Existing]:
     """Return the table's chains, sets, maps and counters; [] without a table."""
-    return request_reply(lambda: [*dump(_GET_CHAIN, parse_chain), *dump(GET_SET, parse_set), *_named_counters()], [])
+    return request_reply(lambda: [*dump(_GET_CHAIN, parse_chain), *dump(_GET_SET, parse_set), *_named_counters()], [])
 
 
 def read_counters() -> dict[str, int]:
@@ -181,10 +176,10 @@ def parse_counter(body: memoryview) -> tuple[str, int] | None:
     return to_text(required_attribute(parts, _OBJECT_NAME)), int.from_bytes(packets)
 
 
-def request_reply(question: Callable[[], T], without_table: T) -> T:
+def request_reply(request: Callable[[], T], without_table: T) -> T:
     """Return the result of a request, or `without_table`; a HostError with the remedy if the kernel rejects it."""
     try:
-        return question()
+        return request()
     except OSError as error:
         if error.errno == errno.ENOENT:
             return without_table
@@ -198,17 +193,16 @@ def request_reply(question: Callable[[], T], without_table: T) -> T:
 
 
 def dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
-    """Return all values that `read_usage` finds in the replies to a dump request."""
-    request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_TABLE, NAME)
+    """Return all values that `read` finds in the replies to a dump request."""
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
-        replies = netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, request))
+        replies = netlink.dump(sock, netlink.message(kind, netlink.REQUEST | netlink.DUMP, _HEAD))
         return [found for reply in replies if (found := read(reply.body)) is not None]
 
 
 def table_attributes(body: memoryview) -> dict[int, memoryview] | None:
     """Return the attributes of an object of this table, else None: the kernel lists the chains of all tables."""
-    parts = netlink.attributes(body[_FAMILY_HEADER:])
-    return parts if bytes(parts.get(_TABLE, b"")) == NAME else None
+    parts = netlink.family_attributes(body)
+    return parts if bytes(parts.get(_TABLE, b"")) == _NAME else None
 
 
 def required_attribute(parts: dict[int, memoryview], kind: int) -> memoryview:
@@ -228,14 +222,6 @@ def to_u32(raw: memoryview) -> int:
     if len(raw) != 4:
         raise MalformedError(f"nf_tables: a number of {len(raw)} bytes")
     return int.from_bytes(raw)
-
-
-_GET_ELEMENTS = GET_SET + 3
-_GAUGE_TABLE, _GAUGE_SET, _GAUGE_ELEMENTS, _SET_COUNT = 1, 2, 3, 20
-_GAUGE_TIMEOUT = 0x10  # NFT_SET_TIMEOUT
-_GAUGE_KEY, _DATA, _EXPIRATION, _GAUGE_VALUE = 1, 2, 5, 1
-_ADDRESS_BYTES = {"4": 4, "6": 16}
-_DEADLINES = ("first_knock", "short_window")  # the maps whose timeouts are the deadlines of knocks
 
 
 class SetUsage(NamedTuple):
@@ -269,13 +255,13 @@ def read_usage(most: int) -> GateUsage:
 
 def read_set_usage() -> list[SetUsage]:
     """Return the usage of the sets and maps whose elements expire; [] without a table."""
-    return request_reply(lambda: dump(GET_SET, parse_usage), [])
+    return request_reply(lambda: dump(_GET_SET, parse_usage), [])
 
 
 def parse_usage(body: memoryview) -> SetUsage | None:
     """Parse a set from one message; None if it belongs to another table, or its elements do not expire."""
     parts = table_attributes(body)
-    if parts is None or not set_flags(parts) & _GAUGE_TIMEOUT:
+    if parts is None or not set_flags(parts) & _EXPIRES:
         return None
     found = parse_set(body)
     count = to_u32(parts[_SET_COUNT]) if _SET_COUNT in parts else None
@@ -289,8 +275,8 @@ def read_attempts(names: Iterable[str], most: int) -> list[ProgressEntry]:
     for name in names:
         if name.startswith("progress"):
             states |= {attempt.source: attempt.state for attempt in _listed(name, most)}
-    begun = [each for name in names if name.startswith(_DEADLINES) for each in _listed(name, most)]
-    return [each._replace(state=states.get(each.source, each.state)) for each in begun]
+    begun = [entry for name in names if name.startswith(_DEADLINES) for entry in _listed(name, most)]
+    return [entry._replace(state=states.get(entry.source, entry.state)) for entry in begun]
 
 
 def _listed(name: str, most: int) -> list[ProgressEntry]:
@@ -300,8 +286,7 @@ def _listed(name: str, most: int) -> list[ProgressEntry]:
 def _elements(name: str) -> Iterator[ProgressEntry]:
     """Yield a map's elements on demand; the kernel walks no further than that."""
     address_bytes = _ADDRESS_BYTES[next(c for c in name if c in _ADDRESS_BYTES)]
-    request = struct.pack("!BBH", INET, 0, 0) + netlink.attribute(_GAUGE_TABLE, NAME)
-    request += netlink.attribute(_GAUGE_SET, name.encode() + b"\0")
+    request = _HEAD + netlink.attribute(_SET_NAME, name.encode() + b"\0")
     with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
         for reply in netlink.dump(sock, netlink.message(_GET_ELEMENTS, netlink.REQUEST | netlink.DUMP, request)):
             yield from parse_elements(reply.body, address_bytes)
@@ -310,11 +295,11 @@ def _elements(name: str) -> Iterator[ProgressEntry]:
 def parse_elements(body: memoryview, address_bytes: int) -> Iterator[ProgressEntry]:
     """Parse one message of a map's elements; for doors with a target a key is the source and the target."""
     parts = table_attributes(body)
-    if parts is None or _GAUGE_ELEMENTS not in parts:
+    if parts is None or _ELEMENTS not in parts:
         return
-    for _, element in netlink.iter_attributes(parts[_GAUGE_ELEMENTS]):
+    for _, element in netlink.iter_attributes(parts[_ELEMENTS]):
         inside = netlink.attributes(element)
-        key = _value(inside, _GAUGE_KEY)
+        key = _value(inside, _KEY)
         if len(key) not in (address_bytes, 2 * address_bytes):
             raise MalformedError(f"nf_tables: a source of {len(key)} bytes")
         source = bytes(key[:address_bytes])
@@ -326,4 +311,4 @@ def parse_elements(body: memoryview, address_bytes: int) -> Iterator[ProgressEnt
 
 
 def _value(parts: dict[int, memoryview], kind: int) -> memoryview:
-    return required_attribute(netlink.attributes(required_attribute(parts, kind)), _GAUGE_VALUE)
+    return required_attribute(netlink.attributes(required_attribute(parts, kind)), _VALUE)

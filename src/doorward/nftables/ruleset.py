@@ -31,12 +31,7 @@ from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_group
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
-OPEN_SETS = (
-    "open4",
-    "open6",
-    "open_nets4",
-    "open_nets6",
-)  # open ports by address, and by network
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6")  # open ports by address, and by network
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
@@ -135,8 +130,8 @@ class Ruleset:
 
 def default_capacity(memory_bytes: int, machines: int, wanted: int) -> int:
     """Return how many sources per family fit in 1/16 of the memory when every set is full, at most `wanted`."""
-    a_source = LIMITER_BYTES + 3 * machines * ATTEMPT_BYTES
-    return max(1024, min(wanted, memory_bytes // 16 // (2 * a_source)))
+    source_bytes = LIMITER_BYTES + 3 * machines * ATTEMPT_BYTES
+    return max(1024, min(wanted, memory_bytes // 16 // (2 * source_bytes)))
 
 
 def compile_ruleset(
@@ -153,7 +148,7 @@ def compile_ruleset(
     `signed_port`: the UDP port for signed knocks, or None.
     """
     groups = build_groups(automaton.machines)
-    kept = tuple(_sets(groups, capacity, has_signed=signed_port is not None))
+    sets = tuple(_sets(groups, capacity, has_signed=signed_port is not None))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
@@ -163,7 +158,7 @@ def compile_ruleset(
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
-        *(spec.text for spec in kept),
+        *(spec.text for spec in sets),
         *data,
         chains.granted(context),
         *(
@@ -185,7 +180,7 @@ def compile_ruleset(
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
-    return Ruleset(generation, kept, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
+    return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
 def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
@@ -199,57 +194,44 @@ def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Itera
 def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> str:
     knockable = sum(bool(door.knock) for door in doors)
     return (
-        f"# mode {gate.mode}; doors: {len(doors)}, of them by a sequence: {knockable}; machines:"
-        f" {len(automaton.machines)}; capacity: {capacity} sources a family\n"
+        f"# mode {gate.mode}; doors: {len(doors)}, with a port sequence: {knockable}; machines:"
+        f" {len(automaton.machines)}; capacity: {capacity} sources per family\n"
     )
 
 
 def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterable[SetSpec]:
-    limiter = f"timeout {int(LIMITER_TIMEOUT_S)}s"
+    limiter, dynamic = f"{int(LIMITER_TIMEOUT_S)}s", "dynamic,timeout"
     for family, address in ADDRESS_TYPES.items():
-        yield _dynamic(f"set open{family}", f"{address} . inet_proto . inet_service", OPEN_SIZE, "")
-        yield _preexisting(f"preexisting{family}", address)
-        yield _dynamic(f"set ratelimit{family}", address, capacity, limiter)
-        yield _dynamic(f"set throttled{family}", address, THROTTLED_SIZE, f"timeout {round(PAUSE_S * 1000)}ms")
-        yield _dynamic(f"set scanners{family}", address, SCANNERS_SIZE, "timeout 1m")
-        yield _banned(f"banned{family}", address)
+        opened = f"{address} . inet_proto . inet_service"
+        connection = f"{address} . inet_service . {address} . inet_service"  # source, its port, destination, its port
+        yield _spec(f"set open{family}", opened, OPEN_SIZE, dynamic)
+        # Five days, as conntrack allows an idle connection (nf_conntrack_tcp_timeout_established).
+        yield _spec(f"set preexisting{family}", connection, 0, "timeout", "5d")
+        yield _spec(f"set ratelimit{family}", address, capacity, dynamic, limiter)
+        yield _spec(f"set throttled{family}", address, THROTTLED_SIZE, dynamic, f"{round(PAUSE_S * 1000)}ms")
+        yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
+        yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
         if has_signed:
-            yield _open_nets(f"open_nets{family}", f"{address} . inet_proto . inet_service")
-            yield _dynamic(f"set signed{family}", address, SIGNED_SIZE, limiter)
+            yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
+            yield _spec(f"set signed{family}", address, SIGNED_SIZE, dynamic, limiter)
         for group in groups:
             if family in group.families:
-                short_ms = min(group.within_ms, SHORT_WINDOW_MS)
-                for name, ms in (
-                    ("first_knock", group.within_ms),
-                    ("short_window", short_ms),
-                    ("progress", group.within_ms),
-                ):
-                    head, element_type = f"map {name}{group.mark(family)}", f"{group.key_type(family)} : classid"
-                    yield _dynamic(head, element_type, capacity, f"timeout {nft_duration(ms)}")
+                within_ms, mark = group.within_ms, group.mark(family)
+                short_ms = min(within_ms, SHORT_WINDOW_MS)
+                for name, ms in (("first_knock", within_ms), ("short_window", short_ms), ("progress", within_ms)):
+                    state = f"{group.key_type(family)} : classid"
+                    yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
 
 
-def _dynamic(head: str, element_type: str, size: int, timeout: str) -> SetSpec:
-    lines = [f"type {element_type}", f"size {size}", "flags dynamic,timeout", *([timeout] if timeout else [])]
-    return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
-
-
-def _open_nets(name: str, key: str) -> SetSpec:
-    """Return the set of networks that doors are open to; packets do not add any."""
-    lines = [f"type {key}", f"size {OPEN_NETS_SIZE}", "flags interval,timeout"]
-    return SetSpec(name, OPEN_NETS_SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
-
-
-def _banned(name: str, key: str) -> SetSpec:
-    """Return the set of banned sources; packets do not add any."""
-    lines = [f"type {key}", f"size {ban_sets.SIZE}", "flags timeout"]
-    return SetSpec(name, ban_sets.SIZE, f"set {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
-
-
-def _preexisting(name: str, address: str) -> SetSpec:
-    """Return the set of connections older than the gate: source, its port, destination, its port."""
-    key = f"{address} . inet_service . {address} . inet_service"
-    # Five days, as conntrack allows an idle connection (nf_conntrack_tcp_timeout_established).
-    return SetSpec(name, 0, f"set {name} {{\n    type {key}\n    flags timeout\n    timeout 5d\n}}\n")
+def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = "") -> SetSpec:
+    """Return a set or map; size 0: unlimited. Packets add elements only to those with the flag dynamic."""
+    lines = [
+        f"type {element_type}",
+        f"size {size}" if size else "",
+        f"flags {flags}",
+        f"timeout {timeout}" if timeout else "",
+    ]
+    return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines if line) + "}\n")
 
 
 def _data(doors: Sequence[Door], automaton: Automaton, *, log_steps: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """Link-layer headers: from a captured frame to its IP packet, for the link types of Linux and the BSDs.
 
-Numbers and layouts: libpcap's registry (LINKTYPE_…). Any bytes give a packet or a MalformedError, which names what is
-there instead.
+Numbers and layouts: libpcap's registry (LINKTYPE_…). Any input gives a packet, or a MalformedError that names
+its content.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class UnknownLinkError(MalformedError):
 
 
 def strip_link_header(link: int, data: bytes) -> NetworkPacket:
-    """Return the IP packet of a frame; MalformedError says what else it is."""
+    """Return the IP packet of a frame; MalformedError names any other content."""
     reader = _READERS.get(link)
     if reader is None:
         name = _NAMES.get(link, "which doorward does not know")

@@ -1,6 +1,7 @@
 """Reader for capture files of tcpdump and Wireshark, pcap and pcapng, frame by frame in bounded memory.
 
-pcap: draft-ietf-opsawg-pcap. A file header defines byte order, time unit and link type; records follow.
+pcap (draft-ietf-opsawg-pcap): a file header defines byte order, time unit and link type; records follow.
+pcapng (draft-ietf-opsawg-pcapng): sections of blocks, each with its length; an interface's block defines the link type.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from doorward.errors import MalformedError
 # tcpdump's own limit (MAXIMUM_SNAPLEN); D-Bus and USB captures have longer frames, and no IP in them.
 MAX_FRAME_BYTES = 1 << 18
 MAX_TIME_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
-_SKIPPED_AT_ONCE = 1 << 16
+_SKIP_BYTES = 1 << 16
 
 
 class CapturedFrame(NamedTuple):
@@ -29,7 +30,7 @@ class CapturedFrame(NamedTuple):
 
 
 class TruncatedError(Exception):
-    """The stream ends inside a structure: `str` says where, and in which."""
+    """The stream ends inside a structure; the text names the offset and the structure."""
 
 
 class Stream:
@@ -40,14 +41,14 @@ class Stream:
         self.at = 0
 
     def read(self, count: int, inside: str) -> bytes:
-        """Return `count` bytes; CutError if the stream ends before."""
+        """Return `count` bytes; TruncatedError if the stream ends before."""
         data = self.read_some(count)
         if len(data) < count:
             raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
 
     def read_or_end(self, count: int, inside: str) -> bytes:
-        """Return `count` bytes, or b"" at the end of the stream; CutError if it ends in between."""
+        """Return `count` bytes, or b"" at the end of the stream; TruncatedError if it ends in between."""
         data = self.read_some(count)
         if 0 < len(data) < count:
             raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
@@ -56,7 +57,7 @@ class Stream:
     def skip(self, count: int, inside: str) -> None:
         """Skip `count` bytes."""
         while count > 0:
-            count -= len(self.read(min(count, _SKIPPED_AT_ONCE), inside))
+            count -= len(self.read(min(count, _SKIP_BYTES), inside))
 
     def read_some(self, count: int) -> bytes:
         """Return `count` bytes, or the rest of the stream."""
@@ -81,11 +82,6 @@ def frame_size(size: int, at: int) -> int:
     return size
 
 
-def struct_for(order: str, fields: str) -> Struct:
-    """Return a struct in the file's byte order."""
-    return Struct(order + fields)
-
-
 SECTION = b"\n\r\r\n"  # the same in both byte orders
 _BYTE_ORDERS = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
 _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3, 6
@@ -95,7 +91,7 @@ MAX_INTERFACES = 4096
 _NAME, _RESOLUTION, _OFFSET = 2, 9, 14  # options: if_name, if_tsresol, if_tsoffset
 _MAX_NAME_BYTES = 64
 _PCAPNG_MICROSECONDS = 6
-_A_SECOND_NS = 1_000_000_000
+_NS_PER_S = 1_000_000_000
 
 
 class _Interface(NamedTuple):
@@ -133,11 +129,11 @@ def _section(stream: Stream, at: int) -> _Section:
     order = _BYTE_ORDERS.get(magic)
     if order is None:
         raise MalformedError(f"byte {at + 8:,}: a section without a byte order (it has {magic.hex()})")
-    size = struct_for(order, "I").unpack(length)[0]
+    size = Struct(order + "I").unpack(length)[0]
     if size < _SECTION_SMALLEST:
         raise MalformedError(f"byte {at + 4:,}: a section header of {size} bytes, it needs {_SECTION_SMALLEST}")
     body = _body(stream, at, order, size, 12, "a section header")
-    major, minor = struct_for(order, "HH").unpack_from(body)
+    major, minor = Struct(order + "HH").unpack_from(body)
     if major != 1:
         raise MalformedError(f"byte {at + 12:,}: pcapng of version {major}.{minor}; doorward reads version 1")
     return _Section(order)
@@ -145,8 +141,8 @@ def _section(stream: Stream, at: int) -> _Section:
 
 def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedFrame | None:
     order = section.order
-    number = struct_for(order, "I").unpack(kind)[0]
-    size = struct_for(order, "I").unpack(stream.read(4, "a block's header"))[0]
+    number = Struct(order + "I").unpack(kind)[0]
+    size = Struct(order + "I").unpack(stream.read(4, "a block's header"))[0]
     body = _body(stream, at, order, size, 8, "a block")
     if number == _INTERFACE:
         if len(section.interfaces) == MAX_INTERFACES:
@@ -167,14 +163,14 @@ def _body(stream: Stream, at: int, order: str, size: int, begun: int, what: str)
             f" to {MAX_BLOCK_BYTES:,}"
         )
     body = stream.read(size - begun - 4, what)
-    again = struct_for(order, "I").unpack(stream.read(4, what))[0]
+    again = Struct(order + "I").unpack(stream.read(4, what))[0]
     if again != size:
         raise MalformedError(f"byte {stream.at - 4:,}: {what} begins with the length {size} and ends with {again}")
     return body
 
 
 def _interface(body: bytes, at: int, order: str) -> _Interface:
-    head = struct_for(order, "HxxI")
+    head = Struct(order + "HxxI")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: an interface of {len(body)} bytes, it needs {head.size}")
     link, kept = head.unpack_from(body)
@@ -183,13 +179,13 @@ def _interface(body: bytes, at: int, order: str) -> _Interface:
     resolution = options.get(_RESOLUTION, b"")[:1] or bytes([_PCAPNG_MICROSECONDS])
     units = (2 if resolution[0] & 0x80 else 10) ** (resolution[0] & 0x7F)
     offset = options.get(_OFFSET, b"")
-    offset_s = struct_for(order, "q").unpack(offset)[0] if len(offset) == 8 else 0
+    offset_s = Struct(order + "q").unpack(offset)[0] if len(offset) == 8 else 0
     return _Interface(link, kept, name, units, offset_s)
 
 
 def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
     """Return options by type, the first one of each."""
-    head, found, offset = struct_for(order, "HH"), dict[int, bytes](), 0
+    head, found, offset = Struct(order + "HH"), dict[int, bytes](), 0
     while len(raw) - offset >= head.size:
         kind, size = head.unpack_from(raw, offset)
         if kind == 0:
@@ -203,7 +199,7 @@ def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
 
 
 def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> CapturedFrame:
-    head = struct_for(section.order, interface_field + "IIII")
+    head = Struct(section.order + interface_field + "IIII")
     if len(body) < head.size:
         raise MalformedError(f"byte {at:,}: a packet block of {len(body)} bytes, it needs {head.size}")
     number, high, low, kept, length = head.unpack_from(body)
@@ -211,7 +207,7 @@ def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> Ca
     if frame_size(kept, at) > len(body) - head.size:
         raise MalformedError(f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}")
     seconds, rest = divmod(high << 32 | low, interface.units_per_s)
-    at_ns = time_ns(seconds + interface.offset_s, rest * _A_SECOND_NS // interface.units_per_s, at)
+    at_ns = time_ns(seconds + interface.offset_s, rest * _NS_PER_S // interface.units_per_s, at)
     return CapturedFrame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
 
 
@@ -219,7 +215,7 @@ def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
     """Parse a packet without a time stamp; it gets that of the previous packet."""
     if len(body) < 4:
         raise MalformedError(f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4")
-    length = struct_for(section.order, "I").unpack_from(body)[0]
+    length = Struct(section.order + "I").unpack_from(body)[0]
     interface = _interface_for(section, 0, at)
     kept = frame_size(min(length, interface.kept or length, len(body) - 4), at)
     return CapturedFrame(section.last_ns, interface.link, body[4 : 4 + kept], length, interface.name)
@@ -232,7 +228,7 @@ def _interface_for(section: _Section, number: int, at: int) -> _Interface:
 
 
 _MICROSECONDS, _NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
-_LINK = 0xFFFF  # the bits above say whether frames end with a checksum
+_LINK = 0xFFFF  # the bits above are about a checksum after each frame
 _VERSION = 2
 _OTHERS = {  # files that are mistaken for captures
     b"\x1f\x8b": "compressed with gzip; run `gunzip` on it first",
@@ -255,7 +251,7 @@ class _Form(NamedTuple):
 class CaptureFile:
     """An iterable of the frames, usable once. MalformedError names the fault and its offset.
 
-    A truncated file yields the frames before its end; afterwards `truncated` says where it ends.
+    A truncated file yields the frames before its end; afterwards `truncated` describes where it ends.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -277,9 +273,9 @@ class CaptureFile:
 
 def _form(stream: Stream, magic: bytes) -> _Form:
     for order in "<>":
-        number = struct_for(order, "I").unpack(magic)[0]
+        number = Struct(order + "I").unpack(magic)[0]
         if number in (_MICROSECONDS, _NANOSECONDS):
-            header = struct_for(order, "HH12xI").unpack(stream.read(20, "the file header"))
+            header = Struct(order + "HH12xI").unpack(stream.read(20, "the file header"))
             major, minor, link = header
             if major != _VERSION:
                 raise MalformedError(f"byte 4: pcap of version {major}.{minor}; doorward reads version 2")
@@ -289,7 +285,7 @@ def _form(stream: Stream, magic: bytes) -> _Form:
 
 
 def _frames(stream: Stream, form: _Form) -> Iterator[CapturedFrame]:
-    record = struct_for(form.order, "IIII")
+    record = Struct(form.order + "IIII")
     while head := stream.read_or_end(record.size, "a packet's header"):
         at = stream.at - record.size
         seconds, fraction, kept, length = record.unpack(head)

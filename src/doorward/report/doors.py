@@ -30,7 +30,7 @@ def _audit_table(audit: GateAudit, local: LocalTime) -> Html:
     gate = fill(
         '<tr><th scope="row">the gate</th><td colspan="4">mode {}</td><td class="why">{}</td></tr>\n',
         audit.mode,
-        _findings(audit.gate.findings),
+        _findings(audit.findings),
     )
     more = count(audit.more, "more door is", "more doors are")
     return fill(
@@ -48,7 +48,7 @@ def _door(door: DoorAudit, local: LocalTime) -> Html:
     return fill(
         '<tr><th scope="row">{}</th><td data-is="opened by">{}</td><td data-is="opens">{}</td><td data-is="for">{}</td>'
         '<td class="number" data-is="openings">{}<small>{}</small></td><td class="why">{}</td></tr>\n',
-        untrusted(door.door or ""), door.method, door.opens, door.for_, f"{door.openings:,}", last_time,
+        untrusted(door.door), door.method, door.opens, door.for_, f"{door.openings:,}", last_time,
         _findings(door.findings),
     )  # fmt: skip
 

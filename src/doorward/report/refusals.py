@@ -44,7 +44,7 @@ def section(statistics: Statistics, local: LocalTime) -> Html:
     if statistics.events.refusals:
         body = join((_map(statistics.map), _networks(statistics, local), _reasons(statistics)))
     else:
-        body = fill("<p>Nobody was refused in this period.</p>")
+        body = fill("<p>Nothing was refused in this period.</p>")
     return fill('<section aria-labelledby="out"><h2 id="out">Who was refused</h2>\n{}</section>\n', body)
 
 

@@ -49,12 +49,12 @@ class PublicFinding(NamedTuple):
 
 
 class DoorAudit(NamedTuple):
-    """A door, or the gate itself (`door` None): how it is opened, what opens, for how long, and its weaknesses.
+    """A door: how it is opened, what opens, for how long, and its weaknesses.
 
     `openings`, `last_s`: the number of openings in the period, and the time of the last one.
     """
 
-    door: str | None
+    door: str
     method: str
     opens: str
     for_: str
@@ -64,10 +64,10 @@ class DoorAudit(NamedTuple):
 
 
 class GateAudit(NamedTuple):
-    """The gate, its weakest doors (the weakest first), and the number of further doors."""
+    """The gate and its weaknesses, its weakest doors (the weakest first), and the number of further doors."""
 
     mode: str
-    gate: DoorAudit
+    findings: tuple[PublicFinding, ...]
     doors: list[DoorAudit]
     more: int
     levels: Counter[str]
@@ -99,9 +99,8 @@ def audit_gate(
         for door in configuration.doors
     ]
     doors.sort(key=lambda door: -sum(finding.level == "warning" for finding in door.findings))
-    mode = str(configuration.gate.mode)
-    gate = DoorAudit(None, "", "", "", tuple(by_owner.get(None, [])[:MOST_FINDINGS]))
-    return GateAudit(mode, gate, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
+    gate_findings = tuple(by_owner.get(None, [])[:MOST_FINDINGS])
+    return GateAudit(str(configuration.gate.mode), gate_findings, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
 
 
 def _door(door: Door, has_signed_knocks: bool, findings: list[PublicFinding]) -> DoorAudit:

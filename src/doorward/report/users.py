@@ -14,7 +14,13 @@ from doorward.report.statistics import LATEST, Statistics
 from doorward.report.words import count, moment, span
 
 _METHODS = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
-_ENDED = {"time": "by time", "hand": "by hand", "lost": "lost: no longer in the kernel"}
+_ENDED = {
+    "time": "by time",
+    "hand": "by hand",
+    "ban": "by a ban",
+    "fleet": "at another gate",
+    "lost": "lost: no longer in the kernel",
+}
 _TIMELINES = """<p class="hint">{}</p>
 <table class="cards lanes"><caption class="unseen">Openings by door and person</caption>
 <thead><tr><th scope="col">Who</th><th scope="col" class="number">Openings</th>\

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 from doorward.errors import MalformedError
 from doorward.model import Address, Place
 from doorward.signed.authorized_keys import AuthorizedKeys
-from doorward.signed.envelope import Decryptor
+from doorward.signed.envelope import PERSON, Decryptor
 from doorward.signed.message import SignedMessage, parse_plaintext, signed_text
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import verify
@@ -25,7 +25,6 @@ Reason = Literal[
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
 GARBAGE = ("length", "check")  # reasons that anyone can cause: counted, never recorded
 FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
-_PERSON = b"doorwrd1"
 
 
 class KnockGrant(NamedTuple):
@@ -117,7 +116,7 @@ class PacketAuthorizer:
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
         target = source if request.asked is None else request.asked
         for_ms = credential.granted_ms(request.for_s, self._doors[request.door])
-        knock_id = hashlib.blake2s(message.body, digest_size=16, person=_PERSON).digest()
+        knock_id = hashlib.blake2s(message.body, digest_size=16, person=PERSON).digest()
         return KnockGrant(request.door, target, for_ms, credential.name, knock_id, request.time_ms)
 
 

@@ -1,7 +1,7 @@
 """Parse authorized_keys: sshd's format, with doorward's options (`key_options`). Pure.
 
-An invalid line authorizes nobody; the other lines still apply. A key is found by one look-up however many lines there
-are, a certificate by one for its authority and one for each of its principals.
+An invalid line authorizes no key; the other lines still apply. Finding a key takes one look-up, whatever the number of
+lines; a certificate takes one for its authority and one for each of its principals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from doorward.signed import key_options
 from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
-from doorward.signed.ssh_keys import KINDS, PublicKey, fingerprint_text, parse_public_key
+from doorward.signed.ssh_keys import KINDS, PublicKey, parse_public_key
+from doorward.signed.ssh_wire import fingerprint_text
 
 BLANKS = " \t\r"
 _LIKE_A_KIND = re.compile(r"(ssh|ecdsa|sk)-[^,=\"]+")  # no option begins like this
@@ -89,9 +90,6 @@ def _unknown_kind(kind: str) -> str:
     if _LIKE_A_KIND.fullmatch(kind):
         return f"unsupported key kind {shown(kind)}; {_NEW_KEY}"
     return f"unknown key kind {shown(kind)}; write OPTIONS KIND KEY COMMENT, the last three as in the .pub file"
-
-
-__all__ = ["AuthorizedKeys", "Credential", "parse"]
 
 
 @dataclass(frozen=True, slots=True)

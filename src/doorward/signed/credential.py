@@ -16,15 +16,13 @@ MAX_NAME = 64  # characters of a comment or a certificate's ID, which appears in
 class Credential(NamedTuple):
     """A key that may knock, by its own line or by its authority's.
 
-    Objections continue a sentence about the key, as in "key laptop may not open the door db"; "" means none.
+    Rejections continue a sentence about the key, as in "key laptop may not open the door db"; "" means none.
     """
 
     name: str
     key: PublicKey
     options: KeyOptions
-    certified_sources: AddressPatterns | None = (
-        None  # the certificate's `source-address`, in addition to the line's `from`
-    )
+    certified_sources: AddressPatterns | None = None  # a certificate's `source-address`, in addition to `from`
 
     def rejection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
         """Return why the key may not open this door now, for this source or requested address; "" if it may."""

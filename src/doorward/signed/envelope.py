@@ -19,7 +19,7 @@ from doorward.signed.server_key import PrivateKey, ServerKey, Suite
 
 CHECK_BYTES, TAG_BYTES = 16, 16
 INFO = b"doorward signed knock 1"
-_PERSON = b"doorwrd1"  # BLAKE2s takes eight bytes
+PERSON = b"doorwrd1"  # BLAKE2s takes eight bytes
 
 
 def plaintext_capacity(suite: Suite, length: int) -> int:
@@ -29,12 +29,12 @@ def plaintext_capacity(suite: Suite, length: int) -> int:
 
 def check_key(key: ServerKey) -> bytes:
     """Return the 32-byte key of the check."""
-    return hashlib.blake2s(bytes([key.suite.number]) + key.raw, person=_PERSON).digest()
+    return hashlib.blake2s(bytes([key.suite.number]) + key.raw, person=PERSON).digest()
 
 
 def check(keyed: bytes, sealed: bytes | memoryview) -> bytes:
     """Return the check of the bytes that follow it, under the key from `check_key`."""
-    return hashlib.blake2s(sealed, key=keyed, digest_size=CHECK_BYTES, person=_PERSON).digest()
+    return hashlib.blake2s(sealed, key=keyed, digest_size=CHECK_BYTES, person=PERSON).digest()
 
 
 def seal(key: ServerKey, plaintext: bytes) -> bytes:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
 from doorward.errors import MalformedError
 from doorward.signed.message import HYBRID_BYTES, LONG_BYTES, SHORT_BYTES
+from doorward.signed.ssh_wire import fingerprint_text
 
 _X25519_BYTES = 32
 _MLKEM_SEED_BYTES, _MLKEM_PUBLIC_BYTES = 64, 1184
@@ -66,7 +67,7 @@ class ServerKey(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """Fingerprint in OpenSSH's format; also the name of a gate without a configured one."""
-        return "SHA256:" + base64.b64encode(hashlib.sha256(str(self).encode()).digest()).decode().rstrip("=")
+        return fingerprint_text(hashlib.sha256(str(self).encode()).digest())
 
     def for_hpke(self) -> x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey:
         """Return the key in the form that HPKE encrypts to."""

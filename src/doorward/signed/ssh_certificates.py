@@ -35,7 +35,7 @@ _FIELDS = {
 class Certificate(NamedTuple):
     """A parsed certificate. Only its form has been checked, not its authority or signature.
 
-    `signed` is the signed part. Without principals it names nobody in particular.
+    `signed` is the signed part. Without principals it names no one.
     """
 
     key: PublicKey

@@ -6,7 +6,6 @@ Only the canonical form of a key is accepted, so that its fingerprint identifies
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from doorward.errors import MalformedError
-from doorward.signed.ssh_wire import SshReader
+from doorward.signed.ssh_wire import SshReader, fingerprint_text
 from doorward.signed.sshsig import signed_data
 
 RSA_MIN_BITS = 2048
@@ -66,11 +65,6 @@ class _Loaded(NamedTuple):
     kind: bytes
     check: _Check
     application: bytes | None
-
-
-def fingerprint_text(fingerprint: bytes) -> str:
-    """Return a fingerprint as `ssh-keygen -l` prints it."""
-    return "SHA256:" + base64.b64encode(fingerprint).decode().rstrip("=")
 
 
 def parse_public_key(blob: bytes) -> PublicKey:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+
 from doorward.errors import MalformedError
 
 
 def string(raw: bytes) -> bytes:
     """Return the bytes with their length in front."""
     return len(raw).to_bytes(4) + raw
+
+
+def fingerprint_text(fingerprint: bytes) -> str:
+    """Return a SHA-256 fingerprint as `ssh-keygen -l` prints it."""
+    return "SHA256:" + base64.b64encode(fingerprint).decode().rstrip("=")
 
 
 class SshReader:

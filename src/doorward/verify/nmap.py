@@ -45,20 +45,12 @@ class Scanner(NamedTuple):
         """Return nmap's command line. A silent port is probed twice, since a packet may get lost."""
         version = ["-6"] if self.address.version == 6 else []
         if protocol is Protocol.UDP:
-            scan_type = [
-                "-sU"
-            ]  # at nmap's own speed: hosts rate-limit their answers; missing ones would look like silence
+            # At nmap's own speed: hosts rate-limit their answers, and missing ones would look like silence.
+            scan_type = ["-sU"]
         else:
             rate = str(self.rate)
-            scan_type = [
-                "-sS" if may_send_raw() else "-sT",
-                "--max-retries",
-                "1",
-                "--min-rate",
-                rate,
-                "--max-rate",
-                rate,
-            ]
+            kind = "-sS" if may_send_raw() else "-sT"
+            scan_type = [kind, "--max-retries", "1", "--min-rate", rate, "--max-rate", rate]
         return [*COMMON, *version, *scan_type, "-p", ",".join(port_ranges(numbers)), str(self.address)]
 
 
@@ -75,7 +67,7 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
             raise HostError("the program `nmap` is missing; run `apt install nmap`") from None
         try:
             reader = NmapReader()
-            assert nmap.stdout is not None  # noqa: S101 (a pipe, as asked for)
+            assert nmap.stdout is not None  # noqa: S101 - a pipe, as requested
             while raw := os.read(nmap.stdout.fileno(), CHUNK_BYTES):
                 reader.feed(raw)
                 scanner.progress(reader.percent)
@@ -97,7 +89,7 @@ def _check_result(reader: NmapReader, status: int, errors: IO[bytes], address: A
     except MalformedError as error:
         raise HostError(f"{error} ({_last_line(errors)})") from None
     if not result.is_up:
-        raise HostError(f"{address}: no such host on this network (nobody answers for it); check the address")
+        raise HostError(f"{address}: no such host on this network (nothing answers for it); check the address")
     return result.seen
 
 

@@ -109,7 +109,7 @@ class NmapReader:
     def _extra_reasons(self, attributes: dict[str, str]) -> None:
         """Add ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
         if "ports" not in attributes:
-            raise MalformedError("this nmap does not list the ports it means; install version 7.90 or newer")
+            raise MalformedError("this nmap does not list the ports of its ranges; install version 7.90 or newer")
         seen = port_result(self._state, attributes.get("reason", ""), "")
         protocol = _protocol(attributes.get("proto", ""))
         self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}

@@ -265,10 +265,10 @@ def _box(shape: Rect | Outline) -> str:
     return f'<rect x="{shape.x}" y="{shape.y}" width="{shape.width}" height="{shape.height}"'
 
 
-def _lines(lattice: GridLines) -> str:
-    right, bottom = lattice.columns * lattice.cell, lattice.rows * lattice.cell
-    across = (f"M{lattice.x} {lattice.y + row * lattice.cell}h{right}" for row in range(1, lattice.rows))
-    down = (f"M{lattice.x + column * lattice.cell} {lattice.y}v{bottom}" for column in range(1, lattice.columns))
+def _lines(grid: GridLines) -> str:
+    right, bottom = grid.columns * grid.cell, grid.rows * grid.cell
+    across = (f"M{grid.x} {grid.y + row * grid.cell}h{right}" for row in range(1, grid.rows))
+    down = (f"M{grid.x + column * grid.cell} {grid.y}v{bottom}" for column in range(1, grid.columns))
     return "".join((*across, *down))
 
 

@@ -133,7 +133,7 @@ def grid_legend(kinds: Mapping[Port, CellKind], *, colors: bool) -> list[str]:
     share = max(build_grid(kinds, protocol, TEXT_COLUMNS, most).share for protocol in Protocol)
     items = [(signs[kind], f"{NAMES[kind]} {number[kind]:,}") for kind in CellKind if number[kind]]
     lines, width = [""], 0
-    for sign, text in [*items, *([("", f"({share} a cell)")] if share > 1 else [])]:
+    for sign, text in [*items, *([("", f"({share} per cell)")] if share > 1 else [])]:
         if width + len(text) + 4 > TEXT_WIDTH:
             lines, width = [*lines, ""], 0
         lines[-1] += f"{'  ' if width else ''}{sign}{' ' if sign else ''}{text}"

@@ -1,4 +1,4 @@
-"""Sets of ports in the notation of people and nmap: `1-1024,7000/udp`. Pure."""
+"""Sets of ports in the notation of nmap: `1-1024,7000/udp`. Pure."""
 
 from __future__ import annotations
 

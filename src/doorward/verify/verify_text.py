@@ -79,11 +79,7 @@ def closing_text(opening: ObservedOpening, closing: ObservedClosing) -> str:
     """Return when the door was closed again."""
     if closing.left:
         return f"{ports_text(closing.left)} still open {closing.open_s:.1f} s after the knock"
-    return f"{ports_text(opening.found)} closed again, {_span(closing)} after the knock"
-
-
-def _span(closing: ObservedClosing) -> str:
-    return f"{closing.open_s:.1f} to {closing.shut_s:.1f} s"
+    return f"{ports_text(opening.found)} closed again, {closing.open_s:.1f} to {closing.shut_s:.1f} s after the knock"
 
 
 def verdict_lines(report: VerifyResult) -> list[str]:

@@ -91,7 +91,7 @@ GATE_FAULTS = [
     ('control_group = ""', "control_group: invalid group name ''; write the name of a Unix group, like \"adm\""),
     ('interfaces = "eth0"', "interfaces: 'eth0' is not a list; write interfaces = [\"eth0\"]"),
     ("interfaces = []", "interfaces: the list is empty; name one, or leave `interfaces` out to watch all but lo"),
-    ('interfaces = ["lo"]', "interfaces: 'lo' is never watched; take it out of the list"),
+    ('interfaces = ["lo"]', "interfaces: 'lo' is never watched; remove it from the list"),
     ('interfaces = ["*"]', "interfaces: '*' names nothing; leave `interfaces` out to watch every interface but lo"),
     ('interfaces = ["a", "a"]', "interfaces: duplicate entry 'a'; write it once"),
     ('public = [80]', 'public: 80 has no protocol; write "80/tcp" or "80/udp"'),
@@ -241,7 +241,7 @@ RULES = {
     ),
     "a knock at a public port": (
         door("a", "['85/tcp']") + "[gate]\npublic = ['80-90/tcp']",
-        ["2: door 'a' has a knock port that never counts: 85/tcp is public (line 6); knock at another port, or take it out of \"public\""],
+        ["2: door 'a' has a knock port that never counts: 85/tcp is public (line 6); knock at another port, or remove it from \"public\""],
     ),
 }  # fmt: skip
 

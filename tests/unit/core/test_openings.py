@@ -19,10 +19,10 @@ def test_second_opening_extends_but_never_shortens() -> None:
         (opening(since_s=1011, until_s=1015, by="hand"), first._replace(until_s=1040)),
         (opening(since_s=1012, until_s=1040, by="hand"), first._replace(until_s=1040)),
     ]
-    for new, stands in transcript:
-        assert book.open(new) == stands
-        assert list(book) == [stands]
-        assert book.get("ssh", HOME) == stands
+    for new, expected in transcript:
+        assert book.open(new) == expected
+        assert list(book) == [expected]
+        assert book.get("ssh", HOME) == expected
 
 
 def test_one_entry_per_door_and_address() -> None:

@@ -19,7 +19,7 @@ HERE, THERE = "192.0.2.7", "2001:db8::7"
 
 
 class Case(NamedTuple):
-    standing: Sequence[Opening] = ()
+    current: Sequence[Opening] = ()
     have: Mapping[str, float] = MappingProxyType({})
     found: Sequence[Opening] = ()
     lost: Sequence[Opening] = ()
@@ -30,25 +30,25 @@ def new(door: str, address: str, opened: str, left_s: float) -> Opening:
     return opening(door, address, opened, NOW_S, NOW_S + left_s, "knock")
 
 
-STANDS = opening("ssh", HERE, "22/tcp", 990.0, 1020.0)
-STANDS_WIDE = opening("web", HERE, "80/tcp 443/tcp", 990.0, 1020.0)
+CURRENT = opening("ssh", HERE, "22/tcp", 990.0, 1020.0)
+CURRENT_WIDE = opening("web", HERE, "80/tcp 443/tcp", 990.0, 1020.0)
 
 CASES = {
     "nothing anywhere": Case(),
-    "both agree": Case([STANDS], {f"{HERE} 22/tcp": 20.0}),
-    "the kernel's clock ticks": Case([STANDS], {f"{HERE} 22/tcp": 20.2}),
-    "the kernel ends sooner: its timer is right": Case([STANDS], {f"{HERE} 22/tcp": 3.0}),
+    "both agree": Case([CURRENT], {f"{HERE} 22/tcp": 20.0}),
+    "the kernel's clock ticks": Case([CURRENT], {f"{HERE} 22/tcp": 20.2}),
+    "the kernel ends sooner: its timer is right": Case([CURRENT], {f"{HERE} 22/tcp": 3.0}),
     "a knock that the log lost": Case([], {f"{HERE} 22/tcp": 20.0}, [new("ssh", HERE, "22/tcp", 20.0)]),
     "of the other family": Case([], {f"{THERE} 22/tcp": 20.0}, [new("ssh", THERE, "22/tcp", 20.0)]),
-    "a knock that prolonged": Case([STANDS], {f"{HERE} 22/tcp": 29.0}, [new("ssh", HERE, "22/tcp", 29.0)]),
+    "a knock that prolonged": Case([CURRENT], {f"{HERE} 22/tcp": 29.0}, [new("ssh", HERE, "22/tcp", 29.0)]),
     "somebody else's": Case(
-        [STANDS],
+        [CURRENT],
         {f"{HERE} 22/tcp": 20.0, f"{THERE} 22/tcp": 9.0},
         [new("ssh", THERE, "22/tcp", 9.0)],
     ),
-    "an opening that is gone": Case([STANDS], {}, lost=[STANDS]),
-    "one of two is gone": Case([STANDS, STANDS_WIDE], {f"{HERE} 22/tcp": 20.0}, lost=[STANDS_WIDE]),
-    "a part is still there": Case([STANDS_WIDE], {f"{HERE} 443/tcp": 20.0}),
+    "an opening that is gone": Case([CURRENT], {}, lost=[CURRENT]),
+    "one of two is gone": Case([CURRENT, CURRENT_WIDE], {f"{HERE} 22/tcp": 20.0}, lost=[CURRENT_WIDE]),
+    "a part is still there": Case([CURRENT_WIDE], {f"{HERE} 443/tcp": 20.0}),
     "all ports of one door": Case(
         [],
         {f"{HERE} 443/tcp": 20.0, f"{HERE} 80/tcp": 19.0},
@@ -79,7 +79,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_differences(case: Case) -> None:
     have = {element(text): left_s for text, left_s in case.have.items()}
-    seen = differences(case.standing, have, case.doors, NOW_S)
+    seen = differences(case.current, have, case.doors, NOW_S)
     assert (list(seen.found), list(seen.lost)) == (list(case.found), list(case.lost))
 
 

@@ -151,7 +151,7 @@ ROUTER = "203.0.113.1"
         ),
         (
             "0 7000/tcp; 1 8000/udp; 2 7000/tcp; 3 9000/tcp",
-            "begun_anew",
+            "restarted",
             "another packet to 7000/tcp came between knocks 2 and 3",
         ),
         (

@@ -262,6 +262,11 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
             "and disappeared from the kernel after 4.0 s",
         ),
         ([OPENED | {"closed": 1004.0, "closed_by": "ban"}], "closed_by_ban", "and a ban closed it after 4.0 s"),
+        (
+            [OPENED | {"closed": 1004.0, "closed_by": "fleet"}],
+            "closed_by_fleet",
+            "and was closed at another gate of the fleet after 4.0 s",
+        ),
         ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for another 20.0 s"),  # an expired ban
         ([{"until": 1009.0, "ended": None}], "no_record", "no knock from it was ever completed"),
         ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "and closed after 4.0 s"),

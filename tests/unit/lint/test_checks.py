@@ -18,8 +18,8 @@ def found(gate: str, *knocks: str, more: str = "", opens: str = "['8022/tcp']") 
 def test_strong_configuration_gets_only_the_capacity_note() -> None:
     text = f"[gate]\nmode = 'stealth'\ncapacity = 30000\n[doors.a]\nknock = {STRONG}\nopens = ['8022/tcp']\n"
     assert [str(finding) for finding in warnings(parse(text, "f"), find_lines(text))] == [
-        "3: note: capacity 30,000: forged first knocks fill it from 2,000 packets a second; then a knock must be done "
-        "within 2s, and from 15,000 a second no new one begins; to withstand more, raise capacity (and the kernel's "
+        "3: note: capacity 30,000: forged first knocks fill it from 2,000 packets/s; then a knock must be done "
+        "within 2s, and from 15,000/s no new one begins; to withstand more, raise capacity (and the kernel's "
         "memory for it)"
     ]
 
@@ -54,7 +54,7 @@ def test_strong_configuration_gets_only_the_capacity_note() -> None:
             "mode = 'stealth'\npublic = ['8022/tcp']",
             [
                 "5: warning: 8022/tcp is public, and door 'd0' opens it: only clients that knock get in; "
-                "take it out of `public`, or out of `opens`"
+                "remove it from `public` or from `opens`"
             ],
         ),
     ],
@@ -124,12 +124,12 @@ def test_ordered_ports_with_gaps_get_a_note(knock: str) -> None:
         (
             "['9000/tcp', '7000/udp', '8000/tcp']",
             "door 'd0': its 3 ports are among the 345 that are tried first (round, or well known): guessing among "
-            "those from one address opens it within 24 days on average; take random ports",
+            "those from one address opens it within 24 days on average; use random ports",
         ),
         (
             "['3306/tcp', '22222/tcp', '8880/tcp', '443/tcp']",
             "door 'd0': its 4 ports are among the 194 that are tried first (round, or well known): guessing among "
-            "those from one address opens it within a year with a chance of 1 in 3; take random ports",
+            "those from one address opens it within a year with a chance of 1 in 3; use random ports",
         ),
         (
             "['7013/tcp', '119/udp', '119/udp', '6907/tcp']",
@@ -231,7 +231,7 @@ def test_long_openings(time: str, warned: bool) -> None:
     assert found("mode = 'stealth'", STRONG, more=f"for = '{time}'") == (
         [
             "5: warning: door 'd0' stays open for 25h: anyone who has that address by then gets in too; write a `for` "
-            "of a day at most; established connections stay open"
+            "of at most a day; established connections stay open"
         ]
         if warned
         else []

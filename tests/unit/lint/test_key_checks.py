@@ -77,5 +77,5 @@ def test_keys_for_every_door_where_there_is_a_choice() -> None:
 def test_a_file_without_a_key() -> None:
     assert found() == [
         "1: note: no line holds a key, so no signed knock opens anything; "
-        "write a public key of who may knock, a line each"
+        "add the public keys of the clients that may knock, one per line"
     ]

@@ -8,8 +8,8 @@ from doorward.report.opening_list import MOST_TIMELINES, SLOTS, count_people, sl
 PERIOD = Period(1000.0, 1000.0 + SLOTS)  # a slot is a second
 
 
-def visit(door: str, person: str, since_s: float, until_s: float, by: str = "knock", stands: bool = False) -> Session:
-    return Session(door, person, by, person, (), since_s, until_s, None if stands else "time")
+def visit(door: str, person: str, since_s: float, until_s: float, by: str = "knock", open_now: bool = False) -> Session:
+    return Session(door, person, by, person, (), since_s, until_s, None if open_now else "time")
 
 
 def test_timeline_per_person_and_door() -> None:
@@ -20,7 +20,7 @@ def test_timeline_per_person_and_door() -> None:
             visit("ssh", "ada", 1004, 1006, "key"),
             visit("ssh", "ada", 1006.5, 1008, "key"),
             visit("db", "ada", 1010, 1020, "key"),
-            visit("ssh", "ada", 1239, 1300, "key", stands=True),
+            visit("ssh", "ada", 1239, 1300, "key", open_now=True),
         ],
         PERIOD,
     )

@@ -72,10 +72,20 @@ def test_page_lists_openings_and_refusals() -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize(
+    ("closed_by", "shown"),
+    [("ban", "by a ban"), ("fleet", "at another gate"), ("lost", "lost: no longer in the kernel")],
+)
+def test_page_shows_how_an_opening_ended(closed_by: str, shown: str) -> None:
+    record = opened(NOW_S - 3600)
+    ended = record._replace(detail={**record.detail, "closed_by": closed_by})
+    assert shown in read(ended).text
+
+
 def test_empty_page() -> None:
     text = read().text
     assert "No door was opened in this period." in text
-    assert "Nobody was refused in this period." in text
+    assert "Nothing was refused in this period." in text
     assert "There is no configuration at /etc/doorward/doorward.toml ." in text
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.errors import ConfigFault
-from doorward.signed.authorized_keys import AuthorizedKeys, Credential, parse
+from doorward.signed.authorized_keys import AuthorizedKeys, parse
+from doorward.signed.credential import Credential
 from doorward.signed.ssh_keys import Presence, PublicKey, parse_public_key
 from doorward.signed.ssh_wire import string
 from tests.support import ssh_keygen

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
-from doorward.signed.authorized_keys import Credential, parse
+from doorward.signed.authorized_keys import parse
+from doorward.signed.credential import Credential
 from doorward.signed.ssh_certificates import parse_certificate
 from doorward.signed.ssh_keys import Presence, parse_public_key, verify
 from doorward.signed.ssh_wire import SshReader, string

@@ -70,11 +70,11 @@ def test_rejecting_packet_filter_is_not_silent() -> None:
 
 def test_several_reasons_for_grouped_ports() -> None:
     seen = sample("rejected")
-    told = {
+    reported = {
         reason: {port for port, one in seen.items() if one.reason == reason} for reason in ("reset", "port-unreach")
     }
-    assert told["port-unreach"] == {f"{number}/tcp" for number in (110, 111, 117, 135, 139)}
-    assert told["reset"] == {str(port) for port in parse_ports("1-21,23-49")}
+    assert reported["port-unreach"] == {f"{number}/tcp" for number in (110, 111, 117, 135, 139)}
+    assert reported["reset"] == {str(port) for port in parse_ports("1-21,23-49")}
     assert seen["53/tcp"].answer is seen["80/tcp"].answer is PortAnswer.REJECTED
     assert len(seen) == 200
 
@@ -82,13 +82,13 @@ def test_several_reasons_for_grouped_ports() -> None:
 def test_progress_is_reported_incrementally() -> None:
     raw = (SAMPLES / "progress").read_bytes()
     reader = NmapReader()
-    told = []
+    reported = []
     for line in raw.splitlines(keepends=True):
         reader.feed(line)
-        told.append(reader.percent)
-    assert told[0] == 0
-    assert told == sorted(told)
-    assert told[-1] > 50
+        reported.append(reader.percent)
+    assert reported[0] == 0
+    assert reported == sorted(reported)
+    assert reported[-1] > 50
 
 
 def test_missing_host() -> None:

@@ -58,7 +58,7 @@ def test_all_ports_fit_a_terminal(colors: bool, share: int) -> None:
     plain = [ESCAPES.sub("", line) for line in lines]
     assert len(plain) <= 17
     assert max(map(len, plain)) <= 80
-    assert plain[-1].endswith(f"({share} a cell)")
+    assert plain[-1].endswith(f"({share} per cell)")
 
 
 def test_unusual_port_is_visible_among_silent_ones() -> None:

@@ -63,10 +63,10 @@ class Gate:
 
 def run(gate: Gate, opens: Ports = SSH, wait_s: float = 60.0, ports: Ports = ALL) -> Observations:
     question = VerifyRequest(ports, gate.public, opens, wait_s=wait_s)
-    told: list[Observations] = []
-    course = run_probes(question, gate.means(gate.knock), told.append)
-    assert told[0] == Observations(course.before)
-    assert told[-1] == course
+    reported: list[Observations] = []
+    course = run_probes(question, gate.means(gate.knock), reported.append)
+    assert reported[0] == Observations(course.before)
+    assert reported[-1] == course
     return course
 
 
