@@ -299,11 +299,9 @@ def answering(path: Path) -> int | None:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-            raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            return _credentials(probe)[0]
         except OSError:
             return None
-    process: int = _CREDENTIALS.unpack(raw)[0]
-    return process
 
 
 def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_s: float | None = PATIENCE_S) -> Answer:

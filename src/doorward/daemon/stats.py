@@ -47,22 +47,21 @@ _EVENTS = ("opened", "prolonged", "closed", "ran")
 
 
 class Histogram:
-    """Counts values by the bounds that they do not exceed."""
+    """Count latencies by the bounds in LATENCY_S that they do not exceed."""
 
-    def __init__(self, bounds_s: Sequence[float] = LATENCY_S) -> None:
-        self._bounds_s = bounds_s
-        self._counts = [0] * (len(bounds_s) + 1)
+    def __init__(self) -> None:
+        self._counts = [0] * (len(LATENCY_S) + 1)
         self._sum_s = 0.0
 
     def add(self, value_s: float) -> None:
         """Count one; what is no time is left out."""
         if 0 <= value_s <= _LONGEST_S:
-            self._counts[bisect_left(self._bounds_s, value_s)] += 1
+            self._counts[bisect_left(LATENCY_S, value_s)] += 1
             self._sum_s += value_s
 
     def as_dict(self) -> dict[str, Any]:
         """Give bounds, what fell below each and above the one before it, beyond the last, and the sum."""
-        return {"bounds": list(self._bounds_s), "counts": list(self._counts), "sum": self._sum_s}
+        return {"bounds": list(LATENCY_S), "counts": list(self._counts), "sum": self._sum_s}
 
 
 class EventStats:

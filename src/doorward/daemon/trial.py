@@ -150,7 +150,7 @@ class Trial:
     def __init__(self, owner: TrialOwner, for_s: float, before: LoadResult | None, digest: str | None = None) -> None:
         """`before` is the daemon's gate until now, None at its start; `digest` is of the text that is tried."""
         self._owner, self._before, self._digest = owner, before, digest
-        self._gate, self._for_s = owner.saved, for_s
+        self._gate = owner.saved
         self._back = self._gate if before is not None or self._has_previous() else None
         if before is not None and before.not_kept:
             raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
@@ -190,9 +190,7 @@ class Trial:
             self._check(connection)
         if trouble := saved_ruleset.replace_saved(self._owner.saved, self._gate):
             raise HostError(f"{trouble}; the trial goes on: make room there, and confirm again")
-        self._owner.saved = self._gate
-        self._keeper.dismiss()
-        self._owner.trial = None
+        self.drop()
         self._owner.log.message("the trial is confirmed: the new gate stays")
 
     def end(self) -> None:
