@@ -15,13 +15,12 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import privileges, seccomp
-from doorward.kernel.child_process import child_main, close_descriptors_except, recv
+from doorward.kernel.child_process import Worker, close_descriptors_except, recv
 from doorward.kernel.nflog import LogSocket, NflogEvent
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
@@ -67,8 +66,7 @@ class NflogReader:
         self._waiter = select.epoll()  # its descriptor stays the same, whoever reads
         self.loss = ""
         self._start(0.0)
-        self._socket.setblocking(True)
-        first = recv(self._socket, _MESSAGE_BYTES)
+        first = recv(self._worker.socket, _MESSAGE_BYTES)
         if first != _READY:
             self.close()
             reason = first.removeprefix(_FAILED).decode(errors="replace") or "it ended"
@@ -80,11 +78,8 @@ class NflogReader:
 
     def read(self) -> list[NflogEvent] | None:
         """Give events that wait; None where some were lost, as `loss` says."""
-        try:
-            raw = recv(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        if raw == _READY:
+        raw = self._worker.receive(_MESSAGE_BYTES)
+        if raw is None or raw == _READY:
             return []
         if raw == _OVERFLOW:
             self.loss = "the kernel's log overflowed"
@@ -103,13 +98,9 @@ class NflogReader:
             log.close()
 
     def _start(self, wait_s: float) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._began_s = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            child_main("doorward-reader", lambda: _read(self._logs, theirs, self._identity, wait_s))
-        theirs.close()
-        self._waiter.register(self._socket, select.EPOLLIN)
+        self._worker = Worker("doorward-reader", lambda daemon: _read(self._logs, daemon, self._identity, wait_s))
+        self._waiter.register(self._worker, select.EPOLLIN)
 
     def _replace(self, sent: bytes) -> None:
         status = self._end()
@@ -119,11 +110,8 @@ class NflogReader:
         self._start(_HASTY_S if time.monotonic() - self._began_s < _HASTY_S else 0.0)
 
     def _end(self) -> int:
-        self._waiter.unregister(self._socket)
-        self._socket.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._waiter.unregister(self._worker)
+        return self._worker.close()
 
 
 def give_up_everything(

@@ -8,14 +8,11 @@ that form and nothing else. The server's private key is in no other process.
 from __future__ import annotations
 
 import json
-import os
 import select
-import signal
 import socket
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -23,7 +20,7 @@ from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.nflog_reader import give_up_everything
 from doorward.errors import ConfigFault, DoorwardError, MalformedError
 from doorward.kernel import privileges
-from doorward.kernel.child_process import child_main, recv
+from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import Datagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_place
 from doorward.signed.authorize import FORBIDDEN, GARBAGE, KnockGrant, KnockRejection, PacketAuthorizer
@@ -121,30 +118,21 @@ def _words(value: object) -> str:
     return value
 
 
-class Verifier:
-    """The daemon's side of one such process; it ends with `close`, or with what `read` raises."""
+class Verifier(Worker):
+    """The process that verifies signed knocks, as the daemon uses it."""
 
     def __init__(
         self, log: LogSocket[Datagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]
     ) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
         identity = privileges.service_identity()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.is_ready = False
-        self.pid = os.fork()
-        if self.pid == 0:
-            child_main("doorward-verify", lambda: _verify(log, theirs, identity, load))
-        theirs.close()
-
-    def fileno(self) -> int:
-        """Give the descriptor to wait on."""
-        return self._socket.fileno()
+        super().__init__("doorward-verify", lambda daemon: _verify(log, daemon, identity, load))
 
     def read(self) -> VerifierReady | VerifierReport | None:
-        """Give a message, or None where there is none. MalformedError: it ended, or sends what is none."""
-        try:
-            raw = recv(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        """Return the next message, or None. MalformedError: the process ended, or sent an invalid message."""
+        raw = self.receive(_MESSAGE_BYTES)
+        if raw is None:
             return None
         if not raw:
             raise MalformedError("the process ended")
@@ -152,13 +140,6 @@ class Verifier:
             return parse_report(raw)
         self.is_ready = True
         return _parse_ready(raw)
-
-    def close(self) -> None:
-        """End it."""
-        self._socket.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
 
 
 def _parse_ready(raw: bytes) -> VerifierReady:
