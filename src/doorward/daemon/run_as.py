@@ -10,8 +10,7 @@ from pathlib import Path
 import doorward
 from doorward.config.files import find_unsafe, parent_directories, read_text, trusted_owners
 from doorward.config.toml import parse
-from doorward.daemon import bans
-from doorward.daemon import saved_ruleset as kept_gate
+from doorward.daemon import bans, saved_ruleset
 from doorward.daemon.ledger import parts_of
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import privileges
@@ -34,7 +33,7 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
         if not folder.exists():
             _make(folder, mode, identity)
     if os.geteuid() == 0:
-        kept = [ledger.with_name(name) for name in (bans.NAME, kept_gate.NAME, kept_gate.TRIAL_NAME)]
+        kept = [ledger.with_name(name) for name in (bans.NAME, saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)]
         if identity is None:
             for path in (control, ledger):
                 refuse_shared(path, f"doorward does not run there as root, and {why}")
