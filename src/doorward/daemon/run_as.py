@@ -1,4 +1,4 @@
-"""Which user the daemon goes on as: root hands over to the user `doorward` where that user can do the work."""
+"""Choose the daemon's user: root switches to the user `doorward` if that user can do the work."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MAKE_USER = "useradd --system --user-group --home-dir /nonexistent --shell /usr
 
 
 def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None, str]:
-    """Make the directories, for the user to go over to; give that user, or None and why root stays root.
+    """Create the directories for the user to switch to; return that user, or None and why root stays root.
 
-    Only root changes its user. HostError: a directory cannot be made, or root would have to work where another
-    user could lead it elsewhere by a link.
+    Only root switches to another user. HostError: a directory cannot be created, or root would have to work where
+    another user could redirect it by a link.
     """
     identity, why = _choose(config, ledger, control.parent) if os.geteuid() == 0 else (None, "")
     for folder, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
@@ -42,15 +42,15 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
 
 
 def refuse_shared(path: Path, remedy: str) -> None:
-    """Refuse to work where another user could put links, or other files in the place of this one: HostError."""
+    """Raise HostError if another user could replace this file or put links in its path."""
     if wrong := find_unsafe(parent_directories(path), trusted_owners()):
         raise HostError(f"{path}: {wrong.fault}; {remedy}")
 
 
 def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
-    """Refuse files that are links, or have a second name, or are not for their owner (None: this user) to write.
+    """Raise HostError if a file is a link, has several names, or is not writable by its owner (None: this user).
 
-    HostError says which, and what to do. Nothing is opened.
+    Nothing is opened.
     """
     owners = trusted_owners() if identity is None else (identity.user,)
     foreign: list[Path] = []
@@ -87,7 +87,7 @@ def _make(folder: Path, mode: int, identity: Identity | None) -> None:
 
 
 def drop_privileges(identity: Identity | None) -> None:
-    """Go on as this user, with the right to administer the network and no other; root without one stays root."""
+    """Switch to this user and keep CAP_NET_ADMIN only; root without such a user stays root."""
     if identity is None and os.geteuid() == 0:
         return
     try:
@@ -113,7 +113,7 @@ def _belongs_to(identity: Identity, config: Path) -> bool:
 
 
 def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) -> Iterator[str]:
-    """Become the user, and say what it cannot do and what would let it; what does not exist is made for it."""
+    """Switch to the user, and yield what it cannot do and the remedy; missing files will be created for it."""
     readable = [path for path in (config, *named_files(config)) if path.exists()]
     program = [Path(module.__file__ or "/") for module in (doorward, os)]
     folders = [path for path in (ledger.parent, runtime) if path.exists()]
@@ -134,7 +134,7 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
 
 
 def named_files(config: Path) -> list[Path]:
-    """Give the files that a configuration names; none where it cannot be read: that is said later."""
+    """Return the files that a configuration names; empty if it cannot be read, which is reported later."""
     try:
         text = read_text(config)
         if "[signed]" not in text and "[fleet]" not in text:
