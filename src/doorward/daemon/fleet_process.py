@@ -1,4 +1,4 @@
-"""The daemon's side of the process that speaks to etcd, and that process's beginning."""
+"""The fleet process: its start, and the daemon's side of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FleetProcess(Worker):
 
 
 def _identity(state: Path) -> privileges.Identity | None:
-    """Give the user to go over to; None where that user could not keep what it learns: then only capabilities go."""
+    """Return the user to switch to; None if that user cannot write `state`: then only capabilities are dropped."""
     identity = privileges.service_identity()
     return identity if identity is not None and state.stat().st_uid == identity.user else None
 

@@ -74,9 +74,9 @@ class ReplayCache:
         try:
             told = self._find_floor(clock)
         except sqlite3.Error as error:
-            return f"the ledger cannot be written ({error}); no signed knock is taken until it can"
+            return f"the ledger cannot be written ({error}); no signed knock is accepted until it can"
         self._has_begun = self._secure()  # before the first is taken: it says that the last ones may be lost
-        return told if self._has_begun else "the ledger cannot be synced; no signed knock is taken until it can"
+        return told if self._has_begun else "the ledger cannot be synced; no signed knock is accepted until it can"
 
     def _find_floor(self, clock: Clock) -> str:
         row = self._db.execute("SELECT boot, floor, is_clean FROM seen_floor").fetchone()

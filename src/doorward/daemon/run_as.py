@@ -38,7 +38,7 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
             for path in (control, ledger):
                 refuse_shared(path, f"doorward does not run there as root, and {why}")
         refuse_foreign([*parts_of(ledger), *kept], identity)
-    return identity, f"runs as root: {why}" if why else ""
+    return identity, f"running as root: {why}" if why else ""
 
 
 def refuse_shared(path: Path, remedy: str) -> None:
@@ -60,7 +60,7 @@ def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            what = "a second name of a file" if stat.S_ISREG(found.st_mode) else "not a regular file"
+            what = "a file with several names" if stat.S_ISREG(found.st_mode) else "not a regular file"
             raise HostError(f"{path}: this is {what}, which doorward never makes; look at it, and remove it")
         if found.st_mode & _OWN_MODE != _OWN_MODE:
             raise HostError(f"{path}: its owner may not read and write it; run `chmod u+rw {path}`")
@@ -83,7 +83,7 @@ def _make(folder: Path, mode: int, identity: Identity | None) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise HostError(f"{folder}: {error.strerror}; make that folder, or name another") from None
+        raise HostError(f"{folder}: {error.strerror}; create that directory, or choose another") from None
 
 
 def drop_privileges(identity: Identity | None) -> None:
@@ -93,13 +93,13 @@ def drop_privileges(identity: Identity | None) -> None:
     try:
         privileges.drop_privileges(identity, NET_ADMIN if identity else NET_ADMIN | _FILE_RIGHTS)
     except OSError as error:
-        raise HostError(f"giving up rights: {error.strerror}; is doorward started in a sandbox of its own?") from None
+        raise HostError(f"cannot drop privileges: {error.strerror}; is doorward started in a sandbox?") from None
 
 
 def _choose(config: Path, ledger: Path, runtime: Path) -> tuple[Identity | None, str]:
     identity = privileges.service_identity()
     if identity is None:
-        return None, f"no user {SERVICE_USER} to go over to; `{_MAKE_USER} {SERVICE_USER}` makes one"
+        return None, f"there is no user {SERVICE_USER} to switch to; `{_MAKE_USER} {SERVICE_USER}` makes one"
     if _belongs_to(identity, config):
         read_text(config, trusted_owners())  # says that root's commands would be whatever that user writes
     in_the_way = run_in_child(lambda: list(_obstacles(identity, config, ledger, runtime)))
@@ -120,11 +120,11 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
     try:
         privileges.drop_privileges(identity, 0)
     except OSError as error:
-        yield f"be gone over to ({error.strerror})"
+        yield f"be switched to ({error.strerror})"
         return
     for path in readable:
         if not os.access(path, os.R_OK):
-            yield f"read {path} (`chgrp {identity.name} {path}; chmod g+r {path}`, its folder `g+x`)"
+            yield f"read {path} (`chgrp {identity.name} {path}; chmod g+r {path}`, its directory `g+x`)"
     for path in program:
         if not os.access(path, os.R_OK):
             yield f"read the program in {path.parent} (install doorward where every user can read it)"
