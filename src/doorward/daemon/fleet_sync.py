@@ -291,7 +291,7 @@ class FleetSync:
                 openings.record_end(opening, "fleet")
 
     def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
-        """Pass on the fleet's answer about signed knocks, or apply the policy if there is none."""
+        """Pass on the fleet's answer about signed knocks; without an answer apply the policy."""
         if number not in self._claims:
             return
         grants, then = self._claims.pop(number)
