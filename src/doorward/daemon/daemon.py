@@ -81,7 +81,7 @@ class Daemon:
         if (every_s := sd_notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
         self._log.message(f"{self._gate.loaded.summary()}; {len(self._openings.table)} open")
-        self._gate.tell_ready()
+        self._gate.notify_ready()
         self._gate.keep_configuration()
         self._loop.run()
         sd_notify.notify("STOPPING=1")

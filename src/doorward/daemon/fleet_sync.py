@@ -29,7 +29,7 @@ from doorward.signed.authorize import KnockGrant
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # before a process that ended is restarted
-_TELL_AGAIN_S = 60.0
+_LOG_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # to the fleet's access log; each gate's ledger has all
 _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
 _OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
@@ -61,7 +61,7 @@ class FleetSync:
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
-        self._told_s = float("-inf")
+        self._logged_s = float("-inf")
         self._limit = TokenBucket(RECORDS_PER_S, RECORDS_AT_ONCE)
         self.state = protocol.State(False, 0, 0, 0)
         self.counts: Counter[str] = Counter()  # signed knocks without an answer of the fleet, by outcome
@@ -306,8 +306,8 @@ class FleetSync:
 
     def _log_policy(self, why: str, is_closed: bool) -> None:
         now_s = self._openings.loop.now_s()
-        if now_s >= self._told_s + _TELL_AGAIN_S:
-            self._told_s = now_s
+        if now_s >= self._logged_s + _LOG_AGAIN_S:
+            self._logged_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
             self._openings.log.message(f"{words}, as [fleet] policy says", "warning")

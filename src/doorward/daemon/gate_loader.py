@@ -167,7 +167,7 @@ class GateLoader:
     def _reload(self) -> None:
         if self.trial is not None:
             self.log.message(f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
-            self.tell_ready()
+            self.notify_ready()
             return
         path, keep = self.config, self.saved
         self.guard.start(LoadProcess(lambda: load_file(path, {}, keep)), self._reloaded)
@@ -185,9 +185,9 @@ class GateLoader:
             for line in str(outcome).splitlines():
                 self.log.message(line, "error")
             self.log.message("the configuration was not reloaded; the gate stands as it was", "error")
-        self.tell_ready()
+        self.notify_ready()
 
-    def tell_ready(self) -> None:
+    def notify_ready(self) -> None:
         """Notify the service manager of what is in force."""
         sd_notify.notify("READY=1", f"STATUS={self.loaded.summary()}")
 

@@ -244,15 +244,15 @@ class _Server:
             self._waiting.append((request.number, key, filled(command, address, request.reason)))
         else:
             words = "" if known else f"{request.door}: the configuration has no such door"
-            self._tell(request.number, "done", words, 0)
+            self._report(request.number, "done", words, 0)
 
     def _reload(self, number: int) -> None:
         try:
             if self._source is not None:
                 self._commands = run_in_child(self._source)
         except DoorwardError as error:
-            self._tell(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
-        self._tell(number, "done", "", 0)
+            self._report(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
+        self._report(number, "done", "", 0)
 
     def _keep(self, number: int, digest: str) -> None:
         keeper = self._keeper
@@ -260,8 +260,8 @@ class _Server:
             if keeper is not None:
                 run_in_child(lambda: keeper(digest))
         except DoorwardError as error:
-            self._tell(number, "unkept", str(error)[:MAX_OUTPUT_BYTES], 0)
-        self._tell(number, "done", "", 0)
+            self._report(number, "unkept", str(error)[:MAX_OUTPUT_BYTES], 0)
+        self._report(number, "done", "", 0)
 
     def _next(self) -> None:
         """Start queued commands in order, one at a time for each door and address."""
@@ -279,7 +279,7 @@ class _Server:
             self.loop.stop()
 
     def _start(self, number: int, key: tuple[str, Place], command: Command) -> None:
-        self._tell(number, "running", text_of(command), 0)
+        self._report(number, "running", text_of(command), 0)
         pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
         try:
@@ -288,8 +288,8 @@ class _Server:
             )
         except OSError as error:
             os.close(pipe)
-            self._tell(number, "output", f"{error.filename}: {error.strerror}", 0)
-            self._tell(number, "done", "", 127)
+            self._report(number, "output", f"{error.filename}: {error.strerror}", 0)
+            self._report(number, "done", "", 127)
             return
         finally:
             os.close(write)
@@ -311,8 +311,8 @@ class _Server:
             self.loop.unregister(running.pipe)
         os.close(running.pipe)
         if output := running.output.decode(errors="replace").strip():
-            self._tell(running.number, "output", output, 0)
-        self._tell(running.number, "done", "", status if status >= 0 else 128 - status)
+            self._report(running.number, "output", output, 0)
+        self._report(running.number, "done", "", status if status >= 0 else 128 - status)
         self._next()
 
     def _drain(self, running: _Running) -> None:
@@ -325,10 +325,10 @@ class _Server:
 
     def _end(self, handle: int, process: subprocess.Popen[bytes]) -> None:
         if (running := self._running.get(handle)) is not None and running.process is process:
-            self._tell(running.number, "hangs", f"ended after {MAX_SECONDS:.0f}s", 0)
+            self._report(running.number, "hangs", f"ended after {MAX_SECONDS:.0f}s", 0)
             os.killpg(process.pid, signal.SIGKILL)
 
-    def _tell(self, number: int, event: str, text: str, status: int) -> None:
+    def _report(self, number: int, event: str, text: str, status: int) -> None:
         with suppress(OSError):  # the daemon may have exited; commands still run
             self._socket.send(json.dumps({"number": number, "event": event, "text": text, "status": status}).encode())
 

@@ -60,7 +60,7 @@ _BAN_RECORDS = """  -- which ledgers up to version 3 have not
     UNION ALL
     SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL FROM bans"""
 _STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
-_NO_MOMENT = (
+_INVALID_FLOOR = (
     "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"
     " UNION SELECT 1 FROM seen_forgotten WHERE typeof(newest) != 'integer'"
 )
@@ -267,7 +267,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             )  # else a loss of power may take the whole file away, whatever was synced in it
         if not _definitions(db) >= _own_definitions():
             raise sqlite3.DatabaseError("its tables are not a ledger's")
-        if db.execute(_NO_MOMENT).fetchone():
+        if db.execute(_INVALID_FLOOR).fetchone():
             raise sqlite3.DatabaseError("it does not say from when on it knows used signed knocks")
         db.execute(_STANDING).fetchall()  # finds damage that quick_check overlooks
     except BaseException:

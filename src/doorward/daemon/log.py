@@ -16,7 +16,7 @@ from doorward.model import Opening
 
 # Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.
 LINES_PER_S, LINES_AT_ONCE = 100, 1000
-TELL_AFTER_S = 1.0  # after the first suppressed line, the count is logged
+COUNT_AFTER_S = 1.0  # after the first suppressed line, the count is logged
 
 _TEXT = {
     "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
@@ -62,7 +62,7 @@ class Log:
         now_s = time.monotonic()
         if event in self._limits and not self._limits[event].admits(now_s):
             self._left_out[event] = self._left_out.get(event, 0) + 1
-            self.due_s = min(self.due_s, now_s + TELL_AFTER_S)
+            self.due_s = min(self.due_s, now_s + COUNT_AFTER_S)
             return
         self._write(event, fields)
 

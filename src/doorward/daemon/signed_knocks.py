@@ -19,7 +19,7 @@ from doorward.daemon.key_files import key_path, keys_path, read_judge
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.repairs import settle_each
 from doorward.daemon.replay_cache import Clock, PacketId
-from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Verifier, VerifierReady, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
@@ -58,7 +58,9 @@ class SignedKnocks:
         self._watches: FileWatcher | None = None
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
         self._window_ms = window_ms
-        self._limit = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE)  # of rejections with their text, as in the verifier
+        self._limit = TokenBucket(
+            REJECTIONS_PER_S, REJECTIONS_AT_ONCE
+        )  # of rejections with their text, as in the verifier
         # Packets that only a damaged ledger knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
         if warning := openings.ledger.seen.begin(_clock, floor_ms):

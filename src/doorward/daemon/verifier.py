@@ -30,10 +30,10 @@ from doorward.signed.message import MAX_FOR_MS
 MAX_REMEMBERED = (
     65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
 )
-TOLD_PER_S, TOLD_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
+REJECTIONS_PER_S, REJECTIONS_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
 _MESSAGE_BYTES = 1 << 17
-_MOST_TOLD = 40  # per message: it has room for grants of up to 900 bytes and rejections of up to 2,250
-_TELL_S = 1.0  # between two messages that only count
+_MAX_PER_REPORT = 40  # per message: it has room for grants of up to 900 bytes and rejections of up to 2,250
+_COUNTS_EVERY_S = 1.0  # between two messages that only count
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 _REASON = "repeated"
 
@@ -169,7 +169,7 @@ def _verify(
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
-    shown = [_fit(fault) for fault in faults[:_MOST_TOLD]]
+    shown = [_fit(fault) for fault in faults[:_MAX_PER_REPORT]]
     return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 
@@ -179,7 +179,7 @@ def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: PacketAut
     waiting.register(daemon, 0)
     waiting.register(log, select.POLLIN)
     queue = VerifierQueue(judge)
-    while daemon.fileno() not in dict(waiting.poll(_TELL_S * 1000 if queue.counts else None)):
+    while daemon.fileno() not in dict(waiting.poll(_COUNTS_EVERY_S * 1000 if queue.counts else None)):
         for report in queue.run(log.read(), time.time(), time.monotonic()):
             daemon.send(pack_report(report))
 
@@ -191,7 +191,7 @@ class VerifierQueue:
         self._judge = judge
         self._remembered: OrderedDict[bytes, None] = OrderedDict()  # finding the oldest key of a dict is slow
         self.counts: Counter[str] = Counter()
-        self._limit, self._told_s = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE), 0.0
+        self._limit, self._reported_s = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE), 0.0
 
     def run(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
         """Verify these datagrams (None: some were lost); return the reports that are due."""
@@ -208,13 +208,13 @@ class VerifierQueue:
             self.counts[verdict.reason] += 1
             if verdict.reason not in GARBAGE and self._limit.admits(now_s):
                 refused.append(Rejection(ip_address(source), verdict))
-        if not (granted or refused or (self.counts and now_s >= self._told_s + _TELL_S)):
+        if not (granted or refused or (self.counts and now_s >= self._reported_s + _COUNTS_EVERY_S)):
             return []
         counts, self.counts = dict(self.counts), Counter()
-        self._told_s = now_s
+        self._reported_s = now_s
         reports = [
-            VerifierReport(granted[at : at + _MOST_TOLD], refused[at : at + _MOST_TOLD], {})
-            for at in range(0, max(len(granted), len(refused), 1), _MOST_TOLD)
+            VerifierReport(granted[at : at + _MAX_PER_REPORT], refused[at : at + _MAX_PER_REPORT], {})
+            for at in range(0, max(len(granted), len(refused), 1), _MAX_PER_REPORT)
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
