@@ -228,9 +228,9 @@ class _Server:
             self._begin = None
         request = parse_request(raw)
         if request.what == "keep":
-            self._keep(request.number, request.reason)
+            self._attempt(request.number, "unkept", lambda: self._keep(request.reason))
         elif request.address is None:
-            self._reload(request.number)
+            self._attempt(request.number, "unread", self._reload)
         else:
             self._enqueue(request, request.address)
         self._next()
@@ -246,21 +246,19 @@ class _Server:
             words = "" if known else f"{request.door}: the configuration has no such door"
             self._report(request.number, "done", words, 0)
 
-    def _reload(self, number: int) -> None:
-        try:
-            if self._source is not None:
-                self._commands = run_in_child(self._source)
-        except DoorwardError as error:
-            self._report(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
-        self._report(number, "done", "", 0)
+    def _reload(self) -> None:
+        if self._source is not None:
+            self._commands = run_in_child(self._source)
 
-    def _keep(self, number: int, digest: str) -> None:
-        keeper = self._keeper
+    def _keep(self, digest: str) -> None:
+        if (keeper := self._keeper) is not None:
+            run_in_child(lambda: keeper(digest))
+
+    def _attempt(self, number: int, failure: str, work: Callable[[], None]) -> None:
         try:
-            if keeper is not None:
-                run_in_child(lambda: keeper(digest))
+            work()
         except DoorwardError as error:
-            self._report(number, "unkept", str(error)[:MAX_OUTPUT_BYTES], 0)
+            self._report(number, failure, str(error)[:MAX_OUTPUT_BYTES], 0)
         self._report(number, "done", "", 0)
 
     def _next(self) -> None:
