@@ -74,12 +74,12 @@ def test_a_clock_that_was_ahead_at_a_start_shuts_no_signed_knock_out_once_it_is_
     daemon = RunningDaemon(direct_lab.server, tmp_path, text)
     daemon.wrapper = (sys.executable, "-m", "tests.support.stepped_clock", str(clock))
     daemon.start()
-    daemon.message("takes signed knocks")
+    daemon.message("accepting signed knocks")
     step_to(clock, 0)
     daemon.end()
     daemon.start()
     daemon.message("the clock was ahead")
-    daemon.message("takes signed knocks")
+    daemon.message("accepting signed knocks")
     deadline_s = time.monotonic() + PATIENCE_S
     while not daemon.openings():
         assert time.monotonic() < deadline_s, daemon.lines

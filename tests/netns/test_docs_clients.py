@@ -97,7 +97,7 @@ def test_signed_knocks(desk: Desk, console: Console) -> None:
     for call in console:
         printed = desk.compare(call)
         assert not call.typed.startswith("doorward check") or ": good: 1 door, " in printed
-    desk.daemon.message("takes signed knocks")
+    desk.daemon.message("accepting signed knocks")
     assert textwrap.indent(first(page, "text"), "    ") in printed  # as `doorward add` says
     (desk.home("$") / ".ssh/config").write_text(first(page, "text"))
     assert desk.type(Call("$", "ssh home echo in", "")) == "in\n"

@@ -82,7 +82,7 @@ def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
         stack.callback(daemon.close)
         daemon.run("key", "server")
         daemon.start()
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         yield Site(lab, daemon, tmp_path / "seat")
 
 

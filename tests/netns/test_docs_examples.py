@@ -56,7 +56,7 @@ def test_the_readmes_first_examples(desk: Desk, console: Console) -> None:
     shutil.copy(desk.home("#") / ".ssh/authorized_keys", keys)
     os.chown(keys, 0, GROUP)
     desk.daemon.reload(desk.daemon.config.read_text())
-    desk.daemon.message("takes signed knocks")
+    desk.daemon.message("accepting signed knocks")
     desk.compare(add)
     desk.compare(ssh)
     assert desk.daemon.event("opened", address=str(desk.lab.client.ipv4))["by"] == "key ed25519 number 0"

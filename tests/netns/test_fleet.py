@@ -146,11 +146,11 @@ def test_killed_fleet_process_is_restarted(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest, late = fleet.visitor(first), fleet.visitor(first)
     os.kill(fleet_process(first.process.pid), signal.SIGKILL)
-    first.message("what speaks to the fleet failed")
+    first.message("the fleet process failed")
     fleet.knock(guest)
     second.event("opened", address=str(guest), by="knock at edge-1")
     os.kill(fleet_process(second.process.pid), signal.SIGKILL)
-    second.message("what speaks to the fleet failed")
+    second.message("the fleet process failed")
     second.run("close", "ssh", guest)  # told to the next one
     first.event("closed", address=str(guest), by="fleet")
     fleet.knock(late)

@@ -151,7 +151,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     try:
         with running_fleet(fleet, prepare):
             for gate in fleet.gates:
-                gate.message("takes signed knocks")
+                gate.message("accepting signed knocks")
             yield Trial(fleet, files[0], laptop)
     finally:
         subprocess.run(["umount", "-l", small], check=True)

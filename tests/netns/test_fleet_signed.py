@@ -39,7 +39,7 @@ class Site:
     def start(self) -> Iterator[None]:
         with running_fleet(self.fleet, self.prepare):
             for gate in self.fleet.gates:
-                gate.message("takes signed knocks")
+                gate.message("accepting signed knocks")
             yield
 
     def packet(self, door: str = "ssh", gate: str = "example") -> bytes:
@@ -69,7 +69,7 @@ def test_signed_knock_is_accepted_once_per_fleet(site: Site) -> None:
     site.send(thief, packet, second)
     assert "it was used at this or another gate of the fleet" in site.refusal(thief, second)
     site.send(thief, packet, first)
-    assert "came again" in site.refusal(thief, first)
+    assert "copy of an earlier packet" in site.refusal(thief, first)
     site.fleet.await_everywhere({str(guest)})
     (entry,) = site.fleet.etcd().prefix("/doorward/example/seen/").entries
     assert 140 < site.fleet.etcd().left_s(entry.lease) < 300
@@ -125,7 +125,7 @@ def test_local_policy_accepts_without_etcd(tmp_path: Path) -> None:
         site.send(guest, packet, first)
         first.event("opened", address=str(guest), by="key laptop")
         site.send(guest, packet, first)
-        assert "came again" in site.refusal(guest, first)
+        assert "copy of an earlier packet" in site.refusal(guest, first)
         assert "taken without asking other gates" in first.message("as [fleet] policy says")["message"]
         site.fleet.switch.join("etcd1")
         second.event("opened", address=str(guest), by="key laptop at edge-1")

@@ -38,7 +38,7 @@ def test_the_imported_doors_open_to_the_lines_that_were_told(direct_lab: Lab, tm
     files.authorize(*(line.replace("KIND KEY NAME", who.line) for line, who in zip(lines, signers, strict=True)))
     direct_lab.server.start_greeter(22)
     with running_daemon(direct_lab.server, tmp_path, imported.stdout) as daemon:
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         assert not guest.gets_in()
         send(direct_lab.client, guest.source, guest.server, signers[0].packet(files.server, "ssh"))
         opened = daemon.event("opened", address=str(guest))

@@ -98,7 +98,7 @@ def test_printed_commands_give_access(site: Site, mode: str) -> None:
     words = printed_line(printed, "run").split()[2:]
     assert words == ["--trial", "5m"]
     site.daemon.start(*words)
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     with identified(site):
         assert "added 'box'" in site.on_the_client(printed_line(printed, "add"))
         site.on_the_client(printed_line(printed, "knock"))  # --wait: it has answered
@@ -157,7 +157,7 @@ def test_accept_mark_is_set_for_a_dropping_firewall(site: Site) -> None:
         ["nft", "insert", "rule", "inet", "filter", "input", "ct", "state", "established,related", "accept"]
     )
     site.daemon.start()
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     with identified(site):
         site.on_the_client(printed_line(printed, "add"))
         site.on_the_client(printed_line(printed, "knock"))

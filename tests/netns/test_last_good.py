@@ -115,7 +115,7 @@ def test_a_file_that_is_wrong_is_replaced_by_the_last_one_that_was_in_force(site
     daemon.start()
     assert status_of(daemon.process.pid)["Uid"].split()[0] == str(USER)
     assert [daemon.message(part)["level"] for part in ("gaurd", "Hooks ")] == ["error"] * 2
-    daemon.message("takes signed knocks")
+    daemon.message("accepting signed knocks")
     status = daemon.run("status", check=False)
     assert (status.returncode, f"{daemon.config}:3: " in status.stdout) == (1, True)
     status = daemon.run("status", "--json", check=False)

@@ -189,7 +189,7 @@ def test_a_reader_that_ends_is_replaced_and_nothing_is_lost(daemon: ServiceDaemo
         visitor.knock(*SEQUENCE)
         assert visitor.gets_in()  # the kernel opens by itself
         os.kill(reader, signal.SIGKILL)
-        daemon.message("the process that reads packets ended by signal 9; another one begins; reading the open sets")
+        daemon.message("the process that reads packets ended by signal 9; restarting it; reading the open sets")
         daemon.event("opened", address=str(visitor))
         assert daemon.ask("status")["log_overflows"] == number + 1
         gets_in_by_knocking(daemon, visitors.fresh(6))
@@ -220,7 +220,7 @@ def test_where_the_user_cannot_do_the_work_root_goes_on_and_says_what_to_do(
     assert (reader["Uid"].split()[1], reader["CapPrm"], reader["Seccomp"]) == (str(USER), NONE, "2")
     gets_in_by_knocking(daemon, visitors.fresh(4))
     assert said.readline() == "first 0\n"
-    note = daemon.message("runs as root: the user doorward cannot ")["message"]
+    note = daemon.message("running as root: the user doorward cannot ")["message"]
     daemon.end()
     follow_remedies(daemon, note)
     daemon.start()
@@ -356,7 +356,7 @@ def test_what_verifies_signed_knocks_has_no_rights_either(daemon: ServiceDaemon,
         os.chown(path, 0, GROUP)
         path.chmod(0o640)
     daemon.start()
-    daemon.message("takes signed knocks")
+    daemon.message("accepting signed knocks")
     (verifier,) = (pid for pid in children_of(daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify")
     status = status_of(verifier)
     assert set(status["Uid"].split()) == {str(USER)}
@@ -367,11 +367,11 @@ def test_what_verifies_signed_knocks_has_no_rights_either(daemon: ServiceDaemon,
     daemon.event("opened", address=str(guest))
     assert guest.gets_in()
     files.authorize(laptop.line)  # of root's alone, which the daemon's user cannot read
-    daemon.message("no signed knock is taken")
+    daemon.message("no signed knock is accepted")
     send(daemon.lab.client, other.source, other.server, laptop.packet(files.server))
     os.chown(files.keys_file, 0, GROUP)
     files.keys_file.chmod(0o640)
-    daemon.message("takes signed knocks")
+    daemon.message("accepting signed knocks")
     daemon.event("opened", address=str(other))  # it waited in the kernel
 
 
@@ -379,7 +379,7 @@ def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_p
     direct_lab.server.start_greeter(22)
     text = CONFIG.format(word="", said="/dev/null", more="")
     with running_daemon(direct_lab.server, tmp_path, text) as daemon:
-        daemon.message("runs as root: no user doorward to go over to; `useradd ")
+        daemon.message("running as root: there is no user doorward to switch to; `useradd ")
         (reader,) = (pid for pid in children_of(daemon.process.pid) if status_of(pid)["Seccomp_filters"] != "0")
         assert status_of(reader)["CapPrm"] == status_of(reader)["CapBnd"] == NONE
         visitor = visitors.fresh(4)
@@ -472,7 +472,7 @@ def test_no_process_of_the_same_user_can_read_their_memory(daemon: ServiceDaemon
         path.chmod(0o640)
     wrapper, daemon.wrapper = daemon.wrapper, [*daemon.wrapper, *AS_THE_UNIT]
     daemon.start()
-    daemon.message("takes signed knocks")
+    daemon.message("accepting signed knocks")
     daemon.message("this gate continues alone")
     with daemon.host.popen([*wrapper, *AS_THE_UNIT, "sleep", "60"], stdout=subprocess.DEVNULL) as other:
         until(lambda: status_of(other.pid)["Name"] == "sleep")

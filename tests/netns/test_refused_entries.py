@@ -93,7 +93,7 @@ def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     direct_lab.server.start_greeter(22)
     site = Site(direct_lab, tmp_path)
     with running_daemon(direct_lab.server, tmp_path, CONFIG) as site.daemon:
-        site.daemon.message("takes signed knocks")
+        site.daemon.message("accepting signed knocks")
         yield site
 
 

@@ -54,7 +54,7 @@ class Site:
 
     def start(self) -> Iterator[RunningDaemon]:
         with running_daemon(self.lab.server, self.folder, self.text) as self.daemon:
-            self.daemon.message("takes signed knocks")
+            self.daemon.message("accepting signed knocks")
             yield self.daemon
 
     def send(self, visitor: Visitor, *packets: bytes) -> None:
@@ -135,17 +135,17 @@ def test_a_packet_is_good_once(site: Site) -> None:
     packet = site.knock(guest)
     site.daemon.event("opened", address=str(guest))
     site.send(guest, packet)
-    assert "came again" in site.refusal(guest)
+    assert "copy of an earlier packet" in site.refusal(guest)
     site.send(thief, packet)
-    assert "came again" in site.refusal(thief)
+    assert "copy of an earlier packet" in site.refusal(thief)
     for number in (signal.SIGTERM, signal.SIGKILL):
         site.daemon.end(number)
         site.daemon.start()
-        site.daemon.message("takes signed knocks")
+        site.daemon.message("accepting signed knocks")
         site.send(thief, packet)
         assert "it was used already" in site.refusal(thief)
         site.send(guest, packet)
-        assert "came again" in site.refusal(guest)
+        assert "copy of an earlier packet" in site.refusal(guest)
     assert {opening["address"] for opening in site.daemon.openings()} == {str(guest)}
     assert not thief.gets_in()
 
@@ -156,7 +156,7 @@ def test_what_tcpdump_captured_is_refused_wherever_it_comes_from(site: Site) -> 
     guest, thief = Visitor(site.lab.client, site.lab.client.ipv4, site.lab.server.ipv4), site.visitors.fresh(4)
     private = ssh_keygen.key("ed25519")
     site.files.authorize(ssh_keygen.public_line(private))
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     knock = [*DOORWARD, "knock", guest.server, "ssh", "--server-key", site.files.server.public, "--identity", private]
     with tcpdump(site.lab.server, "-i", "eth0", "udp", "port", "62201") as capture:
         site.lab.client.run(knock, env={"HOME": "/nonexistent", "SSH_AUTH_SOCK": ""})
@@ -171,12 +171,12 @@ def test_what_tcpdump_captured_is_refused_wherever_it_comes_from(site: Site) -> 
     for number in (signal.SIGTERM, signal.SIGKILL):
         site.daemon.end(number)
         site.daemon.start()
-        site.daemon.message("takes signed knocks")
+        site.daemon.message("accepting signed knocks")
         for sender in (thief, guest):
             site.send(sender, packet)
             refused.append(site.refusal(sender))
     assert ["used already" in words for words in refused] == [False, False, True, False, True, False]
-    assert all("came again" in words for words in refused if "used already" not in words)
+    assert all("copy of an earlier packet" in words for words in refused if "used already" not in words)
     assert [opening["address"] for opening in site.daemon.openings()] == [str(guest)]
 
 
@@ -218,7 +218,7 @@ def test_who_may_not_is_refused_with_the_reason(site: Site) -> None:
 def test_what_a_line_says_holds(site: Site) -> None:
     inside, outside, asking = site.visitors.crowd(4, 3)
     site.files.authorize(f'doors="ssh",from="{inside}",for-max="1m" {site.laptop.line}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.knock(outside)
     assert f"may not knock from {outside}" in site.refusal(outside)
     site.knock(inside, "db")
@@ -233,52 +233,52 @@ def test_what_a_line_says_holds(site: Site) -> None:
 def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet(site: Site) -> None:
     inside, outside = site.visitors.crowd(4, 2)
     site.files.authorize(f'from="{inside}" {site.laptop.line}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     packet = site.laptop.packet(site.files.server)
     for _ in range(2):
         site.send(outside, packet)
     assert f"may not knock from {outside}" in site.refusal(outside)
-    assert "came again" in site.refusal(outside)
+    assert "copy of an earlier packet" in site.refusal(outside)
     site.send(inside, packet)
     assert site.in_after(inside)
     site.send(inside, packet)
-    assert "came again" in site.refusal(inside)
+    assert "copy of an earlier packet" in site.refusal(inside)
     assert not outside.gets_in()
 
 
 def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
     guest = site.visitors.fresh(4)
     site.files.authorize(f'expiry-time="20200101Z" {site.laptop.line}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.knock(guest)
     assert "expired on" in site.refusal(guest)
     site.files.authorize(Signer("other").line, "this is no key")
     assert "authorized_keys:2: " in site.daemon.message("authorized_keys:2:")["message"]
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.knock(guest)
     assert "does not list the key SHA256:" in site.refusal(guest)
     site.files.authorize(site.laptop.line)
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.knock(guest)
     assert site.in_after(guest)
 
 
 def test_without_its_files_nothing_is_taken(site: Site) -> None:
     site.files.keys_file.unlink()
-    assert "no such file" in site.daemon.message("no signed knock is taken")["message"]
+    assert "no such file" in site.daemon.message("no signed knock is accepted")["message"]
     site.files.authorize(site.laptop.line)
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.files.key_file.chmod(0o644)
-    assert "other users can read the server's key" in site.daemon.message("no signed knock is taken")["message"]
+    assert "other users can read the server's key" in site.daemon.message("no signed knock is accepted")["message"]
     site.files.key_file.chmod(0o600)
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
 
 
 def test_a_network_that_may_be_asked_for(site: Site) -> None:
     asker, neighbour = site.visitors.crowd(4, 2)
     network = ip_network(f"{asker}/24", strict=False)
     site.files.authorize(f'addresses="{network}" {site.laptop.line}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     assert not neighbour.gets_in()
     site.knock(asker, asked=network)
     site.daemon.event("opened", address=str(network))
@@ -287,7 +287,7 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
     assert asker.gets_in()
     site.daemon.end(signal.SIGKILL)
     site.daemon.start()
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     assert site.daemon.openings()[0]["address"] == str(network)
     site.daemon.host.run(["nft", "flush ruleset"])
     site.daemon.message("changed the gate; put back")
@@ -357,7 +357,7 @@ def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
     guest = site.visitors.fresh(4)
     (verifier,) = [pid for pid in children_of(site.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
     os.kill(verifier, signal.SIGKILL)
-    site.daemon.message("what verifies signed knocks failed")
+    site.daemon.message("the verifier of signed knocks failed")
     site.knock(guest)  # waits in the kernel
     assert site.in_after(guest)
 
@@ -372,12 +372,12 @@ def test_a_verifier_that_is_killed_before_it_is_ready_is_replaced(site: Site) ->
     with site.files.keys_file.open("w"):  # returns once somebody reads it
         (beginner,) = set(children_of(site.daemon.process.pid)) - before
         os.kill(beginner, signal.SIGKILL)
-        failed = site.daemon.message("failed as it began")
+        failed = site.daemon.message("did not start")
     assert "(the process ended)" in failed["message"]
     assert verifier not in children_of(site.daemon.process.pid)
     with site.files.keys_file.open("w"):  # another reads it
         site.files.authorize(site.laptop.line)
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     guest = site.visitors.fresh(4)
     site.knock(guest)
     assert site.in_after(guest)
@@ -389,7 +389,7 @@ def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) 
     wide = "\U0001f600" * 60
     certificate = ssh_keygen.certify(authority, mine, "-n", f"{wide},{wide[1:]}", name=wide)
     site.files.authorize(site.laptop.line, f'cert-authority,principals="ops" {ssh_keygen.public_line(authority)}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     (verifier,) = [pid for pid in children_of(site.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
     os.kill(verifier, signal.SIGSTOP)  # so that it finds them all at once
     for stranger in site.visitors.crowd(4, 8):
@@ -407,7 +407,7 @@ def test_what_a_stranger_writes_into_a_certificate_ends_no_verifier(site: Site) 
 def test_a_reload_goes_over_to_other_settings(site: Site) -> None:
     guest, late = site.visitors.crowd(4, 2)
     site.daemon.reload(site.text.replace("[signed]", '[signed]\nwindow = "10m"'))
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.knock(late, ahead_ms=300_000)
     site.daemon.event("opened", address=str(late))
     site.daemon.reload(site.text.replace("[signed]\n", ""))
@@ -423,7 +423,7 @@ def test_a_reload_goes_over_to_other_settings(site: Site) -> None:
 def test_a_knock_from_who_is_banned_is_not_looked_at_and_one_for_him_is_refused(site: Site) -> None:
     banned, friend = site.visitors.crowd(4, 2)
     site.files.authorize(f'addresses="{ip_network(f"{banned}/24", strict=False)}" {site.laptop.line}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.daemon.run("ban", banned)
     site.knock(banned)
     site.knock(friend, asked=banned.source)
@@ -443,7 +443,7 @@ def test_who_is_banned_is_not_let_in_with_his_network(site: Site) -> None:
     banned, neighbour = site.visitors.crowd(4, 2)
     network = ip_network(f"{neighbour}/24", strict=False)
     site.files.authorize(f'addresses="{network}" {site.laptop.line}')
-    site.daemon.message("takes signed knocks")
+    site.daemon.message("accepting signed knocks")
     site.daemon.run("ban", banned)
     site.knock(neighbour, asked=network)
     site.daemon.event("opened", address=str(network))

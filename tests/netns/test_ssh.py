@@ -79,7 +79,7 @@ KINDS = ("ed25519", "ecdsa256", "rsa2048")
 def test_ssh_gets_in_at_the_first_try(site: Site, kind: str, where: str) -> None:
     private = site.key(kind)
     with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         for version in (4, 6):
             if where == "file":
                 site.gets_in(version, "--identity", private, key=private)
@@ -98,7 +98,7 @@ def test_both_suites(site: Site, suite: Suite) -> None:
     site.files.new_key(suite)
     private = site.key("ed25519")
     with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="guard")) as daemon:
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         site.gets_in(4, "--identity", private, key=private)
 
 
@@ -111,7 +111,7 @@ def test_what_the_commands_print_is_what_the_next_takes(site: Site) -> None:
     assert daemon.run("key", "server").stdout.strip() == public
     try:
         daemon.start()
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         client = site.lab.client
         words = ["add", "home", "--address", site.lab.server.ipv4, "--server-key", public, "--door", "ssh"]
         printed = client.run([*DOORWARD, *words, "--identity", private], env=site.env).stdout
@@ -136,7 +136,7 @@ def test_a_security_key_opens_when_it_is_touched(site: Site, kind: str) -> None:
     server, client = site.lab.server, site.lab.client
     knock = [*DOORWARD, "knock", server.ipv4, "ssh", "--server-key", site.files.server.public]
     with running_daemon(server, site.folder, CONFIG.format(mode="stealth")) as daemon:
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         with agent_that(site.folder, token_agent(token)) as agent:
             client.run([*knock, "--wait", "22"], env={**site.env, "SSH_AUTH_SOCK": str(agent)})
         assert daemon.event("opened", door="ssh")["by"] == "key in software"
@@ -146,7 +146,7 @@ def test_a_key_that_is_not_authorized_stays_outside_and_the_server_says_why(site
     site.key("ed25519")
     private = ssh_keygen.key("ecdsa256")
     with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         key = site.files.server.public
         done = site.ssh(4, "--server-key", key, "--identity", private, "--timeout", "1s", key=private)
         assert done.returncode == 255
@@ -158,7 +158,7 @@ def test_a_key_that_is_not_authorized_stays_outside_and_the_server_says_why(site
 def test_a_hundred_megabytes_pass(site: Site) -> None:
     private = site.key("ed25519")
     with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
-        daemon.message("takes signed knocks")
+        daemon.message("accepting signed knocks")
         site.gets_in(4, "--identity", private, key=private)
         config = site.home / "ssh_config"
         size = 100 << 20

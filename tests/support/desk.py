@@ -96,7 +96,7 @@ LogLevel ERROR
         """Start the daemon, and wait until it takes what its configuration lets it take."""
         self.daemon.start(*words)
         if "[signed]" in self.daemon.config.read_text():
-            self.daemon.message("takes signed knocks")
+            self.daemon.message("accepting signed knocks")
 
     def type(self, call: Call, *, at: str = "", status: int = 0) -> str:
         """Do what a line says, by whoever's prompt it shows or `at` says; gives what is printed."""

@@ -1,4 +1,4 @@
-"""Who is banned, until when: kept in a file beside the ledger, so that neither a restart nor a reboot ends a ban."""
+"""The ban list, saved in a file next to the ledger, so that bans survive restarts and reboots."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from doorward.model import Address, Place, parse_place
 from doorward.nftables.ban_sets import Bans as Remaining
 from doorward.nftables.ban_sets import ban_network, covers
 
-NAME = "bans.json"  # in the state folder
-MAX_BANS = 10_000  # a file of half a megabyte; more is a firewall's work
+NAME = "bans.json"  # in the state directory
+MAX_BANS = 10_000  # a file of half a megabyte; longer lists belong into a set of the firewall
 
 
 class BanFirewall(Protocol):
-    """What the packet filter does for bans."""
+    """The packet filter's part in bans."""
 
     def ban(self, bans: Remaining) -> None:
-        """Put these in, with the seconds that each has left."""
+        """Add these bans, each with its remaining seconds."""
 
     def unban(self, ban: Place) -> None:
-        """Take one away."""
+        """Remove a ban."""
 
 
 class BanList:
-    """The bans that stand. Times inside are since the epoch: a reboot is no end."""
+    """The active bans. Times are since the epoch, so that a ban survives a reboot."""
 
     def __init__(self, path: Path, gate: BanFirewall, say: Callable[[str, str], None]) -> None:
         self._path, self._gate, self._say = path, gate, say
         self._until_s: dict[Place, float] = read_bans(path)
 
     def active(self) -> dict[Place, float]:
-        """Give who is banned, and until when."""
+        """Return the banned addresses and networks, each with its end."""
         now_s = time.time()
         for ban in [ban for ban, until_s in self._until_s.items() if until_s <= now_s]:
             del self._until_s[ban]
         return dict(self._until_s)
 
     def restore(self) -> None:
-        """Put all of them into a gate that has lost them."""
+        """Add all bans to a ruleset that was loaded without them."""
         now_s = time.time()
-        if standing := self.active():
-            self._gate.ban({ban: until_s - now_s for ban, until_s in standing.items()})
+        if bans := self.active():
+            self._gate.ban({ban: until_s - now_s for ban, until_s in bans.items()})
 
     def contains(self, place: Place) -> bool:
-        """Tell whether an address, or a whole network, is banned."""
+        """Return whether an address, or a whole network, is banned."""
         if not self._until_s:
             return False
         if isinstance(place, Address):
@@ -59,9 +59,9 @@ class BanList:
         return any(covers(ban, place) for ban in self.active())
 
     def add(self, address: Address, for_s: float) -> Place:
-        """Ban, or set a new end; gives what is banned. AnswerNo: there are too many."""
+        """Ban an address, or set a new end; return what is banned. NegativeResult: the list is full."""
         ban = ban_network(address)
-        if ban not in (standing := self.active()) and len(standing) >= MAX_BANS:
+        if ban not in (active := self.active()) and len(active) >= MAX_BANS:
             raise NegativeResult(f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
         self._gate.ban({ban: for_s})
         self._until_s[ban] = time.time() + for_s
@@ -69,7 +69,7 @@ class BanList:
         return ban
 
     def remove(self, address: Address) -> Place:
-        """End a ban. AnswerNo: there is none."""
+        """End a ban; return what was banned. NegativeResult: the address is not banned."""
         ban = ban_network(address)
         if ban not in self.active():
             raise NegativeResult(f"{ban} is not banned; `doorward ban` lists who is")
@@ -88,10 +88,10 @@ class BanList:
 
 
 def read_bans(path: Path) -> dict[Place, float]:
-    """Read who was banned, and until when, also bans that are over; what makes no sense is passed over."""
+    """Return the saved bans and their ends, expired ones included; invalid entries are ignored."""
     found: dict[Place, float] = {}
     with suppress(OSError, ValueError, RecursionError):
-        with owner_rights(path.parent):  # root asks too, in a directory of the daemon's user
+        with owner_rights(path.parent):  # root reads it too, in a directory of the daemon's user
             text = atomic_file.read(path)
         kept = json.loads(text)
         for text, until_s in kept.items() if isinstance(kept, dict) else ():

@@ -21,15 +21,15 @@ from doorward.kernel.sock_diag import close_connections
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
 
-MOST_DOORS = 200  # that one who follows is told of; who wants to know all reads the configuration
+MOST_DOORS = 200  # in the first answer to a subscriber; the configuration has all
 DEFAULT_BAN_MS = 3_600_000
 _HIDDEN = "only root is shown what is wrong with it"
-MAX_FOR_MS = 365 * 86_400_000  # the kernel's timers take more, but nobody means it
+MAX_FOR_MS = 365 * 86_400_000  # longer times, which the kernel accepts, are mistakes
 _OWNERS = ("apply", "confirm", "installed", "ban", "unban", "off")  # for root and the daemon's own user
 
 
 class ControlCommands:
-    """Answers requests. `describe` gives what "status" and "numbers" show of the workers: see daemon.py."""
+    """Answer requests. `describe` returns the workers' part of "status" and "numbers": see daemon.py."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ControlCommands:
             "gate_trouble": self.gate.guard.trouble or self.gate.trouble,
             "config": str(self.gate.config),
             "is_loading": self.gate.guard.is_busy,
-            # Of the file, which holds secrets: its digest would let guesses be checked, and its faults quote it.
+            # The file holds secrets: its digest would allow guesses to be tested, and its faults quote it.
             "digest": loaded.digest if is_owner and self.gate.trial is None else "",
             "last_good": loaded.last_good if is_owner else bool(loaded.last_good) * _HIDDEN,
             "trial": None if self.gate.trial is None else self.gate.trial.as_dict(),
@@ -105,7 +105,7 @@ class ControlCommands:
             raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
 
         def apply() -> None:
-            self.openings.ledger.fsync()  # the ledger first: after a crash it can still tell
+            self.openings.ledger.fsync()  # the ledger first, so that it is complete after a crash
             self.openings.apply_openings(opening.elements(), {})
 
         with self.openings.recording(apply):
@@ -132,7 +132,7 @@ class ControlCommands:
         return {"cut": close_connections(address, opening.ports) if request.get("cut") is True else 0}
 
     def _ban(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ban an address: every door closes to it, and it knocks in vain. Who else is in its network stays in."""
+        """Ban an address: close every door to it, and ignore its knocks. A network around it keeps its openings."""
         address = _address(request)
         if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
             raise UsageError(f"cannot ban {address}: this host needs packets from it")
@@ -147,7 +147,7 @@ class ControlCommands:
         elements = tuple(element for opening in openings for element in opening.elements())
         try:
             self.openings.apply_openings(elements, dict.fromkeys(elements, 0.0))
-        finally:  # what could not be taken out of the sets ends by its timer, and the ban holds all the same
+        finally:  # an entry that could not be removed expires by its timer; the ban is in force
             with self.openings.recording():
                 for opening in openings:
                     self.openings.record_end(opening, "ban")
@@ -165,13 +165,13 @@ class ControlCommands:
         return {"bans": [[str(ban), until_s] for ban, until_s in self.bans.active().items()]}
 
     def _follow(self, request: Mapping[str, Any]) -> Subscriber:
-        """Answer as `status` does, and with some doors; then with every event."""
+        """Answer as `status`, with some of the doors, and then with every event."""
         first = islice(self.openings.doors.values(), MOST_DOORS)
         doors = [[door.name, [str(port) for port in door.opens], door.for_ms / 1000] for door in first]
         return self.subscribers.subscribe({**self._status(request), "doors": doors})
 
     def _off(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """End, since `doorward off` has made its file, which the daemon's user may not be able to see."""
+        """End, since `doorward off` created its file, which the daemon's user may be unable to see."""
         self.gate.switch_off()
         return {}
 
@@ -197,7 +197,7 @@ class ControlCommands:
             **self.describe(),
             **self.event_stats.as_dict(),
         }
-        if request.get("is_reader"):  # whose knocks are how far is not for everyone who may count
+        if request.get("is_reader"):  # the sources of attempts are not for the metrics user
             return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
         return numbers
 
@@ -215,7 +215,7 @@ class ControlCommands:
     def _no_door(self, name: str) -> str:
         import difflib
 
-        # Among 100,000 doors the search would hold the daemon for seconds.
+        # A search among 100,000 doors would block the daemon for seconds.
         near = difflib.get_close_matches(name, self.openings.doors, n=1) if len(self.openings.doors) <= 1000 else []
         hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
         return f"there is no door {name!r}; {hint}"
@@ -229,7 +229,7 @@ def _text(request: Mapping[str, Any], key: str) -> str:
 
 
 def _place(request: Mapping[str, Any]) -> Place:
-    """Read what a door may be open to: an address, or a network."""
+    """Parse the source of an opening: an address or a network."""
     text = _text(request, "address")
     if "/" not in text:
         return _address(request)

@@ -1,7 +1,7 @@
-"""The control socket: one line of JSON in, one line of JSON out. It answers root and a few others.
+"""The control socket: one line of JSON in, one line of JSON out.
 
-The members of [gate] control_group open and close doors; METRICS_USER reads the numbers, and nothing else. A subscriber
-gets one more line per event after the answer.
+It answers root; members of [gate] control_group may open and close doors, and METRICS_USER may read the numbers. A
+subscriber gets one more line per event after the answer.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from doorward.kernel import peer
 from doorward.kernel.event_loop import EventLoop
 
 MAX_REQUEST_BYTES = 1 << 16
-MAX_CLIENTS = 64  # more at once are turned away; commands last milliseconds
-MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB; a process that answers without an end is left
-PATIENCE_S = 10.0  # a client that says nothing for so long is left
+MAX_CLIENTS = 64  # at once; commands last milliseconds
+MAX_ANSWER_BYTES = 1 << 26  # 65,536 openings take some 16 MiB
+PATIENCE_S = 10.0  # an idle client is disconnected after this time
 Answer = dict[str, Any]
 METRICS_USER = "doorward-metrics"  # of the metrics unit; made by systemd/doorward.sysusers.conf
-MAX_READERS = 4  # of the clients; so that a process that serves metrics, taken over, leaves room for root
-READER_BUFFER_BYTES = 1 << 22  # what METRICS_USER has not read yet; of 1,000 doors the numbers take a third at most
+MAX_READERS = 4  # of MAX_CLIENTS, so that a compromised metrics server leaves room for root
+READER_BUFFER_BYTES = 1 << 22  # unread answers of METRICS_USER; those for 1,000 doors take a third at most
 _MAX_PIPELINED = 8  # requests of METRICS_USER that are answered at once
 _SO_SNDBUFFORCE = 32
 _TURNED_AWAY = "{} turned this call away; it answers root and [gate] control_group only, and 64 clients at once"
 
 
 def default_path() -> Path:
-    """Give the socket's path: in RUNTIME_DIRECTORY, or /run/doorward."""
+    """Return the socket's path: in RUNTIME_DIRECTORY, or in /run/doorward."""
     folders = os.environ.get("RUNTIME_DIRECTORY", "")
     return Path(folders.split(":")[0] or "/run/doorward") / "control.sock"
 
 
 def parse_request(line: bytes) -> dict[str, Any]:
-    """Read a request: an object with a text `command`. MalformedError for any other bytes."""
+    """Parse a request, an object with a text `command`. MalformedError: it is anything else."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
@@ -53,13 +53,13 @@ def parse_request(line: bytes) -> dict[str, Any]:
 
 
 class DeferredReply:
-    """An answer that is not ready yet; nothing else waits for it."""
+    """An answer that is not ready yet; other clients do not wait for it."""
 
     _answer: Answer | None = None
     _tell: Callable[[Answer], None] | None = None
 
     def give_outcome(self, call: Callable[[], Answer]) -> None:
-        """Answer with what `call` gives or raises."""
+        """Answer with the result of `call`, or with its error."""
         try:
             self._answer = call()
         except DoorwardError as error:
@@ -82,10 +82,10 @@ def _refusal(error: DoorwardError) -> Answer:
 
 
 class ControlServer:
-    """Accepts clients, checks who they are, hands requests to `answer` and sends back what it gives.
+    """Accepts clients, checks their credentials, and answers their requests with `answer`.
 
-    A request may come with one open file: its number is the request's "descriptor", else None. It is closed after it.
-    Its "is_owner" says that root or the daemon's own user asks, its "is_reader" that METRICS_USER does.
+    A request may carry one open file, as "descriptor" (or None), which is closed after it. "is_owner" is set for root
+    and the daemon's own user, "is_reader" for METRICS_USER.
     """
 
     def __init__(self, path: Path, loop: EventLoop, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
@@ -100,18 +100,18 @@ class ControlServer:
         loop.on_readable(self._socket.fileno(), self._accept)
 
     def admit_group(self, name: str | None) -> None:
-        """Let the members of a group ask, besides root and METRICS_USER. HostError where there is no such group."""
+        """Admit the members of a group, besides root and METRICS_USER. HostError: there is no such group."""
         self._group, (self._reader, readers) = group_id(name), _user_and_group(METRICS_USER)
         groups = [group for group in dict.fromkeys((self._group, readers)) if group is not None]
-        mode = (0o600, 0o660, 0o666)[len(groups)]  # a file has one group; who asks is looked at all the same
+        mode = (0o600, 0o660, 0o666)[len(groups)]  # a file has one group; credentials are checked in any case
         try:
             os.chown(self._path, -1, groups[0] if len(groups) == 1 else 0)
-        except PermissionError:  # a user can give files to its own groups only
+        except PermissionError:  # a user can assign files to its own groups only
             mode = 0o666 if groups else 0o600
         self._path.chmod(mode)
 
     def close(self) -> None:
-        """Stop listening, and leave no socket behind."""
+        """Stop listening, and remove the socket."""
         for client in tuple(self._clients):
             client.close()
         self._loop.unregister(self._socket.fileno())
@@ -147,7 +147,7 @@ class ControlServer:
         self._readers.discard(client)
 
     def _rank_of(self, client: socket.socket) -> dict[str, bool] | None:
-        """Return what a client may ask for, as the request tells `answer`; None: nothing."""
+        """Return a client's rights, as they are added to its requests; None: it has none."""
         _, user, group = peer.credentials(client)
         groups = {group, *peer.groups(client)}
         if user in (0, os.geteuid()):
@@ -158,7 +158,7 @@ class ControlServer:
 
 
 class _Client:
-    """One connection: gathers a line, answers, waits for the next."""
+    """One connection: reads a line, answers, waits for the next."""
 
     def __init__(
         self,
@@ -228,8 +228,8 @@ class _Client:
             os.close(self._descriptors.pop())
 
     def _send(self, answer: Answer) -> bool:
-        # A full table of openings is a few megabytes; a client that does not read it may hold the daemon for a second.
-        # METRICS_USER may not, since it could come again without end: what it is sent fits into the socket's buffer.
+        # A full table of openings is a few megabytes; a client that does not read may block the daemon for a second.
+        # METRICS_USER may not, since it could repeat that endlessly: its answers must fit into the socket's buffer.
         self._socket.settimeout(0.0 if self._is_reader else 1.0)
         try:
             self._socket.sendall(json.dumps(answer).encode() + b"\n")
@@ -243,13 +243,13 @@ class _Client:
             return
         if self._loop.now_s() - self._heard_s < PATIENCE_S:
             self._loop.at(self._heard_s + PATIENCE_S, self._check_idle)
-        elif self._waits or self._follower:  # for the daemon, which tells in the end
+        elif self._waits or self._follower:  # for the daemon, which will answer
             self._loop.at(self._loop.now_s() + PATIENCE_S, self._check_idle)
         else:
             self.close()
 
     def close(self) -> None:
-        """Leave this client."""
+        """Disconnect this client."""
         if self._socket.fileno() >= 0:
             self._drop_descriptors()
             if self._follower is not None:
@@ -260,7 +260,7 @@ class _Client:
 
 
 def _user_and_group(name: str) -> tuple[int, int] | tuple[None, None]:
-    """Return the numbers of a user and its group, where the host has such a user."""
+    """Return the IDs of a user and its group, if the host has such a user."""
     try:
         found = pwd.getpwnam(name)
     except KeyError:
@@ -269,7 +269,7 @@ def _user_and_group(name: str) -> tuple[int, int] | tuple[None, None]:
 
 
 def _listen(path: Path) -> socket.socket:
-    """Bind the socket, in place of one that a dead daemon left behind."""
+    """Bind the socket; it replaces that of a daemon that died."""
     if (holder := answering(path)) is not None:
         raise HostError(f"another doorward, process {holder}, answers at {path}; stop it first")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -290,7 +290,7 @@ def _listen(path: Path) -> socket.socket:
 
 
 def answering(path: Path) -> int | None:
-    """Give the process that listens on the control socket, or None."""
+    """Return the process that listens on the control socket, or None."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         probe.connect(str(path))
@@ -299,9 +299,9 @@ def answering(path: Path) -> int | None:
 
 
 def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_s: float | None = PATIENCE_S) -> Answer:
-    """Ask the daemon, as a command does. AnswerNo where none runs; its own refusals come as they are.
+    """Send a request to the daemon, and return the answer. NegativeResult: no daemon runs, or the answer is no.
 
-    `descriptor` is an open file that goes with the request.
+    `descriptor` is an open file that is sent with the request.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(patience_s)
@@ -310,7 +310,7 @@ def ask(path: Path, request: Answer, *, descriptor: int | None = None, patience_
 
 
 def _asked(sock: socket.socket, path: Path, request: Answer, descriptor: int | None = None) -> BinaryIO:
-    """Connect and send a request; give what the answer is read from."""
+    """Connect and send a request; return the stream of answers."""
     with _refusals(path):
         sock.connect(str(path))
         _judge_listener(sock, path)
@@ -321,7 +321,7 @@ def _asked(sock: socket.socket, path: Path, request: Answer, descriptor: int | N
 
 
 def _judge_listener(sock: socket.socket, path: Path) -> None:
-    """Refuse to ask where neither root nor the owner of the socket's directory listens: that is not the daemon."""
+    """Raise UsageError if neither root nor the owner of the socket's directory listens: it is not the daemon."""
     user, owner = peer.credentials(sock)[1], path.parent.stat().st_uid
     if user not in (0, owner):
         who = f"user {user} listens here, and the daemon is root or user {owner}, who owns {path.parent}"
@@ -367,7 +367,7 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 class EventClient:
-    """Follows the daemon's events: `first` is what `status` answers, each element of it an event from then on."""
+    """A subscription to the daemon's events: `first` is the answer to `status`; iterate for later events."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -382,7 +382,7 @@ class EventClient:
         self._socket.settimeout(None)
 
     def __iter__(self) -> Iterator[Answer]:
-        """Wait for events, and end with the daemon or with `stop`."""
+        """Yield events until the daemon ends or `stop` is called."""
         with contextlib.suppress(OSError):
             while line := self._replies.readline(MAX_ANSWER_BYTES):
                 yield _parse_answer(self._path, line)
@@ -393,6 +393,6 @@ class EventClient:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Leave the daemon."""
+        """Close the connection."""
         self._replies.close()
         self._socket.close()

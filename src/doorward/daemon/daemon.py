@@ -1,4 +1,4 @@
-"""The daemon: every part is made and connected here."""
+"""The daemon: creates and connects all parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Daemon:
-    """Holds the parts. Times inside are of the loop's clock; the ledger and the answers have wall time."""
+    """The parts of the daemon. Times are on the loop's clock; the ledger and answers use wall time."""
 
     def __init__(
         self, config: Path, control: Path, ledger: Ledger, hooks: HookQueue, log: Log, trial_s: float | None = None
@@ -46,10 +46,10 @@ class Daemon:
         log.listeners += [subscribers.publish, self._stats.count]
         self._bans = BanList(ledger.path.with_name(bans.NAME), firewall, log.message)
         self._openings = OpeningsService(ledger, hooks, log, firewall)
-        with ExitStack() as parts:  # what cannot start leaves nothing behind
+        with ExitStack() as parts:  # a failed start leaves nothing behind
             for close in (ledger.close, self._loop.close, hooks.close):
                 parts.callback(close)
-            # Both fail where another daemon runs, before anything is changed.
+            # Both fail if another daemon runs, before anything is changed.
             self._control = ControlServer(control, self._loop, lambda request: commands.answer(request))
             parts.callback(self._control.close)
             reader = NflogReader([event_log(LOG_GROUP)])
@@ -81,7 +81,7 @@ class Daemon:
         if (every_s := sd_notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
         self._log.message(f"{self._gate.loaded.summary()}; {len(self._openings.table)} open")
-        self._gate.tell_ready()
+        self._gate.notify_ready()
         self._gate.keep_configuration()
         self._loop.run()
         sd_notify.notify("STOPPING=1")
@@ -98,7 +98,7 @@ class Daemon:
         self._open_parts.close()
 
     def _configure(self, loaded: LoadResult) -> None:
-        """Have every part use a configuration that was loaded."""
+        """Apply a loaded configuration to every part."""
         self._events.configure(loaded)
         self._openings.doors = {door.name: door for door in loaded.doors}
         self._hooks.configure(loaded.doors, loaded.gate.on_refuse)
@@ -111,7 +111,7 @@ class Daemon:
             self._leave_fleet()
             return
         if self._fleet is None:
-            from doorward.daemon.fleet_sync import FleetSync  # a gate that is alone goes without
+            from doorward.daemon.fleet_sync import FleetSync  # imported only for a gate in a fleet
 
             self._fleet = FleetSync(self._openings, self._bans)
             self._openings.listeners.append(self._fleet)
@@ -128,7 +128,9 @@ class Daemon:
             self._end_signed()
             return
         if self._signed is None:
-            from doorward.daemon.signed_knocks import SignedKnocks  # with `cryptography`, which other gates go without
+            from doorward.daemon.signed_knocks import (
+                SignedKnocks,
+            )  # imports `cryptography`, which other gates do not need
 
             self._signed = SignedKnocks(self._openings, self._bans, lambda: self._fleet, loaded.signed.window_ms)
         configuration = Configuration(loaded.gate, loaded.doors, loaded.signed, loaded.fleet)

@@ -1,4 +1,4 @@
-"""Who follows the events, as they come. Nobody who reads slowly holds the daemon: for him lines are left out."""
+"""Subscriptions to events. A slow subscriber never blocks the daemon; it misses events, which are counted."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from doorward.daemon.log import as_json
 from doorward.errors import NegativeResult
 from doorward.kernel.event_loop import EventLoop
 
-MAX_FOLLOWERS = 16  # at once; each may keep MAX_WAITING lines, which are shared
-MAX_WAITING = 2000  # lines that wait for one reader; what comes beyond them is counted and not kept
+MAX_FOLLOWERS = 16  # at once; each has up to MAX_WAITING lines queued, which are shared
+MAX_WAITING = 2000  # lines that wait for one subscriber; further ones are counted and dropped
 
 
 class Subscribers:
-    """All who follow. `publish` costs nothing while there are none."""
+    """All subscribers. `publish` costs nothing while there are none."""
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._following: set[Subscriber] = set()
 
     def publish(self, event: str, fields: Mapping[str, object]) -> None:
-        """Send an event to all; the line is made once."""
+        """Send an event to all subscribers; the line is formatted once."""
         if self._following:
             line = _line(event, fields)
             for follower in tuple(self._following):
                 follower.send(line)
 
     def subscribe(self, first: Mapping[str, Any]) -> Subscriber:
-        """Give one who follows: who asked gets `first`, then every event from now on. AnswerNo where there are many."""
+        """Return a subscriber that gets `first`, then every event from now on. NegativeResult: there are too many."""
         if len(self._following) >= MAX_FOLLOWERS:
             raise NegativeResult(f"{MAX_FOLLOWERS} follow the events already; end one of them")
         follower = Subscriber(self._loop, dict(first), self._following.discard)
@@ -39,7 +39,7 @@ class Subscribers:
 
 
 class Subscriber:
-    """One who follows: an answer, and what comes after it, on a socket that is another's to read and to close."""
+    """A subscriber: an answer and the events after it, on a socket that its owner reads and closes."""
 
     def __init__(self, loop: EventLoop, first: dict[str, Any], left: Callable[[Subscriber], None]) -> None:
         self.first = first
@@ -47,10 +47,10 @@ class Subscriber:
         self._socket: socket.socket | None = None
         self._waiting: deque[bytes] = deque()
         self._lost = 0
-        self._out: socket.socket | None = None  # the same socket, by the number that is waited on for writing
+        self._out: socket.socket | None = None  # a duplicate of the socket, to wait for writing
 
     def begin(self, sock: socket.socket) -> None:
-        """Write to this socket from now on. It has the answer already."""
+        """Write to this socket from now on. The answer was sent already."""
         self._socket = sock
         self._write()
 
@@ -62,7 +62,7 @@ class Subscriber:
         self._left(self)
 
     def send(self, line: bytes) -> None:
-        """Hand over a line, or count it where too many wait."""
+        """Queue a line, or count it if too many wait."""
         if self._lost or len(self._waiting) >= MAX_WAITING:
             self._lost += 1
         else:
@@ -70,14 +70,14 @@ class Subscriber:
         self._write()
 
     def _write(self) -> None:
-        """Write what the socket takes now, and come back for the rest."""
+        """Write what the socket accepts now; the rest follows when it is writable."""
         if self._socket is None:
             return
         try:
             self._empty(self._socket)
         except BlockingIOError:
             pass
-        except OSError:  # it is gone, or reads no more: else the kernel would call it writable for ever
+        except OSError:  # it was closed or shut down: the kernel would report it as writable forever
             self.end()
             return
         if not self._waiting:

@@ -1,11 +1,9 @@
-"""The daemon's side of the process that speaks to etcd, and that process's beginning."""
+"""The fleet process: its start, and the daemon's side of it."""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 from doorward.config.schema import Fleet
@@ -13,44 +11,28 @@ from doorward.errors import DoorwardError, MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.etcd_records import printable
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, child_main, close_descriptors_except, recv
+from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except
 
 
-class FleetProcess:
-    """One such process; it ends with `close`, or with what `read` raises."""
+class FleetProcess(Worker):
+    """The process that speaks to etcd."""
 
     def __init__(self, fleet: Fleet, gate: str, window_ms: int, folder: Path, state: Path) -> None:
         identity = _identity(state)
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if self.pid == 0:
-            child_main("doorward-fleet", lambda: _speak(theirs, identity, fleet, gate, window_ms, folder, state))
-        theirs.close()
-
-    def fileno(self) -> int:
-        """Give the descriptor to wait on."""
-        return self.socket.fileno()
+        super().__init__(
+            "doorward-fleet", lambda daemon: _speak(daemon, identity, fleet, gate, window_ms, folder, state)
+        )
 
     def read(self) -> protocol.Message | None:
-        """Give a message, or None where there is none. MalformedError: it ended, or sends what is none."""
-        try:
-            raw = recv(self.socket, protocol.MESSAGE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        if not raw:
+        """Return the next message, or None. MalformedError: the process ended, or sent an invalid message."""
+        raw = self.receive(protocol.MESSAGE_BYTES)
+        if raw == b"":
             raise MalformedError("the process ended")
-        return protocol.parse(raw)
-
-    def close(self) -> None:
-        """End it."""
-        self.socket.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        return None if raw is None else protocol.parse(raw)
 
 
 def _identity(state: Path) -> privileges.Identity | None:
-    """Give the user to go over to; None where that user could not keep what it learns: then only capabilities go."""
+    """Return the user to switch to; None if that user cannot write `state`: then only capabilities are dropped."""
     identity = privileges.service_identity()
     return identity if identity is not None and state.stat().st_uid == identity.user else None
 

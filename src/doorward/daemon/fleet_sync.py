@@ -1,7 +1,7 @@
-"""The fleet in the daemon: what is opened and closed here is told to it, and what it tells is opened and closed here.
+"""Synchronize openings with the fleet: announce the local ones, and apply those of other gates.
 
-A process of its own speaks to etcd (fleet/process.py). The daemon never waits for it: a door opens before the fleet
-hears of it, and where the process ends another one begins with all that stands.
+A separate process speaks to etcd (fleet/worker.py). The daemon never waits for it: a door opens before the fleet is
+notified, and a process that ends is replaced by one that announces all openings.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from doorward.fleet.etcd_records import OpeningKey, printable
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
-_MOST_WAITING = 20_000  # messages to the process; where it takes none of them, another one begins
-_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # after a process that ended, before the next
-_TELL_AGAIN_S = 60.0
-RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # for the fleet's record; each gate's own ledger has all
+_MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # before a process that ended is restarted
+_LOG_AGAIN_S = 60.0
+RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # to the fleet's access log; each gate's ledger has all
 _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
 _LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may be compromised
-_OWN_ENDS = ("hand", "ban")  # what ends an opening everywhere
+_OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
 
 
 class ClaimRejection(NamedTuple):
-    """Why a signed knock is not taken: a word for counting, and the words for the operator."""
+    """Why a signed knock is rejected: a word for counting, and a text for the operator."""
 
     reason: str
     words: str
@@ -48,7 +48,7 @@ _USED = ClaimRejection("used", "it was used at this or another gate of the fleet
 
 
 class FleetSync:
-    """Keeps the process at work."""
+    """Run the fleet process, and exchange openings and claims with it."""
 
     def __init__(self, openings: OpeningsService, bans: BanList) -> None:
         self._openings, self._bans = openings, bans
@@ -58,21 +58,21 @@ class FleetSync:
         self._waiting: deque[bytes] = deque()
         self._opened: list[protocol.Item] = []
         self._closed: list[OpeningKey] = []
-        self._out: socket.socket | None = None  # the child's, while it takes no more: one waits to write on it
+        self._out: socket.socket | None = None  # a duplicate of the child's socket, while waiting for writing
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
-        self._told_s = float("-inf")
+        self._logged_s = float("-inf")
         self._limit = TokenBucket(RECORDS_PER_S, RECORDS_AT_ONCE)
         self.state = protocol.State(False, 0, 0, 0)
-        self.counts: Counter[str] = Counter()  # signed knocks that the fleet gave no answer for, by what became of them
+        self.counts: Counter[str] = Counter()  # signed knocks without an answer of the fleet, by outcome
         self.rejected: Counter[str] = Counter()  # openings of the fleet, by reason
         self._rejections = TokenBucket(_REJECTIONS_PER_S, _REJECTIONS_AT_ONCE)
         self._unlogged = 0  # rejections since the last line
         self._lines = TokenBucket(_LINES_PER_S, _LINES_AT_ONCE)
 
     def configure(self, loaded: LoadResult, folder: Path) -> None:
-        """Go over to a configuration that was loaded; its files are relative to `folder`."""
+        """Apply a loaded configuration; its files are relative to `folder`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
@@ -84,14 +84,14 @@ class FleetSync:
             self._start()
 
     def opened(self, opening: Opening, by: str) -> None:
-        """Note an opening that is in the ledger and in the gate, for `flush`."""
-        if opening.ports:  # else there is a command at the end, which is this gate's own business
+        """Note an opening that is in the ledger and in the kernel, for `flush`."""
+        if opening.ports:  # without ports it only runs a command, on this gate alone
             if self._is_shared(opening.door):
                 self._opened.append(_item(opening, by))
             self.record("opened", opening.door, opening.address, by)
 
     def ended(self, opening: Opening, by: str) -> None:
-        """Note that an opening was closed, likewise; one that ended by itself does so everywhere."""
+        """Note that an opening was closed, likewise; one that expires does so at every gate."""
         if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
             self._closed.append(_key(opening))
         if by != "time":
@@ -102,32 +102,32 @@ class FleetSync:
         self.record("refused", door, source, reason)
 
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
-        """Tell what happened here, for the fleet's record; of a crowd's events only some."""
+        """Send an event to the fleet's access log, unless the rate limit is exceeded."""
         if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
 
     def claim(self, grants: list[KnockGrant], then: Answered) -> None:
-        """Have the fleet say which signed knocks are new, and call `then` with an objection or None for each."""
+        """Ask the fleet which signed knocks are new, and call `then` with a rejection or None for each."""
         for some in protocol.batches(grants):
             self._numbers += 1
             number = self._numbers
             self._claims[number] = some, then
             if self._child is None:
-                self._answer(number, None, "no process speaks to it just now")
+                self._answer(number, None, "the fleet process is not running")
                 continue
             self._send(protocol.Claim(number, [grant.id.hex() for grant in some]))
             due_s = self._openings.loop.now_s() + self._fleet.timeout_ms / 1000
             self._openings.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
 
     def as_dict(self) -> dict[str, object]:
-        """Tell how it stands."""
+        """Return the state of the connection, and the counts."""
         counts = {"without_answer": dict(self.counts), "rejected": dict(self.rejected)}
         return {"name": self._fleet.name, **self.state._asdict(), **counts}
 
     def close(self) -> None:
         """End the process."""
         self._settings = None
-        self._stop_worker("the fleet was left")
+        self._stop_worker("this gate left the fleet")
 
     @property
     def _fleet(self) -> Fleet:
@@ -136,15 +136,15 @@ class FleetSync:
     def _start(self) -> None:
         if self._settings is None:
             return
-        self._stop_worker("the process that speaks to it was replaced")
+        self._stop_worker("the fleet process was restarted")
         try:
             self._child = FleetProcess(*self._settings, self._openings.ledger.path.parent)
         except OSError as error:
-            self._openings.log.message(f"no process can be started to speak to the fleet: {error.strerror}", "error")
+            self._openings.log.message(f"cannot start the fleet process: {error.strerror}", "error")
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
-        self._opened = []  # they are among those that stand
+        self._opened = []  # included in the table below
         closed, self._closed = self._closed, []
         standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
@@ -163,7 +163,7 @@ class FleetSync:
         for items in protocol.batches(opened):
             self._send(protocol.Opened(items))
         if self._child is None:
-            return  # what was closed is told to the next one
+            return  # the next one is sent what was closed
         closed, self._closed = self._closed, []
         for keys in protocol.batches(closed):
             self._send(protocol.Closed(keys))
@@ -173,7 +173,7 @@ class FleetSync:
             return
         self._waiting.append(protocol.pack(message))
         if len(self._waiting) > _MOST_WAITING:
-            self._failed("takes nothing any more")
+            self._failed("stopped reading")
         elif self._out is None:
             self._drain()
 
@@ -218,8 +218,8 @@ class FleetSync:
             self._pause_s = _PAUSE_S
 
     def _failed(self, how: str) -> None:
-        self._openings.log.message(f"what speaks to the fleet {how}; another one begins", "error")
-        self._stop_worker("the process that speaks to it ended")
+        self._openings.log.message(f"the fleet process {how}; restarting it", "error")
+        self._stop_worker("the fleet process ended")
         self._schedule_restart()
 
     def _stop_worker(self, why: str) -> None:
@@ -238,11 +238,11 @@ class FleetSync:
         return door is not None and door.shared
 
     def _may_close(self, name: str) -> bool:
-        """Tell whether closing goes to and comes from the fleet; what a removed door left open may be closed too."""
+        """Return whether the fleet may close the door's openings, and is notified; also for a removed door."""
         return name not in self._openings.doors or self._is_shared(name)
 
     def _open(self, items: list[protocol.Item]) -> None:
-        """Open what other gates opened, as far as this gate's configuration allows; each opening is judged alone."""
+        """Apply openings of other gates, each as far as this gate's configuration allows it."""
         openings, now_ms = self._openings, round(self._openings.loop.now_s() * 1000)
         limits = Limits(self._fleet.for_max_ms, allows_networks=self._takes_networks)
         room = Room(openings.table)
@@ -269,7 +269,7 @@ class FleetSync:
                 openings.record_opening(opening, is_learnt=True)
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
-        """Count and log; no record and no `on_refuse`: what etcd says of an address is not what its owner did."""
+        """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""
         self.rejected[why.reason] += 1
         if not self._rejections.admits(self._openings.loop.now_s()):
             self._unlogged += 1
@@ -294,7 +294,7 @@ class FleetSync:
                 openings.record_end(opening, "fleet")
 
     def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
-        """Pass on what the fleet says of signed knocks, or what the policy says where it says nothing."""
+        """Pass on the fleet's answer about signed knocks; without an answer apply the policy."""
         if number not in self._claims:
             return
         grants, then = self._claims.pop(number)
@@ -309,8 +309,8 @@ class FleetSync:
 
     def _log_policy(self, why: str, is_closed: bool) -> None:
         now_s = self._openings.loop.now_s()
-        if now_s >= self._told_s + _TELL_AGAIN_S:
-            self._told_s = now_s
+        if now_s >= self._logged_s + _LOG_AGAIN_S:
+            self._logged_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
             self._openings.log.message(f"{words}, as [fleet] policy says", "warning")

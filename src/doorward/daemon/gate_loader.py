@@ -57,7 +57,7 @@ class GateLoader:
         service.will_repair = self._will_repair
 
     def put_in_force(self, loaded: LoadResult) -> None:
-        """Go on with a ruleset that is loaded."""
+        """Use a ruleset that was loaded."""
         self.loaded, self.trouble = loaded, ""
         self.in_force(loaded)
         for line in loaded.warning.splitlines():
@@ -68,14 +68,14 @@ class GateLoader:
             )
 
     def switch_off(self) -> None:
-        """End without a gate. No hook runs for it: the ledger keeps what is open, and what is owed at its end."""
+        """End the daemon without a ruleset. No hook runs: the ledger keeps the openings and the commands owed."""
         if self.trial is not None:
             self.trial.drop()
         self.log.message("switched off by `doorward off`; `doorward on` ends that", "warning")
         self.loop.stop()
 
     def close(self) -> None:
-        """Leave a trial to its watchdog, and repair nothing any more."""
+        """Leave a trial to its watchdog, and stop repairs."""
         if self.trial is not None:
             self.trial.abandon()
         self.guard.close()
@@ -133,7 +133,7 @@ class GateLoader:
             self.trial.on_loaded(loaded)
 
     def _load_last(self, restore: Remaining, error: DoorwardError) -> LoadResult:
-        """Load the last good configuration in place of the file that has this error, or raise the error."""
+        """Load the last good configuration instead of the file with this error, or raise the error."""
         config, ruleset, copy = self.config, self.saved, path_of(self.config)
         if not os.path.lexists(copy):
             raise error
@@ -155,19 +155,19 @@ class GateLoader:
         return replace(loaded, last_good=str(error))
 
     def keep_configuration(self) -> None:
-        """Have root keep a copy of the daemon's file, unless it is not what is in force, or on trial."""
+        """Let root save a copy of the daemon's file, if it is in force and not on trial."""
         if self.trial is None and self.loaded.digest:
             self.hooks.keep(self.loaded.digest)
 
     def reload(self) -> None:
-        """Read the configuration again; a bad one changes nothing. A call while one is under way follows it."""
+        """Reload the configuration; an invalid one changes nothing. A call during a reload is done after it."""
         sd_notify.reloading()
         self.guard.after_current(self._reload)
 
     def _reload(self) -> None:
         if self.trial is not None:
             self.log.message(f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
-            self.tell_ready()
+            self.notify_ready()
             return
         path, keep = self.config, self.saved
         self.guard.start(LoadProcess(lambda: load_file(path, {}, keep)), self._reloaded)
@@ -185,14 +185,14 @@ class GateLoader:
             for line in str(outcome).splitlines():
                 self.log.message(line, "error")
             self.log.message("the configuration was not reloaded; the gate stands as it was", "error")
-        self.tell_ready()
+        self.notify_ready()
 
-    def tell_ready(self) -> None:
-        """Tell the service manager what is in force."""
+    def notify_ready(self) -> None:
+        """Notify the service manager of what is in force."""
         sd_notify.notify("READY=1", f"STATUS={self.loaded.summary()}")
 
     def apply(self, request: Mapping[str, Any]) -> DeferredReply:
-        """Load the configuration whose text is in the file that came with the request, for good or on trial."""
+        """Load the configuration in the file sent with the request, permanently or on trial."""
         name, for_ms, descriptor = request.get("name"), request.get("trial_ms"), request.get("descriptor")
         if not isinstance(name, str) or not isinstance(descriptor, int):
             raise UsageError("the request needs a text 'name' and an open file")
@@ -230,14 +230,14 @@ class GateLoader:
         return {"summary": outcome.summary(), "left_s": trial.left_s}
 
     def confirm(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Confirm the trial that runs, from the session whose SSH connection the request names; None is the console."""
+        """Confirm the trial, from the session whose SSH connection the request names; None is the console."""
         if self.trial is None:
             raise NegativeResult("no gate is on trial; if there was one, it was taken back")
         self.trial.confirm(_connection(request.get("connection")))
         return {"summary": self.loaded.summary()}
 
     def reload_hooks(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """The daemon's file holds what is in force: the doors' commands are read from there."""
+        """Read the hooks again, since the daemon's file now holds what is in force."""
         self.hooks.configure(self.loaded.doors, self.loaded.gate.on_refuse)
         self.hooks.turn_on()
         return {}

@@ -1,4 +1,4 @@
-"""Which command belongs to a door, an address and a moment. Pure."""
+"""Hook commands by door, address family and event. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from doorward.config.schema import ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER
 from doorward.model import Place, place_text
 
-Command = str | tuple[str, ...]  # text for a shell, as knockd's; or the words of a program
-REFUSALS = ""  # no door's name: what runs on refusals
+Command = str | tuple[str, ...]  # text for a shell, as in knockd; or a command and its arguments
+REFUSALS = ""  # instead of a door's name: the key of `on_refuse`
 
 
 class DoorCommands(NamedTuple):
-    """What a door runs: on opening and on closing, for IPv4 and IPv6. None: nothing."""
+    """A door's commands on opening and closing, for IPv4 and IPv6. None: no command."""
 
     open4: Command | None = None
     open6: Command | None = None
@@ -21,7 +21,7 @@ class DoorCommands(NamedTuple):
     close6: Command | None = None
 
     def of(self, what: str, address: Place) -> Command | None:
-        """Give the command for "open" or "close" and this address."""
+        """Return the command for "open" or "close" and this address."""
         if what == "open":
             return self.open4 if address.version == 4 else self.open6
         return self.close4 if address.version == 4 else self.close6
@@ -31,7 +31,7 @@ Commands = Mapping[str, DoorCommands]
 
 
 def filled(command: Command, address: Place, reason: str = "") -> Command:
-    """Replace each %IP% by the address, and each %REASON% by the one word why a knock was rejected."""
+    """Replace each %IP% by the address, and each %REASON% by the reason of a rejection."""
     if isinstance(command, str):
         return command.replace(ADDRESS_PLACEHOLDER, place_text(address))
     words = (word.replace(ADDRESS_PLACEHOLDER, place_text(address)) for word in command)
@@ -39,10 +39,10 @@ def filled(command: Command, address: Place, reason: str = "") -> Command:
 
 
 def argv_of(command: Command) -> Sequence[str]:
-    """Give the words to execute; text goes to the shell that its author wrote it for."""
+    """Return the argument list to execute; text is run by the shell."""
     return ("/bin/sh", "-c", command) if isinstance(command, str) else command
 
 
 def text_of(command: Command) -> str:
-    """Give a command as the log shows it."""
+    """Return a command as the log shows it."""
     return command if isinstance(command, str) else " ".join(command)

@@ -1,11 +1,10 @@
-"""A small process that runs the doors' commands, and nothing else.
+"""A small process that runs hooks.
 
-It takes only (door, address, open or close; of a refusal one word why), or to read the configuration again, or to keep
-a copy of it (last_good.py). It has the commands from there itself: an attacker who takes over the daemon or the part
-that reads untrusted packets can choose neither a program nor a file. It checks each request
-itself, and a request of any other form ends it: only a daemon that was taken over sends one, and its rights go with it.
-It keeps the rights that it was started with, also where the daemon gives up its own. No process waits for an opening
-to end: a command starts when it is due.
+A request names a door, an address and "open" or "close" (and one word as the reason of a rejection), or asks to read
+the configuration again, or to save a copy of it (last_good.py). The process reads the commands from the configuration
+itself, so that an attacker who compromised the daemon or its packet parser can choose neither a program nor a file. An
+invalid request ends the process: only a compromised daemon sends one. The process keeps the privileges that it was
+started with, also if the daemon drops its own. No process waits for an opening to end: a command starts when it is due.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ from doorward.kernel.child_process import STANDARD, close_descriptors_except, re
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place, parse_place, place_text
 
-MAX_AT_ONCE = 32  # commands that run side by side; more wait their turn
-MAX_ASKED = 2 * MAX_AT_ONCE  # requests on their way: few enough for the socket's buffer, whatever waits
-MAX_SECONDS = 300.0  # a command that runs longer hangs: it is ended
-LAST_COMMANDS_S = 2.0  # a daemon that ends waits so long for commands; what has not ended stays owed
+MAX_AT_ONCE = 32  # concurrent commands; others are queued
+MAX_ASKED = 2 * MAX_AT_ONCE  # requests in flight: they fit in the socket's buffer
+MAX_SECONDS = 300.0  # a command that runs longer is killed
+LAST_COMMANDS_S = 2.0  # a daemon that ends waits this long for commands; the rest stays owed
 MAX_OUTPUT_BYTES = 4096  # of each command, for the log
 _MESSAGE_BYTES = 1 << 16
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
 class HookReport(NamedTuple):
-    """What the runner tells: "running", "output", "done" (`status` is the exit status), "hangs", "unread", "unkept"."""
+    """The runner's report: "running", "output", "done" (`status` is the exit status), "hangs", "unread", "unkept"."""
 
     number: int
     event: str
@@ -58,10 +57,10 @@ Keep = Callable[[str], None]
 class HookRunner:
     """The parent's side. `on_report` is called from the loop for each report.
 
-    It begins with `commands`, and `reload` has it take those that `source` gives; `keep` has it call `keeper`.
+    It starts with `commands`; `reload` replaces them by the result of `source`, and `keep` calls `keeper`.
     """
 
-    _numbers = itertools.count(1)  # of all runners: one may still report when the next has begun
+    _numbers = itertools.count(1)  # shared by all runners: one may still report after the next has started
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class HookRunner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            # Later: a daemon that is refused, since another one runs, must leave no process that waits for that one's.
+            # At the first request: a daemon that exits since another runs must not leave a process that waits for it.
             begin = partial(_wait_for_orphans, lock, first=first)
             _serve(theirs.detach(), lambda sock: _Server(sock, commands, source, keeper, begin))
         theirs.close()
@@ -89,24 +88,24 @@ class HookRunner:
         loop.on_readable(ours.fileno(), self._read)
 
     def run(self, door: str, address: Place, what: str, reason: str = "") -> int:
-        """Have a door's command run; give the number that its reports will carry. `reason`: one word, of a refusal."""
+        """Run a door's command; return the number in its reports. `reason` is one word, for a rejection."""
         return self._ask(what, door=door, address=place_text(address), reason=reason)
 
     def reload(self) -> None:
-        """Have it read the commands anew, for all that it is asked from now on; "unread" tells that it could not."""
+        """Read the commands again, for later requests; the report "unread" means that it failed."""
         self._ask("reload")
 
     def keep(self, digest: str) -> None:
-        """Have it keep a copy of the configuration whose text has this digest; "unkept" reports that it could not."""
+        """Save a copy of the configuration whose text has this digest; the report "unkept" means that it failed."""
         self._ask("keep", reason=digest)
 
     def finish(self) -> None:
-        """Take no more requests, report on those that there are, and end then."""
+        """Accept no more requests, and end once the present ones are done."""
         self._finishing = True
         self._send()
 
     def drain(self) -> None:
-        """Finish, and report outside the loop, for LAST_COMMANDS_S at most, on what still runs."""
+        """Finish, and report outside the loop on commands that still run, for LAST_COMMANDS_S at most."""
         self.finish()
         until_s = self._loop.now_s() + LAST_COMMANDS_S
         while self._socket.fileno() >= 0:
@@ -115,7 +114,7 @@ class HookRunner:
             self._read()
 
     def close(self) -> None:
-        """Let it end once its commands have; what it still has to say is not waited for."""
+        """Let it end once its commands have ended; further reports are ignored."""
         if self._socket.fileno() >= 0:
             with suppress(OSError):  # it ended before
                 while self._waiting:
@@ -134,8 +133,8 @@ class HookRunner:
         return number
 
     def _send(self) -> None:
-        """Ask for what waits. Both sides would wait for ever, each for the other to read, were it all at once."""
-        with suppress(OSError):  # it has ended; `_read` is told
+        """Send queued requests, few at a time: with full buffers both sides would block on each other."""
+        with suppress(OSError):  # it has ended; `_read` notices
             while self._waiting and self._asked < MAX_ASKED:
                 self._socket.send(self._waiting[0])
                 self._waiting.popleft()
@@ -159,9 +158,9 @@ class HookRunner:
 
 
 class HookRequest(NamedTuple):
-    """What the child is asked for: a door's command for "open" or "close"; to "reload"; to "keep" what has a digest.
+    """A request: a door's command for "open" or "close", "reload", or "keep" with a digest.
 
-    The digest, of the configuration in force, is the `reason`; neither of the last two has an address.
+    The digest, of the configuration in force, is in `reason`; the last two have no address.
     """
 
     number: int
@@ -172,7 +171,7 @@ class HookRequest(NamedTuple):
 
 
 def parse_request(raw: bytes) -> HookRequest:
-    """Read a request, trusting nothing in it. MalformedError for any other bytes."""
+    """Parse a request, which is untrusted. MalformedError: it is invalid."""
     try:
         number, what, door, address, reason = json.loads(raw)
         if type(number) is not int or not all(isinstance(text, str) for text in (what, door, address, reason)):
@@ -210,7 +209,7 @@ class _Server:
         begin: Callable[[], None],
     ) -> None:
         self.loop = EventLoop()
-        self._begin: Callable[[], None] | None = begin  # called before the first request is looked at
+        self._begin: Callable[[], None] | None = begin  # called before the first request is parsed
         self._socket, self._commands, self._source, self._keeper = sock, commands, source, keeper
         self._waiting: deque[tuple[int, tuple[str, Place], Command]] = deque()
         self._running: dict[int, _Running] = {}
@@ -219,7 +218,7 @@ class _Server:
 
     def _read(self) -> None:
         raw = recv(self._socket, _MESSAGE_BYTES)
-        if not raw:  # the daemon is gone: finish what runs and what waits
+        if not raw:  # the daemon has exited: finish all commands
             self.loop.unregister(self._socket.fileno())
             self._asked = False
             self._next()
@@ -229,15 +228,15 @@ class _Server:
             self._begin = None
         request = parse_request(raw)
         if request.what == "keep":
-            self._keep(request.number, request.reason)
+            self._attempt(request.number, "unkept", lambda: self._keep(request.reason))
         elif request.address is None:
-            self._reload(request.number)
+            self._attempt(request.number, "unread", self._reload)
         else:
-            self._take(request, request.address)
+            self._enqueue(request, request.address)
         self._next()
 
-    def _take(self, request: HookRequest, address: Place) -> None:
-        """Choose the command now: what was asked for before a reload is what the configuration said then."""
+    def _enqueue(self, request: HookRequest, address: Place) -> None:
+        """Queue the command; it is chosen now, so that a later reload does not affect it."""
         known = self._commands.get(request.door)
         command = known.of(request.what, address) if known else None
         if command:
@@ -245,27 +244,25 @@ class _Server:
             self._waiting.append((request.number, key, filled(command, address, request.reason)))
         else:
             words = "" if known else f"{request.door}: the configuration has no such door"
-            self._tell(request.number, "done", words, 0)
+            self._report(request.number, "done", words, 0)
 
-    def _reload(self, number: int) -> None:
-        try:
-            if self._source is not None:
-                self._commands = run_in_child(self._source)
-        except DoorwardError as error:
-            self._tell(number, "unread", str(error)[:MAX_OUTPUT_BYTES], 0)
-        self._tell(number, "done", "", 0)
+    def _reload(self) -> None:
+        if self._source is not None:
+            self._commands = run_in_child(self._source)
 
-    def _keep(self, number: int, digest: str) -> None:
-        keeper = self._keeper
+    def _keep(self, digest: str) -> None:
+        if (keeper := self._keeper) is not None:
+            run_in_child(lambda: keeper(digest))
+
+    def _attempt(self, number: int, failure: str, work: Callable[[], None]) -> None:
         try:
-            if keeper is not None:
-                run_in_child(lambda: keeper(digest))
+            work()
         except DoorwardError as error:
-            self._tell(number, "unkept", str(error)[:MAX_OUTPUT_BYTES], 0)
-        self._tell(number, "done", "", 0)
+            self._report(number, failure, str(error)[:MAX_OUTPUT_BYTES], 0)
+        self._report(number, "done", "", 0)
 
     def _next(self) -> None:
-        """Start what may start: in order, one command a door and address at a time."""
+        """Start queued commands in order, one at a time for each door and address."""
         busy = {running.key for running in self._running.values()}
         for entry in list(self._waiting):
             if len(self._running) >= MAX_AT_ONCE:
@@ -280,7 +277,7 @@ class _Server:
             self.loop.stop()
 
     def _start(self, number: int, key: tuple[str, Place], command: Command) -> None:
-        self._tell(number, "running", text_of(command), 0)
+        self._report(number, "running", text_of(command), 0)
         pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
         try:
@@ -289,8 +286,8 @@ class _Server:
             )
         except OSError as error:
             os.close(pipe)
-            self._tell(number, "output", f"{error.filename}: {error.strerror}", 0)
-            self._tell(number, "done", "", 127)
+            self._report(number, "output", f"{error.filename}: {error.strerror}", 0)
+            self._report(number, "done", "", 127)
             return
         finally:
             os.close(write)
@@ -302,7 +299,7 @@ class _Server:
         self.loop.at(self.loop.now_s() + MAX_SECONDS, lambda: self._end(ended, process))
 
     def _ended(self, handle: int) -> None:
-        """Report what the command wrote and how it ended; a child of its own may still hold the pipe."""
+        """Report the command's output and exit status; a child of the command may still have the pipe open."""
         running = self._running.pop(handle)
         self.loop.unregister(handle)
         os.close(handle)
@@ -312,12 +309,12 @@ class _Server:
             self.loop.unregister(running.pipe)
         os.close(running.pipe)
         if output := running.output.decode(errors="replace").strip():
-            self._tell(running.number, "output", output, 0)
-        self._tell(running.number, "done", "", status if status >= 0 else 128 - status)
+            self._report(running.number, "output", output, 0)
+        self._report(running.number, "done", "", status if status >= 0 else 128 - status)
         self._next()
 
     def _drain(self, running: _Running) -> None:
-        """Read on, so that a command that writes much goes on; keep the beginning."""
+        """Read the output, so that the command never blocks; keep the beginning."""
         with suppress(BlockingIOError):
             while part := os.read(running.pipe, 1 << 16):
                 running.output.extend(part[: MAX_OUTPUT_BYTES - len(running.output)])
@@ -326,36 +323,36 @@ class _Server:
 
     def _end(self, handle: int, process: subprocess.Popen[bytes]) -> None:
         if (running := self._running.get(handle)) is not None and running.process is process:
-            self._tell(running.number, "hangs", f"ended after {MAX_SECONDS:.0f}s", 0)
+            self._report(running.number, "hangs", f"ended after {MAX_SECONDS:.0f}s", 0)
             os.killpg(process.pid, signal.SIGKILL)
 
-    def _tell(self, number: int, event: str, text: str, status: int) -> None:
-        with suppress(OSError):  # the daemon may be gone: the commands run all the same
+    def _report(self, number: int, event: str, text: str, status: int) -> None:
+        with suppress(OSError):  # the daemon may have exited; commands still run
             self._socket.send(json.dumps({"number": number, "event": event, "text": text, "status": status}).encode())
 
 
 def _wait_for_orphans(lock: Path, *, first: bool) -> None:
-    """Hold `lock` until this process ends; the `first` runner of a daemon waits for those of one that was killed.
+    """Hold `lock` until this process ends; the `first` runner of a daemon waits for those of a killed daemon.
 
-    Else a slow command to open, begun before, could end after this daemon's command to close. Where the lock cannot
-    be made, nothing is waited for.
+    Otherwise an earlier, slow command to open could end after this daemon's command to close. If the lock cannot be
+    created, it does not wait.
     """
     with suppress(OSError):
-        # The folder may be a lesser user's, who could have left a link to some other file there.
+        # An unprivileged owner of the directory could have put a link to another file there.
         held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if first:
             fcntl.flock(held, fcntl.LOCK_EX)
-        fcntl.flock(held, fcntl.LOCK_SH)  # beside the runner that a reload leaves to finish
+        fcntl.flock(held, fcntl.LOCK_SH)  # shared with the runner that finishes after a reload
 
 
 def _serve(descriptor: int, server: Callable[[socket.socket], _Server]) -> None:
-    """Run the child until the daemon is gone and every command has ended."""
+    """Run the child until the daemon has exited and every command has ended."""
     status = 1
     try:
         close_descriptors_except((*STANDARD, descriptor))
-        privileges.deny_tracing()  # a process that was taken over could choose a program here
+        privileges.deny_tracing()  # a compromised process of this user could choose a program here
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Those are for the daemon, which closes the socket; a handler, since what is ignored stays so in commands.
+            # The daemon handles them, and closes the socket. Commands would inherit SIG_IGN, unlike a handler.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(-1)
         os.umask(0o022)

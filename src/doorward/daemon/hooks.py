@@ -1,4 +1,4 @@
-"""The doors' commands, as the daemon has them run, and what the process that runs them reports in the log."""
+"""The queue of hooks: requests to the hook runner, and its reports in the log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from doorward.model import Door, Place
 
 
 class HookRun(NamedTuple):
-    """A door's command for "open" or "close", to be run for an address; `then` is called when it has ended."""
+    """A run of a door's command for "open" or "close" and an address; `then` is called when it has ended."""
 
     door: str
     address: Place
@@ -26,15 +26,15 @@ class HookRun(NamedTuple):
     then: Callable[[], None] = lambda: None
 
 
-MOST_OWED = 10_000  # commands that wait for hooks to be on again; the ledger has all of them for the next start
-REFUSALS_A_MINUTE = 10  # that run `on_refuse`: strangers may not have this host start programs without a bound
+MOST_OWED = 10_000  # commands owed while hooks are off; the ledger has all of them for the next start
+REFUSALS_A_MINUTE = 10  # runs of `on_refuse`: anyone can send packets that are rejected
 
 
 class HookQueue:
-    """Begin it before rights are given up: the commands run with those that it finds, and come from `config`.
+    """Create it before privileges are dropped: commands run with those it starts with, and come from `config`.
 
-    Hooks can be off. Then no command runs, and an end whose beginning ran a command stays owed, in the ledger too,
-    until they are on again; an opening that began meanwhile owes nothing.
+    While hooks are off no command runs; an `on_close` whose `on_open` ran stays owed, in the ledger too, until they
+    are on again. An opening that began meanwhile owes nothing.
     """
 
     _are_off = False
@@ -50,17 +50,17 @@ class HookQueue:
         self._runner = self._new_runner(first=True)
 
     def configure(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
-        """Go over to these commands, which the runner reads for itself; what it was told it still does."""
+        """Switch to these commands, which the runner reads itself; earlier requests use the previous ones."""
         before, self._commands = self._commands, commands_of(doors, on_refuse)
         if (before or self._commands) and not self._are_off:
             self._runner.reload()
 
     def turn_off(self) -> None:
-        """Run no command until `turn_on`: the file by which they run is wrong."""
+        """Run no command until `turn_on`, since the configuration file is invalid."""
         self._are_off = True
 
     def turn_on(self) -> None:
-        """Run commands again, those first that are owed."""
+        """Run commands again, first those that are owed."""
         if not self._are_off:
             return
         self._are_off = False
@@ -74,22 +74,22 @@ class HookQueue:
                 errand.then()
 
     def keep(self, digest: str) -> None:
-        """Have root keep a copy of the configuration whose text has this digest, if it was root who started this."""
+        """Let the runner save a copy of the configuration whose text has this digest, if root started it."""
         if self._user == 0:
             self._runner.keep(digest)
 
     def has_command(self, errand: HookRun) -> bool:
-        """Tell whether the door has a command for that."""
+        """Return whether the door has a command for this event."""
         commands = self._commands.get(errand.door)
         return commands is not None and commands.of(errand.what, errand.address) is not None
 
     def run(self, errand: HookRun) -> None:
-        """Have the command run, or note what follows from hooks being off."""
+        """Run the command; while hooks are off, record what is owed."""
         opening = (errand.door, errand.address)
         if errand.what == "open":
             self._unhooked.discard(opening)
             if self._are_off:
-                # An end that is still owed and this new beginning cancel out.
+                # An owed end and this new opening cancel out.
                 if self._owed.pop(opening, None) is None and self.has_command(errand._replace(what="close")):
                     self._unhooked.add(opening)
                 return
@@ -104,7 +104,7 @@ class HookQueue:
         self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
 
     def run_on_refuse(self, address: Place, reason: str) -> None:
-        """Have `on_refuse` run, where there is one, and a few times a minute at most; `reason` is one word."""
+        """Run `on_refuse`, if configured, at most REFUSALS_A_MINUTE times; `reason` is one word."""
         if self._are_off or REFUSALS not in self._commands:
             return
         if not self._limit.admits(self.loop.now_s()):
@@ -117,11 +117,11 @@ class HookQueue:
         self._running[self._runner.run(REFUSALS, address, "open", reason)] = HookRun("on_refuse", address, "open")
 
     def drain(self) -> None:
-        """Wait a moment for what runs; the runner ends it in any case, and nobody is told."""
+        """Wait briefly for running hooks; those still running are left to the hook runner."""
         self._runner.drain()
 
     def close(self) -> None:
-        """Let the runner go once its commands have ended."""
+        """Let the runner end once its commands have ended."""
         self._runner.close()
 
     def _new_runner(self, *, first: bool) -> HookRunner:
@@ -172,7 +172,7 @@ def commands_in(config: Path) -> dict[str, DoorCommands]:
 
 
 def commands_of(doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> dict[str, DoorCommands]:
-    """Give the commands of those doors that have any, the same for both families, and that of refusals."""
+    """Return the commands of doors that have any, the same for both address families, and `on_refuse`."""
     refusals = {REFUSALS: DoorCommands(on_refuse, on_refuse)} if on_refuse else {}
     return refusals | {
         door.name: DoorCommands(

@@ -19,14 +19,14 @@ _UNIT = "doorward.service"
 
 
 def look(configuration: Configuration) -> HostFacts:
-    """Look at the interfaces, and at the programs that the configuration's hooks run."""
+    """Return the host's interfaces, and the faults of the programs that the configuration's hooks run."""
     programs = {hook.words[0] for hook in hooks(configuration)}
     interfaces = frozenset(name for _, name in socket.if_nameindex())
     return HostFacts(interfaces, {program: _trouble(program) for program in programs})
 
 
 def _trouble(program: str) -> str:
-    """Return what is wrong with a program, or nothing; nothing as well where this user may not look."""
+    """Return what is wrong with a program, or "", also if this user may not look."""
     if "/" not in program:
         return "" if shutil.which(program) else "is in no directory of PATH"
     try:
@@ -56,5 +56,5 @@ def unreadable(paths: list[Path]) -> tuple[str, list[Path]]:
     there = [path for path in paths if path.exists()]
     try:
         return identity.name, run_in_child(lambda: list(look_as_user()))
-    except HostError:  # a sandbox that does not let root become anybody
+    except HostError:  # a sandbox in which root cannot switch users
         return "", []

@@ -1,4 +1,4 @@
-"""The files of signed knocks: the server's key, and who may knock. Read by who verifies, and by who checks them."""
+"""The key files of signed knocks: the server's key and the authorized keys. The verifier and `check` read them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from doorward.signed.server_key import PrivateKey, parse_private_key
 
 
 def key_path(signed: Signed, folder: Path) -> Path:
-    """Give the server's key; `folder` is the configuration's."""
+    """Return the path of the server's key; `folder` is the configuration's directory."""
     return folder / signed.key
 
 
 def keys_path(signed: Signed, folder: Path) -> Path:
-    """Give the file of authorized keys."""
+    """Return the path of the authorized keys."""
     return folder / signed.authorized_keys
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """Read the server's key; UsageError where it is missing or none, or other users may read it."""
+    """Read the server's key. UsageError: it is missing or invalid, or other users may read it."""
     if not is_there(path):
         raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
@@ -41,21 +41,21 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether there is a file, or none that can be seen: reading it says why."""
+    """Return whether a file exists, or may exist: reading it reports why not."""
     try:
         return path.exists()
-    except PermissionError:  # a folder that this user may not enter
+    except PermissionError:  # a directory that this user may not enter
         return True
 
 
 def _own_groups() -> set[int]:
-    """Name the groups that may read the key: this process's, and for root those of the user that the daemon is."""
+    """Return the groups that may read the key: this process's, and for root those of the daemon's user."""
     daemon = service_identity()
     return {0, os.getegid(), *os.getgroups(), *(daemon.groups if daemon else ())}
 
 
 def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]:
-    """Read who may knock, and what is wrong with single lines; UsageError or ConfigError where nobody can be told."""
+    """Read the authorized keys and the faults of single lines. UsageError, ConfigError: the file is unusable."""
     if not is_there(path):
         raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))

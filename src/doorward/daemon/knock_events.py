@@ -35,7 +35,7 @@ class KnockEvents:
         return self._reader.fileno()
 
     def configure(self, loaded: LoadResult) -> None:
-        """Know a configuration's states; messages of the one before may still be on their way."""
+        """Add a configuration's states; messages of the previous one may still be in flight."""
         before = dict(list(self._states.items())[-1:])
         names = {state: tuple(loaded.doors[i].name for i in done) for state, done in loaded.states.items()}
         self._states = before | {loaded.generation: names}
@@ -53,7 +53,7 @@ class KnockEvents:
                 if event.what == "knock":
                     try:
                         self._knocked(event)
-                    except DoorwardError as error:  # the kernel has opened already: this is about until when
+                    except DoorwardError as error:  # the kernel has opened the door already; only the end may be wrong
                         self._openings.log.message(
                             f"the end of an opening for {event.source} was not set: {error}", "error"
                         )
@@ -68,7 +68,7 @@ class KnockEvents:
         names = self._states.get(event.generation, {}).get(event.state, ())
         doors = [openings.doors[name] for name in names if name in openings.doors]
         have: dict[Element, float] = {}
-        if self._bans.contains(event.source):  # it knocked in the moment before
+        if self._bans.contains(event.source):  # its knock was complete just before the ban
             openings.apply_openings(tuple(Element(event.source, port) for door in doors for port in door.opens))
             return
         for door in doors:

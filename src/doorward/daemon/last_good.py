@@ -1,8 +1,8 @@
-"""The last good configuration: root's copy of the file that was last in force, for a start with a file that is wrong.
+"""The last good configuration: root's copy of the file last in force, for a start with an invalid file.
 
-It is FILE.last, in the same directory, so that what it names is found as before. Root writes it, once the file is in
-force: the process that runs hooks where root started the daemon, `doorward check --keep` in the unit, and `doorward
-apply` and `confirm`. It is never read where anybody but root could have written it.
+It is FILE.last, in the same directory, so that relative paths in it stay valid. Root writes it once the file is in
+force: the hook runner if root started the daemon, `doorward check --keep` in the unit, and `doorward apply` and
+`confirm`. It is not read if anyone but root could have written it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from doorward.daemon.ruleset_loader import LoadResult, digest_of, load_gate
 from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.kernel import atomic_file
 
-_MODE = 0o644  # at most: anyone who can read the file can read the copy, and root alone can write it
+_MODE = 0o644  # at most: readers of the file can read the copy, and only root can write it
 _MOST_NAMED = 10  # doors in one line of the log
 
 
@@ -32,7 +32,7 @@ def path_of(config: Path) -> Path:
 def keep(config: Path, digest: str) -> None:
     """Copy the file, if its text has the digest of the one in force; called by root.
 
-    AnswerNo: it has another text. ConfigError, UsageError, HostError: it cannot be read or copied, or is not root's.
+    NegativeResult: it has another text. ConfigError, UsageError, HostError: it is unreadable, or not root's.
     """
     text = read_root_owned_text(config)
     if digest_of(text) != digest:
@@ -45,9 +45,9 @@ def keep(config: Path, digest: str) -> None:
 
 
 def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:
-    """Load the copy; what a child of the daemon does at a start where `config` is wrong. Keep the text in `ruleset`.
+    """Load the copy, and save the ruleset in `ruleset`; a child of the daemon does this if `config` is invalid.
 
-    The files that it names are as they are today; what else it needs of the host, and does not get, is left out.
+    The files that it names are used as they are now; other requirements that the host does not meet are left out.
     A door that `config` no longer has is closed: its ports stay hidden, and no knock opens it.
     """
     copy = path_of(config)
@@ -67,9 +67,9 @@ def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:
 
 
 def _removed_doors(text: str, config: Path) -> frozenset[str]:
-    """Return the doors of the copy that the file no longer has; none where it is not even TOML with a table [doors]."""
+    """Return the doors of the copy that the file no longer has; empty if it is not TOML with a table [doors]."""
     try:
-        with config.open("rb") as file:  # not judged by its owner: whatever it says, it can only close doors
+        with config.open("rb") as file:  # its owner is not checked: it can only close doors
             raw = file.read(MAX_BYTES + 1)
         new = _doors_in(decode_text(raw, str(config)), config)
     except (DoorwardError, OSError):

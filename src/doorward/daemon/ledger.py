@@ -19,11 +19,11 @@ from doorward.kernel.owner_rights import owner_rights
 from doorward.model import Opening, Place, Port, parse_place
 
 SCHEMA_VERSION = 4
-KEPT_ROWS = 200_000  # a table; older rows go, so that a scanner cannot fill the disk
+KEPT_ROWS = 200_000  # per table; older rows are deleted, so that a scanner cannot fill the disk
 MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
-LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987: later ones cannot be shown, and nobody meant them
+LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987; later times cannot be formatted
 WRITES_TOGETHER = 1000  # at most in one transaction, so that what waits stays small
-STEP_S = 0.5  # less than that is the clock's own drift
+STEP_S = 0.5  # smaller differences are drift of the clock
 _TRIM_EVERY = 1000
 _CLOCK = "CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);"
 _BANS = """
@@ -60,12 +60,12 @@ _BAN_RECORDS = """  -- which ledgers up to version 3 have not
     UNION ALL
     SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL FROM bans"""
 _STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
-_NO_MOMENT = (
+_INVALID_FLOOR = (
     "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"
     " UNION SELECT 1 FROM seen_forgotten WHERE typeof(newest) != 'integer'"
 )
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-# What SQLite says of a damaged file; else (no right, no room, locked) the file itself may be sound.
+# SQLite's errors for a damaged file; after any other (no permission, disk full, locked) it may be intact.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
 _TRIM = {
     "openings": "DELETE FROM openings WHERE closed IS NOT NULL AND id <= (SELECT max(id) FROM openings) - ?",
@@ -75,7 +75,7 @@ _TRIM = {
 
 
 class Record(NamedTuple):
-    """One line of the record: an opening with its end, a refusal, or a ban."""
+    """One entry of the access log: an opening with its end, a rejection, or a ban."""
 
     at_s: float
     event: str  # "opened", "refused" or "banned"
@@ -85,7 +85,7 @@ class Record(NamedTuple):
 
 
 class Ledger:
-    """The daemon's side. A write that fails waits in memory and is tried again; `trouble` says why."""
+    """The daemon's side. A failed write is kept in memory and retried; `trouble` is the reason."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +103,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write what is recorded inside in one transaction, or a few: a crowd's openings in a fraction of the time."""
+        """Write the records made inside in one transaction, or a few, which is much faster for many."""
         self._together = True
         try:
             yield
@@ -113,9 +113,9 @@ class Ledger:
                 self.flush()
 
     def fsync(self) -> bool:
-        """Wait until what was written is on the disk, where not even a loss of power takes it away; False: it is not.
+        """Sync the writes to the disk, so that they survive a power failure; return whether it succeeded.
 
-        For what is owed. SQLite itself would wait at every commit (synchronous = FULL), or at none (NORMAL).
+        Used for owed commands. SQLite itself would sync at every commit (synchronous = FULL) or at none (NORMAL).
         """
         try:
             atomic_file.sync(self.path.with_name(f"{self.path.name}-wal"))
@@ -125,10 +125,10 @@ class Ledger:
         return True
 
     def wall_offset(self, now_s: float, wall_s: float) -> float:
-        """Give what to add to `now_s` (CLOCK_MONOTONIC) for wall time.
+        """Return the offset from `now_s` (CLOCK_MONOTONIC) to wall time.
 
-        Where the wall clock was stepped since the last call, of this daemon or of one before it in the same boot,
-        the times of the standing openings are moved with it: a step neither prolongs nor cuts an opening.
+        If the wall clock was stepped since the last call, by this daemon or an earlier one in the same boot, the times
+        of active openings are shifted too: a step neither prolongs nor shortens an opening.
         """
         offset_s = wall_s - now_s
         if self._offset_s is None or abs(offset_s - self._offset_s) > STEP_S:
@@ -143,7 +143,7 @@ class Ledger:
         return offset_s
 
     def opened(self, opening: Opening) -> None:
-        """Record an opening, or the new end of the one that stands."""
+        """Record an opening, or the new end of an active one."""
         ports = json.dumps([str(port) for port in opening.ports])
         key = (opening.door, str(opening.address))
         self._write(
@@ -158,38 +158,38 @@ class Ledger:
         )
 
     def ended(self, door: str, address: Place, at_s: float) -> None:
-        """Record that an opening is over; until it is `closed` too, what it owes is still to be done."""
+        """Record that an opening has ended; its command is owed until it is `closed` too."""
         self._write(
             "UPDATE openings SET until = min(until, ?) WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, door, str(address)),
         )
 
     def closed(self, door: str, address: Place, at_s: float, by: str) -> None:
-        """Record the end of an opening: by "time", "hand", or "lost" where the kernel no longer had it."""
+        """Record the end of an opening: by "time", "hand", or "lost" if the kernel no longer had it."""
         self._write(
             "UPDATE openings SET closed = ?, closed_by = ? WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, by, door, str(address)),
         )
 
     def refused(self, door: str | None, address: Place, at_s: float, reason: str) -> None:
-        """Record that a source was refused, and why."""
+        """Record that a source was rejected, and the reason."""
         self._write(
             "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
         )
 
     def banned(self, ban: Place, at_s: float, until_s: float) -> None:
-        """Record a ban, in place of one that has not ended."""
+        """Record a ban; it replaces an active one."""
         self.unbanned(ban, at_s)
         self._write("INSERT INTO bans (at, address, until) VALUES (?, ?, ?)", (at_s, str(ban), until_s))
 
     def unbanned(self, ban: Place, at_s: float) -> None:
-        """Record that a ban was ended before its time."""
+        """Record that a ban was ended early."""
         self._write(
             "UPDATE bans SET ended = ? WHERE address = ? AND ended IS NULL AND until > ?", (at_s, str(ban), at_s)
         )
 
     def active(self) -> list[Opening]:
-        """Give the openings whose end was not recorded, for a daemon that starts; rows that make no sense end."""
+        """Return the openings without a recorded end, for a daemon that starts; invalid rows are ended."""
         openings = []
         for number, *row in self._db.execute(_STANDING).fetchall():
             try:
@@ -199,7 +199,7 @@ class Ledger:
         return openings
 
     def flush(self) -> bool:
-        """Try what waits; False where it must wait on."""
+        """Retry pending writes; return whether they succeeded."""
         try:
             with self._db:
                 for statement, values in self._pending:
@@ -212,7 +212,7 @@ class Ledger:
         return True
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write pending records and close the file."""
         if self.flush():
             self.seen.close()
         self._db.close()
@@ -232,27 +232,27 @@ class Ledger:
 
 def _opening(door: str, address: str, ports: str, since: float, until: float, by: str) -> Opening:
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
-    if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # nor is "not a number"
+    if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # also excludes NaN
         raise ValueError("an opening without an end")
     return Opening(str(door), parse_place(address), parsed, float(since), float(until), str(by))
 
 
 def _text(raw: bytes) -> str:
-    """Read what should be UTF-8; a damaged byte spoils its row, and not the reading of all rows."""
+    """Decode UTF-8; an invalid byte affects only its own row."""
     return raw.decode(errors="replace")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the ledger, or make it. HostError: it is another version's.
+    """Open or create the ledger. HostError: it has another version.
 
-    It is damaged: sqlite3.DatabaseError, UnicodeDecodeError (SQLite's message shows what it read) or MemoryError
-    (SQLite believed a size in it).
+    A damaged file raises sqlite3.DatabaseError, UnicodeDecodeError (SQLite's message quotes it) or MemoryError (SQLite
+    trusted a size in it).
     """
     db = sqlite3.connect(path, timeout=1.0)
     db.text_factory = _text
     try:
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose the last records, never the file
+        db.execute("PRAGMA synchronous = NORMAL")  # a crash of the host may lose the last records, never the file
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
             raise HostError(f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}")
@@ -267,9 +267,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             )  # else a loss of power may take the whole file away, whatever was synced in it
         if not _definitions(db) >= _own_definitions():
             raise sqlite3.DatabaseError("its tables are not a ledger's")
-        if db.execute(_NO_MOMENT).fetchone():
+        if db.execute(_INVALID_FLOOR).fetchone():
             raise sqlite3.DatabaseError("it does not say from when on it knows used signed knocks")
-        db.execute(_STANDING).fetchall()  # which finds the damage that quick_check overlooks
+        db.execute(_STANDING).fetchall()  # finds damage that quick_check overlooks
     except BaseException:
         db.close()
         raise
@@ -287,9 +287,9 @@ def _own_definitions() -> set[tuple[str, str]]:
 
 
 def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
-    """Open the ledger; one that cannot be used is set aside under a name with `stamp`, and a new one begun.
+    """Open the ledger; an unusable one is renamed with the suffix `stamp`, and a new one created.
 
-    Gives the ledger and, where one was set aside, a message that says so. HostError: no ledger can be had there.
+    Return the ledger and, if one was renamed, a message. HostError: no ledger can be opened or created.
     """
     make_directory(path)
     try:
@@ -310,7 +310,7 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory of a ledger, where it is missing. HostError: it cannot be made."""
+    """Create the directory of a ledger, if missing. HostError: it cannot be created."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -324,9 +324,9 @@ def _reason(error: Exception) -> str:
 def read_records(
     path: Path, since_s: float, last: int, door: str | None = None, address: str | Sequence[str] | None = None
 ) -> Iterator[Record]:
-    """Give the last records since a moment, oldest first, without touching the file. HostError: it cannot be read.
+    """Return the last records since a time, oldest first, without changing the file. HostError: it is unreadable.
 
-    `address` is one, or several of which each is asked for.
+    `address` is one address, or several of which any matches.
     """
     addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
     chosen = {"since": since_s, "last": last, "door": door, "addresses": addresses}
@@ -342,7 +342,7 @@ def read_records(
 
 def _rows(path: Path, chosen: Mapping[str, object]) -> list[Any]:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("this is not a regular file")  # a pipe would be waited for
+        raise OSError("this is not a regular file")  # opening a pipe would block
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
         db.text_factory = _text
         has_bans = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bans'").fetchone()
@@ -350,7 +350,7 @@ def _rows(path: Path, chosen: Mapping[str, object]) -> list[Any]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    """Read a row, whatever something else may have written there."""
+    """Parse a row, which may hold anything."""
     at, event, door, address, ports, until, by, closed, closed_by, reason = row
     at_s, address, door = _moment(at, 0.0), str(address), None if door is None else str(door)
     if event == "refused":
@@ -372,7 +372,7 @@ def _moment(value: object, otherwise: float) -> float:
 
 
 def ledger_path(usual: str = "/var/lib/doorward") -> Path:
-    """Return the ledger's path: in STATE_DIRECTORY, or in the usual directory."""
+    """Return the ledger's path: in STATE_DIRECTORY, or in `usual`."""
     folders = os.environ.get("STATE_DIRECTORY", "")
     return Path(folders.split(":")[0] or usual) / "ledger.sqlite3"
 

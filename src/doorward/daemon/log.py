@@ -1,4 +1,4 @@
-"""The daemon's log: one line an event, as text or JSON, on standard error."""
+"""The daemon's log: one line per event, as text or JSON, on standard error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from doorward.core.token_bucket import TokenBucket
 from doorward.escape import json_line, visible
 from doorward.model import Opening
 
-# Of each kind of line so many a second, after so many at once: a crowd of strangers must not fill the disk. What is
-# left out here still stands in the ledger.
+# Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.
 LINES_PER_S, LINES_AT_ONCE = 100, 1000
-TELL_AFTER_S = 1.0  # how long lines that are left out are counted before the count is told
+COUNT_AFTER_S = 1.0  # after the first suppressed line, the count is logged
 
 _TEXT = {
     "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
@@ -32,7 +31,7 @@ _TEXT = {
 
 
 class Log:
-    """Writes events. The journal stamps lines itself; anywhere else each begins with the time."""
+    """Writes events. The journal adds timestamps itself; elsewhere each line begins with one."""
 
     def __init__(self, form: str, stream: TextIO | None = None) -> None:
         self._json = form == "json"
@@ -40,33 +39,35 @@ class Log:
         self._stamp = "JOURNAL_STREAM" not in os.environ
         self._limits = {event: TokenBucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
         self._left_out: dict[str, int] = {}
-        self.listeners: list[Callable[[str, Mapping[str, object]], None]] = []  # told of every event, written or not
+        self.listeners: list[
+            Callable[[str, Mapping[str, object]], None]
+        ] = []  # called with every event, also suppressed ones
         self.due_s = float("inf")  # when `log_suppressed` is to be called, on CLOCK_MONOTONIC's scale
 
     def message(self, message: str, level: str = "info") -> None:
-        """Write a message in words: what was done, or what is wrong and what to do."""
+        """Write a message: what was done, or a fault and its remedy."""
         self.event("message", {"level": level, "message": " ".join(message.splitlines())})
 
     def opening(self, event: str, opening: Opening, for_s: float, by: str) -> None:
-        """Write what happened to an opening."""
+        """Write an event of an opening."""
         ports = [str(port) for port in opening.ports]
         self.event(
             event, {"door": opening.door, "address": str(opening.address), "ports": ports, "for_s": for_s, "by": by}
         )
 
     def event(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write one line, or count it where there are too many of its kind."""
-        for tell in self.listeners:
-            tell(event, fields)
+        """Write one line, or count it if its kind exceeds the rate limit."""
+        for listener in self.listeners:
+            listener(event, fields)
         now_s = time.monotonic()
         if event in self._limits and not self._limits[event].admits(now_s):
             self._left_out[event] = self._left_out.get(event, 0) + 1
-            self.due_s = min(self.due_s, now_s + TELL_AFTER_S)
+            self.due_s = min(self.due_s, now_s + COUNT_AFTER_S)
             return
         self._write(event, fields)
 
     def log_suppressed(self) -> None:
-        """Say how many lines of each kind were left out since the last time."""
+        """Log the number of suppressed lines of each kind since the last call."""
         counted = ", ".join(f"{count} {event!r}" for event, count in self._left_out.items())
         self._left_out, self.due_s = {}, float("inf")
         if counted:
@@ -83,12 +84,12 @@ class Log:
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
-        except OSError:  # a log that nobody takes any more must not end the daemon
+        except OSError:  # a closed log must not end the daemon
             pass
 
 
 def as_json(event: str, fields: Mapping[str, object]) -> str:
-    """Give an event that happens now as one line of JSON, without its end."""
+    """Return an event that happens now as JSON, without a newline."""
     return json_line({"time": _now().isoformat(timespec="milliseconds"), "event": event, **fields})
 
 
@@ -97,12 +98,12 @@ def _now() -> datetime:
 
 
 def stamped(moment: datetime, text: str) -> str:
-    """Give a line with the time before it, as the clock on the wall shows it."""
+    """Return a line with the local time before it."""
     return f"{moment.astimezone():%Y-%m-%dT%H:%M:%S%z} {text}"
 
 
 def text_of(event: str, fields: Mapping[str, object]) -> str:
-    """Give an event in words."""
+    """Return an event as text."""
     if event == "message":
         level = "" if fields["level"] == "info" else f"{fields['level']}: "
         return f"{level}{fields['message']}"

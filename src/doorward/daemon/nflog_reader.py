@@ -1,9 +1,9 @@
-"""The process that reads strangers' bytes, and can do nothing else.
+"""The sandboxed process that parses untrusted input from the netfilter log.
 
-It is forked with the netfilter log's sockets and one to the daemon. Before it reads anything it has given up its
-user, every capability and all but a few system calls: it can write no file, start no program and open no socket. It
-sends what it understood in a fixed form; the daemon takes that form and nothing else. The daemon keeps the log's
-sockets open and does not read them, so what comes while no reader runs waits in the kernel.
+It is forked with the log's sockets and one to the daemon. Before it reads anything it gives up its user, every
+capability and all but a few system calls: it can neither write files nor start programs nor open sockets. It sends
+events in a fixed format, and the daemon accepts nothing else. The daemon keeps the log's sockets open without reading
+them, so messages that arrive while no reader runs wait in the kernel.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import privileges, seccomp
-from doorward.kernel.child_process import child_main, close_descriptors_except, recv
+from doorward.kernel.child_process import Worker, close_descriptors_except, recv
 from doorward.kernel.nflog import LogSocket, NflogEvent
 
 WHATS = ("knock", "full", "fast", "step", "wrong")
 _EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
-_MOST_EVENTS = 1000  # a message
+_MOST_EVENTS = 1000  # per message
 _MESSAGE_BYTES = _MOST_EVENTS * _EVENT.size
 _READY, _OVERFLOW, _FAILED = b"R", b"O", b"F"
-_HASTY_S = 1.0  # a reader that ends within it is followed by one that waits for so long
+_HASTY_S = 1.0  # the successor of a reader that ended within this time waits as long first
 
 
 def pack_events(events: Sequence[NflogEvent]) -> bytes:
-    """Give the message that tells of these events."""
+    """Return the message with these events."""
     return b"".join(
         _EVENT.pack(
             int(generation, 16), state, WHATS.index(what), source.version, source.packed.ljust(16, b"\0"), at_us
@@ -43,7 +42,7 @@ def pack_events(events: Sequence[NflogEvent]) -> bytes:
 
 
 def parse_events(raw: bytes) -> list[NflogEvent]:
-    """Read such a message. MalformedError for any other bytes."""
+    """Parse such a message. MalformedError: it is anything else."""
     if not raw or len(raw) % _EVENT.size:
         raise MalformedError(f"reader: a message of {len(raw)} bytes; events have {_EVENT.size} each")
     events = []
@@ -56,35 +55,31 @@ def parse_events(raw: bytes) -> list[NflogEvent]:
 
 
 class NflogReader:
-    """The daemon's side: to be used like the LogSockets that it takes over, of which the last is told first.
+    """The daemon's side; it replaces the LogSockets that it owns, and reports the events of the last one first.
 
-    A reader that ended, or that sent anything but events, is replaced; `loss` says why `read` last gave None.
+    A reader that ended, or that sent anything but events, is replaced; `loss` is why `read` last returned None.
     """
 
     def __init__(self, logs: Sequence[LogSocket[NflogEvent]]) -> None:
         self._logs = logs
         self._identity = privileges.service_identity()
-        self._waiter = select.epoll()  # its descriptor stays the same, whoever reads
+        self._waiter = select.epoll()  # its descriptor stays the same when the reader is replaced
         self.loss = ""
         self._start(0.0)
-        self._socket.setblocking(True)
-        first = recv(self._socket, _MESSAGE_BYTES)
+        first = recv(self._worker.socket, _MESSAGE_BYTES)
         if first != _READY:
             self.close()
             reason = first.removeprefix(_FAILED).decode(errors="replace") or "it ended"
             raise HostError(f"the process that reads packets cannot give up its rights: {reason}")
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._waiter.fileno()
 
     def read(self) -> list[NflogEvent] | None:
-        """Give events that wait; None where some were lost, as `loss` says."""
-        try:
-            raw = recv(self._socket, _MESSAGE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        if raw == _READY:
+        """Return the waiting events; None if some were lost, for the reason in `loss`."""
+        raw = self._worker.receive(_MESSAGE_BYTES)
+        if raw is None or raw == _READY:
             return []
         if raw == _OVERFLOW:
             self.loss = "the kernel's log overflowed"
@@ -96,40 +91,33 @@ class NflogReader:
             return None
 
     def close(self) -> None:
-        """End the reader and give the log free."""
+        """End the reader and close the log."""
         self._end()
         self._waiter.close()
         for log in self._logs:
             log.close()
 
     def _start(self, wait_s: float) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._began_s = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            child_main("doorward-reader", lambda: _read(self._logs, theirs, self._identity, wait_s))
-        theirs.close()
-        self._waiter.register(self._socket, select.EPOLLIN)
+        self._worker = Worker("doorward-reader", lambda daemon: _read(self._logs, daemon, self._identity, wait_s))
+        self._waiter.register(self._worker, select.EPOLLIN)
 
     def _replace(self, sent: bytes) -> None:
         status = self._end()
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         what = "sent an invalid event" if sent else f"ended {how}"
-        self.loss = f"the process that reads packets {what}; another one begins"
+        self.loss = f"the process that reads packets {what}; restarting it"
         self._start(_HASTY_S if time.monotonic() - self._began_s < _HASTY_S else 0.0)
 
     def _end(self) -> int:
-        self._waiter.unregister(self._socket)
-        self._socket.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._waiter.unregister(self._worker)
+        return self._worker.close()
 
 
 def give_up_everything(
     identity: privileges.Identity | None, logs: Sequence[LogSocket[Any]], daemon: socket.socket
 ) -> None:
-    """Keep nothing but reading these logs and telling the daemon. OSError: the kernel refused a step."""
+    """Drop all rights but to read these logs and write to the daemon. OSError: the kernel refused a step."""
     close_descriptors_except([daemon.fileno(), *(log.fileno() for log in logs)])
     privileges.drop_privileges(identity, 0)
     privileges.exit_with_parent(signal.SIGKILL)
@@ -152,7 +140,7 @@ def _read(
 
 
 def _forward(logs: Sequence[LogSocket[NflogEvent]], daemon: socket.socket, wait_s: float) -> None:
-    """Tell the daemon what the logs tell, after a wait, until it is gone."""
+    """Forward events to the daemon until it exits, after a wait."""
     waiting = select.poll()
     waiting.register(daemon, 0)
     if waiting.poll(wait_s * 1000):
@@ -160,7 +148,7 @@ def _forward(logs: Sequence[LogSocket[NflogEvent]], daemon: socket.socket, wait_
     for log in logs:
         waiting.register(log, select.POLLIN)
     while daemon.fileno() not in dict(waiting.poll()):
-        # Read in order and tell in reverse: whatever led to an event of the first was in the last before it.
+        # Read in order and forward in reverse: what led to an event of the first log is in the last log before it.
         for events in reversed([log.read() for log in logs]):
             if events is None:
                 daemon.send(_OVERFLOW)

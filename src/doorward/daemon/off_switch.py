@@ -17,7 +17,7 @@ _TEXT = "doorward is switched off: no gate is loaded while this file exists. `do
 
 
 class SwitchedOff(NegativeResult):
-    """Nothing was loaded, since doorward is switched off."""
+    """Nothing was loaded because doorward is switched off."""
 
 
 def marker() -> Path:
@@ -45,7 +45,7 @@ def refuse_if_off() -> None:
 
 
 def switch_off() -> None:
-    """Make the file, permanently; one that is there keeps its time. OSError: it cannot be made."""
+    """Create the file durably; an existing one keeps its time. OSError: it cannot be created."""
     if not is_off():
         atomic_file.make_directories(marker().parent, 0o755)
         atomic_file.write(marker(), _TEXT)
@@ -53,6 +53,6 @@ def switch_off() -> None:
 
 
 def switch_on() -> None:
-    """Remove the file, permanently. FileNotFoundError: doorward is on; OSError: it cannot be removed."""
+    """Remove the file durably. FileNotFoundError: doorward is on; OSError: it cannot be removed."""
     marker().unlink()
     atomic_file.sync(marker().parent)

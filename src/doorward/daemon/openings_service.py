@@ -1,6 +1,6 @@
-"""The openings of this gate, and the one order in which a change happens: ledger, kernel, log and fleet, hooks.
+"""The openings of this gate. Changes happen in this order: ledger, kernel, log and fleet, hooks.
 
-A change that the kernel refuses is taken back, and nothing is logged, announced or run for it.
+A change that the kernel rejects is rolled back; it is not logged or announced, and runs no hook.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Key = tuple[str, Place]  # an opening: a door and an address
 
 
 class OpeningsListener(Protocol):
-    """What wants to know of openings: the fleet."""
+    """A listener to changes of openings: the fleet."""
 
     def opened(self, opening: Opening, by: str) -> None:
         """Note an opening that is in the ledger and in the kernel, for `flush`."""
@@ -49,7 +49,7 @@ class _Line(NamedTuple):
 
 
 class Pending:
-    """The work of one recording. An opening that could not be applied takes its own work with it."""
+    """The work of one recording; that of an opening that cannot be applied is dropped."""
 
     def __init__(self, service: OpeningsService) -> None:
         self._service = service
@@ -58,7 +58,7 @@ class Pending:
         self._errands: list[HookRun] = []
 
     def opened(self, key: Key, before: Opening | None) -> None:
-        """Note that an opening was recorded; of several records of one the first counts."""
+        """Note that an opening was recorded; the first record of an opening counts."""
         self._before.setdefault(key, before)
 
     def prolongs(self, opening: Opening) -> bool:
@@ -74,9 +74,9 @@ class Pending:
         self._errands.append(errand)
 
     def take_back(self, key: Key) -> None:
-        """Restore book and ledger to what they were before an opening that could not be applied; drop its work.
+        """Roll back table and ledger to before an opening that could not be applied; drop its work.
 
-        Taking back what was not recorded here is not an error.
+        An opening that was not recorded here is not an error.
         """
         if key not in self._before:
             return
@@ -92,7 +92,7 @@ class Pending:
         service.ledger.closed(*key, at_s, "refused")
 
     def take_all_back(self) -> None:
-        """Take back every opening that was recorded here."""
+        """Roll back every opening that was recorded here."""
         with self._service.ledger.transaction():
             for key in tuple(self._before):
                 self.take_back(key)
@@ -126,7 +126,7 @@ class OpeningsService:
         self._timer_s, self._logged_s = float("inf"), float("-inf")
 
     def reconcile(self) -> None:
-        """Read the open sets back: enter what the log did not tell, strike out what is gone."""
+        """Read the open sets back: add openings that were not logged, and end those that are gone."""
         now_s = self.loop.now_s()
         try:
             have = self.firewall.elements()
@@ -143,7 +143,7 @@ class OpeningsService:
                 self.record_opening(opening)
 
     def record_opening(self, new: Opening, *, is_learnt: bool = False) -> None:
-        """Enter an opening into book, ledger and log, and tell the fleet, unless it was learnt from there."""
+        """Enter an opening into table, ledger and log, and notify the fleet unless it came from there."""
         key, before = (new.door, new.address), self.table.get(new.door, new.address)
         opening, event = self.table.open(new), "opened" if before is None else "prolonged"
         self.ledger.opened(self.in_wall_time(opening))
@@ -158,7 +158,7 @@ class OpeningsService:
         self._schedule()
 
     def record_command_run(self, knock: Opening) -> None:
-        """Run the command of a door that stays open for nobody, and record that it ran."""
+        """Run the command of a door that opens no ports, and record that it ran."""
         moment = self.in_wall_time(knock._replace(until_s=knock.since_s))  # over as it begins
         self.ledger.opened(moment)
         self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
@@ -169,7 +169,7 @@ class OpeningsService:
     def record_end(self, opening: Opening, by: str) -> None:
         """Write the end of an opening into ledger and log: by "time", "hand", "ban", "fleet" or "lost".
 
-        The ledger keeps what is owed until the command has ended, so that the next daemon runs it, whatever comes.
+        The ledger keeps the command as owed until it has ended, so that after a crash the next daemon runs it.
         """
         ended_s = opening.until_s if by == "time" else self.loop.now_s()  # it may have ended while no daemon ran
         at_s = ended_s + self.wall_offset_s()
@@ -192,22 +192,22 @@ class OpeningsService:
             self.ledger.closed(opening.door, opening.address, at_s, by)
 
     def in_wall_time(self, opening: Opening) -> Opening:
-        """Give an opening with times since the epoch."""
+        """Return an opening with times since the epoch."""
         return shifted([opening], self.wall_offset_s())[0]
 
     def wall_offset_s(self) -> float:
-        """Give what to add to the loop's clock for wall time."""
+        """Return the offset from the loop's clock to wall time."""
         return self.ledger.wall_offset(self.loop.now_s(), time.time())
 
     @contextmanager
     def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Write what is recorded inside together, and then the log; once it is on the disk, start the commands.
+        """Write the records made inside in one transaction, then the log; once they are synced, start the commands.
 
-        `and_then` is called between: what opens a door, so that the ledger knows first and the log tells no lie. Where
-        it fails, the openings that were recorded inside are taken back, and nothing is logged or run for them.
+        `and_then` is called in between, to open doors in the kernel. If it fails, the openings recorded inside are
+        rolled back, and nothing is logged or run for them.
 
-        So the log tells of nothing that a kill could still undo, and not even a loss of power makes the ledger forget
-        an `on_close` whose `on_open` has run. Everything that is recorded is recorded inside of one.
+        So a crash cannot undo what the log shows, and after a power failure the ledger still has an `on_close` whose
+        `on_open` has run. All records are made inside of this.
         """
         outer, self.pending = self.pending, Pending(self)  # a repair may record while an opening is being applied
         try:
@@ -222,9 +222,9 @@ class OpeningsService:
             done.finish()
 
     def apply_openings(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
-        """Bring these entries of the gate to what the book wants.
+        """Update these entries of the open sets to the state of the table.
 
-        `have` is what is there of them; without it the sets are read back, which takes a second where they are full.
+        `have` are those present; without it the sets are read back, which takes a second if they are full.
         """
         for last_try in (False, False, True):
             now_s = self.loop.now_s()
@@ -239,7 +239,7 @@ class OpeningsService:
                 return
 
     def restore(self) -> list[Opening]:
-        """Take over what the ledger says still stands; give what ended while nobody watched."""
+        """Restore the active openings of the ledger; return those that ended while no daemon ran."""
         offset_s, now_s = self.wall_offset_s(), self.loop.now_s()
         openings = restored_openings(self.ledger.active(), offset_s, now_s)
         for opening in openings:
@@ -249,7 +249,7 @@ class OpeningsService:
         return [opening for opening in openings if opening.until_s <= now_s]
 
     def reject(self, source: Place, door: str | None, reason: str, why: str) -> None:
-        """Record that a source was refused, and why: `reason` are words for people, `why` is one for programs."""
+        """Record a rejected source; `reason` is a text for people, `why` a word for programs."""
         self.ledger.refused(door, source, time.time(), reason)
         self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
         self.hooks.run_on_refuse(source, why)
@@ -258,7 +258,7 @@ class OpeningsService:
         self._schedule()
 
     def _schedule(self) -> None:
-        """Wake for the next end of an opening, for a ledger that waits, and for lines that were left out."""
+        """Set the timer for the next end of an opening, a ledger retry, or a count of suppressed log lines."""
         ends = self.table.next_end()
         due = min(
             ends.until_s if ends else float("inf"),
@@ -281,7 +281,7 @@ class OpeningsService:
         self._schedule()
 
     def _retry_ledger(self) -> None:
-        """Try what could not be written; tell of it once a minute, and once when it is over."""
+        """Retry failed writes; log a failure once per minute, and the recovery."""
         now_s = self.loop.now_s()
         if self.ledger.flush():
             self.log.message("the ledger is written again")

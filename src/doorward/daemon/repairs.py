@@ -1,4 +1,4 @@
-"""Openings that are applied together, new ones or all after a repair: one that nftables refuses costs no other."""
+"""Apply many openings, new ones or all after a repair; one that nftables rejects does not affect the others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening, Place
 from doorward.nftables.nft_error import NftError
 
-_MOST_NAMED = 8  # openings in one line of the log; the ledger has them all
-# Of openings together, before the rest is not tried: a ledger that an attacker wrote must not hold the daemon.
+_MOST_NAMED = 8  # openings in one log line; the ledger has all
+# Rejections after which the rest is not attempted: a forged ledger must not block the daemon.
 _MOST_REFUSED = 50
 
 
@@ -20,12 +20,12 @@ def settle_each(
     is_there: Callable[[Opening], bool],
     refused: Callable[[Opening, DoorwardError], None],
 ) -> None:
-    """Put the entries of openings into the gate, in few transactions; call `refused` for each that nftables refuses.
+    """Add the entries of openings in few transactions; call `refused` for each opening that nftables rejects.
 
-    A refusal takes the kernel some 10 ms. Once a set is full, or many were refused, openings of which nothing
-    `is_there` are not tried.
+    A rejection takes the kernel some 10 ms. Once a set is full, or many were rejected, openings for which `is_there`
+    is false are not attempted.
     """
-    full: dict[type[Place], DoorwardError] = {}  # each kind of place has a set of its own
+    full: dict[type[Place], DoorwardError] = {}  # addresses and networks of each family have their own set
     count, last = 0, None
     waiting = [list(openings)]
     while waiting:
@@ -50,27 +50,27 @@ def settle_each(
 
 
 def remaining(service: OpeningsService) -> dict[Element, float]:
-    """Return for how many seconds more each entry of the openings in the book is wanted."""
+    """Return the remaining seconds of each entry of the table's openings."""
     now_s = service.loop.now_s()
     touched = [element for opening in _narrow_first(service.table) for element in opening.elements()]
     return {element: until_s - now_s for element, until_s in service.table.wanted_until(touched).items()}
 
 
 def _narrow_first(openings: Iterable[Opening]) -> list[Opening]:
-    """Sort openings so that nftables takes them all: a network before a wider one, never after it."""
+    """Sort openings so that nftables accepts all: a network before a wider one, never after it."""
     return sorted(openings, key=lambda each: -129 if isinstance(each.address, Address) else -each.address.prefixlen)
 
 
 def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) -> str:
-    """Bring the open sets to what the table wants; an opening that nftables refuses ends, and costs no other.
+    """Update the open sets to the state of the table; an opening that nftables rejects ends, without the others.
 
-    `restored` are the entries that were loaded with the ruleset. `refusal` says why it was loaded without any; it is
-    empty where it was loaded with all. Return which openings are lost and why, or "".
+    `restored` are the entries that were loaded with the ruleset. `refusal` is why it was loaded without any, or "" if
+    it was loaded with all. Return which openings were lost and why, or "".
     """
     openings, lost, have = _narrow_first(service.table), list[tuple[Opening, DoorwardError]](), dict[Element, float]()
     wanted = tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
     if not refusal:
-        closed = tuple(set(restored).difference(wanted))  # while the gate was being repaired
+        closed = tuple(set(restored).difference(wanted))  # during the repair
         try:
             service.apply_openings((*closed, *wanted))
         except DoorwardError as error:
@@ -100,7 +100,7 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
 
 
 def close_removed(service: OpeningsService) -> None:
-    """End the openings of doors that the configuration in force does not have, though their ports stay hidden.
+    """End the openings of doors that are not in the configuration in force, though their ports stay hidden.
 
     The kernel may have opened such a door while no daemon ran: then only its ports are known.
     """

@@ -1,13 +1,12 @@
-"""Replay cache: which signed knocks were used already. Each is good once, whatever is restarted or killed.
+"""Replay cache: each signed knock is accepted once, across restarts and crashes.
 
-Five things refuse a packet. Its number is in the table `seen`. It is not newer than what was forgotten. It is dated
-before the floor: what an earlier ledger took is not known. Or it is dated before the machine's boot, since the last
-entries may have been lost with the power. Or it is dated ahead by more than any window.
+A packet is rejected for five reasons. Its number is in the table `seen`. It is not newer than the pruned entries. It is
+dated before the floor: an earlier ledger may have accepted it. It is dated before the host's boot: the last entries may
+have been lost in a power failure. Or it is dated ahead by more than any window.
 
-Floor and boot are moments of the wall clock, which may be wrong and is set sooner or later. So the boot is reckoned by
-the clock as it is now, and a floor that is further ahead than the window is lowered: nothing dated later was ever
-accepted. The dates of what was forgotten come from the packets themselves, and are never lowered: whatever the clock
-does, no packet whose number was noted is good twice.
+Floor and boot are wall clock times, and the wall clock may be wrong until it is set. So the time of the boot is derived
+from the present clock, and a floor further ahead than the window is lowered: nothing dated later was ever accepted. The
+dates of pruned entries come from the packets, and are never lowered: no clock change lets a packet be used twice.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-KEPT_MS = 86_400_000  # entries older than a day are forgotten
-KEPT_ROWS = 200_000  # and the oldest, where there are more: only who has a key can make one
+KEPT_MS = 86_400_000  # entries older than a day are pruned
+KEPT_ROWS = 200_000  # beyond it the oldest are pruned too; only holders of a key create entries
 _FORGET_EVERY = 1000
-AHEAD_MS = 1000  # a packet dated further ahead is synced before its door opens; others do not outlast a boot by more
-# No window is longer, so the verifier accepts nothing dated later. A compromised one could otherwise have everything
-# forgotten up to a date of its choice, and what is older than that is refused for ever.
+# A packet dated further ahead is synced before its door opens: entries lost in a crash are dated before boot + 1 s.
+AHEAD_MS = 1000
+# No window is longer, so the verifier accepts nothing dated later. Otherwise a compromised one could have all entries
+# up to a date of its choice pruned, and all packets up to that date would be rejected.
 MOST_AHEAD_MS = 3_600_000
 SCHEMA = """
 CREATE TABLE seen (id BLOB PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
@@ -35,14 +35,14 @@ CREATE TABLE seen_forgotten (newest INTEGER NOT NULL);
 
 
 class PacketId(NamedTuple):
-    """A signed knock that is right: its number (16 bytes), and when it was made, in milliseconds since the epoch."""
+    """A valid signed knock: its number (16 bytes), and its time in milliseconds since the epoch."""
 
     id: bytes
     time_ms: int
 
 
 class Clock(NamedTuple):
-    """The wall clock as it is now, in milliseconds since the epoch, and when the machine was booted by that clock."""
+    """The wall clock, in milliseconds since the epoch, and the boot time on that clock."""
 
     now_ms: int
     booted_ms: int
@@ -52,18 +52,18 @@ class ReplayCache:
     """The table, in the ledger's file. Nothing is accepted before `begin`."""
 
     def __init__(self, db: sqlite3.Connection, boot: str, secure: Callable[[], bool]) -> None:
-        """`boot` is the kernel's name of this boot; `secure` syncs the file to the disk, or returns False."""
+        """`boot` is the kernel's boot ID; `secure` syncs the file to the disk, or returns False."""
         self._db, self._boot, self._secure = db, boot, secure
         self._clock: Callable[[], Clock] | None = None
         self._first_floor_ms = 0
         self._has_begun = False
         self._floor_ms = 0
-        self._forgotten_ms = -1  # the newest date of all that was forgotten
-        self._may_lack_some = True  # the last before this boot
+        self._forgotten_ms = -1  # the newest date of the pruned entries
+        self._may_lack_some = True  # the last entries before this boot
         self._claims = 0
 
     def begin(self, clock: Callable[[], Clock], floor_ms: int) -> str:
-        """Get ready for `claim`, for a daemon that starts; return what the operator should know, or nothing.
+        """Prepare for `claim`, when the daemon starts; return a warning for the operator, or "".
 
         `clock` reads the wall clock; `floor_ms` is the floor of a table that has none yet.
         """
@@ -72,11 +72,11 @@ class ReplayCache:
 
     def _begin(self, clock: Clock) -> str:
         try:
-            told = self._find_floor(clock)
+            warning = self._find_floor(clock)
         except sqlite3.Error as error:
-            return f"the ledger cannot be written ({error}); no signed knock is taken until it can"
-        self._has_begun = self._secure()  # before the first is taken: it says that the last ones may be lost
-        return told if self._has_begun else "the ledger cannot be synced; no signed knock is taken until it can"
+            return f"the ledger cannot be written ({error}); no signed knock is accepted until it can"
+        self._has_begun = self._secure()  # before the first claim: an unclean shutdown may lose the last entries
+        return warning if self._has_begun else "the ledger cannot be synced; no signed knock is accepted until it can"
 
     def _find_floor(self, clock: Clock) -> str:
         row = self._db.execute("SELECT boot, floor, is_clean FROM seen_floor").fetchone()
@@ -85,15 +85,15 @@ class ReplayCache:
         self._floor_ms = self._first_floor_ms if row is None else int(row[1])
         self._forgotten_ms = self._db.execute("SELECT coalesce(max(newest), -1) FROM seen_forgotten").fetchone()[0]
         self._may_lack_some = not (is_next_boot and was_clean)
-        self._note(is_clean=False)
+        self._write_floor(is_clean=False)
         if is_next_boot and not was_clean and clock.booted_ms > self._floor_ms:
             return "the machine was not shut down in order: signed knocks from before its start are not taken"
         return ""
 
     def follow_clock(self, window_ms: int) -> str:
-        """Lower a floor that a wrong clock has put into the future; return what the operator should know, or nothing.
+        """Lower a floor that a wrong clock put into the future; return a warning for the operator, or "".
 
-        Call it from time to time: the clock may be set at any moment.
+        Call it periodically: the clock may be set at any time.
         """
         if self._clock is None or not self._has_begun:
             return ""
@@ -113,19 +113,19 @@ class ReplayCache:
         )
 
     def close(self) -> None:
-        """Note, on the disk, that nothing can be lost any more."""
+        """Record a clean shutdown, on the disk."""
         if self._clock is None or not self._has_begun:
             return
         if self._may_lack_some:
             self._floor_ms = max(self._floor_ms, self._clock().booted_ms + AHEAD_MS)
         with suppress(sqlite3.Error):
-            self._note(is_clean=True)
+            self._write_floor(is_clean=True)
             self._secure()
 
     def claim(self, claims: Sequence[PacketId]) -> list[str]:
-        """Note each as used, committed when this returns; return for each why it must be refused, or nothing."""
+        """Record each as used, committed when this returns; return for each the reason to reject it, or ""."""
         if self._clock is not None and not self._has_begun:
-            self._begin(self._clock())  # what was in the way may be gone
+            self._begin(self._clock())  # the fault may be gone
         if self._clock is None or not self._has_begun:
             return ["the ledger cannot tell which were used"] * len(claims)
         clock = self._clock()
@@ -145,7 +145,7 @@ class ReplayCache:
             return "it is dated further ahead than any window reaches"
         self._claims += 1
         if self._claims % _FORGET_EVERY == 0:
-            self._prune(claim.time_ms)  # first: this one may be among those that are forgotten
+            self._prune(claim.time_ms)  # first: this packet may be as old as those that are pruned
         if claim.time_ms < self._floor_ms or claim.time_ms <= self._forgotten_ms:
             return "it is older than the record of used ones, so it may have been used"
         if self._may_lack_some and claim.time_ms < clock.booted_ms + AHEAD_MS:
@@ -154,7 +154,7 @@ class ReplayCache:
         return "" if new else "it was used already"
 
     def _prune(self, now_ms: int) -> None:
-        """Forget what is old, and what is too many, but for the newest date of it."""
+        """Delete old and surplus entries, and record the newest date among them."""
         newest_too_many = self._db.execute(
             "SELECT time FROM seen ORDER BY time DESC LIMIT 1 OFFSET ?", (KEPT_ROWS,)
         ).fetchone()
@@ -166,7 +166,7 @@ class ReplayCache:
             self._db.execute("DELETE FROM seen_forgotten")
             self._db.execute("INSERT INTO seen_forgotten (newest) VALUES (?)", (self._forgotten_ms,))
 
-    def _note(self, *, is_clean: bool) -> None:
+    def _write_floor(self, *, is_clean: bool) -> None:
         with self._db:
             self._db.execute("DELETE FROM seen_floor")
             self._db.execute(

@@ -1,6 +1,6 @@
-"""What a configuration needs of its host: `doorward run` refuses to start without it, and `doorward check` reports it.
+"""Requirements of a configuration on its host: `doorward run` does not start without them, and `check` reports them.
 
-Both go through the same list, so that a file that passes the check also starts.
+Both use the same list, so that a file that passes the check also starts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What changes the gate: this daemon, one child at a time; and others, whose changes are undone.
+"""Guard the ruleset: run the daemon's own changes, one child at a time, and undo those of other programs.
 
-A repair is never given up. Where a program changes the gate again and again, there are at most twenty a second.
+Repairs never stop, but there are at most 20 per second.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from doorward.kernel.event_loop import EventLoop
 from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_pid
 
 _WINDOW_S = 60.0
-_TOLD_APART = 5  # repairs in a minute that have a line of their own; more is a fight
+_LINES_PER_WINDOW = 5  # one for each repair; more repairs per minute are summarized
 
 
 class RepairLogLimiter:
-    """Counts repairs, with their moments as arguments."""
+    """Log limiter for repairs: five lines per minute, then a summary. Times are arguments."""
 
     def __init__(self) -> None:
-        self._told_s: deque[float] = deque(maxlen=_TOLD_APART)
-        self._loud_s = float("-inf")
-        self._untold = 0
+        self._logged_s: deque[float] = deque(maxlen=_LINES_PER_WINDOW)
+        self._summary_s = float("-inf")
+        self._unlogged = 0
 
     def line(self, culprit: str, done: str, now_s: float) -> tuple[str, str] | None:
-        """Give level and words for a repair at `now_s`, or None where it is only counted."""
-        if len(self._told_s) < _TOLD_APART or now_s - self._told_s[0] >= _WINDOW_S:
-            self._told_s.append(now_s)
-            before = f" ({self._untold} more repairs since the last line)" if self._untold else ""
-            self._untold = 0
+        """Return the level and text of the log line for a repair at `now_s`; None if it is only counted."""
+        if len(self._logged_s) < _LINES_PER_WINDOW or now_s - self._logged_s[0] >= _WINDOW_S:
+            self._logged_s.append(now_s)
+            before = f" ({self._unlogged} more repairs since the last line)" if self._unlogged else ""
+            self._unlogged = 0
             return "warning", f"{culprit} changed the gate; {done}{before}"
-        self._untold += 1
-        if now_s - self._loud_s < _WINDOW_S:
+        self._unlogged += 1
+        if now_s - self._summary_s < _WINDOW_S:
             return None
-        self._loud_s, count = now_s, self._untold + _TOLD_APART
+        self._summary_s, count = now_s, self._unlogged + _LINES_PER_WINDOW
         return "error", (
             f"{culprit} keeps changing the gate, {count} times or more in a minute; doorward goes on putting it back."
             " Find what starts it, and let it change its own tables only: `delete table`, never `flush ruleset`"
@@ -49,23 +49,23 @@ class RepairLogLimiter:
 
 PAUSE_S = 0.05  # between repairs
 _FAILED_PAUSE_S = 1.0  # after one that failed
-_MAX_HELD = 10_000  # changes noted while a child loads; beyond it the gate is compared instead
-_TOLD_S = 0.02  # in which nf_tables tells who made the change that has just been seen
-_LATE_S = 1.0  # after a repair: knocks of the gate before it may still be told
-Outcome = Any  # of a child: what its work gives, or the DoorwardError that ended it
+_MAX_HELD = 10_000  # changes held while a child loads; beyond it the ruleset is compared instead
+_NOTIFIED_S = 0.02  # nf_tables reports the author of a visible change within this time
+_LATE_S = 1.0  # after a repair, knocks on the previous ruleset may still be reported
+Outcome = Any  # of a child: its result, or the DoorwardError that ended it
 
 
 class _Damage(NamedTuple):
-    """What is to be repaired: since when, and who did it."""
+    """A change to be repaired: when it was noticed, and the program that made it."""
 
     since_s: float
     culprit: str
 
 
 class RulesetGuard:
-    """`put_back` starts a repair, `healed` takes its outcome and gives how many openings stand.
+    """`put_back` starts a repair; `healed` applies its outcome and returns the number of openings.
 
-    `openings_changed` is called where others changed the open sets, `switched_off` where nothing may be loaded.
+    `openings_changed` is called if others changed the open sets, `switched_off` if doorward is switched off.
     """
 
     def __init__(
@@ -86,33 +86,33 @@ class RulesetGuard:
         self._next: Callable[[], None] | None = None
         self._when_whole: list[Callable[[], None]] = []
         self._held: list[RulesetChange] = []
-        self._unsure = False  # some changes were not told
+        self._unsure = False  # some changes were not seen
         self._fingerprint = b""
-        self._damage: _Damage | None = None  # what no repair has begun for yet
+        self._damage: _Damage | None = None  # without a repair yet
         self._began_s = float("-inf")
         self._is_repairing = self._is_ending = False
-        self.trouble = ""  # why the last repair failed; another is to come
+        self.trouble = ""  # why the last repair failed; it is retried
         self._is_timed = False
-        self._fights = RepairLogLimiter()
+        self._repair_log = RepairLogLimiter()
         loop.on_readable(self._watch.fileno(), self._read_changes)
 
     @property
     def is_busy(self) -> bool:
-        """Tell whether a child is at work on the gate."""
+        """Return whether a child is changing the ruleset."""
         return self._child is not None
 
     @property
     def is_damaged(self) -> bool:
-        """Tell whether a repair is owed or at work."""
+        """Return whether a repair is due or running."""
         return self._damage is not None or self._is_repairing
 
     @property
     def is_fresh(self) -> bool:
-        """Tell whether a repair was begun so lately that what is told may be of the gate before it."""
+        """Return whether a repair began so recently that events may be from the previous ruleset."""
         return self.is_damaged or self._loop.now_s() - self._began_s < _LATE_S
 
     def wait_for(self, child: LoadProcess[Any]) -> Any:
-        """Wait for a child outside the loop; give its outcome or raise its error."""
+        """Wait for a child outside the loop; return its result or raise its error."""
         self._start_child(child)
         with self._ending():
             outcome = self._end()
@@ -121,39 +121,39 @@ class RulesetGuard:
         return outcome
 
     def start(self, child: LoadProcess[Any], done: Callable[[Outcome], None]) -> None:
-        """Wait for a child beside other things, and call `done` with its outcome."""
+        """Wait for a child in the loop, and call `done` with its outcome."""
         self._start_child(child)
         self._done = done
         self._loop.on_readable(child.fileno(), self._advance)
 
     def after_current(self, call: Callable[[], None]) -> None:
-        """Call once no child is at work and no repair is owed; of several, the last."""
+        """Call once no child is running and no repair is due; a later call replaces an earlier one."""
         self._next = call
         self._next_task()
 
     def repair(self, culprit: str) -> None:
-        """Put the gate back as soon as may be, and say that `culprit` changed it."""
+        """Restore the ruleset as soon as possible; the log names `culprit`."""
         if self._damage is None:
             self._damage = _Damage(self._loop.now_s(), culprit)
         self._next_task()
 
     def roll_back(self, done: Callable[[], None]) -> None:
-        """Put back the gate from before a trial, however long it takes; `done` is called after it."""
+        """Restore the ruleset from before a trial, retrying until it succeeds; then call `done`."""
         self._when_whole.append(done)
         self.repair("the end of the trial")
 
     def verify_ruleset(self) -> None:
-        """Compare the gate with what was loaded, and put it back where it differs."""
+        """Compare the ruleset with the loaded one, and restore it if it differs."""
         if self.is_busy:
             self._unsure = True
         elif self._damage is None and not self._is_whole():
-            select.select([self._watch], [], [], _TOLD_S)
-            self._read_changes()  # who it was, and then the repair begins
+            select.select([self._watch], [], [], _NOTIFIED_S)
+            self._read_changes()  # names the program, and begins the repair
             if not self.is_damaged:
                 self.repair("another program")
 
     def close(self) -> None:
-        """End the child, if there is one; nobody repairs any more."""
+        """End the child, if any, and stop guarding."""
         if self._child is not None:
             self._child.abandon()
         self._loop.unregister(self._watch.fileno())
@@ -173,7 +173,7 @@ class RulesetGuard:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Begin nothing while a child's outcome is taken; then what is due."""
+        """Start nothing while a child's outcome is handled; then start what is due."""
         self._is_ending = True
         try:
             yield
@@ -182,7 +182,7 @@ class RulesetGuard:
         self._next_task()
 
     def _end(self) -> Outcome:
-        """Take the child's outcome, and judge what others did after its commit."""
+        """Return the child's outcome, and classify the changes of others after its commit."""
         assert self._child is not None  # noqa: S101
         try:
             outcome = self._child.result()
@@ -235,7 +235,7 @@ class RulesetGuard:
             self._openings_changed()
 
     def _next_task(self) -> None:
-        """Begin what is due: a repair before everything else."""
+        """Start what is due, repairs first."""
         if self.is_busy or self._is_ending or self._is_timed:
             return
         if self._damage is None:
@@ -253,7 +253,7 @@ class RulesetGuard:
         try:
             child = self._put_back()
         except OSError as error:
-            self._on_repaired(damage, HostError(f"no process can be started: {error.strerror}"))
+            self._on_repaired(damage, HostError(f"cannot start a process: {error.strerror}"))
         else:
             self.start(child, lambda outcome: self._on_repaired(damage, outcome))
 
@@ -273,15 +273,15 @@ class RulesetGuard:
                 outcome = error
         if isinstance(outcome, DoorwardError):
             self.trouble = f"not put back: {outcome}"
-            told = self._fights.line(damage.culprit, f"it could not be put back: {outcome}; trying again", now_s)
+            line = self._repair_log.line(damage.culprit, f"it could not be put back: {outcome}; trying again", now_s)
             self._damage = damage
         else:
             self.trouble = ""
             took_ms = round((now_s - damage.since_s) * 1000)
-            told = self._fights.line(damage.culprit, f"put back after {took_ms}ms, {count} open", now_s)
+            line = self._repair_log.line(damage.culprit, f"put back after {took_ms}ms, {count} open", now_s)
             while self._when_whole:
                 self._when_whole.pop()()
-        if told is not None:
-            level, words = told
-            self._log.message(words, level)
+        if line is not None:
+            level, text = line
+            self._log.message(text, level)
         self._next_task()

@@ -1,8 +1,8 @@
-"""Reading, compiling and loading a configuration, in a child process.
+"""Read, compile and load a configuration in a child process.
 
-The parsed file, the tables and libnftables' trees are large for a moment; in a child they are gone with it, and
-the daemon stays as small with 10,000 doors as with one. The child sends back what the daemon needs to know, and
-leaves the gate's text in a file (kept.py), from which it can be put back.
+The parsed file, the tables and libnftables' trees are large for a moment; their memory is freed with the child, and
+the daemon stays as small with 10,000 doors as with one. The child sends a summary to the daemon, and saves the
+ruleset in a file (saved_ruleset.py), from which it can be restored.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from doorward.nftables.ruleset import Ruleset, compile_ruleset, default_capacity
 
 
 class AppliedRuleset(NamedTuple):
-    """What a child put into the kernel: by which process (gate/watch.py), and its rules' fingerprint, if it is sure.
+    """A ruleset that was loaded: by which process (nftables/monitor.py), and its fingerprint, or b"" if unsure.
 
-    `refusal` says why nftables would not take the openings with it: then the gate is there without any of them.
+    `refusal` is why nftables rejected the openings; the ruleset was then loaded without any.
     """
 
     process: int
@@ -44,11 +44,11 @@ class AppliedRuleset(NamedTuple):
 
 
 class LoadOutcome(Protocol):
-    """What every child that changes the gate tells."""
+    """The result of any child that changes the ruleset."""
 
     @property
     def commit(self) -> AppliedRuleset:
-        """What it put there."""
+        """The ruleset that it loaded."""
 
 
 T = TypeVar("T", bound=LoadOutcome)
@@ -56,9 +56,9 @@ T = TypeVar("T", bound=LoadOutcome)
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What the daemon knows of the gate: settings, doors without their sequences, and the last states' doors.
+    """What the daemon keeps of a loaded configuration: settings, doors without their sequences, final states' doors.
 
-    `not_kept` says why its text could not be kept, and is empty where it was; `warning` who can read the sequences.
+    `not_kept` is why the ruleset could not be saved, or ""; `warning` has lines for the log.
     """
 
     gate: Gate
@@ -69,43 +69,43 @@ class LoadResult:
     not_kept: str = ""
     warning: str = ""
     signed: Signed | None = None
-    depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (automaton/compile.py)
+    depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (core/automaton.py)
     fleet: Fleet | None = None
     digest: str = ""  # of the configuration's text (`digest_of`)
-    last_good: str = ""  # what is wrong with the file, where its last good copy was loaded instead (last_good.py)
+    last_good: str = ""  # the faults of the file, if its last good copy was loaded instead (last_good.py)
 
     def summary(self) -> str:
-        """Say in a few words what is loaded."""
+        """Return a short description of what is loaded."""
         count = len(self.doors)
         return f"{count} door{'' if count == 1 else 's'}, mode {self.gate.mode}"
 
 
 def memory_bytes() -> int:
-    """Give the machine's memory."""
+    """Return the size of the host's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
-    """Compile a configuration for a machine with so much memory."""
+    """Compile a configuration for a host with `memory` bytes."""
     gate = configuration.gate
     signed = configuration.signed
-    no_symbols = gate.public if signed is None else (*gate.public, signed.port)
-    automaton = compile_doors(configuration.doors, public=no_symbols, known_only=gate.wrong_port is WrongPort.KNOWN)
+    public = gate.public if signed is None else (*gate.public, signed.port)
+    automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
     signed_port = None if signed is None else signed.port.number
     return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_port)
 
 
 class RestoredRuleset(NamedTuple):
-    """A gate that was put back as it was last loaded."""
+    """A ruleset that was restored as last loaded."""
 
     commit: AppliedRuleset
 
 
 class LoadProcess(Generic[T]):
-    """A child that changes the gate by `work`; wait until its descriptor can be read, then take the result.
+    """A child that changes the ruleset with `work`; wait until its descriptor is readable, then call `advance`.
 
-    Of the parent's descriptors the child has but `needed`.
+    Of the parent's descriptors it inherits `needed` alone.
     """
 
     def __init__(self, work: Callable[[], T], needed: int | None = None) -> None:
@@ -117,11 +117,11 @@ class LoadProcess(Generic[T]):
         self._parts: list[bytes] = []
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._read
 
     def abandon(self) -> None:
-        """End the child, whatever it is at; nft's transaction is whole or not at all."""
+        """Kill the child; an nft transaction is atomic."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self._read)
@@ -133,7 +133,7 @@ class LoadProcess(Generic[T]):
         return not part
 
     def result(self) -> T:
-        """Wait for the child and give what it tells, or raise its DoorwardError."""
+        """Wait for the child; return its result, or raise its DoorwardError."""
         while not self._parts or self._parts[-1]:
             self.advance()
         os.close(self._read)
@@ -142,12 +142,12 @@ class LoadProcess(Generic[T]):
 
 
 def _child(write: int, work: Callable[[], T], needed: int | None) -> None:
-    """Work, send the outcome, end without running the parent's clean-up."""
+    """Run `work`, send the outcome, and exit without the parent's clean-up."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     privileges.exit_with_parent(signal.SIGKILL)  # a load without its daemon would surprise the next
-    # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
+    # The daemon's descriptors, above all its netlink sockets, which act as its lock, must not outlive it here.
     child_process.close_descriptors_except((*child_process.STANDARD, write, *([] if needed is None else [needed])))
     gc.disable()  # trees of millions of objects, none of them garbage: collecting doubles the time
     child_process.send_result(write, work)
@@ -159,7 +159,7 @@ def digest_of(text: str) -> str:
 
 
 def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
-    """Load a configuration file; what a child does at the start and at a reload."""
+    """Load a configuration file; a child does this at the start and on reload."""
     text = read_text(path, trusted_owners())
     configuration = parse(text, str(path))
     loaded = load(configuration, path.parent, restore, keep)
@@ -169,7 +169,7 @@ def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
 
 
 def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> LoadResult:
-    """Load a configuration whose requirements the host meets; the files that it names are relative to `folder`."""
+    """Load a configuration if the host meets its requirements; its files are relative to `folder`."""
     for requirement in requirements.of(configuration, folder):  # before anything is changed
         requirement.look()
     return load_gate(configuration, restore, keep)
@@ -178,7 +178,7 @@ def load(configuration: Configuration, folder: Path, restore: Remaining, keep: P
 def load_gate(
     configuration: Configuration, restore: Remaining, keep: Path, closed: tuple[Door, ...] = ()
 ) -> LoadResult:
-    """Compile and load a configuration, with `restore` as its openings, and keep its text in the file `keep`.
+    """Compile and load a configuration, with `restore` as its openings, and save the ruleset in the file `keep`.
 
     The ports of the doors in `closed` are hidden too, and nothing opens them.
     """
@@ -207,13 +207,13 @@ def load_gate(
 
 
 def put_back(keep: Path, restore: Remaining) -> RestoredRuleset:
-    """Load the text that was kept; what a child does where another program changed the gate."""
+    """Load the saved ruleset; a child does this if another program changed it."""
     text = saved_ruleset.read_saved(keep)
     return RestoredRuleset(_watched(lambda: NftFirewall().restore(text, restore, established_connections())))
 
 
 def _watched(change: Callable[[], str]) -> AppliedRuleset:
-    """Change the gate, and tell what is there then; without a fingerprint where others changed it meanwhile."""
+    """Change the ruleset and return the result, without a fingerprint if others changed it meanwhile."""
     own = own_pid()
     off_switch.refuse_if_off()
     with closing(RulesetMonitor()) as watch:
@@ -222,6 +222,6 @@ def _watched(change: Callable[[], str]) -> AppliedRuleset:
         if off_switch.is_off():  # it was switched off meanwhile, and the table may have been removed before this commit
             NftFirewall().unload()
             off_switch.refuse_if_off()
-        found, told = fingerprint(), watch.read()
-    is_sure = told is not None and all(each.process == own or each.scope != "rules" for each in told)
+        found, changes = fingerprint(), watch.read()
+    is_sure = changes is not None and all(each.process == own or each.scope != "rules" for each in changes)
     return AppliedRuleset(own, found if is_sure else b"", refusal)

@@ -1,4 +1,4 @@
-"""Which user the daemon goes on as: root hands over to the user `doorward` where that user can do the work."""
+"""Choose the daemon's user: root switches to the user `doorward` if that user can do the work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 import doorward
 from doorward.config.files import find_unsafe, parent_directories, read_text, trusted_owners
 from doorward.config.toml import parse
-from doorward.daemon import bans
-from doorward.daemon import saved_ruleset as kept_gate
+from doorward.daemon import bans, saved_ruleset
 from doorward.daemon.ledger import parts_of
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import privileges
@@ -24,34 +23,34 @@ _MAKE_USER = "useradd --system --user-group --home-dir /nonexistent --shell /usr
 
 
 def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None, str]:
-    """Make the directories, for the user to go over to; give that user, or None and why root stays root.
+    """Create the directories for the user to switch to; return that user, or None and why root stays root.
 
-    Only root changes its user. HostError: a directory cannot be made, or root would have to work where another
-    user could lead it elsewhere by a link.
+    Only root switches to another user. HostError: a directory cannot be created, or root would have to work where
+    another user could redirect it by a link.
     """
     identity, why = _choose(config, ledger, control.parent) if os.geteuid() == 0 else (None, "")
     for folder, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
         if not folder.exists():
             _make(folder, mode, identity)
     if os.geteuid() == 0:
-        kept = [ledger.with_name(name) for name in (bans.NAME, kept_gate.NAME, kept_gate.TRIAL_NAME)]
+        kept = [ledger.with_name(name) for name in (bans.NAME, saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)]
         if identity is None:
             for path in (control, ledger):
                 refuse_shared(path, f"doorward does not run there as root, and {why}")
         refuse_foreign([*parts_of(ledger), *kept], identity)
-    return identity, f"runs as root: {why}" if why else ""
+    return identity, f"running as root: {why}" if why else ""
 
 
 def refuse_shared(path: Path, remedy: str) -> None:
-    """Refuse to work where another user could put links, or other files in the place of this one: HostError."""
+    """Raise HostError if another user could replace this file or put links in its path."""
     if wrong := find_unsafe(parent_directories(path), trusted_owners()):
         raise HostError(f"{path}: {wrong.fault}; {remedy}")
 
 
 def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
-    """Refuse files that are links, or have a second name, or are not for their owner (None: this user) to write.
+    """Raise HostError if a file is a link, has several names, or is not writable by its owner (None: this user).
 
-    HostError says which, and what to do. Nothing is opened.
+    Nothing is opened.
     """
     owners = trusted_owners() if identity is None else (identity.user,)
     foreign: list[Path] = []
@@ -61,7 +60,7 @@ def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            what = "a second name of a file" if stat.S_ISREG(found.st_mode) else "not a regular file"
+            what = "a file with several names" if stat.S_ISREG(found.st_mode) else "not a regular file"
             raise HostError(f"{path}: this is {what}, which doorward never makes; look at it, and remove it")
         if found.st_mode & _OWN_MODE != _OWN_MODE:
             raise HostError(f"{path}: its owner may not read and write it; run `chmod u+rw {path}`")
@@ -84,23 +83,23 @@ def _make(folder: Path, mode: int, identity: Identity | None) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise HostError(f"{folder}: {error.strerror}; make that folder, or name another") from None
+        raise HostError(f"{folder}: {error.strerror}; create that directory, or choose another") from None
 
 
 def drop_privileges(identity: Identity | None) -> None:
-    """Go on as this user, with the right to administer the network and no other; root without one stays root."""
+    """Switch to this user and keep CAP_NET_ADMIN only; root without such a user stays root."""
     if identity is None and os.geteuid() == 0:
         return
     try:
         privileges.drop_privileges(identity, NET_ADMIN if identity else NET_ADMIN | _FILE_RIGHTS)
     except OSError as error:
-        raise HostError(f"giving up rights: {error.strerror}; is doorward started in a sandbox of its own?") from None
+        raise HostError(f"cannot drop privileges: {error.strerror}; is doorward started in a sandbox?") from None
 
 
 def _choose(config: Path, ledger: Path, runtime: Path) -> tuple[Identity | None, str]:
     identity = privileges.service_identity()
     if identity is None:
-        return None, f"no user {SERVICE_USER} to go over to; `{_MAKE_USER} {SERVICE_USER}` makes one"
+        return None, f"there is no user {SERVICE_USER} to switch to; `{_MAKE_USER} {SERVICE_USER}` makes one"
     if _belongs_to(identity, config):
         read_text(config, trusted_owners())  # says that root's commands would be whatever that user writes
     in_the_way = run_in_child(lambda: list(_obstacles(identity, config, ledger, runtime)))
@@ -114,18 +113,18 @@ def _belongs_to(identity: Identity, config: Path) -> bool:
 
 
 def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) -> Iterator[str]:
-    """Become the user, and say what it cannot do and what would let it; what does not exist is made for it."""
+    """Switch to the user, and yield what it cannot do and the remedy; missing files will be created for it."""
     readable = [path for path in (config, *named_files(config)) if path.exists()]
     program = [Path(module.__file__ or "/") for module in (doorward, os)]
     folders = [path for path in (ledger.parent, runtime) if path.exists()]
     try:
         privileges.drop_privileges(identity, 0)
     except OSError as error:
-        yield f"be gone over to ({error.strerror})"
+        yield f"be switched to ({error.strerror})"
         return
     for path in readable:
         if not os.access(path, os.R_OK):
-            yield f"read {path} (`chgrp {identity.name} {path}; chmod g+r {path}`, its folder `g+x`)"
+            yield f"read {path} (`chgrp {identity.name} {path}; chmod g+r {path}`, its directory `g+x`)"
     for path in program:
         if not os.access(path, os.R_OK):
             yield f"read the program in {path.parent} (install doorward where every user can read it)"
@@ -135,7 +134,7 @@ def _obstacles(identity: Identity, config: Path, ledger: Path, runtime: Path) ->
 
 
 def named_files(config: Path) -> list[Path]:
-    """Give the files that a configuration names; none where it cannot be read: that is said later."""
+    """Return the files that a configuration names; empty if it cannot be read, which is reported later."""
     try:
         text = read_text(config)
         if "[signed]" not in text and "[fleet]" not in text:

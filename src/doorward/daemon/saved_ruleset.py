@@ -1,6 +1,6 @@
-"""The gate's text as it was last loaded, in a file: put back from it where another program removes it, and at boot.
+"""The ruleset as last loaded, in a file: it is restored from there if another program removes it, and at boot.
 
-It holds the doors' sequences, so only its owner may read it. It is whole or not there: written beside, then renamed.
+It holds the doors' sequences, so only its owner may read it. It is replaced atomically.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 from doorward.errors import HostError
 from doorward.kernel import atomic_file
 
-NAME, TRIAL_NAME = "gate.nft", "trial.nft"  # in the state folder
+NAME, TRIAL_NAME = "gate.nft", "trial.nft"  # in the state directory
 _HEADING = "# The gate as doorward last loaded it, without openings. doorward-gate.service loads it at boot.\n"
 
 
 def prepare(path: Path, text: str) -> str:
-    """Write beside `path` what is about to be loaded; give what is wrong, or nothing. A full disk hinders no load."""
+    """Write the ruleset to be loaded next to `path`; return the fault, or "". A full disk does not prevent a load."""
     try:
         atomic_file.write(_beside(path), _HEADING + text)
     except OSError as error:
@@ -26,18 +26,18 @@ def prepare(path: Path, text: str) -> str:
 
 
 def commit(path: Path) -> str:
-    """Let what was prepared take its place; give what is wrong, or nothing."""
+    """Replace the saved ruleset by the prepared one; return the fault, or ""."""
     return replace_saved(_beside(path), path)
 
 
 def discard(path: Path) -> None:
-    """Take away what was prepared and not loaded."""
+    """Remove a ruleset that was prepared and not loaded."""
     with suppress(OSError):
         _beside(path).unlink()
 
 
 def replace_saved(source: Path, destination: Path) -> str:
-    """Rename for good: also after a loss of power. Gives what is wrong, or nothing."""
+    """Rename durably; return the fault, or ""."""
     try:
         atomic_file.rename(source, destination)
     except OSError as error:
@@ -46,7 +46,7 @@ def replace_saved(source: Path, destination: Path) -> str:
 
 
 def read_saved(path: Path) -> str:
-    """Read a kept gate; HostError where there is none."""
+    """Return a saved ruleset. HostError: it cannot be read."""
     try:
         return atomic_file.read(path)
     except OSError as error:

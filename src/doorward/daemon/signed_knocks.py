@@ -1,6 +1,6 @@
-"""Signed knocks in the daemon: the verifier's grants become openings, its refusals records.
+"""Apply the verifier's decisions: grants become openings, rejections become ledger entries.
 
-A grant is first noted as used, in the ledger; then the opening is recorded; then the door opens.
+A grant is first claimed in the replay cache; then the opening is recorded; then the door opens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from doorward.daemon.key_files import key_path, keys_path, read_judge
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.repairs import settle_each
 from doorward.daemon.replay_cache import Clock, PacketId
-from doorward.daemon.verifier import TOLD_AT_ONCE, TOLD_PER_S, Verifier, VerifierReady, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
@@ -31,18 +31,18 @@ from doorward.signed.authorize import KnockGrant
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
 
-_LOOK_S = 2.0  # how often the files are compared, where nothing tells of a change
-_TOGETHER = 100  # grants that are noted and opened at once, and messages of the verifier that are read for them
-# What one key may have open at a time; prolonging is free. Nobody needs so much, and an attacker needs eight keys to
-# fill a set: an opening has up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
+_POLL_S = 2.0  # polling interval for changed files, in addition to inotify
+_TOGETHER = 100  # grants claimed and opened in one transaction, and messages of the verifier read for them
+# Openings of one key at a time; prolonging does not count. An attacker needs eight keys to fill a set: an opening has
+# up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
 MAX_OPENINGS_PER_KEY = 256
 MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
-_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # after a verifier that ended, before the next; doubled until one is ready
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a verifier that ended is restarted; doubled until one is ready
 _Stamp = tuple[int, int, int] | None
 
 
 class SignedKnocks:
-    """Keeps a verifier at work. While one reads its files the one before goes on, and datagrams wait in the kernel."""
+    """Run a verifier. While its successor reads the files it goes on, and datagrams wait in the kernel."""
 
     def __init__(
         self, openings: OpeningsService, bans: BanList, fleet: Callable[[], FleetSync | None], window_ms: int
@@ -56,22 +56,22 @@ class SignedKnocks:
         self._is_closed = False
         self._pause_s = _PAUSE_S
         self._watches: FileWatcher | None = None
-        self.counts: Counter[str] = Counter()  # datagrams refused, by reason
+        self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
         self._window_ms = window_ms
-        self._limit = TokenBucket(TOLD_PER_S, TOLD_AT_ONCE)  # of refusals with their words, as in the verifier
+        self._limit = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE)  # of rejections with text, as in the verifier
         # The same for the verifier's own, which may be compromised; twice as much, since messages may have waited.
-        self._verifier_limit = TokenBucket(2 * TOLD_PER_S, 2 * TOLD_AT_ONCE)
-        # What a ledger that is no more knew may have been dated ahead.
+        self._verifier_limit = TokenBucket(2 * REJECTIONS_PER_S, 2 * REJECTIONS_AT_ONCE)
+        # Packets that only a damaged ledger knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
-        if told := openings.ledger.seen.begin(_clock, floor_ms):
-            openings.log.message(told, "warning")
-        with suppress(HostError):  # without inotify the files are looked at every two seconds
+        if warning := openings.ledger.seen.begin(_clock, floor_ms):
+            openings.log.message(warning, "warning")
+        with suppress(HostError):  # without inotify the files are polled
             self._watches = FileWatcher()
             openings.loop.on_readable(self._watches.fileno(), self._changed)
         self._poll_files()
 
     def configure(self, configuration: Configuration, folder: Path) -> None:
-        """Go over to a configuration that was loaded; its files are relative to `folder`."""
+        """Apply a loaded configuration; its files are relative to `folder`."""
         self._settings = configuration, folder
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
@@ -81,11 +81,11 @@ class SignedKnocks:
         self._start()
 
     def as_dict(self) -> dict[str, object]:
-        """Tell whether it takes knocks now, and how many datagrams it refused for which reason."""
+        """Return whether a verifier is running, and the number of rejected datagrams by reason."""
         return {"takes": self._verifier is not None, "refused": dict(self.counts)}
 
     def close(self) -> None:
-        """End the verifier, and give the log free."""
+        """End the verifier and close the log."""
         self._stop_candidate()
         self._stop_worker()
         if self._watches is not None:
@@ -108,8 +108,8 @@ class SignedKnocks:
         try:
             self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
         except OSError as error:
-            self._openings.log.message(f"no process can be started to verify signed knocks: {error.strerror}", "error")
-            self._stop_worker()  # its keys may be those of yesterday
+            self._openings.log.message(f"cannot start the verifier of signed knocks: {error.strerror}", "error")
+            self._stop_worker()  # its keys may be outdated
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._next.fileno(), self._on_candidate_ready)
@@ -119,14 +119,14 @@ class SignedKnocks:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _poll_files(self) -> None:
-        """Compare the files every two seconds, and see whether the clock was set."""
+        """Poll for changed files and for a clock that was set."""
         if self._is_closed:
             return
-        if told := self._openings.ledger.seen.follow_clock(self._window_ms):
-            self._openings.log.message(told, "warning")
+        if warning := self._openings.ledger.seen.follow_clock(self._window_ms):
+            self._openings.log.message(warning, "warning")
         if self._settings is not None:
             self._restart_if_changed()
-        self._openings.loop.at(self._openings.loop.now_s() + _LOOK_S, self._poll_files)
+        self._openings.loop.at(self._openings.loop.now_s() + _POLL_S, self._poll_files)
 
     def _changed(self) -> None:
         assert self._watches is not None  # noqa: S101
@@ -136,38 +136,36 @@ class SignedKnocks:
     def _restart_if_changed(self) -> None:
         if [_stamp(path) for path in self._files()] != self._stamps:
             if self._watches is not None:
-                self._watches.watch(map(str, self._files()))  # one that replaced another is another
+                self._watches.watch(map(str, self._files()))  # a file that replaced another has a new inode
             self._start()
 
     def _on_candidate_ready(self) -> None:
-        """The next one is ready, or says why not: then nobody comes in by a signed knock until that is mended."""
+        """Switch to the next verifier; one that reports a fault leaves signed knocks disabled until that is fixed."""
         assert self._next is not None  # noqa: S101
         try:
-            told = self._next.read()
+            ready = self._next.read()
         except MalformedError as error:  # killed, or out of memory
             self._stop_candidate()
-            self._stop_worker()  # it must not go on: its files have changed
-            self._openings.log.message(
-                f"what verifies signed knocks failed as it began; another begins ({error})", "error"
-            )
+            self._stop_worker()  # its files have changed, so it must not go on
+            self._openings.log.message(f"the verifier of signed knocks did not start ({error}); restarting it", "error")
             self._schedule_restart()
             return
-        if not isinstance(told, VerifierReady):
+        if not isinstance(ready, VerifierReady):
             return
-        for fault in told.faults:
+        for fault in ready.faults:
             self._openings.log.message(fault, "error")
         self._stop_worker()
-        if told.trouble:
-            self._openings.log.message(f"no signed knock is taken: {told.trouble}", "error")
+        if ready.trouble:
+            self._openings.log.message(f"no signed knock is accepted: {ready.trouble}", "error")
             self._stop_candidate()
             return
         self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
         self._openings.loop.unregister(self._verifier.fileno())
         self._openings.loop.on_readable(self._verifier.fileno(), self._on_report)
-        self._openings.log.message("takes signed knocks")
+        self._openings.log.message("accepting signed knocks")
 
     def _on_report(self) -> None:
-        """Take all that was told, together: in a rush the ledger is written once for many."""
+        """Handle all waiting reports together, so that the ledger is written once for many grants."""
         assert self._verifier is not None  # noqa: S101
         granted: list[KnockGrant] = []
         try:
@@ -180,7 +178,7 @@ class SignedKnocks:
                 if len(granted) >= _TOGETHER:
                     break
         except MalformedError as error:
-            self._openings.log.message(f"what verifies signed knocks failed; another one begins ({error})", "error")
+            self._openings.log.message(f"the verifier of signed knocks failed ({error}); restarting it", "error")
             self._stop_worker()
             self._schedule_restart()
         if granted:
@@ -193,15 +191,15 @@ class SignedKnocks:
                 self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
     def _claim_grants(self, granted: list[KnockGrant]) -> None:
-        """Take those for this gate at once, and have the fleet asked for those that other gates may have taken."""
+        """Claim the grants; those for shared doors from the fleet first, as other gates may have used them."""
         if alone := [grant for grant in granted if not grant.is_shared]:
             self._claim(alone)
         shared = self._not_banned([grant for grant in granted if grant.is_shared])
         if shared and (fleet := self._fleet()) is not None:
             fleet.claim(shared, self._on_fleet_answer)
             return
-        for grant in shared:  # judged by the configuration before
-            self._reject(grant, "fleet", "it is for a fleet, and this gate has left it")
+        for grant in shared:  # verified with the previous configuration
+            self._reject(grant, "fleet", "its door is shared, and this gate has left the fleet")
 
     def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
         if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
@@ -219,9 +217,9 @@ class SignedKnocks:
         self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
 
     def _not_banned(self, granted: list[KnockGrant]) -> list[KnockGrant]:
-        """Refuse what is for a banned address, before anything notes it as used, and return the rest.
+        """Reject grants for banned addresses, before they are claimed, and return the rest.
 
-        Its own packets never come here: such a packet asks for another's address.
+        Packets from a banned address never arrive here: such a grant is for an address other than its sender's.
         """
         banned = [grant for grant in granted if self._bans.contains(grant.place)]
         for grant in banned:
@@ -229,11 +227,10 @@ class SignedKnocks:
         return [grant for grant in granted if grant not in banned]
 
     def _reject(self, grant: KnockGrant, reason: str, words: str) -> None:
-        told = f"the packet from key {grant.key} is not taken: {words}"
-        self._refuse(grant.place, grant.door, reason, told)
+        self._refuse(grant.place, grant.door, reason, f"packet from key {grant.key} rejected: {words}")
 
     def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
-        """Count a refusal, and record it where there are not too many: a key that floods must not wash out the rest."""
+        """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
         self.counts[reason] += 1
         if self._limit.admits(self._openings.loop.now_s()):
             self._openings.reject(place, door, f"signed knock: {words}", reason)
@@ -244,7 +241,7 @@ class SignedKnocks:
         with openings.recording(lambda: settle_each(openings, opened, openings.pending.prolongs, self._not_opened)):
             for grant in grants:
                 door = openings.doors.get(grant.door)
-                if door is None:  # a reload took it away meanwhile
+                if door is None:  # removed by a reload meanwhile
                     continue
                 by = f"key {grant.key}"
                 new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
@@ -257,7 +254,7 @@ class SignedKnocks:
                     opened.append(new)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
-        """Say in a word and a sentence why an opening is not even tried; None where it may be."""
+        """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""
         book = self._openings.table
         for wider in book.enclosing(new.address):  # a refusal by the kernel would take 10 ms
             if set(wider.ports).intersection(new.ports):
@@ -292,13 +289,13 @@ class SignedKnocks:
 
 
 def _clock() -> Clock:
-    """Read the wall clock, and with it when the machine was booted."""
+    """Return the wall clock and the boot time on it."""
     now_s = time.time()
     return Clock(round(now_s * 1000), round((now_s - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1000))
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Give what changes when somebody edits a file, replaces it or lets others read it; None where there is none."""
+    """Return a value that changes with the file's content, identity or mode; None if the file is missing."""
     try:
         found = path.stat()
     except OSError:

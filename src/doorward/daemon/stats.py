@@ -1,6 +1,6 @@
-"""What has happened since the daemon began, counted: for `doorward watch` and `doorward metrics`. Pure.
+"""Statistics since the daemon's start, for `doorward watch` and `doorward metrics`.
 
-Whatever is counted by name is bounded: a configuration may have 100,000 doors.
+Counts by name are bounded: a configuration may have 100,000 doors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nfnetlink import GateUsage, ProgressEntry
 
-MOST_ATTEMPTS = 50  # of each map; there may be a million, and nobody reads more
-FRESH_S = 0.25  # the kernel is asked again after so long, however many ask
+MOST_ATTEMPTS = 50  # of each map, which may have a million
+FRESH_S = 0.25  # the kernel is queried at most this often, for any number of clients
 
 
 class KernelStats:
-    """Asks the kernel, and remembers for a moment what it said."""
+    """Query the kernel, and cache the result for a moment."""
 
     def __init__(self) -> None:
         self._read_s, self._gauges, self._counters = float("-inf"), GateUsage([], []), dict[str, int]()
@@ -38,8 +38,8 @@ def attempt_as_dict(attempt: ProgressEntry, depths: Sequence[tuple[int, int]]) -
     return {"address": str(attempt.source), "knocks": knocks, "left": attempt.left_ms / 1000}
 
 
-MAX_DOORS = 1000  # counted by their names; what happens at others is counted together
-OTHERS = ""  # no door's name
+MAX_DOORS = 1000  # counted by name; the others are counted together
+OTHERS = ""  # never the name of a door
 # From the kernel's log to the opening in the ledger: half a millisecond is usual, and a disk may take its time.
 LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONGEST_S = 60.0  # more is a clock that was stepped
@@ -47,26 +47,25 @@ _EVENTS = ("opened", "prolonged", "closed", "ran")
 
 
 class Histogram:
-    """Counts values by the bounds that they do not exceed."""
+    """Count latencies by the bounds in LATENCY_S that they do not exceed."""
 
-    def __init__(self, bounds_s: Sequence[float] = LATENCY_S) -> None:
-        self._bounds_s = bounds_s
-        self._counts = [0] * (len(bounds_s) + 1)
+    def __init__(self) -> None:
+        self._counts = [0] * (len(LATENCY_S) + 1)
         self._sum_s = 0.0
 
     def add(self, value_s: float) -> None:
-        """Count one; what is no time is left out."""
+        """Count a latency; a value out of range is ignored."""
         if 0 <= value_s <= _LONGEST_S:
-            self._counts[bisect_left(self._bounds_s, value_s)] += 1
+            self._counts[bisect_left(LATENCY_S, value_s)] += 1
             self._sum_s += value_s
 
     def as_dict(self) -> dict[str, Any]:
-        """Give bounds, what fell below each and above the one before it, beyond the last, and the sum."""
-        return {"bounds": list(self._bounds_s), "counts": list(self._counts), "sum": self._sum_s}
+        """Return the bounds, the count up to each of them and beyond the last, and the sum."""
+        return {"bounds": list(LATENCY_S), "counts": list(self._counts), "sum": self._sum_s}
 
 
 class EventStats:
-    """Counts what the log tells, and what it is told."""
+    """Count events of the log, rejections and latencies."""
 
     def __init__(self) -> None:
         self._doors: set[str] = set()
@@ -81,7 +80,7 @@ class EventStats:
             self._events[event, self._known(str(fields["door"])), way] += 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all counts, as JSON can tell them."""
+        """Return all counts as JSON values."""
         return {
             "events": [[*key, count] for key, count in self._events.items()],
             "refused": dict(self.refused),

@@ -1,4 +1,4 @@
-"""Trials: a gate that is taken back by itself, unless the operator confirms it from a connection that it let in."""
+"""Trials: a ruleset that is rolled back at a deadline unless the operator confirms it from a new connection."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ _DONE = b"."
 
 
 def now_s() -> float:
-    """Seconds since the start, those of a suspend included."""
+    """Return the seconds since boot, including suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class RollbackWatchdog:
-    """The daemon's side. After the daemon's death the gate kept in `before` is put back at `deadline_s`.
+    """A process that restores the ruleset saved in `before` at `deadline_s` if the daemon died during a trial.
 
-    `before` is None where none stood: then the table is taken away.
+    If `before` is None there was none: then the table is removed.
     """
 
     def __init__(self, deadline_s: float, before: Path | None, control: Path) -> None:
         read, self._write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _keep(read, deadline_s, before, control)
+            _watch(read, deadline_s, before, control)
         os.close(read)
 
     def dismiss(self) -> None:
-        """Let it go: the trial is over."""
+        """End the watchdog: the trial is over."""
         with suppress(BrokenPipeError):  # it was killed
             os.write(self._write, _DONE)
         self.abandon()
         os.waitpid(self.pid, 0)
 
     def abandon(self) -> None:
-        """End without a word: the keeper does what it is there for."""
+        """Close the pipe, which the watchdog takes for the daemon's death."""
         os.close(self._write)
 
 
-def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> None:
-    """Wait for a word or for the daemon's death, and after that for the deadline."""
+def _watch(read: int, deadline_s: float, before: Path | None, control: Path) -> None:
+    """Wait for `dismiss` or the daemon's death, and after a death for the deadline; then roll back."""
     status, hurry = 1, list[int]()
     try:
-        os.setsid()  # the end of the operator's session is no reason to go
+        os.setsid()  # it must survive the end of the operator's session
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        # A service manager that stops the unit waits for this process, though not for ever.
+        # A service manager that stops the unit waits for this process only for a limited time.
         signal.signal(signal.SIGTERM, lambda number, _: hurry.append(number))
-        # What the daemon holds (above all its netlink sockets, which are its lock) must not outlive it here.
+        # The daemon's descriptors, above all its netlink sockets, which act as its lock, must not outlive it here.
         close_descriptors_except((*STANDARD, read))
         if _is_alone(read) and _is_due(deadline_s, hurry):
             while not _take_back(before, control):
@@ -83,7 +83,7 @@ def _keep(read: int, deadline_s: float, before: Path | None, control: Path) -> N
 
 
 def _is_alone(read: int) -> bool:
-    """Wait for the daemon; True: it died. False: the trial is over, or doorward is switched off, whatever it does."""
+    """Wait; return True if the daemon died, False if the trial is over or doorward is switched off."""
     while not off_switch.is_off():
         if select.select([read], [], [], _LOOK_S)[0]:
             return os.read(read, 1) != _DONE
@@ -91,7 +91,7 @@ def _is_alone(read: int) -> bool:
 
 
 def _is_due(deadline_s: float, hurry: list[int]) -> bool:
-    """Wait for the deadline, or for a signal; False: doorward was switched off before."""
+    """Wait for the deadline or a signal; return False if doorward was switched off before."""
     while not off_switch.is_off():
         if (left_s := deadline_s - now_s()) <= 0 or hurry:
             return True
@@ -100,7 +100,7 @@ def _is_due(deadline_s: float, hurry: list[int]) -> bool:
 
 
 def _take_back(before: Path | None, control: Path) -> bool:
-    """Put the gate back, unless another daemon has come, which has loaded its own, or doorward was switched off."""
+    """Roll back, unless another daemon loaded its own ruleset or doorward was switched off; False: try again."""
     if answering(control) is not None or (before is not None and not os.path.lexists(before)):
         return True
     try:
@@ -118,59 +118,59 @@ def _take_back(before: Path | None, control: Path) -> bool:
 
 
 def restore(before: Path | None) -> None:
-    """Put the gate back that stood before a trial; openings stay."""
+    """Restore the ruleset from before a trial; openings stay."""
     if before is None:
         NftFirewall().unload()
     else:
         put_back(before, {})
 
 
-_TICK_S = 1.0  # the loop's clock stands still while the machine is suspended, the deadline's goes on
+_TICK_S = 1.0  # during suspend the loop's clock stops, and the deadline's does not
 HOW = "open a new connection, through a knock, and run `doorward confirm` there"
 
 
 class TrialOwner(Protocol):
-    """What a trial needs of the part that loads rulesets."""
+    """The part of the ruleset loader that a trial uses."""
 
     loop: EventLoop
     log: Log
     firewall: NftFirewall
     guard: RulesetGuard
     control_path: Path
-    saved: Path  # where the ruleset that is loaded next is saved
+    saved: Path  # the file in which the next ruleset is saved
     trial: Trial | None
 
     def put_in_force(self, loaded: LoadResult) -> None:
-        """Go on with a ruleset that is loaded."""
+        """Use a loaded ruleset."""
 
 
 class Trial:
-    """One trial of a daemon's: `begin` before the load, `on_loaded` after it, then `confirm` or the deadline."""
+    """One trial: made before the load, then `on_loaded`, then `confirm` or the deadline."""
 
     def __init__(self, owner: TrialOwner, for_s: float, before: LoadResult | None, digest: str | None = None) -> None:
-        """`before` is the daemon's gate until now, None at its start; `digest` is of the text that is tried."""
+        """`before` is the present ruleset, None at the daemon's start; `digest` is of the configuration on trial."""
         self._owner, self._before, self._digest = owner, before, digest
-        self._gate, self._for_s = owner.saved, for_s
+        self._gate = owner.saved
         self._back = self._gate if before is not None or self._has_previous() else None
         if before is not None and before.not_kept:
             raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
         self._deadline_s = now_s() + for_s
         self._noted = frozenset(established_connections(loopback=True))
-        self._keeper = RollbackWatchdog(self._deadline_s, self._back, owner.control_path)
+        self._watchdog = RollbackWatchdog(self._deadline_s, self._back, owner.control_path)
         self._is_loaded = False
         owner.saved = self._gate.with_name(saved_ruleset.TRIAL_NAME)
 
     @property
     def left_s(self) -> float:
-        """Seconds until it is taken back."""
+        """Seconds until the rollback."""
         return max(0.0, self._deadline_s - now_s())
 
     def as_dict(self) -> dict[str, object]:
-        """Tell of it in an answer; "digest" is None where the daemon tries its own file."""
+        """Return the trial for an answer; "digest" is None if the daemon's own file is on trial."""
         return {"left_s": round(self.left_s, 3), "digest": self._digest}
 
     def on_loaded(self, loaded: LoadResult) -> None:
-        """The new gate is in force; count down. HostError: it is not kept, so it is taken back at once."""
+        """Start the countdown. HostError: the new ruleset could not be saved, so it is rolled back at once."""
         self._is_loaded = True
         if loaded.not_kept:
             self._deadline_s = now_s()
@@ -179,39 +179,37 @@ class Trial:
             raise HostError(f"the gate on trial cannot be kept: {loaded.not_kept}; make room there, and try again")
 
     def drop(self) -> None:
-        """End it and take nothing back: the new gate was not loaded, or doorward is switched off."""
+        """End the trial without a rollback."""
         self._owner.saved = self._gate
-        self._keeper.dismiss()
+        self._watchdog.dismiss()
         self._owner.trial = None
 
     def confirm(self, connection: Connection | None) -> None:
-        """Keep the new gate; AnswerNo says why this session proves nothing. None is a session on the console."""
+        """Keep the new ruleset; None is a console session. NegativeResult: the session does not prove access."""
         if connection is not None:
             self._check(connection)
         if trouble := saved_ruleset.replace_saved(self._owner.saved, self._gate):
             raise HostError(f"{trouble}; the trial goes on: make room there, and confirm again")
-        self._owner.saved = self._gate
-        self._keeper.dismiss()
-        self._owner.trial = None
+        self.drop()
         self._owner.log.message("the trial is confirmed: the new gate stays")
 
     def end(self) -> None:
-        """The daemon ends in the middle of it: take the gate back at once, and wait for that."""
+        """Roll back at once, since the daemon ends during the trial."""
         try:
             restore(self._back)
         except DoorwardError as error:
             self._owner.log.message(f"the gate on trial could not be taken back: {error}", "error")
-            self._keeper.abandon()
+            self._watchdog.abandon()
             return
         self._over("the trial was not confirmed; " + self._result())
-        self._keeper.dismiss()
+        self._watchdog.dismiss()
 
     def abandon(self) -> None:
-        """The daemon fails: what is in force is the keeper's to take back."""
-        (self._keeper.abandon if self._is_loaded else self._keeper.dismiss)()
+        """Leave the rollback to the watchdog, since the daemon fails."""
+        (self._watchdog.abandon if self._is_loaded else self._watchdog.dismiss)()
 
     def _has_previous(self) -> bool:
-        """Tell whether a gate stands that can be put back. HostError: one stands of which there is no copy."""
+        """Return whether a ruleset is loaded and can be restored. HostError: it is loaded without a saved copy."""
         if not self._owner.firewall.existing():
             return False
         if not os.access(self._gate, os.R_OK):
@@ -241,7 +239,7 @@ class Trial:
             self._owner.saved = self._gate
             self._owner.put_in_force(self._before)
             self._over("the trial was not confirmed in time; the gate that stood before comes back")
-            self._owner.guard.roll_back(self._keeper.dismiss)
+            self._owner.guard.roll_back(self._watchdog.dismiss)
 
     def _over(self, words: str) -> None:
         self._owner.trial = None

@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from doorward.errors import DoorwardError, HostError
@@ -74,6 +75,36 @@ def child_main(name: str, work: Callable[[], None]) -> NoReturn:
         status = 0
     finally:
         os._exit(status)
+
+
+class Worker:
+    """A child that lives as long as the daemon, and a socket to it that keeps the bounds of messages."""
+
+    def __init__(self, name: str, work: Callable[[socket.socket], None]) -> None:
+        """Start it with `child_main`; `work` gets the child's end of the socket."""
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            child_main(name, lambda: work(theirs))
+        theirs.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self.socket.fileno()
+
+    def receive(self, size: int) -> bytes | None:
+        """Return the next message; None if none is waiting, b"" if the child has exited."""
+        try:
+            return recv(self.socket, size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> int:
+        """Kill the child; return its exit code, negative for a signal."""
+        self.socket.close()
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def send_result(send: int, call: Callable[[], T]) -> NoReturn:

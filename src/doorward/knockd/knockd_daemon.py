@@ -304,7 +304,7 @@ class Knockd:
             self._busy = busy
             self._load()
             self._output.debug(f"ignored ports, since this host listens on them: {self._busy_text()}")
-        self._wall_offset_s()  # a wall clock step is recorded within FOLLOW_S
+        self._wall_offset_s()  # a wall clock step is recorded within POLL_S
         if self._ledger.trouble and not self._ledger.flush():
             self._output.error(f"error: {self._ledger.trouble}")
         self._loop.at(self._loop.now_s() + POLL_S, self._poll)

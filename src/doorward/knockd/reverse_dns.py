@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import threading
 from collections import OrderedDict, deque
@@ -16,7 +15,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.kernel import privileges
-from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv
+from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except, recv
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Place
 
@@ -53,13 +52,9 @@ class ReverseResolver:
         self._pending: dict[str, Place] = {}
         self._waiting: deque[_WaitingCall] = deque()
         self._is_timed = False
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if self.pid == 0:
-            _serve(theirs.detach())
-        theirs.close()
-        self._socket.setblocking(False)
-        loop.on_readable(self._socket.fileno(), self._read)
+        self._resolver = Worker("knockd-names", _serve)
+        self._resolver.socket.setblocking(False)
+        loop.on_readable(self._resolver.fileno(), self._read)
 
     def call_in_order(self, address: Place | None, call: NameCallback) -> None:
         """Call with the address's name (None: unknown) once all earlier calls were made.
@@ -75,10 +70,9 @@ class ReverseResolver:
         """Make all pending calls, and end the process."""
         self._pending.clear()
         self._run_due()
-        if self._socket.fileno() >= 0:
-            self._loop.unregister(self._socket.fileno())
-            self._socket.close()
-            os.waitpid(self.pid, 0)
+        if self._resolver.fileno() >= 0:
+            self._loop.unregister(self._resolver.fileno())
+            self._resolver.close()
 
     def _request(self, address: Place) -> None:
         answer, text = self._cache.get(address), str(address)
@@ -87,11 +81,11 @@ class ReverseResolver:
         self._cache.pop(address, None)
         if len(self._pending) < MAX_PENDING:
             with suppress(OSError):  # the process has ended: no name then
-                self._socket.send(text.encode())
+                self._resolver.socket.send(text.encode())
                 self._pending[text] = address
 
     def _read(self) -> None:
-        raw = recv(self._socket, _MESSAGE_BYTES)
+        raw = recv(self._resolver.socket, _MESSAGE_BYTES)
         if not raw:  # the process has ended: no more names
             self.close()
             return
@@ -120,20 +114,14 @@ class ReverseResolver:
         self._run_due()
 
 
-def _serve(descriptor: int) -> None:
-    """Run the child process until the daemon is gone, even during a look-up."""
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # the daemon handles them, and closes the socket
-        close_descriptors_except((*STANDARD, descriptor))
-        "".encode("idna")  # loads the codec for look-ups now: the user nobody may be unable to read its file
-        privileges.drop_privileges(_NOBODY if os.geteuid() == 0 else None, 0)
-        sock = socket.socket(fileno=descriptor)
-        for _ in range(RESOLVER_THREADS - 1):
-            threading.Thread(target=_look_up, args=(sock,), daemon=True).start()
-        _look_up(sock)
-    finally:
-        os._exit(1)
+def _serve(sock: socket.socket) -> None:
+    """Resolve names until the daemon is gone, even during a look-up."""
+    close_descriptors_except((*STANDARD, sock.fileno()))
+    "".encode("idna")  # loads the codec for look-ups now: the user nobody may be unable to read its file
+    privileges.drop_privileges(_NOBODY if os.geteuid() == 0 else None, 0)
+    for _ in range(RESOLVER_THREADS - 1):
+        threading.Thread(target=_look_up, args=(sock,), daemon=True).start()
+    _look_up(sock)
 
 
 def _look_up(sock: socket.socket) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from doorward.daemon import log as module
-from doorward.daemon.log import LINES_AT_ONCE, TELL_AFTER_S, Log, text_of
+from doorward.daemon.log import COUNT_AFTER_S, LINES_AT_ONCE, Log, text_of
 from tests.support.openings import opening
 
 NOW_S = [1000.0]  # of CLOCK_MONOTONIC, for the limit
@@ -156,7 +156,7 @@ def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
     for _ in range(LINES_AT_ONCE + 7):
         log.event(*REFUSED[1:])
     log.opening(*OPENED[1:])  # another kind has room of its own
-    assert log.due_s == NOW_S[0] + TELL_AFTER_S
+    assert log.due_s == NOW_S[0] + COUNT_AFTER_S
     log.log_suppressed()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in lines] == ["refused"] * LINES_AT_ONCE + ["opened", "message"]

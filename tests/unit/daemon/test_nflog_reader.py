@@ -120,10 +120,10 @@ def awaited(reader: NflogReader, count: int) -> list[NflogEvent | None]:
 @pytest.mark.netns
 def test_events_come_through_and_the_last_log_is_told_first() -> None:
     with reading(2) as reader:
-        os.kill(reader.pid, signal.SIGSTOP)
+        os.kill(reader._worker.pid, signal.SIGSTOP)
         knock(7000)
         knock(7001)
-        os.kill(reader.pid, signal.SIGCONT)
+        os.kill(reader._worker.pid, signal.SIGCONT)
         assert awaited(reader, 2) == [STEP, KNOCK]
         assert reader.read() == []
 
@@ -132,23 +132,23 @@ def test_events_come_through_and_the_last_log_is_told_first() -> None:
 def test_what_comes_while_no_reader_runs_is_read_by_the_next() -> None:
     with reading() as reader:
         for number in (signal.SIGKILL, signal.SIGSEGV):
-            before = reader.pid
-            os.kill(reader.pid, number)
+            before = reader._worker.pid
+            os.kill(reader._worker.pid, number)
             knock()
             assert awaited(reader, 2) == [None, KNOCK]
-            assert reader.pid != before
+            assert reader._worker.pid != before
             assert f"by signal {int(number)}" in reader.loss
 
 
 @pytest.mark.netns
 def test_a_reader_that_sends_something_else_is_ended() -> None:
     with reading() as reader:
-        before = reader.pid
-        reader._waiter.unregister(reader._socket)
-        reader._socket.close()
-        reader._socket, taken_over = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        before = reader._worker.pid
+        reader._waiter.unregister(reader._worker)
+        reader._worker.socket.close()
+        reader._worker.socket, taken_over = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with taken_over:
-            reader._waiter.register(reader._socket, select.EPOLLIN)
+            reader._waiter.register(reader._worker, select.EPOLLIN)
             taken_over.send(b'{"run": "/bin/sh"}')
             assert awaited(reader, 1) == [None]
             assert "sent an invalid event" in reader.loss

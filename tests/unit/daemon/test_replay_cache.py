@@ -246,7 +246,7 @@ def test_a_ledger_that_could_not_be_written_at_the_start_takes_them_later(tmp_pa
     ledger = Ledger(tmp_path / "ledger.sqlite3")
     with sqlite3.connect(ledger.path) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert "no signed knock is taken until it can" in ledger.seen.begin(at_now, 0)
+        assert "no signed knock is accepted until it can" in ledger.seen.begin(at_now, 0)
         assert ledger.seen.claim([claim(1)]) == ["the ledger cannot tell which were used"]
     assert ledger.seen.claim([claim(1)]) == [""]
     ledger.close()

@@ -15,7 +15,7 @@ from doorward.daemon import signed_knocks
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.signed_knocks import SignedKnocks
-from doorward.daemon.verifier import TOLD_AT_ONCE, Rejection, Verifier, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Rejection, Verifier, VerifierReport
 from doorward.signed.authorize import KnockRejection
 from tests.support.inside_daemon import InsideDaemon
 
@@ -52,6 +52,6 @@ def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(
     signed._on_report()
     assert signed.counts == {"key": 40 * verifier.reads}  # all are counted
     records = list(read_records(daemon.ledger.path, 0, 10_000))
-    assert 2 * TOLD_AT_ONCE <= len(records) < 4 * TOLD_AT_ONCE  # some are recorded
+    assert 2 * REJECTIONS_AT_ONCE <= len(records) < 4 * REJECTIONS_AT_ONCE  # some are recorded
     signed._verifier = None
     signed.close()

@@ -7,7 +7,14 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from doorward.daemon import verifier
-from doorward.daemon.verifier import TOLD_AT_ONCE, Rejection, VerifierQueue, VerifierReport, pack_report, parse_report
+from doorward.daemon.verifier import (
+    REJECTIONS_AT_ONCE,
+    Rejection,
+    VerifierQueue,
+    VerifierReport,
+    pack_report,
+    parse_report,
+)
 from doorward.errors import MalformedError
 from doorward.kernel.nflog import Datagram
 from doorward.signed.authorize import KnockGrant, KnockRejection
@@ -86,7 +93,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_refusals_are_told_up_to_a_limit_and_all_counted() -> None:
     reports = desk().run([packet("R", number) for number in range(1000)], WALL_S, 0.0)
-    assert sum(len(report.refused) for report in reports) == TOLD_AT_ONCE
+    assert sum(len(report.refused) for report in reports) == REJECTIONS_AT_ONCE
     assert reports[0].counts == {"clock": 1000}
     assert all(len(pack_report(report)) < 1 << 17 for report in reports)
 

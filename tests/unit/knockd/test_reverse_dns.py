@@ -27,9 +27,9 @@ def loop() -> Iterator[EventLoop]:
 def stopped(loop: EventLoop) -> Iterator[ReverseResolver]:
     """A resolver that never answers: its process is stopped."""
     names = ReverseResolver(loop)
-    os.kill(names.pid, signal.SIGSTOP)
+    os.kill(names._resolver.pid, signal.SIGSTOP)
     yield names
-    os.kill(names.pid, signal.SIGKILL)
+    os.kill(names._resolver.pid, signal.SIGKILL)
     names.close()
 
 
@@ -82,9 +82,9 @@ def test_address_beyond_the_pending_limit_is_not_resolved(
 
 def test_close_writes_every_pending_line(loop: EventLoop) -> None:
     names, got = ReverseResolver(loop), list[int]()
-    os.kill(names.pid, signal.SIGSTOP)
+    os.kill(names._resolver.pid, signal.SIGSTOP)
     for number in range(3):
         names.call_in_order(THERE, lambda _, number=number: got.append(number))  # type: ignore[misc]
-    os.kill(names.pid, signal.SIGCONT)
+    os.kill(names._resolver.pid, signal.SIGCONT)
     names.close()
     assert got == [0, 1, 2]
