@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.control_socket import answering
+from doorward.daemon.control_client import answering
 from doorward.lab.topology import Lab
 from doorward.nftables.libnftables import NftFirewall
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from doorward.daemon.control_socket import ask
+from doorward.daemon.control_client import ask
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab

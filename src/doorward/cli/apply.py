@@ -14,7 +14,7 @@ from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.config.files import read_text
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.lint.checks import warnings
 

@@ -6,7 +6,7 @@ import argparse
 import time
 
 from doorward.cli import output
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.errors import UsageError
 from doorward.kernel.ssh_session import ssh_connection
 from doorward.model import parse_address

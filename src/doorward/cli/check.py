@@ -19,7 +19,7 @@ from doorward.config.schema import Configuration
 from doorward.config.toml import parse
 from doorward.config.toml_positions import Keys, find_lines, line_of
 from doorward.daemon import host_lookups, last_good, requirements
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.daemon.run_as import named_files
 from doorward.errors import ConfigError, ConfigFault, DoorwardError, HostError
 from doorward.lint.checks import combinations, warnings

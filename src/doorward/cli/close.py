@@ -6,7 +6,7 @@ import argparse
 
 from doorward.cli import output
 from doorward.cli.options import add_config
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.errors import UsageError
 
 EXAMPLE = """\

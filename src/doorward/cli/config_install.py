@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from doorward.cli import output
 from doorward.config.files import MAX_BYTES, PathComponent, find_unsafe, open_safe_directory, trusted_owners
 from doorward.daemon import last_good
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
 from doorward.kernel.atomic_file import FileOwnership
 

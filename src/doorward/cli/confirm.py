@@ -9,7 +9,7 @@ from pathlib import Path
 from doorward.cli import output
 from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.errors import NegativeResult
 from doorward.kernel.ssh_session import ssh_connection
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.daemon import off_switch, saved_ruleset
-from doorward.daemon.control_socket import answering, default_path
+from doorward.daemon.control_client import answering, default_path
 from doorward.daemon.ledger import ledger_path
 from doorward.errors import DoorwardError, UsageError
 from doorward.nftables.libnftables import NftFirewall

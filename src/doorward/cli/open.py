@@ -6,7 +6,7 @@ import argparse
 import time
 
 from doorward.cli import output
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 
 EXAMPLE = """\
   # doorward open ssh 192.0.2.7 --for 10m

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path, trial_ms
 from doorward.daemon import off_switch, run_as
-from doorward.daemon.control_socket import default_path
+from doorward.daemon.control_client import default_path
 from doorward.daemon.daemon import Daemon
 from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import ledger_path, open_ledger

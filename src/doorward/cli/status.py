@@ -9,7 +9,7 @@ from typing import Any
 from doorward.cli import output
 from doorward.cli.options import add_config
 from doorward.daemon import off_switch
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 
 EXAMPLE = """\
   $ doorward status

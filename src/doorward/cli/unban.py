@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from doorward.cli import output
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 
 EXAMPLE = """\
   # doorward unban 203.0.113.9

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from doorward.cli import output
-from doorward.daemon.control_socket import EventClient, default_path
+from doorward.daemon.control_client import EventClient, default_path
 from doorward.daemon.log import stamped, text_of
 from doorward.escape import json_line
 from doorward.libraries import install_command

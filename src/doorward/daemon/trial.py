@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from doorward.daemon import off_switch, saved_ruleset
-from doorward.daemon.control_socket import answering
+from doorward.daemon.control_client import answering
 from doorward.daemon.log import Log
 from doorward.daemon.off_switch import SwitchedOff
 from doorward.daemon.ruleset_guard import RulesetGuard

@@ -10,7 +10,7 @@ from typing import Any
 
 from doorward.config.schema import Configuration
 from doorward.daemon import off_switch, saved_ruleset
-from doorward.daemon.control_socket import ask, default_path
+from doorward.daemon.control_client import ask, default_path
 from doorward.daemon.host_lookups import UNIT_FOLDERS
 from doorward.daemon.ledger import ledger_path
 from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes

@@ -33,13 +33,16 @@ class FakeFirewall:
 
     def elements(self) -> dict[Element, float]:
         """Return the open elements, with the remaining seconds of each."""
+        return self._current()
+
+    def _current(self) -> dict[Element, float]:
         now_s = self._clock()
         self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
         return {element: until - now_s for element, until in self._until_s.items()}
 
     def apply(self, changes: SetChanges) -> None:
         """Make all changes, or none."""
-        current = self.elements()
+        current = self._current()  # not a read of the sets, which tests count
         if not changes.remove <= current.keys():
             raise NftError("Error: an element to remove does not exist", errno.ENOENT)
         after = current.keys() - changes.remove | changes.put.keys()

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, NamedTuple
 
-from doorward.daemon.control_socket import EventClient, ask
+from doorward.daemon.control_client import EventClient, ask
 from doorward.errors import DoorwardError
 from doorward.escape import visible_in
 

@@ -16,7 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, RichLog, Sparkline, Static
 
 from doorward.config.duration import parse_duration_ms
-from doorward.daemon.control_socket import EventClient, ask
+from doorward.daemon.control_client import EventClient, ask
 from doorward.daemon.log import text_of
 from doorward.errors import DoorwardError
 from doorward.escape import visible

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from doorward.daemon.control_socket import ControlServer, EventClient
+from doorward.daemon.control_client import EventClient
+from doorward.daemon.control_socket import ControlServer
 from doorward.daemon.event_stream import MAX_FOLLOWERS, MAX_WAITING, Subscribers
 from doorward.errors import NegativeResult
 from doorward.kernel.event_loop import EventLoop
@@ -152,7 +153,7 @@ def test_who_follows_asks_nothing_more(serving: Serving) -> None:
 
 
 def test_who_follows_may_be_silent(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("doorward.daemon.control_socket.PATIENCE_S", 0.05)
+    monkeypatch.setattr("doorward.daemon.control_socket._PATIENCE_S", 0.05)
     with closing(EventClient(serving.path)) as reader:
         reader._socket.settimeout(15)
         woken = threading.Event()
