@@ -94,7 +94,7 @@ class Demo:
         self._step("An attacker captured that packet, and sends a copy from another address.")
         self._prompt(self._lab.stranger, f"cat copy-of-{len(packet)}-bytes > /dev/udp/{self._address}/62201")
         self._send(self._lab.stranger, packet)
-        self._wait_for_log("came again")
+        self._wait_for_log("copy of an earlier packet")
         self._show(self._lab.stranger, "nmap", "-n", "-Pn", "-p", "22", self._address)
         self._step("The access log shows who got in, and who tried.")
         self._doorward("log")
