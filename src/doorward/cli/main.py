@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Protocol
 
 from doorward import __version__
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, HostError
 from doorward.escape import visible
 
 COMMANDS = {
@@ -61,8 +61,14 @@ class Command(Protocol):
 
 
 def load(name: str) -> Command:
-    """Import the module of one command."""
-    module: Command = import_module(f"doorward.cli.{name}")
+    """Import the module of one command. HostError if it belongs to a package that is not installed."""
+    full_name = f"doorward.cli.{name}"
+    try:
+        module: Command = import_module(full_name)
+    except ModuleNotFoundError as error:
+        if error.name != full_name:
+            raise
+        raise HostError(f"this is the client alone, without `doorward {name}`; install the package doorward") from None
     return module
 
 
