@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
@@ -18,11 +17,13 @@ def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
     """Return the function that sends a fresh packet per door to the first address of each family."""
     requests, signer = _build_requests(plan)
     port = plan.host.signed_port or DEFAULT_SIGNED_PORT
-    report = _printer(signer) if verbose else None
 
     def knock(targets: list[Target]) -> list[Target]:
         chosen = first_per_family(targets)
-        reached = [target for request in requests for target in send(request, signer, chosen, port, report=report)]
+        reached = list[Target]()
+        for request in requests:
+            report = partial(_print_packet, request.door, signer) if verbose else None
+            reached += send(request, signer, chosen, port, report=report)
         return list(dict.fromkeys(reached))
 
     return knock
@@ -52,15 +53,10 @@ def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
         ]
     except UsageError as error:
         raise UsageError(f"{host.name}: {error}") from None
-    return requests, find_signer(host.identity, host.certificate, min(map(max_signature_bytes, requests)))
+    return requests, find_signer(host.identity, host.certificate, max_signature_bytes(requests[0].key))
 
 
-def _printer(signer: Signer) -> Callable[[SentPacket], None]:
-    def report(sent: SentPacket) -> None:
-        request = sent.message.request
-        print_sent(
-            f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {request.door!r}, "
-            f"signed with {signer.name}"
-        )
-
-    return report
+def _print_packet(door: str, signer: Signer, sent: SentPacket) -> None:
+    print_sent(
+        f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {door!r}, signed with {signer.name}"
+    )
