@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from doorward.cli import knock_options
 from doorward.cli.knock_options import (
     Knock,
@@ -16,9 +14,15 @@ from doorward.cli.knock_options import (
     seconds,
 )
 from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
-from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
+from doorward.client.sequence import DEFAULT_DELAY_S, Target
 from doorward.errors import UsageError
-from doorward.model import Port, Protocol
+from doorward.port import Port, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from doorward.client.connector import Reply
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
@@ -85,7 +89,7 @@ def _wait_port(text: str | None) -> Port | None:
 
 
 def _wait(plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target], *, verbose: bool) -> None:
-    from doorward.client.connector import try_port  # needed for --wait only
+    from doorward.client.connector import Reply, knock_until_open, try_port  # needed for --wait only
 
     def try_targets(reached: list[Target], patience_s: float) -> Reply:
         replies = set()
