@@ -52,6 +52,8 @@ def script(shell: str) -> str:
         raise HostError(f"the installed shtab does not support {shell}; run `{install_command('shtab')}`, or use bash")
     parser = whole_parser(lambda action: shtab.FILE if action.type is Path else _COMPLETERS.get(_placeholder(action)))
     text: str = shtab.complete(parser, shell, preamble=_PREAMBLE.get(shell, ""))
+    for wrong, right in _REPAIRS.items():
+        text = text.replace(wrong, right)
     return f"{text.rstrip()}\n"
 
 
@@ -99,4 +101,9 @@ _COMPLETERS = {
 }
 _PREAMBLE = {
     "bash": "\n".join(f'_doorward_{name}s() {{ compgen -W "$({query})" -- $1; }}' for name, query in _QUERY.items())
+}
+# shtab 1.5 (Debian 12) completes only the first word of a choice in bash; later ones have none of these texts.
+_REPAIRS = {
+    '_var="${current_action}_choices"': '_var="${current_action}_choices[@]"',
+    '$(compgen -W "${current_action_choices}"': "$(IFS=' '; compgen -W \"${current_action_choices}\"",
 }
