@@ -83,4 +83,6 @@ def _toml(field: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, FlagFilter):
         return "[" + ", ".join(f'"{word}"' for word in str(value).split(",")) + "]"
+    if isinstance(value, tuple):
+        return ", ".join(f'"{one}"' for one in value)
     return f'"{format_duration(value) if field.endswith("_ms") and isinstance(value, int) else value}"'

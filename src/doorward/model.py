@@ -6,6 +6,7 @@ Named tuples, not dataclasses: `dataclasses` imports many modules, and `doorward
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
@@ -47,6 +48,20 @@ class Port(NamedTuple):
 
 
 DEFAULT_SIGNED_PORT = Port(Protocol.UDP, 62201)  # fwknop's port; no other service uses it
+MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the eighth attempt comes after 46 seconds
+
+
+def as_signed_ports(ports: Sequence[Port]) -> tuple[Port, ...]:
+    """Return the ports for signed knocks, in the order to try. Raises ValueError with fault and remedy."""
+    if not 1 <= len(ports) <= MAX_SIGNED_PORTS:
+        raise ValueError(f"{len(ports)} ports for signed knocks; write 1 to {MAX_SIGNED_PORTS}")
+    for index, port in enumerate(ports):
+        if port.protocol is not Protocol.UDP:
+            raise ValueError(f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp")
+        if port in ports[:index]:
+            raise ValueError(f"duplicate port {port}; write it once")
+    return tuple(ports)
+
 
 # The order of the bits in the TCP header (RFC 9293, section 3.1; cwr and ece from RFC 3168).
 TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece": 64, "cwr": 128}

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.cli import qr
+from doorward.cli.knock_options import SIGNED_PORT_HELP, read_option
 from doorward.cli.output import line
 from doorward.client import request_options, ssh_config
 from doorward.client.hosts import find_host, hosts_path, read_hosts
 from doorward.client.hosts_writer import host_table, save_host
-from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence
+from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence, unless_default
 from doorward.errors import MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
+from doorward.model import NAME, Port
 
 EXAMPLE = """\
   $ doorward add home --address server.example --server-key x25519:… --door ssh
@@ -28,7 +29,7 @@ class _NewHost(NamedTuple):
     """A host as given on the command line; `values` are the keys of its table in hosts.toml."""
 
     name: str
-    values: dict[str, str]
+    values: dict[str, str | tuple[Port, ...]]
     doors: dict[str, tuple[Port, ...]]
 
 
@@ -38,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name for the server, if a link is given")
     parser.add_argument("--address", metavar="ADDRESS", help="its DNS name or address (default: HOST)")
     parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
-    parser.add_argument(
-        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
-    )
+    parser.add_argument("--signed-port", metavar="PORT", help=SIGNED_PORT_HELP)
     parser.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     parser.add_argument("--identity", metavar="FILE", help="the SSH key that signs")
     parser.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
@@ -96,11 +95,10 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
     if not name.isprintable() or not name or len(name) > 253:
         raise UsageError(f"invalid host name {name[:40]!r}; use one like home")
     address = args.address or (link.host if link.host != name else None)
-    signed_port = args.signed_port or (None if link.signed_port is None else str(link.signed_port))
     values = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
-        "signed_port": _checked_option("--signed-port", request_options.parse_signed_port, signed_port),
+        "signed_port": _signed_ports(args.signed_port) or link.signed_ports,
         "gate": _checked_option("--gate", request_options.parse_gate, args.gate or link.gate),
         "identity": _file_option("--identity", args.identity),
         "certificate": _file_option("--certificate", args.certificate),
@@ -108,7 +106,7 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         "for": _checked_option("--for", request_options.parse_for_s, args.for_),
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))
-    return _NewHost(name, {key: value for key, value in values.items() if value is not None}, doors)
+    return _NewHost(name, {key: value for key, value in values.items() if value}, doors)
 
 
 def _require_knock(new: _NewHost) -> None:
@@ -131,15 +129,15 @@ def _server_key(text: str | None) -> str | None:
     return str(read_server_key(text))
 
 
+def _signed_ports(text: str | None) -> tuple[Port, ...]:
+    return () if text is None else read_option("--signed-port", request_options.parse_signed_ports, text)
+
+
 def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
-    """Return the text if `parse` accepts it, a port in its full form. UsageError names the option."""
-    if text is None:
-        return None
-    try:
-        value = parse(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
-    return str(value) if isinstance(value, Port) else text
+    """Return the text if `parse` accepts it. UsageError names the option."""
+    if text is not None:
+        read_option(option, parse, text)
+    return text
 
 
 def _file_option(option: str, text: str | None) -> str | None:
@@ -176,9 +174,9 @@ def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
 
 def _build_link(path: Path, name: str) -> str:
     host = find_host(str(path), read_hosts(str(path)), name)
-    port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
     gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # else it is the key's fingerprint
-    link = KnockLink(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
+    ports = unless_default(host.signed_ports)
+    link = KnockLink(host.address, ports, host.server_key, gate, tuple(host.doors.items()))
     text = format_link(link)
     try:
         parse_link(text)

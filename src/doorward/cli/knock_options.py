@@ -27,13 +27,14 @@ from doorward.model import DEFAULT_SIGNED_PORT, Port
 # The options of signed knocks, by their argparse names.
 _SIGNED = {
     "server_key": "--server-key",
-    "signed_port": "--signed-port",
+    "signed_ports": "--signed-port",
     "identity": "--identity",
     "certificate": "--certificate",
     "asked": "--from",
     "gate": "--gate",
     "for_s": "--for",
 }
+SIGNED_PORT_HELP = f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})"
 LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
 Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a host; returns those reached
 
@@ -60,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
     signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
-    signed.add_argument(
-        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
-    )
+    signed.add_argument("--signed-port", dest="signed_ports", metavar="PORT", help=SIGNED_PORT_HELP)
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
     signed.add_argument(
@@ -78,7 +77,7 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
         return default_s
     from doorward.config.duration import parse_duration_ms
 
-    value_s: float = _read(option, parse_duration_ms, text) / 1000
+    value_s: float = read_option(option, parse_duration_ms, text) / 1000
     if value_s > LONGEST_S:
         raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
     return value_s
@@ -150,11 +149,14 @@ def _signed_values(args: argparse.Namespace) -> dict[str, Any]:
     if values:
         from doorward.client.request_options import PARSERS
 
-        values |= {name: _read(_SIGNED[name], PARSERS[name], values[name]) for name in values.keys() & PARSERS.keys()}
+        values |= {
+            name: read_option(_SIGNED[name], PARSERS[name], values[name]) for name in values.keys() & PARSERS.keys()
+        }
     return values
 
 
-def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
+def read_option(option: str, parse: Callable[[str], Any], text: str) -> Any:
+    """Return the parsed value of an option; UsageError names the option."""
     try:
         return parse(text)
     except ValueError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
 from doorward.client.identity import find_signer
@@ -11,17 +13,21 @@ from doorward.client.sequence import Target, first_per_family
 from doorward.client.signed import KnockRequest, SentPacket, build_request, max_signature_bytes, send
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
-from doorward.model import DEFAULT_SIGNED_PORT
+from doorward.model import Port
 
 
 def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
-    """Return the function that sends a fresh packet per door to the first address of each family."""
+    """Return the function that sends a fresh packet per door to the first address of each family.
+
+    Each call for the same addresses uses the next of the host's ports.
+    """
     requests, signer = _build_requests(plan)
-    port = plan.host.signed_port or DEFAULT_SIGNED_PORT
+    ports: defaultdict[tuple[Target, ...], Iterator[Port]] = defaultdict(lambda: cycle(plan.host.signed_ports))
     report = _printer(signer) if verbose else None
 
     def knock(targets: list[Target]) -> list[Target]:
         chosen = first_per_family(targets)
+        port = next(ports[tuple(chosen)])
         reached = [target for request in requests for target in send(request, signer, chosen, port, report=report)]
         return list(dict.fromkeys(reached))
 
@@ -33,7 +39,7 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
     from doorward.cli.packet_dump import describe, describe_json
 
     requests, signer = _build_requests(plan)
-    port = plan.host.signed_port or DEFAULT_SIGNED_PORT
+    port = plan.host.signed_ports[0]
     show = describe_json if as_json else describe
 
     def report(request: KnockRequest, sent: SentPacket) -> None:

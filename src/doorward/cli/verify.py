@@ -21,7 +21,7 @@ from doorward.client.hosts import hosts_path, read_hosts
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, first_per_family, resolve
 from doorward.errors import HostError, UsageError
 from doorward.escape import visible
-from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
+from doorward.model import Port, Protocol
 from doorward.verify.findings import Observations, VerifyRequest, find_problems
 from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
 from doorward.verify.picture import draw, to_svg
@@ -234,7 +234,7 @@ def _knock_udp_ports(plan: KnockPlan) -> Iterator[Port]:
     """Yield the UDP ports of the knock: they must be as silent as the others."""
     yield from (port for port in plan.sequence if port.protocol is Protocol.UDP)
     if plan.host.server_key is not None:
-        yield plan.host.signed_port or DEFAULT_SIGNED_PORT
+        yield from plan.host.signed_ports
 
 
 def _ports(option: str, text: str | None) -> Ports:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import UsageError
-from doorward.model import Place, Port
+from doorward.model import DEFAULT_SIGNED_PORT, Place, Port
 
 if TYPE_CHECKING:
     from doorward.client.request_options import AutomaticAddress
@@ -30,7 +30,7 @@ class KnownHost(NamedTuple):
     address: str
     doors: dict[str, tuple[Port, ...]]
     server_key: str | None = None
-    signed_port: Port | None = None
+    signed_ports: tuple[Port, ...] = (DEFAULT_SIGNED_PORT,)  # tried in turn
     identity: str | None = None
     certificate: str | None = None
     gate: str | None = None
@@ -117,7 +117,7 @@ def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
     return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS.keys() else host
 
 
-_SIGNED_KEYS = {"signed_port": "signed_port", "gate": "gate", "from": "asked", "for": "for_s"}  # their fields
+_SIGNED_KEYS = {"signed_port": "signed_ports", "gate": "gate", "from": "asked", "for": "for_s"}  # their fields
 
 
 def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
@@ -129,11 +129,17 @@ def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
         field, value = _SIGNED_KEYS[key], table[key]
         try:
             options[field] = PARSERS[field](
-                str(value) if key == "signed_port" and type(value) is int else _text(where, key, value)
+                _ports_text(where, key, value) if key == "signed_port" else _text(where, key, value)
             )
         except ValueError as error:
             raise UsageError(f"{where}: {key}: {error}") from None
     return options
+
+
+def _ports_text(where: str, key: str, value: object) -> str:
+    """Return one port or a list of ports as the option has them; a port may be a number."""
+    ports = value if isinstance(value, list) and value else [value]
+    return ",".join(str(port) if type(port) is int else _text(where, key, port) for port in ports)
 
 
 def _resolve_path(directory: str, path: str | None) -> str | None:

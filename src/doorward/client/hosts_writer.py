@@ -32,14 +32,19 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
             return _save_locked(path, name, table, replace=replace)
 
 
-def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
+def host_table(name: str, values: dict[str, str | tuple[Port, ...]], doors: dict[str, tuple[Port, ...]]) -> str:
     """Return a host's table as TOML."""
     head = _key(name)
-    lines = [f"[{head}]", *(f"{key} = {toml_text(value)}" for key, value in values.items())]
+    lines = [f"[{head}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
     if doors:
         lines.append(f"[{head}.doors]")
         lines += [f"{_key(door)} = {toml_list(map(str, ports))}" for door, ports in doors.items()]
     return "\n".join(lines) + "\n"
+
+
+def _value(value: str | tuple[Port, ...]) -> str:
+    words = [value] if isinstance(value, str) else list(map(str, value))
+    return toml_text(words[0]) if len(words) == 1 else toml_list(words)
 
 
 def remove_host(text: str, name: str) -> str:

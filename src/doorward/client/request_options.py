@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
-from doorward.model import NAME, Place, Port, Protocol, parse_place
+from doorward.model import NAME, Place, Port, as_signed_ports, parse_place
 
 _AUTO = "auto"
 LONGEST_FOR_S = (1 << 32) - 1  # the message's 32-bit field
@@ -45,16 +45,13 @@ def parse_gate(text: str) -> str:
     raise ValueError(f"invalid gate name {text!r}; use at most 64 letters, digits, - and _")
 
 
-def parse_signed_port(text: str) -> Port:
-    """Parse the port for signed knocks: `62201/udp`, or its number. ValueError describes the fault."""
-    port = Port.parse(f"{text}/udp" if text.isdecimal() else text)
-    if port.protocol is not Protocol.UDP:
-        raise ValueError(f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp")
-    return port
+def parse_signed_ports(text: str) -> tuple[Port, ...]:
+    """Parse the ports for signed knocks: `62201/udp,443/udp`, or their numbers. ValueError describes the fault."""
+    return as_signed_ports([Port.parse(f"{word}/udp" if word.isdecimal() else word) for word in text.split(",")])
 
 
 PARSERS: dict[str, Callable[[str], object]] = {  # by the field of KnownHost
-    "signed_port": parse_signed_port,
+    "signed_ports": parse_signed_ports,
     "gate": parse_gate,
     "asked": parse_from,
     "for_s": parse_for_s,

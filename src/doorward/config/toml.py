@@ -16,7 +16,7 @@ from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
 from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault
-from doorward.model import Door
+from doorward.model import Door, as_signed_ports
 
 _ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
 _ONE_SETTING = "duplicate setting: remove one of the two"
@@ -85,12 +85,16 @@ def _remedy(fault: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The field that a key sets, and the converter of its value; `element` converts the elements of a list first."""
+    """The field that a key sets, and the converter of its value; `element` converts the elements of a list first.
+
+    `is_list_optional`: a single element may be written without its list.
+    """
 
     field: str
     read: Callable[[Any], object]
     element: Callable[[object], object] | None = None
     example: str = ""  # of a list
+    is_list_optional: bool = False
 
 
 TABLES = ("gate", "doors", "signed", "fleet")
@@ -121,7 +125,7 @@ DOOR = {
 }
 
 SIGNED = {
-    "port": Setting("port", values.udp_port),
+    "port": Setting("ports", as_signed_ports, values.port, '["62201/udp", "443/udp"]', is_list_optional=True),
     "key": Setting("key", values.file),
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
@@ -164,14 +168,15 @@ def parse(text: str, file: str) -> Configuration:
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
-    validate.check_knock_ports(report, gate, doors, signed)
-    validate.check_signed_port(report, gate, doors, signed)
+    configuration = Configuration(gate, tuple(doors), signed, fleet)
+    validate.check_knock_ports(report, configuration)
+    validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
     if not doors and not report.faults:
         report.add(("doors",), "no door is defined", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)
-    return Configuration(gate, tuple(doors), signed, fleet)
+    return configuration
 
 
 def _fleet(report: ErrorCollector, table: object) -> Fleet:
@@ -240,6 +245,8 @@ def _convert_elements(report: ErrorCollector, path: Keys, value: object, setting
     """Convert the elements of a list, reporting each fault at its own line; return any other value unchanged."""
     if setting.element is None:
         return value
+    if setting.is_list_optional and not isinstance(value, list):
+        return [setting.element(value)]
     if not isinstance(value, list):
         raise ValueError(f"{shown(value)} is not a list; write {path[-1]} = {setting.example}")
     elements = []

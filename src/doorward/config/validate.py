@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from doorward.config.diagnostics import ErrorCollector, shown
-from doorward.config.schema import Fleet, Gate, Signed
+from doorward.config.schema import Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
 from doorward.model import Door, Port
 
@@ -25,9 +25,9 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
             )
 
 
-def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> None:
     """Report knock ports that never count, because they are public or opened by a door."""
-    public = frozenset(gate.public)
+    doors, public = configuration.doors, frozenset(configuration.gate.public)
     opener: dict[Port, str] = {}
     for door in doors:
         for port in door.opens:
@@ -42,22 +42,22 @@ def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door],
                 _report_knock_port(
                     report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port"
                 )
-            elif signed is not None and port == signed.port:
-                place = ("signed", "port")
+            elif port in configuration.signed_ports:
+                place = _signed_path(configuration, port)
                 _report_knock_port(
-                    report, path, f"{port} is the port for signed knocks", place, "use another one for them"
+                    report, path, f"{port} is a port for signed knocks", place, "use another one for them"
                 )
 
 
-def check_signed_port(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
-    """Report a signed knock port that is also used otherwise: every packet to it is taken for a signed knock."""
-    if signed is None:
-        return
-    taken = dict.fromkeys(gate.public, "is public")
-    taken |= {port: f"is what door {shown(door.name)} opens" for door in doors for port in door.opens}
-    if signed.port in taken:
-        fault = f"port: {signed.port} {taken[signed.port]}"
-        report.add(("signed", "port"), fault, "use a port for signed knocks that nothing else uses")
+def check_signed_ports(report: ErrorCollector, configuration: Configuration) -> None:
+    """Report signed knock ports that are also used otherwise: every packet to them is taken for a signed knock."""
+    taken = dict.fromkeys(configuration.gate.public, "is public")
+    taken |= {port: f"is what door {shown(door.name)} opens" for door in configuration.doors for port in door.opens}
+    for port in configuration.signed_ports:
+        if port in taken:
+            fault = f"port: {port} {taken[port]}"
+            remedy = "use a port for signed knocks that nothing else uses"
+            report.add(_signed_path(configuration, port), fault, remedy)
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
@@ -116,6 +116,10 @@ def _knock_ports(door: Door) -> Iterator[tuple[Keys, Port]]:
     for index, port in enumerate(door.knock):
         if port not in door.knock[:index]:
             yield ("doors", door.name, "knock", str(index)), port
+
+
+def _signed_path(configuration: Configuration, port: Port) -> Keys:
+    return ("signed", "port", str(configuration.signed_ports.index(port)))
 
 
 def _report_knock_port(report: ErrorCollector, path: Keys, why: str, place: Keys, remedy: str) -> None:

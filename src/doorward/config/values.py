@@ -10,7 +10,7 @@ from typing import TypeVar
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
-from doorward.model import NAME, Address, FlagFilter, Port, Protocol, parse_address
+from doorward.model import NAME, Address, FlagFilter, Port, parse_address
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour
@@ -128,14 +128,6 @@ def port(value: object) -> Port:
     if not isinstance(value, str) or len(value) > 40:
         raise ValueError(f'invalid port {shown(value)}; write a text like "7000/tcp"')
     return Port.parse(value)
-
-
-def udp_port(value: object) -> Port:
-    """Convert a UDP port."""
-    udp = port(value)
-    if udp.protocol is not Protocol.UDP:
-        raise ValueError(f'a signed knock is a UDP packet, but {udp} is not a UDP port; write "{udp.number}/udp"')
-    return udp
 
 
 def file(value: object) -> str:

@@ -88,12 +88,11 @@ def memory_bytes() -> int:
 def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     """Compile a configuration for a host with `memory` bytes."""
     gate = configuration.gate
-    signed = configuration.signed
-    public = gate.public if signed is None else (*gate.public, signed.port)
+    signed_ports = configuration.signed_ports
+    public = (*gate.public, *signed_ports)
     automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
-    signed_port = None if signed is None else signed.port.number
-    return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_port)
+    return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_ports)
 
 
 class RestoredRuleset(NamedTuple):

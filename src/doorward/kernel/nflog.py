@@ -66,7 +66,7 @@ def _microseconds(raw: memoryview | bytes) -> int:
 
 
 class Datagram(NamedTuple):
-    """A datagram to the port for signed knocks: its source and payload."""
+    """A datagram to a port for signed knocks: its source and payload."""
 
     source: bytes  # packed
     payload: bytes

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from doorward.cli.knock_options import KnockPlan
 from doorward.cli.main import main
+from doorward.cli.signed_options import signed_knocker
+from doorward.client.hosts import KnownHost
+from doorward.client.sequence import resolve
+from doorward.model import Port
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, parse_plaintext, signed_text
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
@@ -115,6 +120,31 @@ def test_each_round_of_wait_is_a_fresh_packet(receiver: socket.socket, identity:
     first, second = received(receiver), received(receiver)
     assert first.nonce != second.nonce
     assert first.time_ms < second.time_ms
+
+
+def test_rounds_of_wait_try_the_ports_in_turn(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = ["9", port_of(receiver), "53"]
+    words = ["--server-key", KEY, "--signed-port", ",".join(ports), "-v"]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        waiting = ["--wait", str(closed.getsockname()[1]), "--timeout", "3s"]
+        assert main(["knock", "127.0.0.1", "ssh", *words, *waiting]) == 1
+    sent = [line.split("/")[0] for line in capsys.readouterr().out.splitlines() if " bytes for door " in line]
+    assert sent == ports
+    assert received(receiver).door == "ssh"
+
+
+def test_each_address_begins_with_the_first_port(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ports = (Port.parse("9/udp"), Port.parse("53/udp"))
+    host = KnownHost("home", "localhost", {}, KEY, signed_ports=ports)
+    knock = signed_knocker(KnockPlan(host, ("ssh",), ()), verbose=True)
+    for _ in range(3):  # as `doorward proxy` does: knock at one address and connect to it, then the other
+        for address in ("::1", "127.0.0.1"):
+            knock(resolve(address))
+    sent = [line.split("/")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sent == ["9", "9", "53", "53", "9", "9"]
 
 
 def test_wait_returns_0_when_port_answers(

@@ -11,7 +11,7 @@ import pytest
 
 from doorward.client.hosts import KnownHost, find_door, find_host, hosts_path, is_door, read_hosts
 from doorward.errors import UsageError
-from doorward.model import Port
+from doorward.model import DEFAULT_SIGNED_PORT, Port
 
 FULL = """
 [home]
@@ -50,7 +50,7 @@ def test_every_key_is_read(hosts_file: Path) -> None:
             address="192.0.2.7",
             doors={"ssh": (Port.parse("7000/tcp"), Port.parse("8000/udp")), "db": ()},
             server_key="a line of text",
-            signed_port=Port.parse("62201/udp"),
+            signed_ports=(Port.parse("62201/udp"),),
             identity="~/.ssh/id_ed25519",
             certificate=str(hosts_file.parent / "laptop-cert.pub"),
             gate="paris",
@@ -78,6 +78,9 @@ def test_every_key_is_read(hosts_file: Path) -> None:
             "[home]\nsigned_port = '22/tcp'",
             "[home]: signed_port: 22/tcp is not a UDP port, which signed knocks need; write 22/",
         ),
+        ("[home]\nsigned_port = []", '[home]: signed_port must be a string; write signed_port = "..."'),
+        ("[home]\nsigned_port = [53, 5.3]", "[home]: signed_port must be a string"),
+        ("[home]\nsigned_port = [53, '53/udp']", "[home]: signed_port: duplicate port 53/udp; write it once"),
         ("[home]\nfor = 30", '[home]: for must be a string; write for = "..."'),
         ("[home]\nfor = '30'", "[home]: for: invalid duration '30'; write the unit too: \"30s\""),
         ("[home]\nfor = '1500ms'", "[home]: for: '1500ms' is not a whole number of seconds; write e.g. \"2s\""),
@@ -104,10 +107,17 @@ def test_each_fault_has_a_message(hosts_file: Path, text: str, message: str) -> 
         read_hosts(path)
 
 
-@pytest.mark.parametrize("port", ['"62201/udp"', '"62201"', "62201"])
+@pytest.mark.parametrize("port", ['"62201/udp"', '"62201"', "62201", '["62201/udp"]'])
 def test_the_signed_port_may_be_a_number(hosts_file: Path, port: str) -> None:
     path = write(hosts_file, f"[home]\nsigned_port = {port}")
-    assert read_hosts(path)["home"].signed_port == Port.parse("62201/udp")
+    assert read_hosts(path)["home"].signed_ports == (Port.parse("62201/udp"),)
+
+
+def test_several_signed_ports(hosts_file: Path) -> None:
+    path = write(hosts_file, '[home]\nsigned_port = ["62201/udp", 443, "53"]\n[work]')
+    hosts = read_hosts(path)
+    assert list(map(str, hosts["home"].signed_ports)) == ["62201/udp", "443/udp", "53/udp"]
+    assert hosts["work"].signed_ports == (DEFAULT_SIGNED_PORT,)
 
 
 def test_door_without_a_sequence_is_an_error(hosts_file: Path) -> None:

@@ -256,7 +256,7 @@ ROUTER = "203.0.113.1"
             "went to a port of a door: 1111/tcp 2222/tcp 3333/udp",
         ),
         ("0 80/tcp", "nothing", "none of its packets was a knock"),
-        ("0 62201/udp", "signed", "it sent to 62201/udp, the port for signed knocks, and no port sequence"),
+        ("0 62201/udp", "signed", "it sent to 62201/udp, for signed knocks, and no port sequence"),
         ("0 62201/udp; 1 22/tcp sport=5; 2 <22/tcp SA sport=5", "signed", "and no port sequence; 22/tcp answered it"),
         # the last attempt counts, even after a correct one
         ("0 7000/tcp; 1 8000/tcp; 2 9000/tcp; 60 7000/tcp; 61 8000/udp", "last_missing", "9000/tcp is missing"),

@@ -181,6 +181,12 @@ def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
     assert after == "dropped, unless the signed knock opened ssh"
 
 
+def test_each_port_for_signed_knocks_counts() -> None:
+    signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\nport = ["62201/udp", "443/udp"]\n')
+    (summary,) = explained(signing, script("0 443/udp; 1 62201/udp; 2 443/udp"), [SERVER]).sources
+    assert summary.diagnosis.fault.what.startswith("it sent to 443/udp, 62201/udp, for signed knocks")
+
+
 def test_packet_rows_with_many_doors() -> None:
     doors = "".join(
         f'[doors.d{n}]\nknock = ["1001/tcp", "1002/tcp", "{2000 + n}/tcp"]\nopens = ["{3000 + n}/tcp"]\n'

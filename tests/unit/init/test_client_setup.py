@@ -122,10 +122,10 @@ def test_link_and_hosts_table_agree(doors: list[Door], address: str, signed: boo
 
 
 def test_custom_port_and_gate_name() -> None:
-    gate, signed = Gate(name="web"), Signed(port=Port(Protocol.UDP, 5000))
+    gate, signed = Gate(name="web"), Signed(ports=(Port(Protocol.UDP, 5000),))
     configuration = configured(door("db")._replace(knock=()), gate=gate, signed=signed)
     link = knock_link(configuration, KEY, "192.0.2.7", configuration.doors)
-    assert (link.signed_port, link.gate, link.doors) == (5000, "web", (("db", ()),))
+    assert (link.signed_ports, link.gate, link.doors) == (signed.ports, "web", (("db", ()),))
     table = tomllib.loads(hosts_table("home", link))
     assert table["home"] == {
         "address": "192.0.2.7",
@@ -134,6 +134,20 @@ def test_custom_port_and_gate_name() -> None:
         "gate": "web",
         "doors": {"db": []},
     }
+
+
+@pytest.mark.parametrize(
+    ("numbers", "in_table"),
+    [((62201,), None), ((5000,), "5000/udp"), ((62201, 443), ["62201/udp", "443/udp"])],
+)
+def test_ports_for_signed_knocks(numbers: tuple[int, ...], in_table: object) -> None:
+    signed = Signed(ports=tuple(Port(Protocol.UDP, number) for number in numbers))
+    configuration = configured(door("db"), signed=signed)
+    link = parse_link(format_link(knock_link(configuration, KEY, "192.0.2.7", configuration.doors)))
+    assert link.signed_ports == (() if in_table is None else signed.ports)
+    assert tomllib.loads(hosts_table("home", link))["home"].get("signed_port") == in_table
+    (host,) = parse_hosts(hosts_table("home", link).encode(), "hosts.toml").values()
+    assert host.signed_ports == signed.ports
 
 
 ODD = FlagFilter.parse(("fin", "!syn"))
