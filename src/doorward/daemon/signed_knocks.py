@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, Signed
+from doorward.core.openings import Effect, Key, new_opening, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.key_files import key_path, keys_path, read_judge
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.repairs import settle_each
 from doorward.daemon.replay_cache import Clock, PacketId
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
@@ -237,21 +237,20 @@ class SignedKnocks:
 
     def _open(self, grants: list[KnockGrant]) -> None:
         openings, now_s = self._openings, self._openings.loop.now_s()
-        opened: list[Opening] = []
-        with openings.recording(lambda: settle_each(openings, opened, openings.pending.prolongs, self._not_opened)):
-            for grant in grants:
-                door = openings.doors.get(grant.door)
-                if door is None:  # removed by a reload meanwhile
-                    continue
-                by = f"key {grant.key}"
-                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
-                if not door.is_opening:
-                    openings.record_command_run(new)
-                elif objection := self._no_room(new):
-                    self._reject(grant, *objection)
-                else:
-                    openings.record_opening(new)
-                    opened.append(new)
+        effects: list[Effect] = []
+        opened: dict[Key | None, Opening] = {}
+        for grant in grants:
+            door = openings.doors.get(grant.door)
+            if door is None:  # removed by a reload meanwhile
+                continue
+            new = new_opening(door, grant.place, grant.for_ms / 1000, f"key {grant.key}", now_s)
+            if door.is_opening and (objection := self._no_room(new)):
+                self._reject(grant, *objection)
+                continue
+            effects += on_open(openings.table, door, new, now_s)
+            opened[new.key] = new
+        for refusal in openings.perform(effects):
+            self._not_opened(opened[refusal.change.key], refusal.error)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""
@@ -270,8 +269,7 @@ class SignedKnocks:
         )
 
     def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
-        """Take back an opening that nftables refused."""
-        self._openings.pending.take_back((opening.door, opening.address))
+        """Reject the grant of an opening that nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
 
