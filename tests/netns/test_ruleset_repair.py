@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.ruleset_guard import PAUSE_S
+from doorward.core.guard_states import PAUSE_S
 from doorward.lab.topology import Lab
 from tests.support.changes import Changes, changes_of
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, echoes, running_daemon

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
+from doorward.core.guard_states import PAUSE_S, RepairLogLimiter
 from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import restored_openings, shifted
 from doorward.daemon.hook_runner import HookReport, HookRunner
 from doorward.daemon.ledger import Ledger
-from doorward.daemon.ruleset_guard import PAUSE_S, RepairLogLimiter
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import sd_notify
 from doorward.kernel.event_loop import EventLoop
