@@ -26,10 +26,12 @@ from doorward.core.openings import (
     SetElements,
 )
 from doorward.core.reconcile import restored_openings, shifted
-from doorward.daemon.hooks import HookQueue, HookRun
+from doorward.daemon.hook_runner import HookRun
+from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError
+from doorward.kernel.event_loop import Alarm
 from doorward.model import Door, Element, Opening, Place
 from doorward.nftables.firewall import Firewall
 from doorward.nftables.nft_error import NftError
@@ -67,7 +69,7 @@ class OpeningsService:
         self.doors: Mapping[str, Door] = {}
         self.listeners: list[OpeningsListener] = []
         self.will_repair: Callable[[], bool] = lambda: False
-        self._timer_s, self._logged_s = float("inf"), float("-inf")
+        self._alarm, self._logged_s = Alarm(self.loop, self._wake), float("-inf")
 
     def perform(self, effects: Sequence[Effect], *, is_durable: bool = False) -> list[KernelRefusal]:
         """Perform effects: ledger, then kernel, then log and fleet, then hooks. Return what the kernel refused.
@@ -266,19 +268,13 @@ class OpeningsService:
         return [opening for opening in openings if opening.until_s <= now_s]
 
     def _schedule(self) -> None:
-        """Set the timer for the next end of an opening, a ledger retry, or a count of suppressed log lines."""
+        """Set the alarm for the next end of an opening, a ledger retry, or a count of suppressed log lines."""
         ends = self.table.next_end()
-        due = min(
-            ends.until_s if ends else float("inf"),
-            self.loop.now_s() + _RETRY_S if self.ledger.trouble else float("inf"),
-            self.log.due_s,
-        )
-        if due < self._timer_s:
-            self._timer_s = due
-            self.loop.at(due, self._wake)
+        self._alarm.set(ends.until_s if ends else float("inf"))
+        self._alarm.set(self.loop.now_s() + _RETRY_S if self.ledger.trouble else float("inf"))
+        self._alarm.set(self.log.due_s)
 
     def _wake(self) -> None:
-        self._timer_s = float("inf")
         self.perform(events.on_expire(self.table, self.loop.now_s()))
         if self.ledger.trouble:
             self._retry_ledger()

@@ -12,7 +12,7 @@ import pytest
 
 from doorward.core.diff import SetChanges
 from doorward.core.openings import Announce, Effect, Reject, on_close, on_open
-from doorward.daemon.hooks import HookRun
+from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.daemon.repairs import fill
@@ -45,7 +45,7 @@ class Watched(InsideDaemon):
         self.fleet = Fleet()
         self.openings.listeners.append(self.fleet)
         self.ran: list[HookRun] = []
-        self.hooks.has_command = lambda errand: True  # type: ignore[method-assign]
+        self.hooks.has_command = lambda run: True  # type: ignore[method-assign]
         self.hooks.run = self.ran.append  # type: ignore[method-assign,assignment]
 
     def logged(self) -> list[str]:
@@ -53,7 +53,7 @@ class Watched(InsideDaemon):
         return [f"{line['event']} {line['address']}" for line in lines if line["event"] != "message"]
 
     def hooks_run(self) -> list[str]:
-        return [f"{errand.what} {errand.address}" for errand in self.ran]
+        return [f"{run.event} {run.address}" for run in self.ran]
 
     def ends(self) -> dict[str, object]:
         """Return how the last opening of each address ended, in the ledger."""
@@ -101,7 +101,7 @@ def test_a_longer_end_that_cannot_be_applied_leaves_the_one_before(daemon: Watch
 
 @pytest.mark.parametrize("has_command", [True, False])
 def test_a_close_that_cannot_be_applied_leaves_the_opening(daemon: Watched, *, has_command: bool) -> None:
-    daemon.hooks.has_command = lambda errand: has_command  # type: ignore[method-assign]
+    daemon.hooks.has_command = lambda run: has_command  # type: ignore[method-assign]
     daemon.openings.perform(daemon.open(daemon.new(ONE)))
     (before,) = daemon.ledger.active()
     daemon.firewall.stuck = True
