@@ -111,7 +111,7 @@ def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None
     assert second[1].split()[0] in ("1h", "59m")
     found = json.loads(daemon.run("ban", "--json").stdout)
     assert [each["address"] for each in found] == ["192.0.2.7", "2001:db8::/64"]
-    assert daemon.ask("numbers")["bans"] == 2
+    assert daemon.ask("stats")["bans"] == 2
     assert "2 are banned; `doorward ban` lists them\n" in daemon.run("status").stdout
     refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
     assert (refused.returncode, "is banned; `doorward unban" in refused.stderr) == (1, True)

@@ -26,11 +26,11 @@ MOST_DOORS = 200  # in the first answer to a subscriber; the configuration has a
 DEFAULT_BAN_MS = 3_600_000
 _HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # longer times, which the kernel accepts, are mistakes
-_OWNERS = ("apply", "confirm", "installed", "ban", "unban", "off")  # for root and the daemon's own user
+_OWNERS = ("apply", "confirm", "reload_hooks", "ban", "unban", "off")  # for root and the daemon's own user
 
 
 class ControlCommands:
-    """Answer requests. `describe` returns the workers' part of "status" and "numbers": see daemon.py."""
+    """Answer requests. `describe` returns the workers' part of "status" and "stats": see daemon.py."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class ControlCommands:
             "close": self._close,
             "apply": gate.apply,
             "confirm": gate.confirm,
-            "installed": gate.reload_hooks,
+            "reload_hooks": gate.reload_hooks,
             "follow": self._follow,
-            "numbers": self._numbers,
+            "stats": self._stats,
             "ban": self._ban,
             "unban": self._unban,
             "bans": self._bans,
@@ -64,8 +64,8 @@ class ControlCommands:
         if handler is None:
             known = ", ".join(self._handlers)
             raise UsageError(f"unknown command {request['command']!r}; known commands: {known}")
-        if request.get("is_reader") and request["command"] != "numbers":
-            raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
+        if request.get("is_reader") and request["command"] != "stats":
+            raise UsageError(f"the user {METRICS_USER} may request the stats alone; call this as root")
         if request["command"] in _OWNERS and not request.get("is_owner"):
             what = f"{request['command']} is for root"
             raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
@@ -153,10 +153,10 @@ class ControlCommands:
         self.gate.switch_off()
         return {}
 
-    def _numbers(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _stats(self, request: Mapping[str, Any]) -> dict[str, Any]:
         usage, counters = self.kernel_stats.read(self.gate.firewall, self.openings.loop.now_s())
         loaded = self.gate.loaded
-        numbers = {
+        stats = {
             "summary": loaded.summary(),
             "generation": loaded.generation,
             "doors": len(self.openings.doors),
@@ -176,8 +176,8 @@ class ControlCommands:
             **self.event_stats.as_dict(),
         }
         if request.get("is_reader"):  # the sources of attempts are not for the metrics user
-            return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
-        return numbers
+            return {name: value for name, value in stats.items() if name not in ("attempts", "listed")}
+        return stats
 
     def _opening(self, opening: Opening) -> dict[str, Any]:
         wall = self.openings.in_wall_time(opening)

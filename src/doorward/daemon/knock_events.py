@@ -14,7 +14,7 @@ from doorward.daemon.stats import EventStats
 from doorward.kernel.nflog import NflogEvent
 
 _REJECTIONS = {
-    "fast": "rate limit exceeded (more than 20 knock packets/s); progress reset",
+    "throttled": "rate limit exceeded (more than 20 knock packets/s); progress reset",
     "full": "the knock was correct, but the open set is full",
 }
 

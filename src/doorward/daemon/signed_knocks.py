@@ -70,9 +70,9 @@ class SignedKnocks:
             openings.loop.on_readable(self._watches.fileno(), self._changed)
         self._poll_files()
 
-    def configure(self, configuration: Configuration, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
-        self._settings = configuration, folder
+    def configure(self, configuration: Configuration, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
+        self._settings = configuration, directory
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -95,18 +95,18 @@ class SignedKnocks:
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
-        configuration, folder = self._settings or (None, Path())
+        configuration, directory = self._settings or (None, Path())
         signed = configuration.signed if configuration is not None and configuration.signed else Signed()
-        return [key_path(signed, folder), keys_path(signed, folder)]
+        return [key_path(signed, directory), keys_path(signed, directory)]
 
     def _start(self) -> None:
         if self._settings is None:
             return
-        configuration, folder = self._settings
+        configuration, directory = self._settings
         self._stop_candidate()
         self._stamps = [_stamp(path) for path in self._files()]
         try:
-            self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
+            self._next = Verifier(self._log, lambda: read_judge(configuration, directory))
         except OSError as error:
             self._openings.log.message(f"cannot start the verifier of signed knocks: {error.strerror}", "error")
             self._stop_worker()  # its keys may be outdated

@@ -20,7 +20,7 @@ from doorward.errors import HostError
 from doorward.model import Element, Opening, Place
 from doorward.nftables import fake
 from doorward.nftables.nft_error import NftError
-from tests.support.inside_daemon import InsideDaemon
+from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 
 ONE, OTHER, THIRD = map(ip_address, ("192.0.2.7", "192.0.2.8", "192.0.2.9"))
@@ -36,7 +36,7 @@ class Fleet:
         self.announced += [f"{each.event} {each.opening.address}" for each in changes if isinstance(each, Announce)]
 
 
-class Watched(InsideDaemon):
+class Watched(InProcessDaemon):
     """Everything that is logged, announced or run, in one list and in its order."""
 
     def __init__(self, folder: Path) -> None:
