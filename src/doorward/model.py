@@ -190,6 +190,11 @@ class Opening(NamedTuple):
     until_s: float
     by: str
 
+    @property
+    def key(self) -> tuple[str, Place]:
+        """Door and address: there is one opening of each pair."""
+        return self.door, self.address
+
     def elements(self) -> tuple[Element, ...]:
         """Return the elements of this opening in the nftables open sets."""
         return tuple(Element(self.address, port) for port in self.ports)

@@ -15,7 +15,7 @@ from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
 from tests.support.daemon import Event, RunningDaemon
-from tests.support.desk import host_names
+from tests.support.docs_session import host_names
 from tests.support.documents import Call
 from tests.support.examples import CLIENT, NAMES, Seat, name_hosts, program
 from tests.support.sshd import SSH, running_sshd

@@ -16,7 +16,7 @@ import pytest
 
 from doorward.daemon import hook_runner as runner_module
 from doorward.daemon.hook_commands import DoorCommands
-from doorward.daemon.hook_runner import HookReport, HookRunner
+from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.kernel.event_loop import EventLoop
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
@@ -166,15 +166,15 @@ def test_a_hanging_command_is_ended_with_its_children_and_told_of(
     monkeypatch.setattr(runner_module, "MAX_SECONDS", 0.3)
     loop, reports = EventLoop(), list[HookReport]()
 
-    def take(report: HookReport) -> None:
+    def take(_: HookRun | None, report: HookReport) -> None:
         reports.append(report)
         if [each.event for each in reports].count("done") == 2:
             loop.stop()
 
     commands = {"door": DoorCommands(open4="echo begun; sleep 600 & sleep 600", close4="echo after")}
     runner = HookRunner(commands, loop, take, tmp_path / "lock", first=True)
-    runner.run("door", ip_address(ONE), "open")
-    runner.run("door", ip_address(ONE), "close")
+    runner.run(HookRun("door", ip_address(ONE), "open"))
+    runner.run(HookRun("door", ip_address(ONE), "close"))
     began_s = time.monotonic()
     loop.run()
     assert time.monotonic() - began_s < 5
@@ -392,13 +392,13 @@ def test_commands_of_a_daemon_that_was_killed_end_before_the_next_ones_begin(tmp
         "door": DoorCommands(open4=f"read line < {gate}; echo open >> {record}", close4=f"echo close >> {record}")
     }
     loops = EventLoop(), EventLoop()
-    killed = HookRunner(commands, loops[0], lambda _: loops[0].stop(), tmp_path / "lock", first=True)
-    killed.run("door", ip_address(ONE), "open")
+    killed = HookRunner(commands, loops[0], lambda *_: loops[0].stop(), tmp_path / "lock", first=True)
+    killed.run(HookRun("door", ip_address(ONE), "open"))
     loops[0].run()  # it runs now
     following = HookRunner(
-        commands, loops[1], lambda r: loops[1].stop() if r.event == "done" else None, tmp_path / "lock", first=True
+        commands, loops[1], lambda _, r: loops[1].stop() if r.event == "done" else None, tmp_path / "lock", first=True
     )
-    following.run("door", ip_address(ONE), "close")
+    following.run(HookRun("door", ip_address(ONE), "close"))
     killed.close()  # as by kill -9: the socket is gone, the command goes on
     gate.write_text("on\n")
     loops[1].run()

@@ -290,7 +290,7 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
     site.daemon.message("accepting signed knocks")
     assert site.daemon.openings()[0]["address"] == str(network)
     site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("changed the gate; put back")
+    site.daemon.message("changed the gate; restored")
     assert neighbour.gets_in()
     site.daemon.run("close", "ssh", network)
     assert not neighbour.gets_in()

@@ -113,7 +113,7 @@ def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
         assert site.opens_to(*NEW_KNOCK)
         assert (site.daemon.state / "gate.nft").read_text() == kept
         site.daemon.message("not confirmed in time")
-        site.daemon.message("the end of the trial changed the gate; put back")
+        site.daemon.message("the end of the trial changed the gate; restored")
         assert echoes(session)
     assert before.keys() <= site.daemon.elements().keys()
     assert site.daemon.ask("status")["trial"] is None
@@ -189,7 +189,7 @@ def test_a_flush_during_a_trial_puts_back_what_is_on_trial(site: Site) -> None:
     site.daemon.host.run(["nft", "flush ruleset"])
     site.daemon.message("nft (process")
     assert site.opens_to(*NEW_KNOCK)
-    site.daemon.message("the end of the trial changed the gate; put back")
+    site.daemon.message("the end of the trial changed the gate; restored")
     assert site.is_as_before()
 
 

@@ -143,7 +143,7 @@ def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, dae
         one.knock(*SEQUENCE)
         await until(pilot, lambda: "knock" in line(f"ssh {one} "))
         await until(pilot, lambda: line("valid knocks").endswith(" 1"))
-        if daemon.ask("numbers")["sets"]["open4"]["elements"] is not None:
+        if daemon.ask("stats")["sets"]["open4"]["elements"] is not None:
             await until(pilot, lambda: "2 knocks" in line(str(other)))
         left = line(f"ssh {one} ")
         await until(pilot, lambda: line(f"ssh {one} ") not in (left, ""))  # it counts down

@@ -15,7 +15,7 @@ from doorward.cli.main import COMMANDS
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S
 from tests.support.debian_packages import SCRIPT, Built, script
-from tests.support.machine import Machine
+from tests.support.systemd_container import SystemdContainer
 
 pytestmark = [
     pytest.mark.netns("systemd-nspawn", "mmdebstrap", "dh", "nsenter"),
@@ -48,13 +48,13 @@ KNOCKD_CONF = """\
 
 
 @pytest.fixture
-def machine(built: Built, direct_lab: Lab) -> Iterator[Machine]:
+def machine(built: Built, direct_lab: Lab) -> Iterator[SystemdContainer]:
     (root,) = script("--root")
-    with Machine(Path(root), built.folder, direct_lab.server) as started:
+    with SystemdContainer(Path(root), built.folder, direct_lab.server) as started:
         yield started
 
 
-def install(machine: Machine, package: Path, *options: str) -> str:
+def install(machine: SystemdContainer, package: Path, *options: str) -> str:
     done = machine.run("apt-get", "-q", "-y", *options, "install", f"/packages/{package.name}")
     return done.stdout + done.stderr
 
@@ -69,16 +69,16 @@ def answers(lab: Lab, *, source: str = "198.51.100.1") -> bool:
         return False
 
 
-def states(machine: Machine, *units: str) -> list[str]:
+def states(machine: SystemdContainer, *units: str) -> list[str]:
     return machine.run("systemctl", "is-active", *units, check=False).stdout.split()
 
 
-def main_pid(machine: Machine, unit: str) -> int:
+def main_pid(machine: SystemdContainer, unit: str) -> int:
     return int(machine.says("systemctl", "show", "-P", "MainPID", unit))
 
 
 @pytest.mark.netns("ssh-keygen")
-def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, tmp_path: Path) -> None:
+def test_from_install_to_purge(built: Built, machine: SystemdContainer, direct_lab: Lab, tmp_path: Path) -> None:
     before = machine.files()
     install(machine, built.doorward)
 
@@ -172,7 +172,7 @@ def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, 
     ]
 
 
-def test_in_the_place_of_knockd(built: Built, machine: Machine, direct_lab: Lab) -> None:
+def test_in_the_place_of_knockd(built: Built, machine: SystemdContainer, direct_lab: Lab) -> None:
     # Debian's own knockd runs, as somebody has set it up.
     (debians,) = machine.says("find", "/", "-maxdepth", "1", "-name", "knockd_*.deb").splitlines()
     machine.run("apt-get", "-q", "-y", "install", debians)

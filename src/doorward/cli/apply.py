@@ -73,7 +73,7 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
         output.line(f"otherwise the previous ruleset is restored. {config} is unchanged until then")
         return
     installation.finish()
-    ask(default_path(), {"command": "installed"})
+    ask(default_path(), {"command": "reload_hooks"})
     save_last_good(config)
     output.line(
         f"in force: {answer['summary']}; installed as {config}, previous file saved as {installation.backup.name}"

@@ -52,6 +52,6 @@ def _confirm(config: Path, installation: Installation | None = None) -> None:
     answer = ask(default_path(), {"command": "confirm", "connection": connection})
     if installation is not None:
         installation.finish()
-        ask(default_path(), {"command": "installed"})
+        ask(default_path(), {"command": "reload_hooks"})
     save_last_good(config)
     output.line(f"confirmed: {answer['summary']}")

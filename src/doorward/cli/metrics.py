@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from doorward.cli.metrics_server import build_exposition
 
     if not args.listen:
-        text = build_exposition(ask(default_path(), {"command": "numbers"})).full.decode()
+        text = build_exposition(ask(default_path(), {"command": "stats"})).full.decode()
         output.line(*text.removesuffix("\n").split("\n"))
         return 0
     _serve(args.listen)
@@ -72,7 +72,7 @@ def _exposition() -> Exposition:
     from doorward.cli.metrics_server import build_exposition
 
     try:
-        return build_exposition(ask(default_path(), {"command": "numbers"}))
+        return build_exposition(ask(default_path(), {"command": "stats"}))
     except NegativeResult:
         return build_exposition(None)
     except DoorwardError as error:

@@ -10,13 +10,14 @@ from itertools import islice
 from typing import Any
 
 from doorward.config.duration import parse_duration_ms
+from doorward.core.openings import new_opening, on_ban, on_close, on_open
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import METRICS_USER, Reply
 from doorward.daemon.event_stream import Subscriber, Subscribers
 from doorward.daemon.gate_loader import GateLoader
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.stats import EventStats, KernelStats, attempt_as_dict
-from doorward.errors import DoorwardError, NegativeResult, UsageError
+from doorward.errors import NegativeResult, UsageError
 from doorward.kernel.sock_diag import close_connections
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
@@ -25,11 +26,11 @@ MOST_DOORS = 200  # in the first answer to a subscriber; the configuration has a
 DEFAULT_BAN_MS = 3_600_000
 _HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # longer times, which the kernel accepts, are mistakes
-_OWNERS = ("apply", "confirm", "installed", "ban", "unban", "off")  # for root and the daemon's own user
+_OWNERS = ("apply", "confirm", "reload_hooks", "ban", "unban", "off")  # for root and the daemon's own user
 
 
 class ControlCommands:
-    """Answer requests. `describe` returns the workers' part of "status" and "numbers": see daemon.py."""
+    """Answer requests. `describe` returns the workers' part of "status" and "stats": see daemon.py."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class ControlCommands:
             "close": self._close,
             "apply": gate.apply,
             "confirm": gate.confirm,
-            "installed": gate.reload_hooks,
+            "reload_hooks": gate.reload_hooks,
             "follow": self._follow,
-            "numbers": self._numbers,
+            "stats": self._stats,
             "ban": self._ban,
             "unban": self._unban,
             "bans": self._bans,
@@ -63,8 +64,8 @@ class ControlCommands:
         if handler is None:
             known = ", ".join(self._handlers)
             raise UsageError(f"unknown command {request['command']!r}; known commands: {known}")
-        if request.get("is_reader") and request["command"] != "numbers":
-            raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
+        if request.get("is_reader") and request["command"] != "stats":
+            raise UsageError(f"the user {METRICS_USER} may request the stats alone; call this as root")
         if request["command"] in _OWNERS and not request.get("is_owner"):
             what = f"{request['command']} is for root"
             raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
@@ -96,39 +97,23 @@ class ControlCommands:
             raise UsageError(self._no_door(_text(request, "door")))
         for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
         now_s = self.openings.loop.now_s()
-        opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
-        if not door.is_opening:
-            with self.openings.recording():
-                self.openings.record_command_run(opening)
-            return {"opening": self._opening(opening._replace(until_s=now_s))}
-        if self.bans.contains(opening.address):
+        opening = new_opening(door, _address(request), for_ms / 1000, "hand", now_s)
+        if door.is_opening and self.bans.contains(opening.address):
             raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
-
-        def apply() -> None:
-            self.openings.ledger.fsync()  # the ledger first, so that it is complete after a crash
-            self.openings.apply_openings(opening.elements(), {})
-
-        with self.openings.recording(apply):
-            self.openings.record_opening(opening)
+        self.openings.perform_all(on_open(self.openings.table, door, opening, now_s), is_durable=True)
+        if not door.is_opening:
+            return {"opening": self._opening(opening._replace(until_s=now_s))}
         standing = self.openings.table.get(door.name, opening.address) or opening
         return {"opening": self._opening(standing)}
 
     def _close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         name, address = _text(request, "door"), _place(request)
-        opening = self.openings.table.close(name, address)
+        opening = self.openings.table.get(name, address)
         if opening is None:
             if name not in self.openings.doors:
                 raise UsageError(self._no_door(name))
             raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
-        try:
-            self.openings.apply_openings(
-                opening.elements(), dict.fromkeys(opening.elements(), 0.0)
-            )  # where they are, without a look
-        except DoorwardError:
-            self.openings.table.restore(name, address, opening)
-            raise
-        with self.openings.recording():
-            self.openings.record_end(opening, "hand")
+        self.openings.perform_all(on_close(self.openings.table, opening.key, "hand", self.openings.loop.now_s()))
         return {"cut": close_connections(address, opening.ports) if request.get("cut") is True else 0}
 
     def _ban(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,18 +124,11 @@ class ControlCommands:
         for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
         ban = self.bans.add(address, for_ms / 1000)
         openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
-        for opening in openings:
-            self.openings.table.close(opening.door, opening.address)
         now_s = time.time()
         self.openings.ledger.banned(ban, now_s, now_s + for_ms / 1000)
         self.openings.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
-        elements = tuple(element for opening in openings for element in opening.elements())
-        try:
-            self.openings.apply_openings(elements, dict.fromkeys(elements, 0.0))
-        finally:  # an entry that could not be removed expires by its timer; the ban is in force
-            with self.openings.recording():
-                for opening in openings:
-                    self.openings.record_end(opening, "ban")
+        # An element that cannot be removed expires by its timer; the ban is in force.
+        self.openings.perform_all(on_ban(self.openings.table, openings, self.openings.loop.now_s()))
         ports = frozenset(port for door in self.openings.doors.values() for port in door.opens)
         cut_count = close_connections(ban, tuple(ports)) if request.get("cut") is True else 0
         return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
@@ -175,10 +153,10 @@ class ControlCommands:
         self.gate.switch_off()
         return {}
 
-    def _numbers(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _stats(self, request: Mapping[str, Any]) -> dict[str, Any]:
         usage, counters = self.kernel_stats.read(self.gate.firewall, self.openings.loop.now_s())
         loaded = self.gate.loaded
-        numbers = {
+        stats = {
             "summary": loaded.summary(),
             "generation": loaded.generation,
             "doors": len(self.openings.doors),
@@ -198,8 +176,8 @@ class ControlCommands:
             **self.event_stats.as_dict(),
         }
         if request.get("is_reader"):  # the sources of attempts are not for the metrics user
-            return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
-        return numbers
+            return {name: value for name, value in stats.items() if name not in ("attempts", "listed")}
+        return stats
 
     def _opening(self, opening: Opening) -> dict[str, Any]:
         wall = self.openings.in_wall_time(opening)

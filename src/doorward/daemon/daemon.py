@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration
+from doorward.core.openings import on_ended
 from doorward.daemon import bans
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
@@ -66,9 +67,7 @@ class Daemon:
             late = self._openings.restore()
             self._gate.load_first(trial_s)
             self._bans.restore()
-            with self._openings.recording():
-                for opening in late:
-                    self._openings.record_end(opening, "time")
+            self._openings.perform(on_ended(late))
             self._openings.reconcile()
             self._open_parts = parts.pop_all()
 

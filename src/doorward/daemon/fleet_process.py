@@ -17,10 +17,10 @@ from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_ex
 class FleetProcess(Worker):
     """The process that speaks to etcd."""
 
-    def __init__(self, fleet: Fleet, gate: str, window_ms: int, folder: Path, state: Path) -> None:
+    def __init__(self, fleet: Fleet, gate: str, window_ms: int, directory: Path, state: Path) -> None:
         identity = _identity(state)
         super().__init__(
-            "doorward-fleet", lambda daemon: _speak(daemon, identity, fleet, gate, window_ms, folder, state)
+            "doorward-fleet", lambda daemon: _speak(daemon, identity, fleet, gate, window_ms, directory, state)
         )
 
     def read(self) -> protocol.Message | None:
@@ -43,7 +43,7 @@ def _speak(
     fleet: Fleet,
     gate: str,
     window_ms: int,
-    folder: Path,
+    directory: Path,
     state: Path,
 ) -> None:
     close_descriptors_except([daemon.fileno(), *STANDARD])
@@ -51,7 +51,7 @@ def _speak(
     from doorward.fleet.worker import FleetWorker, WorkerSettings
 
     try:
-        access = read_access(fleet, folder, gate)
+        access = read_access(fleet, directory, gate)
         privileges.drop_privileges(identity, 0)
         privileges.exit_with_parent(signal.SIGKILL)
         claims = claim_access(access, fleet)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
+from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.repairs import settle_each
 from doorward.daemon.ruleset_loader import LoadResult
-from doorward.errors import DoorwardError, MalformedError
+from doorward.errors import MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey, printable
@@ -56,7 +56,6 @@ class FleetSync:
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
         self._waiting: deque[bytes] = deque()
-        self._opened: list[protocol.Item] = []
         self._closed: list[OpeningKey] = []
         self._out: socket.socket | None = None  # a duplicate of the child's socket, while waiting for writing
         self._pause_s = _PAUSE_S
@@ -83,23 +82,31 @@ class FleetSync:
             self._settings = settings
             self._start()
 
-    def opened(self, opening: Opening, by: str) -> None:
-        """Note an opening that is in the ledger and in the kernel, for `flush`."""
-        if opening.ports:  # without ports it only runs a command, on this gate alone
-            if self._is_shared(opening.door):
-                self._opened.append(_item(opening, by))
-            self.record("opened", opening.door, opening.address, by)
+    def announce(self, changes: Sequence[Announce | Reject]) -> None:
+        """Announce openings, closes and rejected knocks; an opening that expires does so at every gate."""
+        opened: list[protocol.Item] = []
+        for change in changes:
+            if isinstance(change, Reject):
+                self.record("refused", change.door, change.source, change.reason)
+            elif change.event == "closed":
+                self._note_close(change.opening, change.by)
+            elif change.opening.ports:  # without ports it only runs a command, on this gate alone
+                if self._is_shared(change.opening.door):
+                    opened.append(_item(change.opening, change.by))
+                self.record("opened", *change.key, change.by)
+        for items in protocol.batches(opened):
+            self._send(protocol.Opened(items))
+        if self._child is None:
+            return  # the next one is sent what was closed
+        closed, self._closed = self._closed, []
+        for keys in protocol.batches(closed):
+            self._send(protocol.Closed(keys))
 
-    def ended(self, opening: Opening, by: str) -> None:
-        """Note that an opening was closed, likewise; one that expires does so at every gate."""
+    def _note_close(self, opening: Opening, by: str) -> None:
         if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
-            self._closed.append(_key(opening))
+            self._closed.append(OpeningKey(*opening.key))
         if by != "time":
-            self.record("closed", opening.door, opening.address, by)
-
-    def knock_rejected(self, source: Place, door: str | None, reason: str) -> None:
-        """Announce a rejected knock."""
-        self.record("refused", door, source, reason)
+            self.record("closed", *opening.key, by)
 
     def record(self, event: str, door: str | None, address: Place, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
@@ -144,7 +151,6 @@ class FleetSync:
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
-        self._opened = []  # included in the table below
         closed, self._closed = self._closed, []
         standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
@@ -156,17 +162,6 @@ class FleetSync:
         loop = self._openings.loop
         loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-    def flush(self) -> None:
-        """Announce what was opened and closed since the last time."""
-        opened, self._opened = self._opened, []
-        for items in protocol.batches(opened):
-            self._send(protocol.Opened(items))
-        if self._child is None:
-            return  # the next one is sent what was closed
-        closed, self._closed = self._closed, []
-        for keys in protocol.batches(closed):
-            self._send(protocol.Closed(keys))
 
     def _send(self, message: protocol.Message) -> None:
         if self._child is None:
@@ -246,27 +241,22 @@ class FleetSync:
         openings, now_ms = self._openings, round(self._openings.loop.now_s() * 1000)
         limits = Limits(self._fleet.for_max_ms, allows_networks=self._takes_networks)
         room = Room(openings.table)
-        admitted: list[Opening] = []
-        items_of: dict[tuple[str, Place], protocol.Item] = {}
+        effects: list[Effect] = []
+        items_of: dict[Key | None, protocol.Item] = {}
         for item in items:
-            found = admit(item, openings.doors.get(item.key.door), limits, now_ms)
-            if found is None or self._bans.contains(item.key.address):
+            door = openings.doors.get(item.key.door)
+            found = admit(item, door, limits, now_ms)
+            if door is None or found is None or self._bans.contains(item.key.address):
                 continue
             if isinstance(found, Opening) and not (openings.table.get(*item.key) or room.reserve(found)):
                 found = FULL
             if isinstance(found, Rejected):
                 self._reject(item, found)
             else:
-                admitted.append(found)
-                items_of[found.door, found.address] = item
-
-        def refused(opening: Opening, error: DoorwardError) -> None:
-            openings.pending.take_back((opening.door, opening.address))
-            self._reject(items_of[opening.door, opening.address], Rejected("kernel", str(error)))
-
-        with openings.recording(lambda: settle_each(openings, admitted, openings.pending.prolongs, refused)):
-            for opening in admitted:
-                openings.record_opening(opening, is_learnt=True)
+                effects += on_open(openings.table, door, found, now_ms / 1000, is_learnt=True)
+                items_of[found.key] = item
+        for refusal in openings.perform(effects):
+            self._reject(items_of[refusal.change.key], Rejected("kernel", str(refusal.error)))
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""
@@ -280,18 +270,11 @@ class FleetSync:
         self._openings.log.message(f"fleet: {what}: {why.message}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
-        openings = self._openings
-        known = [key for key in keys if self._may_close(key.door)]
-        closed = [opening for key in known if (opening := openings.table.close(key.door, key.address)) is not None]
-        try:
-            openings.apply_openings(tuple(element for opening in closed for element in opening.elements()))
-        except DoorwardError as error:
-            openings.log.message(f"what was closed elsewhere was not closed here: {error}", "error")
-            openings.reconcile()
-            return
-        with openings.recording():
-            for opening in closed:
-                openings.record_end(opening, "fleet")
+        openings, now_s = self._openings, self._openings.loop.now_s()
+        allowed = [key for key in keys if self._may_close(key.door)]
+        effects = [effect for key in allowed for effect in on_close(openings.table, key, "fleet", now_s)]
+        if refusals := openings.perform(effects):
+            openings.log.message(f"what was closed elsewhere was not closed here: {refusals[0].error}", "error")
 
     def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
         """Pass on the fleet's answer about signed knocks; without an answer apply the policy."""
@@ -316,10 +299,6 @@ class FleetSync:
             self._openings.log.message(f"{words}, as [fleet] policy says", "warning")
 
 
-def _key(opening: Opening) -> OpeningKey:
-    return OpeningKey(opening.door, opening.address)
-
-
 def _item(opening: Opening, by: str) -> protocol.Item:
     until_ms = round(opening.until_s * 1000)
-    return protocol.build_item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))
+    return protocol.build_item(OpeningKey(*opening.key), until_ms, by, until_ms - round(opening.since_s * 1000))

@@ -206,8 +206,10 @@ class GateLoader:
         try:
             if for_ms is not None:
                 self.trial = Trial(self, for_ms / 1000, self.loaded, _digest(keep_open))
-            keep, folder = self.saved, self.config.parent
-            child = LoadProcess(lambda: _load_text(decode_text(_read(keep_open), name), name, folder, keep), keep_open)
+            keep, directory = self.saved, self.config.parent
+            child = LoadProcess(
+                lambda: _load_text(decode_text(_read(keep_open), name), name, directory, keep), keep_open
+            )
         finally:
             os.close(keep_open)
         later = DeferredReply()
@@ -243,8 +245,8 @@ class GateLoader:
         return {}
 
 
-def _load_text(text: str, name: str, folder: Path, ruleset: Path) -> LoadResult:
-    return replace(load(parse(text, name), folder, {}, ruleset), digest=digest_of(text))
+def _load_text(text: str, name: str, directory: Path, ruleset: Path) -> LoadResult:
+    return replace(load(parse(text, name), directory, {}, ruleset), digest=digest_of(text))
 
 
 def _connection(value: object) -> Connection | None:
@@ -264,5 +266,5 @@ def _digest(descriptor: int) -> str:
 def _read(descriptor: int) -> bytes:
     try:
         return os.pread(descriptor, min(os.fstat(descriptor).st_size, MAX_BYTES), 0)
-    except OSError as error:  # a pipe, a folder
+    except OSError as error:  # a pipe, a directory
         raise UsageError(f"the file that came with the request cannot be read: {error.strerror}") from None

@@ -41,6 +41,15 @@ _MESSAGE_BYTES = 1 << 16
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
+class HookRun(NamedTuple):
+    """A run of a door's command for "open" or "close" and an address; `then` is called when it has ended."""
+
+    door: str
+    address: Place
+    event: str
+    then: Callable[[], None] = lambda: None
+
+
 class HookReport(NamedTuple):
     """The runner's report: "running", "output", "done" (`status` is the exit status), "hangs", "unread", "unkept"."""
 
@@ -55,18 +64,16 @@ Keep = Callable[[str], None]
 
 
 class HookRunner:
-    """The parent's side. `on_report` is called from the loop for each report.
+    """The parent's side. `on_report` is called from the loop for each report, with the run that it is about, if any.
 
     It starts with `commands`; `reload` replaces them by the result of `source`, and `keep` calls `keeper`.
     """
-
-    _numbers = itertools.count(1)  # shared by all runners: one may still report after the next has started
 
     def __init__(
         self,
         commands: Commands,
         loop: EventLoop,
-        on_report: Callable[[HookReport], None],
+        on_report: Callable[[HookRun | None, HookReport], None],
         lock: Path,
         *,
         first: bool,
@@ -75,6 +82,7 @@ class HookRunner:
     ) -> None:
         self._loop, self._on_report = loop, on_report
         self._waiting: deque[bytes] = deque()
+        self._numbers, self._running = itertools.count(1), dict[int, HookRun]()
         self._asked = 0  # requests that were sent and are not done
         self._finishing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,9 +95,15 @@ class HookRunner:
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
 
-    def run(self, door: str, address: Place, what: str, reason: str = "") -> int:
-        """Run a door's command; return the number in its reports. `reason` is one word, for a rejection."""
-        return self._ask(what, door=door, address=place_text(address), reason=reason)
+    @property
+    def owed(self) -> list[HookRun]:
+        """The runs for "close" that have not ended."""
+        return [run for run in self._running.values() if run.event == "close"]
+
+    def run(self, run: HookRun, reason: str = "") -> None:
+        """Run a door's command. `reason` is one word, for a rejection."""
+        number = self._ask(run.event, door=run.door, address=place_text(run.address), reason=reason)
+        self._running[number] = run
 
     def reload(self) -> None:
         """Read the commands again, for later requests; the report "unread" means that it failed."""
@@ -148,13 +162,16 @@ class HookRunner:
             report = HookReport(**json.loads(raw))
             self._asked -= report.event == "done"
             self._send()
-            self._on_report(report)
+            run = self._running.get(report.number)
+            self._on_report(run, report)
+            if report.event == "done" and self._running.pop(report.number, None) is not None and run is not None:
+                run.then()
             return
         self._waiting.clear()
         self.close()
         os.waitpid(self.pid, 0)
         if not self._finishing:
-            self._on_report(HookReport(0, "gone", "the process that runs commands ended", 1))
+            self._on_report(None, HookReport(0, "gone", "the process that runs commands ended", 1))
 
 
 class HookRequest(NamedTuple):

@@ -16,14 +16,14 @@ from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.server_key import PrivateKey, parse_private_key
 
 
-def key_path(signed: Signed, folder: Path) -> Path:
-    """Return the path of the server's key; `folder` is the configuration's directory."""
-    return folder / signed.key
+def key_path(signed: Signed, directory: Path) -> Path:
+    """Return the path of the server's key; `directory` is the configuration's directory."""
+    return directory / signed.key
 
 
-def keys_path(signed: Signed, folder: Path) -> Path:
+def keys_path(signed: Signed, directory: Path) -> Path:
     """Return the path of the authorized keys."""
-    return folder / signed.authorized_keys
+    return directory / signed.authorized_keys
 
 
 def read_private_key(path: Path) -> PrivateKey:
@@ -61,11 +61,11 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
 
-def read_judge(configuration: Configuration, folder: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
+def read_judge(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
     """Read both files; errors as above. `configuration` has `[signed]`."""
     signed, gate = configuration.signed or Signed(), configuration.gate
-    key = read_private_key(key_path(signed, folder))
-    keys, faults = read_authorized_keys(keys_path(signed, folder))
+    key = read_private_key(key_path(signed, directory))
+    keys, faults = read_authorized_keys(keys_path(signed, directory))
     doors = {door.name: door.for_ms for door in configuration.doors}
     shared = frozenset(door.name for door in configuration.doors if door.shared)
     sharing = FleetScope(configuration.fleet.name, shared) if configuration.fleet is not None else None

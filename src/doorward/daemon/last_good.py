@@ -91,13 +91,13 @@ def _group(name: str | None, left_out: list[str]) -> str | None:
     return name
 
 
-def _fleet(fleet: Fleet | None, folder: Path, left_out: list[str]) -> Fleet | None:
+def _fleet(fleet: Fleet | None, directory: Path, left_out: list[str]) -> Fleet | None:
     if fleet is None:
         return None
     from doorward.fleet.etcd import read_access  # with `ssl`, which other gates go without
 
     try:
-        read_access(fleet, folder)
+        read_access(fleet, directory)
     except DoorwardError as error:
         left_out.append(f"{error}; this gate works without its fleet")
         return None

@@ -171,6 +171,15 @@ class Ledger:
             (at_s, by, door, str(address)),
         )
 
+    def reopened(self, opening: Opening) -> None:
+        """Take back the end of an opening, which the kernel still has."""
+        key = (opening.door, str(opening.address))
+        self._write(
+            "UPDATE openings SET until = ?, closed = NULL, closed_by = NULL"
+            " WHERE id = (SELECT max(id) FROM openings WHERE door = ? AND address = ?)",
+            (opening.until_s, *key),
+        )
+
     def refused(self, door: str | None, address: Place, at_s: float, reason: str) -> None:
         """Record that a source was rejected, and the reason."""
         self._write(

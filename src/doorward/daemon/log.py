@@ -12,7 +12,6 @@ from typing import TextIO
 from doorward.config.duration import format_duration
 from doorward.core.token_bucket import TokenBucket
 from doorward.escape import json_line, visible
-from doorward.model import Opening
 
 # Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.
 LINES_PER_S, LINES_AT_ONCE = 100, 1000
@@ -47,13 +46,6 @@ class Log:
     def message(self, message: str, level: str = "info") -> None:
         """Write a message: what was done, or a fault and its remedy."""
         self.event("message", {"level": level, "message": " ".join(message.splitlines())})
-
-    def opening(self, event: str, opening: Opening, for_s: float, by: str) -> None:
-        """Write an event of an opening."""
-        ports = [str(port) for port in opening.ports]
-        self.event(
-            event, {"door": opening.door, "address": str(opening.address), "ports": ports, "for_s": for_s, "by": by}
-        )
 
     def event(self, event: str, fields: Mapping[str, object]) -> None:
         """Write one line, or count it if its kind exceeds the rate limit."""

@@ -23,7 +23,7 @@ from doorward.kernel import privileges, seccomp
 from doorward.kernel.child_process import Worker, close_descriptors_except, recv
 from doorward.kernel.nflog import LogSocket, NflogEvent
 
-WHATS = ("knock", "full", "fast", "step", "wrong")
+WHATS = ("knock", "full", "throttled", "step", "wrong")
 _EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
 _MOST_EVENTS = 1000  # per message
 _MESSAGE_BYTES = _MOST_EVENTS * _EVENT.size

@@ -167,9 +167,9 @@ def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
     return replace(loaded, warning=warning, digest=digest_of(text))
 
 
-def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> LoadResult:
-    """Load a configuration if the host meets its requirements; its files are relative to `folder`."""
-    for requirement in requirements.of(configuration, folder):  # before anything is changed
+def load(configuration: Configuration, directory: Path, restore: Remaining, keep: Path) -> LoadResult:
+    """Load a configuration if the host meets its requirements; its files are relative to `directory`."""
+    for requirement in requirements.of(configuration, directory):  # before anything is changed
         requirement.look()
     return load_gate(configuration, restore, keep)
 

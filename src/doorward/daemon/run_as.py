@@ -29,9 +29,9 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
     another user could redirect it by a link.
     """
     identity, why = _choose(config, ledger, control.parent) if os.geteuid() == 0 else (None, "")
-    for folder, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
-        if not folder.exists():
-            _make(folder, mode, identity)
+    for directory, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
+        if not directory.exists():
+            _make(directory, mode, identity)
     if os.geteuid() == 0:
         kept = [ledger.with_name(name) for name in (bans.NAME, saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)]
         if identity is None:
@@ -72,10 +72,10 @@ def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
         raise HostError(f"{foreign[0]}: {what}; run `chown -h {name} {' '.join(map(str, foreign))}`")
 
 
-def _make(folder: Path, mode: int, identity: Identity | None) -> None:
+def _make(directory: Path, mode: int, identity: Identity | None) -> None:
     try:
-        folder.mkdir(parents=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        directory.mkdir(parents=True)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchmod(handle, mode)
             if identity is not None:
@@ -83,7 +83,7 @@ def _make(folder: Path, mode: int, identity: Identity | None) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise HostError(f"{folder}: {error.strerror}; create that directory, or choose another") from None
+        raise HostError(f"{directory}: {error.strerror}; create that directory, or choose another") from None
 
 
 def drop_privileges(identity: Identity | None) -> None:

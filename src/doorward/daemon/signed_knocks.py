@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, Signed
+from doorward.core.openings import Effect, Key, new_opening, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.key_files import key_path, keys_path, read_judge
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.repairs import settle_each
 from doorward.daemon.replay_cache import Clock, PacketId
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
@@ -70,9 +70,9 @@ class SignedKnocks:
             openings.loop.on_readable(self._watches.fileno(), self._changed)
         self._poll_files()
 
-    def configure(self, configuration: Configuration, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
-        self._settings = configuration, folder
+    def configure(self, configuration: Configuration, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
+        self._settings = configuration, directory
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -95,18 +95,18 @@ class SignedKnocks:
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
-        configuration, folder = self._settings or (None, Path())
+        configuration, directory = self._settings or (None, Path())
         signed = configuration.signed if configuration is not None and configuration.signed else Signed()
-        return [key_path(signed, folder), keys_path(signed, folder)]
+        return [key_path(signed, directory), keys_path(signed, directory)]
 
     def _start(self) -> None:
         if self._settings is None:
             return
-        configuration, folder = self._settings
+        configuration, directory = self._settings
         self._stop_candidate()
         self._stamps = [_stamp(path) for path in self._files()]
         try:
-            self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
+            self._next = Verifier(self._log, lambda: read_judge(configuration, directory))
         except OSError as error:
             self._openings.log.message(f"cannot start the verifier of signed knocks: {error.strerror}", "error")
             self._stop_worker()  # its keys may be outdated
@@ -237,21 +237,20 @@ class SignedKnocks:
 
     def _open(self, grants: list[KnockGrant]) -> None:
         openings, now_s = self._openings, self._openings.loop.now_s()
-        opened: list[Opening] = []
-        with openings.recording(lambda: settle_each(openings, opened, openings.pending.prolongs, self._not_opened)):
-            for grant in grants:
-                door = openings.doors.get(grant.door)
-                if door is None:  # removed by a reload meanwhile
-                    continue
-                by = f"key {grant.key}"
-                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
-                if not door.is_opening:
-                    openings.record_command_run(new)
-                elif objection := self._no_room(new):
-                    self._reject(grant, *objection)
-                else:
-                    openings.record_opening(new)
-                    opened.append(new)
+        effects: list[Effect] = []
+        opened: dict[Key | None, Opening] = {}
+        for grant in grants:
+            door = openings.doors.get(grant.door)
+            if door is None:  # removed by a reload meanwhile
+                continue
+            new = new_opening(door, grant.place, grant.for_ms / 1000, f"key {grant.key}", now_s)
+            if door.is_opening and (objection := self._no_room(new)):
+                self._reject(grant, *objection)
+                continue
+            effects += on_open(openings.table, door, new, now_s)
+            opened[new.key] = new
+        for refusal in openings.perform(effects):
+            self._not_opened(opened[refusal.change.key], refusal.error)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""
@@ -270,8 +269,7 @@ class SignedKnocks:
         )
 
     def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
-        """Take back an opening that nftables refused."""
-        self._openings.pending.take_back((opening.door, opening.address))
+        """Reject the grant of an opening that nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
 

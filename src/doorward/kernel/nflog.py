@@ -28,14 +28,15 @@ _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
 _LAST_US = 1 << 63
 _SIGNED = b"doorward signed\0"
-_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
+_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|throttled|step|wrong) ?\0?")
 
 
 class NflogEvent(NamedTuple):
     """An event of the ruleset: the generation of its tables, what happened, the last state, the source.
 
-    `what` is "knock" (a door opened), "full" (it did not: the set is full), "fast" (over the rate limit, no state),
-    and in the log of steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no state).
+    `what` is "knock" (a door opened), "full" (it did not: the set is full), "throttled" (over the rate limit, no
+    state), and in the log of steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no
+    state).
     """
 
     generation: str

@@ -109,7 +109,7 @@ def _throttle(context: ChainContext, family: str) -> str:
     restart = [rule for group in context.groups if family in group.families for rule in group.restart(family)]
     pause = f"update @throttled{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"throttle{family}", [*restart, "counter name throttled", pause, f"{note} {context.log('fast')}"])
+    return chain(f"throttle{family}", [*restart, "counter name throttled", pause, f"{note} {context.log('throttled')}"])
 
 
 def _limited(context: ChainContext, family: str) -> str:

@@ -20,8 +20,8 @@ LONG_KEY = str(parse_private_key(generate_private_text(HYBRID)).public)
 
 
 @pytest.fixture
-def hosts_file(nobodys_keys: Path) -> Path:
-    return nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
+def hosts_file(empty_ssh_directory: Path) -> Path:
+    return empty_ssh_directory.parent / ".config" / "doorward" / "hosts.toml"
 
 
 def only_host(path: Path) -> KnownHost:

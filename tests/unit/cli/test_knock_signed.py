@@ -27,13 +27,13 @@ from tests.support.ssh_keygen import key
 
 SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
-pytestmark = pytest.mark.usefixtures("nobodys_keys")
+pytestmark = pytest.mark.usefixtures("empty_ssh_directory")
 
 
 @pytest.fixture
-def identity(nobodys_keys: Path) -> Path:
+def identity(empty_ssh_directory: Path) -> Path:
     """Create a key where ssh looks for it."""
-    path = nobodys_keys / "id_ed25519"
+    path = empty_ssh_directory / "id_ed25519"
     shutil.copyfile(key("ed25519"), path)
     path.chmod(0o600)
     return path
@@ -76,13 +76,13 @@ def test_every_option_is_in_the_message(receiver: socket.socket, tmp_path: Path)
     assert (request.door, request.for_s, request.asked, request.gate) == ("db", 3600, ip_address("192.0.2.7"), "paris")
 
 
-def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, nobodys_keys: Path) -> None:
+def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, empty_ssh_directory: Path) -> None:
     other = identity.rename(identity.with_name("other"))
     text = (
         f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
         f'identity = "{other}"\ngate = "paris"\nfrom = "auto"\nfor = "1m"\n[home.doors]\nssh = ["9/udp"]\n'
     )
-    write_hosts(nobodys_keys, text)
+    write_hosts(empty_ssh_directory, text)
     assert main(["knock", "home"]) == 0
     request = received(receiver)
     assert (request.door, request.for_s, request.asked, request.gate) == ("ssh", 60, ip_address("127.0.0.1"), "paris")
@@ -91,9 +91,9 @@ def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, no
     assert (request.door, request.for_s, request.gate) == ("db", 2, "rome")
 
 
-def test_sequence_option_wins_over_server_key(receiver: socket.socket, nobodys_keys: Path) -> None:
+def test_sequence_option_wins_over_server_key(receiver: socket.socket, empty_ssh_directory: Path) -> None:
     door = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\n[home.doors]\nssh = ["{port_of(receiver)}/udp"]\n'
-    write_hosts(nobodys_keys, door)
+    write_hosts(empty_ssh_directory, door)
     assert main(["knock", "home", "ssh", "--sequence"]) == 0
     assert receiver.recv(9) == b"\0"
     assert main(["knock", "home", f"{port_of(receiver)}/udp"]) == 0  # ports are a sequence
@@ -222,9 +222,9 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
     ],
 )  # fmt: skip
 def test_invalid_call_exits_with_2(
-    nobodys_keys: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    empty_ssh_directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    write_hosts(nobodys_keys, f'[home]\nserver_key = "{KEY}"\n[home.doors]\nssh = ["7000/tcp"]\ndb = []\n')
+    write_hosts(empty_ssh_directory, f'[home]\nserver_key = "{KEY}"\n[home.doors]\nssh = ["7000/tcp"]\ndb = []\n')
     words = [str(key("ed25519")) if word == "KEY" else word for word in words]
     assert main(["knock", *words]) == 2
     captured = capsys.readouterr()
@@ -234,10 +234,10 @@ def test_invalid_call_exits_with_2(
 
 
 def test_likely_typo_is_reported_and_sent(
-    receiver: socket.socket, identity: Path, nobodys_keys: Path, capsys: pytest.CaptureFixture[str]
+    receiver: socket.socket, identity: Path, empty_ssh_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
-    write_hosts(nobodys_keys, f"{host}[home.doors]\nssh = []\n")
+    write_hosts(empty_ssh_directory, f"{host}[home.doors]\nssh = []\n")
     assert main(["knock", "home", "sssh"]) == 0
     assert received(receiver).door == "sssh"
     assert "'home' lists no door 'sssh'; did you mean 'ssh'?" in capsys.readouterr().err

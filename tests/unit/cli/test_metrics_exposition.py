@@ -25,7 +25,7 @@ NUMBERS: dict[str, Any] = {
         ["closed", "ssh", "time", 3],
         ["ran", "", "knock", 7],
     ],
-    "refused": {"fast": 5},
+    "refused": {"throttled": 5},
     "counters": {"dropped_closed": 12, "open_full": 0},
     "sets": {
         "open4": {"elements": 2, "size": 65536},
@@ -58,7 +58,7 @@ EXPECTED = {
     'doorward_prolonged_total{"by": "hand", "door": "ssh"}': 2,
     'doorward_closed_total{"by": "time", "door": "ssh"}': 3,
     'doorward_ran_total{"by": "knock", "door": ""}': 7,
-    'doorward_refusals_total{"by": "knock", "reason": "fast"}': 5,
+    'doorward_refusals_total{"by": "knock", "reason": "throttled"}': 5,
     'doorward_refusals_total{"by": "key", "reason": "used"}': 1,
     'doorward_packets_total{"path": "dropped_closed"}': 12,
     'doorward_packets_total{"path": "open_full"}': 0,

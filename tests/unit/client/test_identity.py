@@ -42,8 +42,8 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealAgent
 
 
 @pytest.fixture
-def usual(nobodys_keys: Path) -> Path:
-    return nobodys_keys
+def usual(empty_ssh_directory: Path) -> Path:
+    return empty_ssh_directory
 
 
 def copy(private: Path, to: Path, *, words: str = "") -> Path:

@@ -99,7 +99,7 @@ def test_reading_chooses_and_gives_the_oldest_first(
 ) -> None:
     ledger.refused("web", HOME, 5, "full")  # entered last to first
     ledger.refused("ssh", OFFICE, 4, "full")
-    ledger.refused(None, STRANGER, 3, "fast")
+    ledger.refused(None, STRANGER, 3, "throttled")
     ledger.opened(opening("web", since_s=2))
     ledger.opened(opening("ssh", since_s=1))
     assert [record.at_s for record in read_records(path, since_s, last, door, address)] == expected

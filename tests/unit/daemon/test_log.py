@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from doorward.core.openings import log_fields
 from doorward.daemon import log as module
 from doorward.daemon.log import COUNT_AFTER_S, LINES_AT_ONCE, Log, text_of
 from tests.support.openings import opening
@@ -36,9 +37,9 @@ def written(form: str, *calls: tuple[object, ...]) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-OPENED = ("opening", "opened", opening(), 30.0, "knock")
-PROLONGED = ("opening", "prolonged", opening("web", "2001:db8::7", "80/tcp 443/tcp"), 599.9997, "hand")
-CLOSED = ("opening", "closed", opening("wake", opened=""), 30.4, "time")
+OPENED = ("event", "opened", log_fields(opening(), 30.0, "knock"))
+PROLONGED = ("event", "prolonged", log_fields(opening("web", "2001:db8::7", "80/tcp 443/tcp"), 599.9997, "hand"))
+CLOSED = ("event", "closed", log_fields(opening("wake", opened=""), 30.4, "time"))
 REFUSED = ("event", "refused", {"address": "203.0.113.9", "door": "ssh", "reason": "the open set is full"})
 SCANNER = ("event", "refused", {"address": "203.0.113.9", "door": None, "reason": "a scanner"})
 SAID = ("message", "2 doors, mode guard; 0 open")
@@ -155,7 +156,7 @@ def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
     log = Log("json", stream)
     for _ in range(LINES_AT_ONCE + 7):
         log.event(*REFUSED[1:])
-    log.opening(*OPENED[1:])  # another kind has room of its own
+    log.event(*OPENED[1:])  # another kind has room of its own
     assert log.due_s == NOW_S[0] + COUNT_AFTER_S
     log.log_suppressed()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]

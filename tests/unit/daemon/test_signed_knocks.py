@@ -17,7 +17,7 @@ from doorward.daemon.log import Log
 from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Rejection, Verifier, VerifierReport
 from doorward.signed.authorize import KnockRejection
-from tests.support.inside_daemon import InsideDaemon
+from tests.support.in_process_daemon import InProcessDaemon
 
 REPORT = VerifierReport(
     [], [Rejection(ip_address("192.0.2.7"), KnockRejection("key", "unknown key"))] * 40, {"key": 40}
@@ -36,14 +36,14 @@ class Endless:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[InsideDaemon]:
-    daemon = InsideDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
+def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
+    daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
     yield daemon
     daemon.close()
 
 
 def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(
-    daemon: InsideDaemon, monkeypatch: pytest.MonkeyPatch
+    daemon: InProcessDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000)

@@ -31,8 +31,8 @@ MARK = struct.pack("!I", 70_000)
         (logged(b"doorward 0123abcd knock \0", P4, MARK), NflogEvent("0123abcd", "knock", 70_000, HERE)),
         (logged(b"doorward 0123abcd knock\0", P6, MARK), NflogEvent("0123abcd", "knock", 70_000, THERE)),
         (logged(b"doorward ffffffff full \0", P4, MARK), NflogEvent("ffffffff", "full", 70_000, HERE)),
-        (logged(b"doorward 0123abcd fast \0", P4), NflogEvent("0123abcd", "fast", 0, HERE)),
-        (logged(b"doorward 0123abcd fast", P4, b"\1\2"), NflogEvent("0123abcd", "fast", 0, HERE)),
+        (logged(b"doorward 0123abcd throttled \0", P4), NflogEvent("0123abcd", "throttled", 0, HERE)),
+        (logged(b"doorward 0123abcd throttled", P4, b"\1\2"), NflogEvent("0123abcd", "throttled", 0, HERE)),
     ],
 )
 def test_messages_of_doorwards_rules(body: bytes, event: NflogEvent) -> None:
@@ -92,7 +92,7 @@ table inet test {{
     chain input {{
         type filter hook input priority 0
         udp dport 7000 meta mark set 513 log prefix "doorward 0123abcd knock " {TO_LOG}
-        udp dport 7001 log prefix "doorward 0123abcd fast " {TO_LOG}
+        udp dport 7001 log prefix "doorward 0123abcd throttled " {TO_LOG}
         udp dport 7002 log prefix "somebody else's " {TO_LOG}
     }}
 }}
@@ -108,7 +108,7 @@ def test_messages_from_the_kernel() -> None:
     send(port=7000)
     assert awaited(log) == [NflogEvent("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
     send(port=7001)
-    assert awaited(log) == [NflogEvent("0123abcd", "fast", 0, ip_address("127.0.0.1"))]
+    assert awaited(log) == [NflogEvent("0123abcd", "throttled", 0, ip_address("127.0.0.1"))]
     send(port=7002)
     assert awaited(log) == []
     assert log.malformed == 1
