@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import time
@@ -10,9 +9,18 @@ from base64 import b64encode
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from doorward.signed.envelope import CHECK_BYTES, check, check_key, plaintext_capacity, seal
-from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
+from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, check, check_key, seal
+from doorward.signed.message import (
+    NONCE_BYTES,
+    RAW_BYTES,
+    Request,
+    pack_body,
+    signed_text,
+    signer_hash,
+    target_hash,
+)
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
@@ -59,11 +67,10 @@ class Keys:
     def packet(self) -> bytes:
         """Make a packet for the door, for whatever address it comes from; good from now on."""
         private, blob = next(self._turns)
-        nonce, signer = os.urandom(NONCE_BYTES), hashlib.sha256(blob).digest()
-        body = pack_body(Request(time.time_ns() // 1_000_000, nonce, DOOR, None, None, "", signer))
-        signed = private.sign(signed_data(signed_text(self.server.raw, body)))
-        signature = string(KIND) + string(signed)
-        return seal(self.server, pack_plaintext(body, signature, plaintext_capacity(X25519, X25519.short_bytes)))
+        nonce, now_ms = os.urandom(NONCE_BYTES), time.time_ns() // 1_000_000
+        body = pack_body(Request(now_ms, nonce, target_hash("", DOOR), signer_hash(blob)))
+        signature = private.sign(signed_data(signed_text(self.server.raw, body)))
+        return seal(self.server, body + signature, os.urandom(RANDOM_BYTES))
 
     def packets(self, count: int) -> list[bytes]:
         """Make so many; a thousand take a quarter of a second."""
@@ -71,14 +78,14 @@ class Keys:
 
     def checked(self, count: int) -> list[bytes]:
         """Make garbage with a right check: what who knows the server's public key can send, and has no key."""
-        sealed = garbage(count, X25519.short_bytes - CHECK_BYTES)
+        sealed = garbage(count, RAW_BYTES - CHECK_BYTES)
         return [check(self._checked_by, each) + each for each in sealed]
 
 
-def garbage(count: int, size: int = X25519.short_bytes) -> list[bytes]:
+def garbage(count: int, size: int = RAW_BYTES) -> list[bytes]:
     """Make random bytes of a packet's length."""
     return [os.urandom(size) for _ in range(count)]
 
 
 def _blob(key: Ed25519PrivateKey) -> bytes:
-    return string(KIND) + string(key.public_key().public_bytes_raw())
+    return string(KIND) + string(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from doorward.signed.authorized_keys import parse
 from doorward.signed.credential import Credential
+from doorward.signed.message import signer_hash
 from doorward.signed.ssh_keys import Presence
 
 SOURCE, ASKED = ip_address("203.0.113.7"), ip_address("2001:db8::7")
@@ -25,7 +26,7 @@ def one(data: bytes) -> None:
         assert fault.instead, fault
         assert str(fault).isprintable(), fault
     for line in keys.lines:
-        found = keys.find(line.key.fingerprint, is_certificate=False, now_s=0)
+        found = keys.find(signer_hash(line.key.blob), b"", 0)
         if isinstance(found, Credential):
             _ask(found)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
 
 from doorward.errors import MalformedError
-from doorward.signed.authorize import KnockRejection, PacketAuthorizer
+from doorward.signed.authorize import REASONS, KnockRejection, PacketAuthorizer
 from doorward.signed.authorized_keys import parse
 from doorward.signed.envelope import plaintext_capacity, seal
-from doorward.signed.message import Request, pack_body, pack_plaintext, parse_plaintext
+from doorward.signed.message import Request, pack_body, pack_plaintext, parse_plaintext, signer_hash, target_hash
+from doorward.signed.reply import ReplySecret, open_reply
 from doorward.signed.server_key import X25519, PrivateKey
-from doorward.signed.ssh_keys import parse_public_key
 from doorward.signed.ssh_wire import string
 
+CAPACITIES = [plaintext_capacity(X25519, length) for length in X25519.lengths]
 NOW_MS = 1_800_000_000_000
 SOURCE = ip_address("192.0.2.7")
 # RFC 8032, section 7.1, test 1: a key that is nobody's.
@@ -33,22 +35,24 @@ def judge() -> tuple[PrivateKey, PacketAuthorizer]:
 def one(data: bytes) -> None:
     """Judge the bytes in all three ways; whoever has no key is refused, with a reason."""
     server, judging = judge()
-    whole = plaintext_capacity(X25519, X25519.short_bytes)
-    sealed = data[:whole].ljust(whole, b"\0")
-    request = Request(NOW_MS, bytes(16), "ssh", None, None, "", parse_public_key(KEY).fingerprint)
-    packets = [data, seal(server.public, sealed)]
-    body = pack_body(request)
-    if len(data) <= whole - len(body) - 2:
-        packets.append(seal(server.public, pack_plaintext(body, data, whole)))
+    body = pack_body(Request(NOW_MS, bytes(8), target_hash("", "ssh"), signer_hash(KEY)))
+    plaintexts = [data[:whole].ljust(whole, b"\0") for whole in CAPACITIES]
+    packets = [data, *(seal(server.public, plaintext, bytes(32)) for plaintext in plaintexts)]
+    for whole in CAPACITIES:
+        with suppress(ValueError):
+            packets.append(seal(server.public, pack_plaintext(body, data, whole), bytes(32)))
     for packet in packets:
         verdict = judging.authorize(packet, SOURCE.packed, NOW_MS)
         assert isinstance(verdict, KnockRejection), verdict
-        assert verdict.reason.isalpha()
+        assert verdict.reason in REASONS
         assert verdict.words.isprintable()
         assert verdict.words or verdict.reason in ("length", "check")
-    try:
-        message = parse_plaintext(sealed)
-    except MalformedError:
-        return
-    assert pack_plaintext(message.body, message.signature, whole) == sealed
-    assert pack_body(message.request) == message.body
+    for plaintext in plaintexts:
+        try:
+            message = parse_plaintext(plaintext)
+        except MalformedError:
+            continue
+        assert pack_plaintext(message.body, message.signature, len(plaintext), message.certificate) == plaintext
+        assert pack_body(message.request) == message.body
+    with suppress(MalformedError):
+        raise AssertionError(open_reply(ReplySecret(bytes(32)), data))  # that nobody sealed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from doorward.daemon.verifier import pack_report, parse_report
 from doorward.errors import MalformedError
+from doorward.signed.authorize import KnockGrant
 
 
 def one(data: bytes) -> None:
@@ -13,5 +14,6 @@ def one(data: bytes) -> None:
     except MalformedError:
         return
     assert parse_report(pack_report(report)) == report
-    assert all(len(grant.id) == 16 and grant.for_ms >= 0 for grant in report.granted)
+    assert all(len(knock.id) == 16 and len(knock.signer) == 12 for knock in report.knocks)
+    assert all(knock.for_ms >= 0 for knock in report.knocks if isinstance(knock, KnockGrant))
     assert all(refused.words.isprintable() for _, refused in report.refused)

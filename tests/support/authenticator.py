@@ -26,7 +26,8 @@ class Authenticator:
         self._key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
         if kind == "ed25519-sk":
             self._key = ed25519.Ed25519PrivateKey.generate()
-            self.kind, public = "sk-ssh-ed25519@openssh.com", string(self._key.public_key().public_bytes_raw())
+            raw = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+            self.kind, public = "sk-ssh-ed25519@openssh.com", string(raw)
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
             point = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -13,14 +14,24 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from doorward.lab.namespace import NamespaceHost
 from doorward.model import Address
-from doorward.signed.envelope import plaintext_capacity, seal
-from doorward.signed.message import Request, pack_body, pack_plaintext, signed_text
-from doorward.signed.server_key import X25519, PrivateKey, Suite, generate_private_text, parse_private_key
+from doorward.signed.envelope import RANDOM_BYTES, plaintext_capacity, seal
+from doorward.signed.message import (
+    NONCE_BYTES,
+    Request,
+    pack_body,
+    pack_plaintext,
+    signed_text,
+    signer_hash,
+    target_hash,
+)
+from doorward.signed.server_key import SUITES, X25519, PrivateKey, Suite, generate_private_text, parse_private_key
 from doorward.signed.ssh_keys import PublicKey, parse_public_key
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
 
 PORT = 62201
+HAS_HYBRID = find_spec("cryptography.hazmat.primitives.hpke") is not None
+SUITES_HERE = [suite for suite in SUITES.values() if suite is X25519 or HAS_HYBRID]
 
 
 @dataclass
@@ -38,29 +49,34 @@ class Signer:
 
     @property
     def key(self) -> PublicKey:
-        return parse_public_key(string(b"ssh-ed25519") + string(self.secret.public_key().public_bytes_raw()))
+        raw = self.secret.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return parse_public_key(string(b"ssh-ed25519") + string(raw))
 
-    def request(self, door: str = "ssh", **fields: object) -> Request:
+    def request(self, door: str = "ssh", gate: str = "", **fields: object) -> Request:
         """Fill in a request; `ahead_ms` moves its time."""
         ahead_ms = fields.pop("ahead_ms", 0)
         assert isinstance(ahead_ms, int)
         now_ms = round(time.time() * 1000)
-        fresh = Request(now_ms + ahead_ms, os.urandom(16), door, None, None, "", self.key.fingerprint)
+        target, signer = target_hash(gate, door), signer_hash(self.key.blob)
+        fresh = Request(now_ms + ahead_ms, os.urandom(NONCE_BYTES), target, signer)
         return fresh._replace(**fields)  # type: ignore[arg-type]
 
     def sign(self, server: PrivateKey, body: bytes) -> bytes:
-        return string(b"ssh-ed25519") + string(self.secret.sign(signed_data(signed_text(server.public.raw, body))))
+        """Sign as the server's suite has it: raw, or in SSH's form."""
+        raw = self.secret.sign(signed_data(signed_text(server.public.raw, body)))
+        return raw if server.public.suite is X25519 else string(b"ssh-ed25519") + string(raw)
 
     def packet(self, server: PrivateKey, door: str = "ssh", **fields: object) -> bytes:
         """Make a packet for a server."""
-        body = pack_body(self.request(door, **fields))
+        body = pack_body(self.request(door, **fields))  # type: ignore[arg-type]
         return sealed(server, body, self.sign(server, body))
 
 
-def sealed(server: PrivateKey, body: bytes, signature: bytes) -> bytes:
-    """Seal a body with whatever stands for its signature."""
-    length = server.suite.short_bytes
-    return seal(server.public, pack_plaintext(body, signature, plaintext_capacity(server.suite, length)))
+def sealed(server: PrivateKey, body: bytes, signature: bytes, length: int = 0, certificate: bytes = b"") -> bytes:
+    """Seal a body with whatever stands for its signature, in the suite's shortest packet or one of this length."""
+    suite = server.public.suite
+    capacity = plaintext_capacity(suite, length or suite.lengths[0])
+    return seal(server.public, pack_plaintext(body, signature, capacity, certificate), os.urandom(RANDOM_BYTES))
 
 
 class Signed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
 
 SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
 SERVICES = [Port(Protocol.TCP, number) for number in range(2001, 2031)]
@@ -60,3 +61,14 @@ def streams(draw: st.DrawFn, world: World) -> list[tuple[Packet, float]]:
             now_s += draw(st.sampled_from([0.0, 0.0, 0.01, 0.11]))
             stream.append((Packet(source, port, flags if port.protocol is Protocol.TCP else 0), now_s))
     return stream
+
+
+def _is_plain(address: Address) -> bool:
+    return not str(address).startswith("::ffff:")
+
+
+# What a signed knock may ask for: it has no form for an IPv4 address in IPv6's form.
+plain_addresses: st.SearchStrategy[Address] = st.ip_addresses().filter(_is_plain)
+plain_networks = st.tuples(plain_addresses, st.integers(1, 127)).map(
+    lambda both: ip_network((both[0], min(both[1], both[0].max_prefixlen - 1)), strict=False)
+)

@@ -8,34 +8,36 @@ from doorward.client.keyfile import key_kind
 from doorward.client.signed import KnockRequest, SentPacket
 from doorward.client.signers import Signer
 from doorward.escape import json_line
-from doorward.signed.message import VERSION, signed_text
+from doorward.signed.message import CERTIFICATE, CLOSE, CONFIRM, ONCE, RAW_BYTES, VERSION, signed_text
 from doorward.signed.ssh_keys import parse_public_key
 from doorward.signed.ssh_wire import fingerprint_text
+
+_FLAGS = {CLOSE: "close", ONCE: "once", CONFIRM: "confirm", CERTIFICATE: "certificate"}
 
 
 def describe(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
     """Return the fields as lines of text."""
-    request, signature = sent.message.request, sent.message.signature
+    message, request = sent.message, sent.message.request
     moment = datetime.fromtimestamp(request.time_ms / 1000, UTC)
+    certificate = message.certificate
     rows = {
         "sealed to": f"server key {knock.key.fingerprint} ({knock.key.suite.name})",
         "version": str(VERSION),
+        "flags": f"{request.flags:#04x} ({', '.join(_flag_names(request.flags)) or 'open'})",
         "time": f"{request.time_ms} ms ({moment:%Y-%m-%d %H:%M:%S}.{request.time_ms % 1000:03} UTC)",
         "nonce": request.nonce.hex(),
-        "door": request.door,
         "for": "the door's own duration" if request.for_s is None else f"{request.for_s} s",
         "address": "where the packet comes from" if request.asked is None else str(request.asked),
-        "gate": request.gate or f"{knock.key.fingerprint} (none named: its key's fingerprint)",
+        "door": knock.door,
+        "gate": knock.gate or f"{knock.key.fingerprint} (none named: its key's fingerprint)",
+        "target": f"{request.target.hex()} (hash of gate and door)",
         "signed by": f"{signer.kind} {_fingerprint(signer)}, {signer.name}",
-        **(
-            {"certificate": f"{len(request.signer)} bytes, {key_kind(request.signer)}"}
-            if request.is_certificate
-            else {}
-        ),
-        "signature": f"{key_kind(signature)}, {len(signature)} bytes: {signature.hex()}",
+        "signer": f"{request.signer.hex()} (hash of the {'certificate' if certificate else 'key'})",
+        **({"certificate": f"{len(certificate)} bytes, {key_kind(certificate)}"} if certificate else {}),
+        "signature": f"{_form(sent, signer)}, {len(message.signature)} bytes: {message.signature.hex()}",
     }
     lines = (f"  {name:<12} {value}" for name, value in rows.items())
-    return [f"{sent.message.length} bytes to {sent.target} {sent.port}, not sent", *lines]
+    return [f"{message.length} bytes to {sent.target} {sent.port}, not sent", *lines]
 
 
 def describe_json(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]:
@@ -48,21 +50,33 @@ def describe_json(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list
         "server_key": str(knock.key),
         "server_key_fingerprint": knock.key.fingerprint,
         "version": VERSION,
+        "flags": _flag_names(request.flags),
         "time_ms": request.time_ms,
         "nonce": request.nonce.hex(),
-        "door": request.door,
         "for_s": request.for_s,
         "address": None if request.asked is None else str(request.asked),
-        "gate": request.gate,
+        "door": knock.door,
+        "gate": knock.gate,
+        "target": request.target.hex(),
         "signer_kind": signer.kind,
         "signer_fingerprint": _fingerprint(signer),
         "signer_name": signer.name,
-        "certificate": request.signer.hex() if request.is_certificate else None,
+        "signer": request.signer.hex(),
+        "certificate": message.certificate.hex() or None,
         "body": message.body.hex(),
         "signed_text": signed_text(knock.key.raw, message.body).hex(),
         "signature": message.signature.hex(),
     }
     return [json_line(fields)]
+
+
+def _flag_names(flags: int) -> list[str]:
+    return [name for flag, name in _FLAGS.items() if flags & flag]
+
+
+def _form(sent: SentPacket, signer: Signer) -> str:
+    message = sent.message
+    return f"{signer.kind}, raw" if message.length == RAW_BYTES else key_kind(message.signature)
 
 
 def _fingerprint(signer: Signer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 
@@ -23,12 +23,14 @@ def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
     """
     requests, signer = _build_requests(plan)
     ports: defaultdict[tuple[Target, ...], Iterator[Port]] = defaultdict(lambda: cycle(plan.host.signed_ports))
-    report = _printer(signer) if verbose else None
 
     def knock(targets: list[Target]) -> list[Target]:
         chosen = first_per_family(targets)
         port = next(ports[tuple(chosen)])
-        reached = [target for request in requests for target in send(request, signer, chosen, port, report=report)]
+        reached = list[Target]()
+        for request in requests:
+            report = partial(_print_packet, request.door, signer) if verbose else None
+            reached += send(request, signer, chosen, port, report=report)
         return list(dict.fromkeys(reached))
 
     return knock
@@ -58,15 +60,10 @@ def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
         ]
     except UsageError as error:
         raise UsageError(f"{host.name}: {error}") from None
-    return requests, find_signer(host.identity, host.certificate, min(map(max_signature_bytes, requests)))
+    return requests, find_signer(host.identity, host.certificate, max_signature_bytes(requests[0].key))
 
 
-def _printer(signer: Signer) -> Callable[[SentPacket], None]:
-    def report(sent: SentPacket) -> None:
-        request = sent.message.request
-        print_sent(
-            f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {request.door!r}, "
-            f"signed with {signer.name}"
-        )
-
-    return report
+def _print_packet(door: str, signer: Signer, sent: SentPacket) -> None:
+    print_sent(
+        f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {door!r}, signed with {signer.name}"
+    )

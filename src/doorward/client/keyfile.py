@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from doorward.errors import HostError, MalformedError, NegativeResult, UsageError
-from doorward.signed.ssh_wire import SshReader, string
+from doorward.signed.ssh_wire import SshReader, mpint, string
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -151,10 +151,17 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
     is_openssh = raw.lstrip().startswith(_OPENSSH)
     loader = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
     try:
-        # Validating an RSA key takes 110 ms and protects against untrusted keys; anyone who can alter this one has it.
-        key = loader(raw, passphrase, unsafe_skip_rsa_key_validation=True)
-    except UnsupportedAlgorithm:
+        try:
+            # Validating an RSA key takes 110 ms and protects against untrusted keys; anyone who can alter this one
+            # has it.
+            key = loader(raw, passphrase, unsafe_skip_rsa_key_validation=True)
+        except TypeError:  # an older `cryptography` does not know the option; another fault is found again
+            key = loader(raw, passphrase)
+    except UnsupportedAlgorithm as error:
         remedy = f"run `ssh-add {path}`, or make a key with `ssh-keygen -t ed25519`"
+        if "bcrypt" in str(error):
+            remedy = f"run `ssh-add {path}`, or install the Python package bcrypt"
+            raise HostError(f"{path}: a key with a passphrase needs bcrypt; {remedy}") from None
         raise HostError(f"{path}: unknown key kind or cipher; {remedy}") from None
     except (ValueError, TypeError):
         if passphrase is None:
@@ -184,8 +191,4 @@ def _sign_ecdsa(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
 
     name, hashed = _CURVES[key.curve.name]
     r, s = utils.decode_dss_signature(key.sign(data, ec.ECDSA(getattr(hashes, hashed)())))
-    return string(f"ecdsa-sha2-{name}".encode()) + string(_mpint(r) + _mpint(s))
-
-
-def _mpint(value: int) -> bytes:
-    return string(value.to_bytes(value.bit_length() // 8 + 1))  # a set top bit would mean a negative number
+    return string(f"ecdsa-sha2-{name}".encode()) + string(mpint(r) + mpint(s))

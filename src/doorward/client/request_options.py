@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
 from doorward.model import NAME, Place, Port, as_signed_ports, parse_place
+from doorward.signed.message import pack_place
 
 _AUTO = "auto"
 LONGEST_FOR_S = (1 << 32) - 1  # the message's 32-bit field
@@ -33,9 +34,11 @@ def parse_from(text: str) -> Place | AutomaticAddress:
     if text == _AUTO:
         return AutomaticAddress()
     try:
-        return parse_place(text)
+        place = parse_place(text)
+        pack_place(place)  # ValueError: a message has no form for it
     except ValueError:
         raise ValueError(f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"') from None
+    return place
 
 
 def parse_gate(text: str) -> str:

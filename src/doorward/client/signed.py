@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import time
@@ -14,12 +13,24 @@ from doorward.client.request_options import AutomaticAddress
 from doorward.client.sequence import Target, UnreachableError, send_error
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Place, Port
-from doorward.signed.envelope import plaintext_capacity, seal
-from doorward.signed.message import NONCE_BYTES, Request, pack_body, pack_plaintext, signed_text
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Place, Port
+from doorward.signed.envelope import RANDOM_BYTES, plaintext_capacity, seal
+from doorward.signed.message import (
+    CERTIFICATE,
+    NONCE_BYTES,
+    RAW_BYTES,
+    RAW_KINDS,
+    Request,
+    pack_body,
+    pack_plaintext,
+    packed_bytes,
+    signed_text,
+    signer_hash,
+    target_hash,
+)
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
+from doorward.signed.sshsig import shorten_signature
 
-_SIGNATURE_LENGTH_BYTES = 2
 _LATEST_MS = 55_000  # a gate accepts packets up to a minute old, and transit takes time too
 
 
@@ -31,15 +42,17 @@ class KnockRequest(NamedTuple):
     gate: str = ""  # empty: the gate named by its key's fingerprint
     for_s: int | None = None
     asked: Place | AutomaticAddress | None = None  # automatic: the source address of the route to the server
+    flags: int = 0  # of the message
 
 
-class SealedRequest(NamedTuple):
-    """One signed message, and the length in bytes of its sealed packet."""
+class ComposedMessage(NamedTuple):
+    """One signed message, its signature as sent, and the length in bytes of its packet."""
 
     request: Request
     body: bytes
     signature: bytes
     length: int
+    certificate: bytes = b""
 
 
 class SentPacket(NamedTuple):
@@ -47,7 +60,7 @@ class SentPacket(NamedTuple):
 
     target: Target
     port: Port
-    message: SealedRequest
+    message: ComposedMessage
 
 
 def build_request(
@@ -78,32 +91,36 @@ def read_server_key(text: str) -> ServerKey:
         ) from None
 
 
-def max_signature_bytes(knock: KnockRequest) -> int:
+def max_signature_bytes(key: ServerKey) -> int:
     """Return the maximum length in bytes of a signature by a key without a certificate."""
-    suite = knock.key.suite
-    return (
-        plaintext_capacity(suite, suite.long_bytes) - len(pack_body(_template(knock, None))) - _SIGNATURE_LENGTH_BYTES
-    )
+    return plaintext_capacity(key.suite, key.suite.lengths[-1]) - packed_bytes(0)
 
 
 def check_fits(knock: KnockRequest, signer: Signer) -> None:
     """Check that the message will fit, before asking for a touch. UsageError: it does not, with a remedy."""
-    _packet_length(knock, signer, len(pack_body(_template(knock, signer))), signature_bytes(signer.blob))
+    _packet_length(knock, signer, signature_bytes(signer.blob))
 
 
-def compose(knock: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: bytes) -> SealedRequest:
+def compose(knock: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: bytes) -> ComposedMessage:
     """Build and sign one message; `own` is this host's source address. UsageError: it does not fit."""
-    asked = ip_address(own) if isinstance(knock.asked, AutomaticAddress) else knock.asked
-    request = _template(knock, signer)._replace(time_ms=time_ms, nonce=nonce, for_s=knock.for_s, asked=asked)
+    asked = _plain_address(own) if isinstance(knock.asked, AutomaticAddress) else knock.asked
+    certificate = signer.certificate or b""
+    flags = knock.flags | CERTIFICATE if certificate else knock.flags
+    target, signed_by = target_hash(knock.gate, knock.door), signer_hash(certificate or signer.blob)
+    request = Request(time_ms, nonce, target, signed_by, knock.for_s, asked, flags)
     body = pack_body(request)
     signature = signer.sign(signed_text(knock.key.raw, body))
-    return SealedRequest(request, body, signature, _packet_length(knock, signer, len(body), len(signature)))
+    length = _packet_length(knock, signer, len(signature))
+    if length == RAW_BYTES:
+        signature = _shortened(signature, signer)
+    return ComposedMessage(request, body, signature, length, certificate)
 
 
-def seal_packet(knock: KnockRequest, message: SealedRequest) -> bytes:
+def seal_packet(knock: KnockRequest, message: ComposedMessage) -> bytes:
     """Return the sealed packet."""
     capacity = plaintext_capacity(knock.key.suite, message.length)
-    return seal(knock.key, pack_plaintext(message.body, message.signature, capacity))
+    plaintext = pack_plaintext(message.body, message.signature, capacity, message.certificate)
+    return seal(knock.key, plaintext, os.urandom(RANDOM_BYTES))
 
 
 def send(
@@ -156,35 +173,42 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _template(knock: KnockRequest, signer: Signer | None) -> Request:
-    """Return a request with the fields that determine the length of the message."""
-    if signer is not None and signer.certificate is not None:
-        signed_by, is_certificate = signer.certificate, True
-    else:
-        blob = b"" if signer is None else signer.blob
-        signed_by, is_certificate = hashlib.sha256(blob).digest(), False
-    return Request(0, bytes(NONCE_BYTES), knock.door, None, None, knock.gate, signed_by, is_certificate)
-
-
 def _own_address(connected: socket.socket) -> str:
     name: tuple[str, ...] = connected.getsockname()
     return name[0].partition("%")[0]  # a link-local address includes its interface
 
 
-def _packet_length(knock: KnockRequest, signer: Signer, body_bytes: int, signature_bytes: int) -> int:
-    """Return the shortest packet length that holds the message. UsageError: none does, with remedies."""
-    suite = knock.key.suite
-    needed = body_bytes + _SIGNATURE_LENGTH_BYTES + signature_bytes
-    for length in (suite.short_bytes, suite.long_bytes):
+def _plain_address(text: str) -> Address:
+    """Return an address; an IPv4 address in IPv6's form, as a socket may have, in its own form."""
+    address = ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _shortened(signature: bytes, signer: Signer) -> bytes:
+    try:
+        return shorten_signature(signature)
+    except MalformedError as error:
+        raise HostError(f"{signer.name} returned {error}; use another agent or key") from None
+
+
+def _packet_length(knock: KnockRequest, signer: Signer, signature_bytes: int) -> int:
+    """Return the length of the packet, which the signer determines. UsageError: none holds it, with remedies."""
+    suite, certificate = knock.key.suite, signer.certificate
+    if suite is X25519 and signer.kind in RAW_KINDS and certificate is None:
+        return RAW_BYTES
+    needed = packed_bytes(signature_bytes, certificate)
+    lengths = [length for length in suite.lengths if length != RAW_BYTES]
+    for length in lengths:
         if needed <= plaintext_capacity(suite, length):
             return length
-    shorter = "shorten the names of the door and the gate"
-    remedies = [shorter if signer.kind == "ssh-ed25519" else "sign with an ed25519 key (`ssh-keygen -t ed25519`)"]
-    if signer.certificate is not None:
+    remedies = []
+    if signer.kind != "ssh-ed25519":
+        remedies.append("sign with an ed25519 key (`ssh-keygen -t ed25519`)")
+    if certificate is not None:
         remedies.append("omit --certificate, or use one with fewer principals and options")
     if suite is not X25519:
         remedies.append("make the server's key with `doorward key server --suite x25519`, whose packets hold more")
     raise UsageError(
         f"the message takes {needed} bytes with this {signer.kind} key, and a packet for {suite.name} holds "
-        f"{plaintext_capacity(suite, suite.long_bytes)}; {', or '.join(remedies)}"
+        f"{plaintext_capacity(suite, lengths[-1])}; {', or '.join(remedies)}"
     )

@@ -26,7 +26,7 @@ from doorward.kernel.nflog import datagram_log
 from doorward.model import Address, Opening, Place
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockGrant
+from doorward.signed.authorize import KnockClose, KnockGrant
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
@@ -174,7 +174,11 @@ class SignedKnocks:
                 if not isinstance(report, VerifierReport):
                     break
                 self._record_rejections(report)
-                granted += report.granted
+                for knock in report.knocks:
+                    if isinstance(knock, KnockGrant):
+                        granted.append(knock)
+                    else:
+                        self._reject(knock, "close-unsupported", "this version cannot close a door by a knock")
                 if len(granted) >= _TOGETHER:
                     break
         except MalformedError as error:
@@ -226,8 +230,8 @@ class SignedKnocks:
             self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
         return [grant for grant in granted if grant not in banned]
 
-    def _reject(self, grant: KnockGrant, reason: str, words: str) -> None:
-        self._refuse(grant.place, grant.door, reason, f"packet from key {grant.key} rejected: {words}")
+    def _reject(self, knock: KnockGrant | KnockClose, reason: str, words: str) -> None:
+        self._refuse(knock.place, knock.door, reason, f"packet from key {knock.key} rejected: {words}")
 
     def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""

@@ -23,18 +23,32 @@ from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import Datagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_place
-from doorward.signed.authorize import FORBIDDEN, GARBAGE, REASONS, KnockGrant, KnockRejection, PacketAuthorizer, Reason
+from doorward.signed.authorize import (
+    FORBIDDEN,
+    GARBAGE,
+    REASONS,
+    KnockClose,
+    KnockGrant,
+    KnockRejection,
+    PacketAuthorizer,
+    Reason,
+    Verdict,
+)
 from doorward.signed.envelope import CHECK_BYTES
-from doorward.signed.message import MAX_FOR_MS
+from doorward.signed.message import HASH_BYTES, MAX_FOR_MS, MAX_TIME_MS, NUMBER_BYTES
+from doorward.signed.reply import SECRET_BYTES, ReplySecret
 
 MAX_REMEMBERED = (
     65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
 )
 REJECTIONS_PER_S, REJECTIONS_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
 _MESSAGE_BYTES = 1 << 17
-_MAX_PER_REPORT = 40  # per message: it has room for grants of up to 900 bytes and rejections of up to 2,250
+_MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,050 bytes and rejections of up to 2,250
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
+
+
+ValidKnock = KnockGrant | KnockClose
 
 
 class Rejection(NamedTuple):
@@ -45,9 +59,9 @@ class Rejection(NamedTuple):
 
 
 class VerifierReport(NamedTuple):
-    """Grants and rejections, and the number of rejections by reason since the last report."""
+    """Valid knocks in the order of arrival, rejections, and the number of these by reason since the last report."""
 
-    granted: list[KnockGrant]
+    knocks: list[ValidKnock]
     refused: list[Rejection]
     counts: dict[str, int]
 
@@ -61,9 +75,18 @@ class VerifierReady(NamedTuple):
 
 def pack_report(report: VerifierReport) -> bytes:
     """Return the message with this report."""
-    granted = [{**grant._asdict(), "place": str(grant.place), "id": grant.id.hex()} for grant in report.granted]
+    knocks = [
+        {
+            **knock._asdict(),
+            "place": str(knock.place),
+            "signer": knock.signer.hex(),
+            "id": knock.id.hex(),
+            "reply": None if knock.reply is None else knock.reply.hex(),
+        }
+        for knock in report.knocks
+    ]
     refused = [{**why._asdict(), "words": _fit(why.words), "source": str(source)} for source, why in report.refused]
-    return _packed({"granted": granted, "refused": refused, "counts": report.counts})
+    return _packed({"knocks": knocks, "refused": refused, "counts": report.counts})
 
 
 def _packed(message: dict[str, object]) -> bytes:
@@ -79,22 +102,43 @@ def parse_report(raw: bytes) -> VerifierReport:
     """Parse such a message. MalformedError: it is anything else."""
     try:
         found = json.loads(raw)
-        granted = [_granted(**each) for each in found["granted"]]
+        knocks = [_knock(**each) for each in found["knocks"]]
         refused = [_rejection(**each) for each in found["refused"]]
         counts: dict[str, int] = {_reason(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
-        if max(len(granted), len(refused)) > _MAX_PER_REPORT:
+        if max(len(knocks), len(refused)) > _MAX_PER_REPORT:
             raise ValueError("too many in one message")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedError(f"verifier: invalid message: {error}") from None
-    return VerifierReport(granted, refused, counts)
+    return VerifierReport(knocks, refused, counts)
 
 
-def _granted(door: str, place: str, for_ms: int, key: str, id: str, time_ms: int, is_shared: bool) -> KnockGrant:  # noqa: A002
-    number = bytes.fromhex(id)
-    if len(number) != 16 or not NAME.fullmatch(door) or type(is_shared) is not bool:
-        raise ValueError("invalid door or packet number")
-    where, made_ms = parse_place(_words(place)), _number(time_ms, 1 << 62)
-    return KnockGrant(door, where, _number(for_ms, MAX_FOR_MS), _words(key), number, made_ms, is_shared)
+def _knock(
+    door: str,
+    place: str,
+    key: str,
+    signer: str,
+    id: str,  # noqa: A002
+    time_ms: int,
+    is_shared: bool,
+    reply: str | None,
+    for_ms: int | None = None,
+) -> ValidKnock:
+    """Parse a knock; one that closes has no `for_ms`."""
+    if not NAME.fullmatch(door) or type(is_shared) is not bool:
+        raise ValueError("invalid door or scope")
+    secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
+    close = KnockClose(
+        door, parse_place(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
+        _number(time_ms, MAX_TIME_MS), is_shared, secret,
+    )  # fmt: skip
+    return close if for_ms is None else KnockGrant(**close._asdict(), for_ms=_number(for_ms, MAX_FOR_MS))
+
+
+def _bytes(value: str, length: int) -> bytes:
+    raw = bytes.fromhex(value)
+    if len(raw) != length:
+        raise ValueError("invalid bytes")
+    return raw
 
 
 def _rejection(reason: str, words: str, door: str | None, source: str) -> Rejection:
@@ -199,34 +243,35 @@ class VerifierQueue:
         if datagrams is None:
             self.counts["lost"] += 1
             datagrams = []
-        granted: list[KnockGrant] = []
+        knocks: list[ValidKnock] = []
         refused: list[Rejection] = []
         for source, packet in datagrams:
             verdict = self._one(source, packet, round(wall_s * 1000))
-            if isinstance(verdict, KnockGrant):
-                granted.append(verdict)
+            if not isinstance(verdict, KnockRejection):
+                knocks.append(verdict)
                 continue
             self.counts[verdict.reason] += 1
             if verdict.reason not in GARBAGE and self._limit.admits(now_s):
                 refused.append(Rejection(ip_address(source), verdict))
-        if not (granted or refused or (self.counts and now_s >= self._reported_s + _COUNTS_EVERY_S)):
+        if not (knocks or refused or (self.counts and now_s >= self._reported_s + _COUNTS_EVERY_S)):
             return []
         counts, self.counts = dict(self.counts), Counter()
         self._reported_s = now_s
         reports = [
-            VerifierReport(granted[at : at + _MAX_PER_REPORT], refused[at : at + _MAX_PER_REPORT], {})
-            for at in range(0, max(len(granted), len(refused), 1), _MAX_PER_REPORT)
+            VerifierReport(knocks[at : at + _MAX_PER_REPORT], refused[at : at + _MAX_PER_REPORT], {})
+            for at in range(0, max(len(knocks), len(refused), 1), _MAX_PER_REPORT)
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
-    def _one(self, source: bytes, packet: bytes, now_ms: int) -> KnockGrant | KnockRejection:
+    def _one(self, source: bytes, packet: bytes, now_ms: int) -> Verdict:
         check = packet[:CHECK_BYTES]
         if check in self._remembered or check + source in self._remembered:  # a copy
             return KnockRejection("repeated", "a copy of an earlier packet")
         verdict = self._judge.authorize(packet, source, now_ms)
-        if isinstance(verdict, KnockGrant) or verdict.reason not in GARBAGE:
+        reason = verdict.reason if isinstance(verdict, KnockRejection) else ""
+        if reason not in GARBAGE:
             # A packet forbidden from this source may be allowed from its sender's, which a copy must not block.
-            is_forbidden = isinstance(verdict, KnockRejection) and verdict.reason == FORBIDDEN
+            is_forbidden = reason == FORBIDDEN
             self._remembered[check + source if is_forbidden else check] = None
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)

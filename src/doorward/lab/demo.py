@@ -174,11 +174,9 @@ class Demo:
         """Knock as `doorward proxy` does, and return the packet."""
         server = parse_private_key((self._directory / "server.key").read_text()).public
         self._prompt(self._lab.client, f"doorward proxy {self._address} 22 ssh --server-key {server}")
-        signer = find_signer(
-            str(self._directory / "id_ed25519"), None, max_signature_bytes(KnockRequest(server, "ssh"))
-        )
-        message = compose(KnockRequest(server, "ssh"), signer, "", now_ms(), os.urandom(NONCE_BYTES))
-        packet = seal_packet(KnockRequest(server, "ssh"), message)
+        signer = find_signer(str(self._directory / "id_ed25519"), None, max_signature_bytes(server))
+        request = KnockRequest(server, "ssh")
+        packet = seal_packet(request, compose(request, signer, "", now_ms(), os.urandom(NONCE_BYTES)))
 
         def inside() -> tuple[socket.socket | Reply, float]:
             (target,) = resolve(self._address)

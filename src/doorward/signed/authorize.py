@@ -1,12 +1,11 @@
 """Authorize signed knocks: from packet, source and time to a grant or a rejection. Pure.
 
 The checks run in order of cost, so that a sender who knows less is rejected for less: length, clear check, HPKE,
-format, gate, freshness, authorization, signature. Replays are detected by daemon/replay_cache.py.
+format, door and gate, freshness, authorization, signature. Replays are detected by daemon/replay_cache.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, get_args
@@ -14,32 +13,62 @@ from typing import Literal, NamedTuple, get_args
 from doorward.errors import MalformedError
 from doorward.model import Address, Place
 from doorward.signed.authorized_keys import AuthorizedKeys
-from doorward.signed.envelope import PERSON, Decryptor
-from doorward.signed.message import SignedMessage, parse_plaintext, signed_text
+from doorward.signed.envelope import CHECK_BYTES, Decryptor
+from doorward.signed.message import (
+    CLOSE,
+    CONFIRM,
+    ONCE,
+    Request,
+    SignedMessage,
+    message_number,
+    parse_plaintext,
+    signed_text,
+    target_hash,
+)
+from doorward.signed.reply import ReplySecret, reply_secret
 from doorward.signed.server_key import PrivateKey
-from doorward.signed.ssh_keys import verify
+from doorward.signed.ssh_keys import Presence, PublicKey, verify
+from doorward.signed.sshsig import expand_signature
 
 Reason = Literal[
-    "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "signature", "repeated", "lost"
-]
+    "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "once-unsupported", "signature",
+    "repeated", "lost",
+]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
 GARBAGE = ("length", "check")  # reasons that anyone can cause: counted, never recorded
 FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 
 
 class KnockGrant(NamedTuple):
-    """An authorized knock: door, address, time, key name, replay ID and time of creation.
+    """An authorized knock that opens a door.
 
-    `is_shared`: it is for the whole fleet, so another gate may have accepted it.
+    `key` is the signer's name for users, and `signer` the hash that identifies it; `id` is the message's number, and
+    `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
+    accepted it. `reply`: the secret of the confirmation that the sender wants, if any.
     """
 
     door: str
     place: Place
     for_ms: int
     key: str
+    signer: bytes
     id: bytes
     time_ms: int
     is_shared: bool = False
+    reply: ReplySecret | None = None
+
+
+class KnockClose(NamedTuple):
+    """An authorized knock that closes the signer's own opening; the fields are those of a grant."""
+
+    door: str
+    place: Place
+    key: str
+    signer: bytes
+    id: bytes
+    time_ms: int
+    is_shared: bool = False
+    reply: ReplySecret | None = None
 
 
 class KnockRejection(NamedTuple):
@@ -50,11 +79,21 @@ class KnockRejection(NamedTuple):
     door: str | None = None
 
 
+Verdict = KnockGrant | KnockClose | KnockRejection
+
+
 class FleetScope(NamedTuple):
     """The fleet's name, and the doors that accept knocks addressed to it."""
 
     fleet: str
     doors: frozenset[str]
+
+
+class _Target(NamedTuple):
+    """A door that a packet may name."""
+
+    door: str
+    is_shared: bool
 
 
 class PacketAuthorizer:
@@ -69,55 +108,77 @@ class PacketAuthorizer:
         window_ms: int,
         sharing: FleetScope | None = None,
     ) -> None:
-        self._sharing = sharing
         self._decryptor, self._public = Decryptor(key), key.public.raw
-        self._keys, self._doors, self._gate, self._window_ms = keys, doors, gate or "", window_ms
+        self._keys, self._doors, self._window_ms = keys, doors, window_ms
+        self._targets = {target_hash(gate or "", door): _Target(door, is_shared=False) for door in doors}
+        self._faults = dict[bytes, tuple[str, str]]()  # of targets that are easily confused with these
+        if gate:
+            what = f"the packet names no gate, and this one is {gate!r}"
+            self._faults |= {target_hash("", door): (door, what) for door in doors}
+        if sharing is not None:
+            what = f"the packet is for the fleet {sharing.fleet!r}, with which this gate does not share the door"
+            self._faults |= {target_hash(sharing.fleet, door): (door, what) for door in doors}
+            self._targets |= {target_hash(sharing.fleet, door): _Target(door, is_shared=True) for door in sharing.doors}
 
-    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
+    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
         """Return the verdict on a packet from `source` (a packed address) at `now_ms`, milliseconds since the epoch."""
         if garbage := self._decryptor.is_garbage(packet):
             return KnockRejection(garbage)
         try:
-            message = parse_plaintext(self._decryptor.open(packet))
+            plaintext = self._decryptor.open(packet)
+            message = parse_plaintext(plaintext)
         except MalformedError as error:
             return KnockRejection("sealed", str(error))
-        request = message.request
-        sharing = self._sharing
-        is_shared = sharing is not None and request.gate == sharing.fleet and request.door in sharing.doors
-        if request.gate != self._gate and not is_shared:
-            meant = f"is for the gate {request.gate!r}" if request.gate else "names no gate"
-            own = f"is {self._gate!r}" if self._gate else "has no name"
-            return KnockRejection("gate", f"the packet {meant}, and this one {own}", request.door)
-        verdict = self._authorize(message, ip_address(source), now_ms)
-        return verdict._replace(is_shared=is_shared) if isinstance(verdict, KnockGrant) else verdict
+        target = self._targets.get(message.request.target)
+        if target is None:
+            return self._wrong_target(message.request)
+        verdict = self._authorize(message, target, ip_address(source), now_ms)
+        if message.request.flags & CONFIRM and not isinstance(verdict, KnockRejection):
+            return verdict._replace(reply=reply_secret(packet[:CHECK_BYTES], plaintext))
+        return verdict
 
-    def _authorize(self, message: SignedMessage, source: Address, now_ms: int) -> KnockGrant | KnockRejection:
-        request = message.request
-        credential = self._keys.find(request.signer, is_certificate=request.is_certificate, now_s=now_ms / 1000)
+    def _wrong_target(self, request: Request) -> KnockRejection:
+        if request.target in self._faults:
+            door, what = self._faults[request.target]
+            return KnockRejection("gate", what, door)
+        signer = self._keys.keys.get(request.signer)
+        who = "an unknown key" if signer is None else f"key {signer.name}"
+        return KnockRejection("door", f"{who} requested an unknown door, or a door of another gate")
+
+    def _authorize(self, message: SignedMessage, target: _Target, source: Address, now_ms: int) -> Verdict:
+        request, door = message.request, target.door
+        credential = self._keys.find(request.signer, message.certificate, now_ms / 1000)
         behind_ms = now_ms - request.time_ms
         if abs(behind_ms) > self._window_ms:
             who = "an unknown key" if isinstance(credential, str) else f"key {credential.name}"
             return KnockRejection(
-                "clock",
-                f"the packet from {who} is {_clock_offset(behind_ms)}; correct the client's clock",
-                request.door,
+                "clock", f"the packet from {who} is {_clock_offset(behind_ms)}; correct the client's clock", door
             )
         if isinstance(credential, str):
-            return KnockRejection("key", credential, request.door)
-        if request.door not in self._doors:
-            return KnockRejection("door", f"key {credential.name} requested unknown door '{request.door}'")
-        if rejection := credential.rejection(request.door, source, request.asked, now_ms / 1000):
-            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
+            return KnockRejection("key", credential, door)
+        if rejection := credential.rejection(door, source, request.asked, now_ms / 1000):
+            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
+        if request.flags & ONCE:
+            words = (
+                f"key {credential.name} requested an opening for one connection, which this version does not support"
+            )
+            return KnockRejection("once-unsupported", words, door)
         try:
-            presence = verify(credential.key, message.signature, signed_text(self._public, message.body))
+            presence = self._verify(credential.key, message)
         except MalformedError as error:
-            return KnockRejection("signature", f"bad signature by key {credential.name}: {error}", request.door)
+            return KnockRejection("signature", f"bad signature by key {credential.name}: {error}", door)
         if rejection := credential.presence_rejection(presence):
-            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", request.door)
-        target = source if request.asked is None else request.asked
-        for_ms = credential.granted_ms(request.for_s, self._doors[request.door])
-        knock_id = hashlib.blake2s(message.body, digest_size=16, person=PERSON).digest()
-        return KnockGrant(request.door, target, for_ms, credential.name, knock_id, request.time_ms)
+            return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
+        place = source if request.asked is None else request.asked
+        name, number = credential.name, message_number(message.body)
+        if request.flags & CLOSE:
+            return KnockClose(door, place, name, request.signer, number, request.time_ms, target.is_shared)
+        for_ms = credential.granted_ms(request.for_s, self._doors[door])
+        return KnockGrant(door, place, for_ms, name, request.signer, number, request.time_ms, target.is_shared)
+
+    def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
+        signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature
+        return verify(key, signature, signed_text(self._public, message.body))
 
 
 def _clock_offset(behind_ms: int) -> str:

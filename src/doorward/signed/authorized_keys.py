@@ -1,7 +1,8 @@
 """Parse authorized_keys: sshd's format, with doorward's options (`key_options`). Pure.
 
 An invalid line authorizes no key; the other lines still apply. Finding a key takes one look-up, whatever the number of
-lines; a certificate takes one for its authority and one for each of its principals.
+lines; a certificate takes one for its authority and one for each of its principals. A packet names its signer by the
+first 12 bytes of the SHA-256 of the key or certificate, so the keys of two lines may not have them in common.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from doorward.errors import ConfigFault, MalformedError
 from doorward.signed import key_options
 from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
+from doorward.signed.message import HASH_BYTES, signer_hash
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, parse_public_key
 from doorward.signed.ssh_wire import fingerprint_text
@@ -94,30 +96,29 @@ def _unknown_kind(kind: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedKeys:
-    """Authorized keys by fingerprint, and authorities by fingerprint and principal."""
+    """Authorized keys by the hash that names a signer, and authorities by fingerprint and principal."""
 
     file: str
     lines: tuple[Line, ...] = ()
     keys: Mapping[bytes, Credential] = field(default_factory=dict, repr=False)
     authorities: Mapping[bytes, Mapping[str, Line]] = field(default_factory=dict, repr=False)
-    faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in invalid lines
+    faulty: Mapping[bytes, int] = field(default_factory=dict, repr=False)  # keys in invalid lines, by fingerprint
+    unusable: Mapping[bytes, str] = field(default_factory=dict, repr=False)  # why other listed keys may not knock
 
     def door_names(self) -> tuple[tuple[str, int], ...]:
         """Return each name in `doors=` with its line number, to compare with the configured doors."""
         return tuple((name, line.number) for line in self.lines for name in sorted(line.options.doors or ()))
 
-    def find(self, signer: bytes, *, is_certificate: bool, now_s: float) -> Credential | str:
-        """Return the signer's credential, or why it has none; `signer`: a key's fingerprint or a whole certificate."""
-        if is_certificate:
-            return self._find_certified(signer, now_s)
+    def find(self, signer: bytes, certificate: bytes, now_s: float) -> Credential | str:
+        """Return the credential of a signer, of its certificate if it has one, or why it has none."""
+        if certificate:
+            return self._find_certified(certificate, now_s)
         return self.keys.get(signer) or self._why_unknown(signer)
 
-    def _why_unknown(self, fingerprint: bytes) -> str:
-        name = f"the key {fingerprint_text(fingerprint)}"
-        if fingerprint in self.faulty:
-            return f"{name} is in line {self.faulty[fingerprint]} of {self.file}, which is invalid"
-        if fingerprint in self.authorities:
-            return f"{name} is a cert-authority in {self.file}, which cannot knock itself"
+    def _why_unknown(self, signer: bytes) -> str:
+        name = f"the key {fingerprint_text(signer)}…"
+        if signer in self.unusable:
+            return f"{name} {self.unusable[signer]}"
         return f"{self.file} does not list {name}"
 
     def _find_certified(self, raw: bytes, now_s: float) -> Credential | str:
@@ -163,7 +164,7 @@ class _LineIndex:
     def add(self, line: Line) -> Line:
         """Add a line; return it, or the earlier line that it duplicates."""
         if line.options.principals is None:
-            return self.lines.setdefault(line.key.fingerprint, line)
+            return self.lines.setdefault(signer_hash(line.key.blob), line)
         by_principal = self.authorities.setdefault(line.key.fingerprint, {})
         principals = line.options.principals
         existing = by_principal.keys() if ANY in principals else by_principal.keys() & {*principals, ANY}
@@ -190,7 +191,11 @@ def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tupl
     lines |= {line.number: line for lines_of in index.authorities.values() for line in lines_of.values()}
     keys = {found: Credential(line.name, line.key, line.options) for found, line in index.lines.items()}
     in_order = tuple(lines[number] for number in sorted(lines))
-    return AuthorizedKeys(file, in_order, keys, index.authorities, index.faulty), faults
+    unusable = {
+        found[:HASH_BYTES]: f"is a cert-authority in {file}, which cannot knock itself" for found in index.authorities
+    }
+    unusable |= {found[:HASH_BYTES]: f"is in line {n} of {file}, which is invalid" for found, n in index.faulty.items()}
+    return AuthorizedKeys(file, in_order, keys, index.authorities, index.faulty, unusable), faults
 
 
 def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[tuple[str, str]]:
@@ -203,6 +208,9 @@ def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> 
     first = index.add(line)
     if first is line:
         return []
+    if first.key != line.key:
+        what = f"the key's SHA-256 has the same first {HASH_BYTES} bytes as that of line {first.number}"
+        return [(what, "make another key")]
     what = f"line {first.number} has the same key" + (" and principal" if line.options.is_authority else "")
     return [(what, "remove one of the two lines")]
 

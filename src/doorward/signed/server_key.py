@@ -1,8 +1,7 @@
 """The server's key pair for signed knocks: text forms and fingerprint. Pure, except for generating a key.
 
 The public key is one word, `x25519:BASE64` or `mlkem768-x25519:BASE64`; the private file has the same form with
-`-private` after the suite. The hybrid's raw public key is ML-KEM-768's (FIPS 203), then X25519's (RFC 7748); its raw
-private key is ML-KEM's seed, then X25519's scalar.
+`-private` after the suite.
 """
 
 from __future__ import annotations
@@ -10,49 +9,60 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from typing import NamedTuple
-
-from cryptography.hazmat.primitives import hpke
-from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from doorward.errors import MalformedError
-from doorward.signed.message import HYBRID_BYTES, LONG_BYTES, SHORT_BYTES
+from doorward.signed import hpke
+from doorward.signed.message import HYBRID_BYTES, LONG_BYTES, RAW_BYTES, SHORT_BYTES
 from doorward.signed.ssh_wire import fingerprint_text
 
-_X25519_BYTES = 32
-_MLKEM_SEED_BYTES, _MLKEM_PUBLIC_BYTES = 64, 1184
 _PRIVATE = "-private"
-_HPKE_KDF, _HPKE_AEAD = hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305
+INFO = b"doorward signed knock 1"  # of HPKE
 
 
 class Suite(NamedTuple):
-    """A cipher suite: name, HPKE algorithms (RFC 9180), and packet lengths in bytes.
-
-    `long_bytes` is for signatures that do not fit in `short_bytes`; the hybrid suite has one length only.
-    """
+    """A cipher suite: its name, the lengths of its keys, and those of its packets, in bytes."""
 
     name: str
     number: int
-    hpke: hpke.Suite
     enc_bytes: int
     public_bytes: int
     private_bytes: int
-    short_bytes: int
-    long_bytes: int
+    lengths: tuple[int, ...]
 
 
-X25519 = Suite("x25519", 1, hpke.Suite(hpke.KEM.X25519, _HPKE_KDF, _HPKE_AEAD), 32, 32, 32, SHORT_BYTES, LONG_BYTES)
-HYBRID = Suite(
-    "mlkem768-x25519",
-    2,
-    hpke.Suite(hpke.KEM.MLKEM768_X25519, _HPKE_KDF, _HPKE_AEAD),
-    1120,
-    1216,
-    96,
-    HYBRID_BYTES,
-    HYBRID_BYTES,
-)
+X25519 = Suite("x25519", 1, 32, 32, 32, (RAW_BYTES, SHORT_BYTES, LONG_BYTES))
+HYBRID = Suite("mlkem768-x25519", 2, 1120, 1216, 96, (HYBRID_BYTES,))
 SUITES = {suite.name: suite for suite in (X25519, HYBRID)}
+
+
+class Scheme(Protocol):
+    """HPKE for one suite, over raw keys: the modules `hpke` and `hybrid`."""
+
+    def generate(self) -> bytes:
+        """Return a new private key."""
+
+    def public_of(self, private: bytes) -> bytes:
+        """Return the public key of a private one."""
+
+    def check_public(self, public: bytes) -> None:
+        """Check a public key of the right length. ValueError: invalid."""
+
+    def seal(self, public: bytes, plaintext: bytes, info: bytes, random: bytes) -> bytes:
+        """Return the encapsulated key and the ciphertext."""
+
+    def opener(self, private: bytes, info: bytes) -> Callable[[bytes], bytes]:
+        """Return the function that opens what was sealed to this key. It raises MalformedError for anything else."""
+
+
+def scheme(suite: Suite) -> Scheme:
+    """Return the suite's HPKE. HostError: `cryptography` is too old for it."""
+    if suite is X25519:
+        return hpke
+    from doorward.signed import hybrid
+
+    return hybrid
 
 
 class ServerKey(NamedTuple):
@@ -69,38 +79,23 @@ class ServerKey(NamedTuple):
         """Fingerprint in OpenSSH's format; also the name of a gate without a configured one."""
         return fingerprint_text(hashlib.sha256(str(self).encode()).digest())
 
-    def for_hpke(self) -> x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey:
-        """Return the key in the form that HPKE encrypts to."""
-        x = x25519.X25519PublicKey.from_public_bytes(self.raw[-_X25519_BYTES:])
-        if self.suite is X25519:
-            return x
-        return hpke.MLKEM768X25519PublicKey(mlkem.MLKEM768PublicKey.from_public_bytes(self.raw[:-_X25519_BYTES]), x)
-
 
 class PrivateKey:
     """The private key. Has no revealing repr."""
 
     def __init__(self, suite: Suite, raw: bytes) -> None:
-        self.suite = suite
-        x = x25519.X25519PrivateKey.from_private_bytes(raw[-_X25519_BYTES:])
-        public = x.public_key().public_bytes_raw()
-        self.for_hpke: x25519.X25519PrivateKey | hpke.MLKEM768X25519PrivateKey = x
-        if suite is HYBRID:
-            kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(raw[:-_X25519_BYTES])
-            self.for_hpke = hpke.MLKEM768X25519PrivateKey(kem, x)
-            public = kem.public_key().public_bytes_raw() + public
-        self.public = ServerKey(suite, public)
+        self.public = ServerKey(suite, scheme(suite).public_of(raw))
+        self.open = scheme(suite).opener(raw, INFO)
 
 
 def parse_server_key(text: str) -> ServerKey:
-    """Parse a public key. MalformedError: not a server key."""
+    """Parse a public key. MalformedError: not a server key; HostError: `cryptography` is too old for its suite."""
     suite, raw = _parse(text, "", "a server's key")
-    key = ServerKey(suite, raw)
     try:
-        key.for_hpke()
+        scheme(suite).check_public(raw)
     except ValueError:
         raise MalformedError("invalid bytes in a server's key") from None
-    return key
+    return ServerKey(suite, raw)
 
 
 def parse_private_key(text: str) -> PrivateKey:
@@ -114,10 +109,7 @@ def parse_private_key(text: str) -> PrivateKey:
 
 def generate_private_text(suite: Suite) -> str:
     """Generate a key; return the contents of its file."""
-    raw = x25519.X25519PrivateKey.generate().private_bytes_raw()
-    if suite is HYBRID:
-        raw = mlkem.MLKEM768PrivateKey.generate().private_bytes_raw() + raw
-    word = f"{suite.name}{_PRIVATE}:{base64.b64encode(raw).decode()}"
+    word = f"{suite.name}{_PRIVATE}:{base64.b64encode(scheme(suite).generate()).decode()}"
     return f"# doorward's server key. Anyone who has it can read signed knocks: keep it secret.\n{word}\n"
 
 

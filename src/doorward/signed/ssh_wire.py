@@ -12,8 +12,13 @@ def string(raw: bytes) -> bytes:
     return len(raw).to_bytes(4) + raw
 
 
+def mpint(value: int) -> bytes:
+    """Return a number that is not negative; a set top bit would mean a negative one."""
+    return string(value.to_bytes(value.bit_length() // 8 + 1))
+
+
 def fingerprint_text(fingerprint: bytes) -> str:
-    """Return a SHA-256 fingerprint as `ssh-keygen -l` prints it."""
+    """Return a SHA-256 fingerprint, or its beginning of 12 bytes, as `ssh-keygen -l` prints it."""
     return "SHA256:" + base64.b64encode(fingerprint).decode().rstrip("=")
 
 

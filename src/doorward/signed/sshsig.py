@@ -1,4 +1,4 @@
-"""SSHSIG: SSH signatures outside a session (OpenSSH's PROTOCOL.sshsig), and the output of `ssh-keygen -Y sign`.
+"""SSHSIG: SSH signatures outside a session (OpenSSH's PROTOCOL.sshsig), and the output of `ssh-keygen -Y sign`. Pure.
 
 The signed blob names the purpose, so a signature for doorward is not valid for a file, a commit or a login, and vice
 versa.
@@ -11,12 +11,14 @@ import binascii
 import hashlib
 
 from doorward.errors import MalformedError
-from doorward.signed.ssh_wire import SshReader, string
+from doorward.signed.message import RAW_KINDS, RAW_SIGNATURE_BYTES
+from doorward.signed.ssh_wire import SshReader, mpint, string
 
 NAMESPACE = "doorward"
 HASH = "sha512"
 _MAGIC = b"SSHSIG"
 _VERSION = 1
+_ED25519 = "ssh-ed25519"
 _HEAD = _MAGIC + string(NAMESPACE.encode()) + string(b"") + string(HASH.encode())
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 
@@ -43,6 +45,33 @@ def parse_armored(text: str) -> tuple[bytes, bytes]:
     if algorithm != HASH.encode():
         raise MalformedError(f"an SSH signature with another hash; sign with -O hashalg={HASH}")
     return key, signature
+
+
+def shorten_signature(signature: bytes) -> bytes:
+    """Return a signature (RFC 4253 section 6.6) as a raw one. MalformedError: it has no raw form."""
+    reader = SshReader(signature, "the signature")
+    kind, raw = reader.string().decode(errors="replace"), reader.string()
+    reader.expect_end()
+    if kind not in RAW_KINDS:
+        raise MalformedError("a signature of a kind without a raw form")
+    if kind != _ED25519:
+        numbers = SshReader(raw, "the ecdsa signature")
+        r, s = numbers.positive(canonical=False), numbers.positive(canonical=False)
+        numbers.expect_end()
+        raw = (r << 256 | s).to_bytes(RAW_SIGNATURE_BYTES) if max(r, s).bit_length() <= 256 else b""
+    if len(raw) != RAW_SIGNATURE_BYTES:
+        raise MalformedError("a signature of the wrong length")
+    return raw
+
+
+def expand_signature(kind: str, raw: bytes) -> bytes:
+    """Return the form of RFC 4253 of a raw signature by a key. MalformedError: its kind makes no raw signatures."""
+    if kind not in RAW_KINDS:
+        raise MalformedError(f"a raw signature, which a key of kind {kind} does not make")
+    half = RAW_SIGNATURE_BYTES // 2
+    if kind != _ED25519:
+        raw = mpint(int.from_bytes(raw[:half])) + mpint(int.from_bytes(raw[half:]))
+    return string(kind.encode()) + string(raw)
 
 
 def _unarmored(text: str) -> bytes:

@@ -19,9 +19,10 @@ from doorward.client.hosts import KnownHost
 from doorward.client.sequence import resolve
 from doorward.model import Port
 from doorward.signed.envelope import Decryptor
-from doorward.signed.message import Request, parse_plaintext, signed_text
+from doorward.signed.message import Request, parse_plaintext, signed_text, signer_hash, target_hash
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_keys import parse_public_key, verify
+from doorward.signed.sshsig import expand_signature
 from tests.support.ssh_agent import blob_of, real_agent
 from tests.support.ssh_keygen import key
 
@@ -43,12 +44,17 @@ def port_of(receiver: socket.socket) -> str:
     return str(receiver.getsockname()[1])
 
 
+def check_signature(signature: bytes, text: bytes) -> None:
+    by = parse_public_key(blob_of(key("ed25519")))
+    verify(by, expand_signature(by.kind, signature), text)
+
+
 def received(receiver: socket.socket) -> Request:
     opener = Decryptor(SERVER)
     packet = receiver.recv(2000)
     assert opener.is_garbage(packet) == ""
     message = parse_plaintext(opener.open(packet))
-    verify(parse_public_key(blob_of(key("ed25519"))), message.signature, signed_text(SERVER.public.raw, message.body))
+    check_signature(message.signature, signed_text(SERVER.public.raw, message.body))
     return message.request
 
 
@@ -64,7 +70,7 @@ def test_signed_knock_arrives_silently(
 ) -> None:
     assert main(["knock", "127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", port_of(receiver)]) == 0
     request = received(receiver)
-    assert (request.door, request.for_s, request.asked, request.gate) == ("ssh", None, None, "")
+    assert (request.target, request.for_s, request.asked) == (target_hash("", "ssh"), None, None)
     assert capsys.readouterr() == ("", "")
 
 
@@ -73,7 +79,7 @@ def test_every_option_is_in_the_message(receiver: socket.socket, tmp_path: Path)
     wishes = ["--from", "192.0.2.7", "--gate", "paris", "--for", "1h"]
     assert main(["knock", "127.0.0.1", "db", *words, *wishes]) == 0
     request = received(receiver)
-    assert (request.door, request.for_s, request.asked, request.gate) == ("db", 3600, ip_address("192.0.2.7"), "paris")
+    assert (request.target, request.for_s, request.asked) == (target_hash("paris", "db"), 3600, ip_address("192.0.2.7"))
 
 
 def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, empty_ssh_directory: Path) -> None:
@@ -85,10 +91,10 @@ def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, em
     write_hosts(empty_ssh_directory, text)
     assert main(["knock", "home"]) == 0
     request = received(receiver)
-    assert (request.door, request.for_s, request.asked, request.gate) == ("ssh", 60, ip_address("127.0.0.1"), "paris")
+    assert (request.target, request.for_s, request.asked) == (target_hash("paris", "ssh"), 60, ip_address("127.0.0.1"))
     assert main(["knock", "home", "db", "--gate", "rome", "--for", "2s"]) == 0
     request = received(receiver)
-    assert (request.door, request.for_s, request.gate) == ("db", 2, "rome")
+    assert (request.target, request.for_s) == (target_hash("rome", "db"), 2)
 
 
 def test_sequence_option_wins_over_server_key(receiver: socket.socket, empty_ssh_directory: Path) -> None:
@@ -106,9 +112,9 @@ def test_verbose_prints_one_line_per_packet(
     port = port_of(receiver)
     assert main(["knock", "-v", "127.0.0.1", "ssh", "db", "--server-key", KEY, "--signed-port", port]) == 0
     assert capsys.readouterr().out == "".join(
-        f"{port}/udp to 127.0.0.1: 448 bytes for door {door!r}, signed with {identity}\n" for door in ("ssh", "db")
+        f"{port}/udp to 127.0.0.1: 190 bytes for door {door!r}, signed with {identity}\n" for door in ("ssh", "db")
     )
-    assert [received(receiver).door for _ in range(2)] == ["ssh", "db"]
+    assert [received(receiver).target for _ in range(2)] == [target_hash("", door) for door in ("ssh", "db")]
 
 
 def test_each_round_of_wait_is_a_fresh_packet(receiver: socket.socket, identity: Path) -> None:
@@ -133,7 +139,7 @@ def test_rounds_of_wait_try_the_ports_in_turn(
         assert main(["knock", "127.0.0.1", "ssh", *words, *waiting]) == 1
     sent = [line.split("/")[0] for line in capsys.readouterr().out.splitlines() if " bytes for door " in line]
     assert sent == ports
-    assert received(receiver).door == "ssh"
+    assert received(receiver).target == target_hash("", "ssh")
 
 
 def test_each_address_begins_with_the_first_port(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,10 +183,13 @@ def test_dump_shows_every_field_and_sends_nothing(
     with pytest.raises(BlockingIOError):
         receiver.recv(2000)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"448 bytes to 127.0.0.1 {port_of(receiver)}/udp, not sent"
+    assert lines[0] == f"190 bytes to 127.0.0.1 {port_of(receiver)}/udp, not sent"
     assert [line.split("  ")[1] for line in lines[1:]] == [
-        "sealed to", "version", "time", "nonce", "door", "for", "address", "gate", "signed by", "signature",
+        "sealed to", "version", "flags", "time", "nonce", "for", "address", "door", "gate", "target", "signed by",
+        "signer", "signature",
     ]  # fmt: skip
+    assert "  flags        0x00 (open)" in lines
+    assert f"  target       {target_hash('', 'ssh').hex()} (hash of gate and door)" in lines
     assert f"  sealed to    server key {SERVER.public.fingerprint} (x25519)" in lines
 
 
@@ -195,10 +204,12 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
             "2001:db8::/64",
             "paris",
         )
-        assert (fields["to"], fields["port"], fields["packet_bytes"]) == ("127.0.0.1", "62201/udp", 448)
+        assert (fields["to"], fields["port"], fields["packet_bytes"]) == ("127.0.0.1", "62201/udp", 190)
         assert fields["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(fields["body"])).hex()
-        signature = bytes.fromhex(fields["signature"])
-        verify(parse_public_key(blob_of(key("ed25519"))), signature, bytes.fromhex(fields["signed_text"]))
+        assert fields["target"] == target_hash("paris", door).hex()
+        assert fields["signer"] == signer_hash(blob_of(key("ed25519"))).hex()
+        assert fields["flags"] == []
+        check_signature(bytes.fromhex(fields["signature"]), bytes.fromhex(fields["signed_text"]))
 
 
 @pytest.mark.parametrize(
@@ -239,10 +250,10 @@ def test_likely_typo_is_reported_and_sent(
     host = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
     write_hosts(empty_ssh_directory, f"{host}[home.doors]\nssh = []\n")
     assert main(["knock", "home", "sssh"]) == 0
-    assert received(receiver).door == "sssh"
+    assert received(receiver).target == target_hash("", "sssh")
     assert "'home' lists no door 'sssh'; did you mean 'ssh'?" in capsys.readouterr().err
     assert main(["knock", "home", "postgres"]) == 0
-    assert received(receiver).door == "postgres"
+    assert received(receiver).target == target_hash("", "postgres")
     assert capsys.readouterr().err == ""
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.signed.envelope import Decryptor
-from doorward.signed.message import parse_plaintext
+from doorward.signed.message import parse_plaintext, target_hash
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from tests.support.ssh_keygen import key
 
@@ -82,7 +82,8 @@ def proxy(*words: object) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def door_in(packet: bytes) -> str:
-    return parse_plaintext(Decryptor(SERVER).open(packet)).request.door
+    target = parse_plaintext(Decryptor(SERVER).open(packet)).request.target
+    return {target_hash("", door): door for door in ("ssh", "db", "web")}[target]
 
 
 Handler = Callable[[socket.socket], object]

@@ -49,6 +49,8 @@ def test_valid_values(parse: Callable[[str], object], text: str, value: object) 
         (parse_for_s, f"{LONGEST_FOR_S + 1}s", "is longer than a knock can request; write a shorter time"),
         (parse_from, "here", "invalid address 'here'; write e.g. \"192.0.2.7\", \"192.0.2.0/24\" or \"auto\""),
         (parse_from, "192.0.2.1/24", "invalid address"),
+        (parse_from, "::ffff:192.0.2.1", "invalid address"),
+        (parse_from, "::ffff:192.0.2.0/120", "invalid address"),
         (parse_gate, "a b", "invalid gate name 'a b'; use at most 64 letters, digits, - and _"),
         (parse_signed_ports, "22/tcp", "22/tcp is not a UDP port, which signed knocks need; write 22/udp"),
         (parse_signed_ports, "knock", "invalid port 'knock'"),

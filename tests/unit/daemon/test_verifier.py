@@ -17,23 +17,29 @@ from doorward.daemon.verifier import (
 )
 from doorward.errors import MalformedError
 from doorward.kernel.nflog import Datagram
-from doorward.signed.authorize import KnockGrant, KnockRejection
+from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection, Verdict
+from doorward.signed.reply import ReplySecret
 
 GUEST = ip_address("192.0.2.7")
 WALL_S = 1_800_000_000.0
 
 
 def grant(number: int = 0) -> KnockGrant:
-    return KnockGrant("ssh", GUEST, 30_000, "laptop", number.to_bytes(16), 1_800_000_000_000)
+    return KnockGrant("ssh", GUEST, 30_000, "laptop", bytes(12), number.to_bytes(16), 1_800_000_000_000)
+
+
+CLOSE = KnockClose("ssh", GUEST, "laptop", bytes(12), bytes(16), 1_800_000_000_000)
 
 
 class Judging:
-    """Grants a G, an F from GUEST alone; refuses an R for good, and takes the rest for garbage."""
+    """Grants a G, an F from GUEST alone, closes for a C; refuses an R for good, and takes the rest for garbage."""
 
-    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> KnockGrant | KnockRejection:
+    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
         assert now_ms == 1000 * WALL_S
         if packet.startswith(b"G") or (packet.startswith(b"F") and source == GUEST.packed):
             return grant()
+        if packet.startswith(b"C"):
+            return CLOSE
         if packet.startswith(b"F"):
             return KnockRejection("forbidden", "may not knock from there")
         return KnockRejection("clock", "is late") if packet.startswith(b"R") else KnockRejection("check")
@@ -65,7 +71,7 @@ def test_a_copy_is_no_second_grant() -> None:
     here = desk()
     here.run([packet("G"), packet("R")], WALL_S, 0.0)
     (report,) = here.run([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
-    assert report.granted == []
+    assert report.knocks == []
     assert [telling.refused.reason for telling in report.refused] == ["repeated"] * 3
 
 
@@ -73,8 +79,13 @@ def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
     here, real = desk(), packet("F")
     copy = real._replace(source=ip_address("203.0.113.9").packed)
     (report,) = here.run([copy, copy, real, copy, real], WALL_S, 0.0)
-    assert report.granted == [grant()]
+    assert report.knocks == [grant()]
     assert report.counts == {"forbidden": 1, "repeated": 3}
+
+
+def test_openings_and_closings_keep_their_order() -> None:
+    packets = [packet("G", 0), packet("C", 1), packet("G", 2)]
+    assert desk().run(packets, WALL_S, 0.0) == [VerifierReport([grant(), CLOSE, grant()], [], {})]
 
 
 def test_garbage_is_not_remembered() -> None:
@@ -100,14 +111,21 @@ def test_refusals_are_told_up_to_a_limit_and_all_counted() -> None:
 
 def test_a_crowd_is_told_in_several_messages() -> None:
     reports = desk().run([packet("G", number) for number in range(250)], WALL_S, 0.0)
-    assert [len(report.granted) for report in reports] == [40] * 6 + [10]
+    assert [len(report.knocks) for report in reports] == [36] * 6 + [34]
 
 
 def test_whatever_strangers_write_fits_in_a_message() -> None:
     """A certificate's names are its maker's, and a message that does not fit would end the verifier."""
     wide = "\U0001f600" * 500
     here = VerifierQueue(Judging())  # type: ignore[arg-type]
-    knock = grant()._replace(door="d" * 64, key=wide[:145], place=ip_network("2001:db8:ffff:ffff:ffff::/81"))
+    knock = grant()._replace(
+        door="d" * 64,
+        key=wide[:145],
+        place=ip_network("2001:db8:ffff:ffff:ffff::/81"),
+        time_ms=(1 << 48) - 1,
+        for_ms=(1 << 32) * 1000 - 1000,
+        reply=ReplySecret(bytes(32)),
+    )
     here._judge.authorize = lambda packet, *_: (  # type: ignore[method-assign]
         knock if packet.startswith(b"G") else KnockRejection("key", wide, "d" * 64)
     )
@@ -126,7 +144,9 @@ def test_a_log_that_lost_some_is_counted() -> None:
 def test_a_message_is_read_as_it_was_packed() -> None:
     wide = grant()._replace(place=ip_network("2001:db8::/64"))
     report = VerifierReport(
-        [grant(7), wide], [Rejection(GUEST, KnockRejection("clock", "is late", "ssh"))], {"check": 3}
+        [grant(7), wide, CLOSE, wide._replace(reply=ReplySecret(b"s" * 32))],
+        [Rejection(GUEST, KnockRejection("clock", "is late", "ssh"))],
+        {"check": 3},
     )
     assert parse_report(pack_report(report)) == report
 
@@ -143,15 +163,20 @@ def test_words_of_any_kind_fit() -> None:
         b"",
         b"{}",
         b"[]",
-        b'{"granted": [], "refused": [], "counts": {"../": 1}}',
-        b'{"granted": [], "refused": [], "counts": {"check": -1}}',
-        b'{"granted": [], "refused": [], "counts": {"unheard": 1}}',
-        b'{"granted": [], "refused": [], "counts": {"check": 1, "' + 60_000 * b"x" + b'": 1}}',
-        b'{"granted": [{}], "refused": [], "counts": {}}',
+        b'{"knocks": [], "refused": [], "counts": {"../": 1}}',
+        b'{"knocks": [], "refused": [], "counts": {"check": -1}}',
+        b'{"knocks": [], "refused": [], "counts": {"unheard": 1}}',
+        b'{"knocks": [], "refused": [], "counts": {"check": 1, "' + 60_000 * b"x" + b'": 1}}',
+        b'{"knocks": [{}], "refused": [], "counts": {}}',
         pack_report(VerifierReport([], [Rejection(GUEST, KnockRejection("key"))], {})).replace(b"key", b"unheard"),
-        pack_report(VerifierReport([], [Rejection(GUEST, KnockRejection("key"))] * 41, {})),
-        pack_report(VerifierReport([grant()] * 41, [], {})),
+        pack_report(VerifierReport([], [Rejection(GUEST, KnockRejection("key"))] * 37, {})),
+        pack_report(VerifierReport([grant()] * 37, [], {})),
         pack_report(VerifierReport([grant()], [], {})).replace(b"ssh", b"s\\nh"),
+        pack_report(VerifierReport([grant()], [], {})).replace(b'"signer": "00', b'"signer": "'),
+        pack_report(VerifierReport([grant()], [], {})).replace(b'"reply": null', b'"reply": "00"'),
+        pack_report(VerifierReport([grant()], [], {})).replace(b'"reply": null', b'"reply": 7'),
+        pack_report(VerifierReport([CLOSE], [], {})).replace(b'"time_ms": 1', b'"time_ms": 1000'),
+        pack_report(VerifierReport([CLOSE], [], {})).replace(b'"time_ms"', b'"more": 1, "time_ms"'),
         pack_report(VerifierReport([grant()], [], {})).replace(b"laptop", b"lap\\u001btop"),
         pack_report(VerifierReport([grant()], [], {})).replace(b"30000", b"1e400"),
         pack_report(VerifierReport([grant()], [], {})).replace(b'"192.0.2.7"', b"7"),

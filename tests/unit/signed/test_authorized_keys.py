@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from doorward.errors import ConfigFault
 from doorward.signed.authorized_keys import AuthorizedKeys, parse
 from doorward.signed.credential import Credential
+from doorward.signed.message import signer_hash
 from doorward.signed.ssh_keys import Presence, PublicKey, parse_public_key
 from doorward.signed.ssh_wire import string
 from tests.support import ssh_keygen
@@ -44,7 +45,7 @@ def in_the_east(moment: datetime) -> float:
 def credential(text: str, number: int = 0) -> Credential:
     keys, faults = parse(text, "f", in_the_east)
     assert faults == []
-    found = keys.find(public(number).fingerprint, is_certificate=False, now_s=NOW_S)
+    found = keys.find(signer_hash(public(number).blob), b"", NOW_S)
     assert isinstance(found, Credential), found
     return found
 
@@ -66,7 +67,7 @@ def test_real_keys_of_every_kind() -> None:
     assert faults == []
     for line in lines:
         parsed = parse_public_key(ssh_keygen.blob(line))
-        found = keys.find(parsed.fingerprint, is_certificate=False, now_s=NOW_S)
+        found = keys.find(signer_hash(parsed.blob), b"", NOW_S)
         assert isinstance(found, Credential)
         assert (found.key, found.name) == (parsed, line.split(maxsplit=2)[2])
 
@@ -274,13 +275,13 @@ def test_year_outside_the_hosts_time_range() -> None:
 
 def test_unknown_keys_have_a_reason() -> None:
     keys, _ = parse(f'cert-authority,principals="*" {key(1)}\ndoor="ssh" {key(2)}\n', "/etc/keys")
-    names = [public(number).fingerprint_text for number in range(3)]
-    assert [keys.find(public(number).fingerprint, is_certificate=False, now_s=NOW_S) for number in range(3)] == [
+    names = [public(number).fingerprint_text[:23] + "…" for number in range(3)]
+    assert [keys.find(signer_hash(public(number).blob), b"", NOW_S) for number in range(3)] == [
         f"/etc/keys does not list the key {names[0]}",
         f"the key {names[1]} is a cert-authority in /etc/keys, which cannot knock itself",
         f"the key {names[2]} is in line 2 of /etc/keys, which is invalid",
     ]
-    assert AuthorizedKeys("f").find(b"", is_certificate=False, now_s=NOW_S) == "f does not list the key SHA256:"
+    assert AuthorizedKeys("f").find(b"", b"", NOW_S) == "f does not list the key SHA256:…"
 
 
 def test_the_names_of_doors_and_their_lines() -> None:
@@ -350,5 +351,16 @@ def test_any_text_gives_keys_and_faults(text: str, signer: bytes) -> None:
     assert (good | faulty, good & faulty) == (written, set())
     assert all(fault.what and fault.instead and str(fault).isprintable() for fault in faults)
     assert all(line.name.isprintable() for line in keys.lines)
-    assert isinstance(keys.find(signer, is_certificate=False, now_s=0), str)
-    assert isinstance(keys.find(signer, is_certificate=True, now_s=0), str)
+    assert isinstance(keys.find(signer, b"", 0), str)
+    assert isinstance(keys.find(signer, signer or b"c", 0), str)
+
+
+def test_second_line_with_the_same_signer_hash_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes 2^48 attempts at keys of one's own."""
+    monkeypatch.setattr("doorward.signed.authorized_keys.signer_hash", lambda _: bytes(12))
+    keys, faults = parse(f"{key(0)}\n{key(1)}\n", "f")
+    what = "the key's SHA-256 has the same first 12 bytes as that of line 1"
+    assert faults == [ConfigFault("f", 2, what, "make another key")]
+    found = keys.find(bytes(12), b"", NOW_S)
+    assert isinstance(found, Credential)
+    assert found.key == public(0)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from doorward.errors import MalformedError
 from doorward.signed.authorized_keys import parse
 from doorward.signed.credential import Credential
+from doorward.signed.message import signer_hash
 from doorward.signed.ssh_certificates import parse_certificate
 from doorward.signed.ssh_keys import Presence, parse_public_key, verify
 from doorward.signed.ssh_wire import SshReader, string
@@ -44,7 +45,7 @@ def authority_line(options: str = 'principals="alice"', authority: str = "ed2551
 def found(certificate: bytes, text: str | None = None, now_s: float = NOW_S) -> Credential | str:
     keys, faults = parse(text or authority_line(), "f")
     assert faults == []
-    return keys.find(certificate, is_certificate=True, now_s=now_s)
+    return keys.find(b"", certificate, now_s)
 
 
 def credential(certificate: bytes, text: str | None = None) -> Credential:
@@ -153,15 +154,15 @@ def test_unknown_authority_is_rejected() -> None:
 def test_authority_in_an_invalid_line_is_rejected() -> None:
     keys, faults = parse(f"\ncert-authority {ssh_keygen.public_line(ssh_keygen.key('ed25519'))}", "f")
     assert len(faults) == 1
-    answer = keys.find(certified(), is_certificate=True, now_s=NOW_S)
+    answer = keys.find(b"", certified(), NOW_S)
     assert answer == f"{NAME} was signed by the key in line 2 of f, which is invalid"
 
 
 def test_certified_key_without_its_certificate_is_rejected() -> None:
     """The authority certifies it only through the certificate."""
     keys, _ = parse(authority_line(), "f")
-    fingerprint = parse_certificate(certified()).key.fingerprint
-    assert str(keys.find(fingerprint, is_certificate=False, now_s=NOW_S)).startswith("f does not list the key ")
+    signer = signer_hash(parse_certificate(certified()).key.blob)
+    assert str(keys.find(signer, b"", NOW_S)).startswith("f does not list the key ")
 
 
 @pytest.mark.parametrize(
@@ -248,9 +249,9 @@ def test_changed_certificate_byte_is_rejected() -> None:
     for at in range(len(raw)):
         for bit in (1, 0x80):
             changed = raw[:at] + bytes([raw[at] ^ bit]) + raw[at + 1 :]
-            assert isinstance(keys.find(changed, is_certificate=True, now_s=NOW_S), str), at
-        assert isinstance(keys.find(raw[:at], is_certificate=True, now_s=NOW_S), str), at
-    assert isinstance(keys.find(raw + b"\0", is_certificate=True, now_s=NOW_S), str)
+            assert isinstance(keys.find(b"", changed, NOW_S), str), at
+        assert isinstance(keys.find(b"", raw[:at], NOW_S), str), at
+    assert isinstance(keys.find(b"", raw + b"\0", NOW_S), str)
 
 
 def test_signature_by_another_key_is_rejected() -> None:
@@ -316,6 +317,6 @@ def test_any_bytes_give_a_certificate_or_a_reason(data: st.DataObject) -> None:
         else real[:begin] + data.draw(st.binary(max_size=8)) + real[end:]
     )
     keys, _ = parse(authority_line(), "f")
-    answer = keys.find(raw, is_certificate=True, now_s=NOW_S)
+    answer = keys.find(b"", raw, NOW_S)
     assert isinstance(answer, Credential) == (raw == real)
     assert isinstance(answer, Credential) or answer.isprintable()

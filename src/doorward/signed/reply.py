@@ -1,0 +1,83 @@
+"""The sealed confirmation of a signed knock that opened or closed a door (docs/reference/signed-knock.md). Pure.
+
+    reply = salt || AES-128-GCM of 48 bytes
+
+Only the sender of the knock and the server have its secret, which follows from the sealed plaintext.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from doorward.errors import MalformedError
+from doorward.model import Place
+from doorward.signed.message import pack_place, parse_place
+
+SALT_BYTES = 16
+REPLY_BYTES = 80
+SECRET_BYTES = 32
+_VERSION = 1
+_OPEN, _CLOSED = 0, 1  # codes
+_LABEL = b"doorward reply 1"
+_KEY_BYTES, _NONCE_BYTES = 16, 12
+_TEXT = struct.Struct("!BBBBI6s16s18s")  # version, code, IP version, prefix length, seconds, time, address, zeros
+
+
+class ReplySecret(bytes):
+    """The secret of one knock's confirmations. Has no revealing repr."""
+
+    def __repr__(self) -> str:
+        return "ReplySecret()"
+
+
+class Confirmation(NamedTuple):
+    """The door is open to `place` for `left_s` more seconds, or closed: None; `time_ms`: the server's clock."""
+
+    place: Place
+    left_s: int | None
+    time_ms: int
+
+
+def reply_secret(check: bytes, plaintext: bytes) -> ReplySecret:
+    """Return the secret for a packet with this check and this whole plaintext (HKDF-Extract, one HMAC)."""
+    return ReplySecret(hmac.digest(check + _LABEL, plaintext, "sha256"))
+
+
+def seal_reply(secret: ReplySecret, confirmation: Confirmation, salt: bytes) -> bytes:
+    """Return the datagram; `salt` is random, so that no two replies share a key."""
+    version, bits, address = pack_place(confirmation.place)
+    code = _CLOSED if confirmation.left_s is None else _OPEN
+    text = _TEXT.pack(
+        _VERSION, code, version, bits, confirmation.left_s or 0, confirmation.time_ms.to_bytes(6), address, b""
+    )
+    key, nonce = _key_and_nonce(secret, salt)
+    return salt + AESGCM(key).encrypt(nonce, text, None)
+
+
+def open_reply(secret: ReplySecret, datagram: bytes) -> Confirmation:
+    """Parse a datagram. MalformedError: not a confirmation of this knock, in its only form."""
+    if len(datagram) != REPLY_BYTES:
+        raise MalformedError(f"a reply of {len(datagram)} bytes; it has {REPLY_BYTES}")
+    key, nonce = _key_and_nonce(secret, datagram[:SALT_BYTES])
+    try:
+        text = AESGCM(key).decrypt(nonce, datagram[SALT_BYTES:], None)
+    except InvalidTag:
+        raise MalformedError("not a reply to this knock") from None
+    version, code, family, bits, left_s, time, address, zeros = _TEXT.unpack(text)
+    if version != _VERSION:
+        raise MalformedError(f"a reply of unsupported version {version}; expected {_VERSION}")
+    if code not in (_OPEN, _CLOSED) or any(zeros) or (code == _CLOSED and left_s):
+        raise MalformedError("a reply with unknown contents")
+    place = parse_place(family, bits, address)
+    return Confirmation(place, left_s if code == _OPEN else None, int.from_bytes(time))
+
+
+def _key_and_nonce(secret: ReplySecret, salt: bytes) -> tuple[bytes, bytes]:
+    """Return the key and the nonce (HKDF-Expand: the first block, which is one HMAC)."""
+    block = hmac.digest(secret, _LABEL + salt + b"\x01", "sha256")
+    return block[:_KEY_BYTES], block[_KEY_BYTES : _KEY_BYTES + _NONCE_BYTES]
