@@ -62,7 +62,7 @@ ROUTER = "203.0.113.1"
             "late_after_repeat",
             "5.1 s after the first packet to 7000",
         ),
-        ("0 7000/tcp; 70 8000/udp; 75 9000/tcp", "late", "the second knock came 1 min 10 s after the first"),
+        ("0 7000/tcp; 70 8000/udp; 75 9000/tcp", "late", "the second knock came 1m 10s after the first"),
         # destination
         ("0 7000/tcp to=192.0.2.9; 0.1 8000/udp; 0.2 9000/tcp", "elsewhere", "not this host (198.51.100.2)"),
         (

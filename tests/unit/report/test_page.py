@@ -57,13 +57,13 @@ def test_page_lists_openings_and_refusals() -> None:
     ).text  # fmt: skip
     for expected in (
         "doorward at gate.example",
-        "13 May 2026, 15:20 to 14 May 2026, 15:20: 1 day (times in UTC)",
+        "13 May 2026, 15:20 to 14 May 2026, 15:20: 1d (times in UTC)",
         "Openings 3 by 2 people or addresses",
         "Open now 0",
         "Refusals 3 of 3 addresses",
         "Networks refused 2",
-        "ada signed knock from 1 address 2 1 min 14 May 14:20",
-        "192.0.2.9 knock 1 30 s 14 May 14:21",
+        "ada signed knock from 1 address 2 1m 14 May 14:20",
+        "192.0.2.9 knock 1 30s 14 May 14:21",
         "203.0.113.0/24 2 refusals",
         "2001:db8::1 1 1 14 May 13:23 14 May 13:23 full",
         "a scanner 2",
