@@ -8,8 +8,8 @@ from pathlib import Path
 
 from doorward.config.schema import Fleet
 from doorward.errors import DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
-from doorward.fleet.etcd_records import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except
 

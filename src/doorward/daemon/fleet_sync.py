@@ -21,9 +21,10 @@ from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.repairs import settle_each
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import OpeningKey, printable
+from doorward.fleet.etcd_records import OpeningKey
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 

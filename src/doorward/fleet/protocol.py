@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import MalformedError
-from doorward.fleet.etcd_records import OpeningKey, printable, read_address, read_int, read_name, read_text
+from doorward.escape import printable
+from doorward.fleet.etcd_records import MAX_TEXT_LENGTH, OpeningKey, read_address, read_int, read_name, read_text
 
 MAX_PER_MESSAGE = 100  # openings per message
 MESSAGE_BYTES = 1 << 17
@@ -114,7 +115,7 @@ def batches(rows: list[T]) -> list[list[T]]:
 
 def build_item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
     """Return an opening whose text fits into a message."""
-    return Item(key, until_ms, printable(by), for_ms)
+    return Item(key, until_ms, printable(by, MAX_TEXT_LENGTH), for_ms)
 
 
 def _plain(value: Any) -> Any:

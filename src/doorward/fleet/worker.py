@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key, printable
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
