@@ -39,7 +39,7 @@ def keep(config: Path, digest: str) -> None:
         raise NegativeResult(f"{config}: not kept as the last good configuration, since it is not the one in force")
     was, copy = config.stat(), path_of(config)
     try:
-        atomic_file.replace(copy, text, atomic_file.FileOwnership(was.st_mode & _MODE, 0, was.st_gid))
+        atomic_file.replace(copy, text.encode(), atomic_file.FileOwnership(was.st_mode & _MODE, 0, was.st_gid))
     except OSError as error:
         raise HostError(f"{copy}: {error.strerror}; let root write there") from None
 
