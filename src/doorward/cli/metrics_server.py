@@ -48,7 +48,7 @@ _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
     "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, ban, or lost by the kernel."),
-    "ran": ("doorward_ran", "Runs of command-only doors, by door and trigger."),
+    "ran": ("doorward_hook_runs", "Runs of command-only doors, by door and trigger."),
 }
 
 
@@ -134,7 +134,7 @@ def _refusals(stats: Stats) -> Metric:
 
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
-    labels = ["set", "machine"]
+    labels = ["set", "automaton"]
     known = {(*FINGERPRINT.split(name), "")[:2]: state for name, state in sets.items()}
     full = GaugeMetricFamily(
         "doorward_set_elements", "Current size of each nftables set, where the kernel reports it.", labels=labels

@@ -57,6 +57,6 @@ def _speak(
         claims = claim_access(access, fleet)
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(protocol.pack(protocol.Say("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
+        daemon.send(protocol.pack(protocol.LogLine("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
     else:
         process.run()

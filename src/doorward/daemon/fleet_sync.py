@@ -147,11 +147,11 @@ class FleetSync:
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
         self._opened = []  # included in the table below
         closed, self._closed = self._closed, []
-        standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
+        active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
-        for at in range(0, max(len(standing), len(closed), 1), most):
-            is_last = at + most >= max(len(standing), len(closed))
-            self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
+        for at in range(0, max(len(active), len(closed), 1), most):
+            is_last = at + most >= max(len(active), len(closed))
+            self._send(protocol.OpeningsSnapshot(active[at : at + most], closed[at : at + most], is_last))
 
     def _schedule_restart(self) -> None:
         loop = self._openings.loop
@@ -211,7 +211,7 @@ class FleetSync:
             self._close(message.keys)
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
-        elif isinstance(message, protocol.Say):
+        elif isinstance(message, protocol.LogLine):
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):

@@ -27,7 +27,7 @@ class Item(NamedTuple):
     for_ms: int
 
 
-class Standing(NamedTuple):
+class OpeningsSnapshot(NamedTuple):
     """To the process, first: the gate's openings, and what was closed by hand while no process ran."""
 
     openings: list[Item]
@@ -71,7 +71,7 @@ class Recorded(NamedTuple):
     words: str
 
 
-class Say(NamedTuple):
+class LogLine(NamedTuple):
     """To the daemon: a line for its log."""
 
     level: str
@@ -87,7 +87,7 @@ class State(NamedTuple):
     revision: int
 
 
-Message = Standing | Opened | Closed | Claim | Claimed | Recorded | Say | State
+Message = OpeningsSnapshot | Opened | Closed | Claim | Claimed | Recorded | LogLine | State
 M = TypeVar("M")
 T = TypeVar("T")
 
@@ -154,8 +154,8 @@ def _id(value: object) -> str:
     return str(value)
 
 
-def _standing(openings: Any, closed: Any, is_last: Any) -> Standing:
-    return Standing(_list(_item, openings), _list(_key, closed), _flag(is_last))
+def _snapshot(openings: Any, closed: Any, is_last: Any) -> OpeningsSnapshot:
+    return OpeningsSnapshot(_list(_item, openings), _list(_key, closed), _flag(is_last))
 
 
 def _claimed(number: Any, are_new: Any, why: Any) -> Claimed:
@@ -170,8 +170,8 @@ def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
-def _say(level: Any, words: Any) -> Say:
-    return Say(read_name(level), read_text(words, MAX_LINE_LENGTH))
+def _log_line(level: Any, words: Any) -> LogLine:
+    return LogLine(read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
@@ -179,12 +179,12 @@ def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
 
 
 _PARSERS: dict[str, Callable[..., Message]] = {
-    "Standing": _standing,
+    "OpeningsSnapshot": _snapshot,
     "Opened": lambda openings: Opened(_list(_item, openings)),
     "Closed": lambda keys: Closed(_list(_key, keys)),
     "Claim": lambda number, ids: Claim(read_int(number), _list(_id, ids)),
     "Claimed": _claimed,
     "Recorded": _recorded,
-    "Say": _say,
+    "LogLine": _log_line,
     "State": _state,
 }

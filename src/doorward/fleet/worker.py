@@ -113,7 +113,7 @@ class FleetWorker:
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
     def _log(self, level: str, text: str) -> None:
-        self._send(protocol.Say(level, printable(text, protocol.MAX_LINE_LENGTH)))
+        self._send(protocol.LogLine(level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:
@@ -123,7 +123,7 @@ class FleetWorker:
 
     def _on_message(self, received: FromDaemon) -> None:
         message = received.message
-        if isinstance(message, protocol.Standing):
+        if isinstance(message, protocol.OpeningsSnapshot):
             self._on_start(message)
         elif isinstance(message, protocol.Opened):
             now = now_ms()
@@ -136,7 +136,7 @@ class FleetWorker:
         elif isinstance(message, protocol.Recorded):
             self._record(message)
 
-    def _on_start(self, message: protocol.Standing) -> None:
+    def _on_start(self, message: protocol.OpeningsSnapshot) -> None:
         self._initial += message.openings
         self._initial_closed += message.closed
         if not message.is_last:

@@ -149,14 +149,14 @@ def test_json_figures() -> None:
         "until": NOW_S,
         "openings": 1,
         "people": 1,
-        "standing": 0,
+        "open_now": 0,
         "refusals": 4,
         "addresses": 2,
         "networks": 2,
-        "who": [
+        "users": [
             {
                 "door": "ssh", "person": "ada", "by": "key", "others": 0, "openings": 1, "open_s": 30.0,
-                "last": NOW_S - 50, "addresses": 1, "standing": 0,
+                "last": NOW_S - 50, "addresses": 1, "open_now": 0,
             }
         ],
         "sources": [
@@ -171,8 +171,8 @@ def test_json_figures() -> None:
         ],
         "reasons": [{"reason": "a scanner", "refusals": 4}],
         "other_reasons": 0,
-        "ahead": 0,
-        "forgotten": {},
+        "future": 0,
+        "dropped": {},
         "warnings": answer["warnings"],
         "notes": answer["notes"],
     }  # fmt: skip
