@@ -6,8 +6,7 @@ notified, and a process that ends is replaced by one that announces all openings
 
 from __future__ import annotations
 
-import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
+from doorward.kernel.send_queue import SendQueue
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
@@ -56,10 +56,10 @@ class FleetSync:
         self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        self._waiting: deque[bytes] = deque()
+        # A process that has ended is noticed by reading.
+        self._queue = SendQueue(openings.loop, on_empty=lambda: None, on_error=lambda: None)
         self._opened: list[protocol.Item] = []
         self._closed: list[OpeningKey] = []
-        self._out: socket.socket | None = None  # a duplicate of the child's socket, while waiting for writing
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
@@ -145,6 +145,7 @@ class FleetSync:
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
+        self._queue.begin(self._child.socket)
         self._opened = []  # included in the table below
         closed, self._closed = self._closed, []
         active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
@@ -172,31 +173,9 @@ class FleetSync:
     def _send(self, message: protocol.Message) -> None:
         if self._child is None:
             return
-        self._waiting.append(protocol.pack(message))
-        if len(self._waiting) > _MOST_WAITING:
+        self._queue.send(protocol.pack(message))
+        if len(self._queue) > _MOST_WAITING:
             self._failed("stopped reading")
-        elif self._out is None:
-            self._drain()
-
-    def _drain(self) -> None:
-        while self._waiting and self._child is not None:
-            try:
-                self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if self._out is None:
-                    self._out = self._child.socket.dup()
-                    self._openings.loop.on_writable(self._out.fileno(), self._drain)
-                return
-            except OSError:
-                break  # it has ended: reading says so
-            self._waiting.popleft()
-        self._stop_waiting_for_write()
-
-    def _stop_waiting_for_write(self) -> None:
-        if self._out is not None:
-            self._openings.loop.unregister(self._out.fileno())
-            self._out.close()
-            self._out = None
 
     def _on_message(self) -> None:
         assert self._child is not None  # noqa: S101
@@ -225,11 +204,10 @@ class FleetSync:
 
     def _stop_worker(self, why: str) -> None:
         if self._child is not None:
-            self._stop_waiting_for_write()
+            self._queue.end()
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
-        self._waiting.clear()
         self.state = self.state._replace(is_in_touch=False)
         for number in list(self._claims):
             self._answer(number, None, why)
