@@ -16,9 +16,9 @@ def visible(text: str) -> str:
     return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def printable(text: str) -> str:
-    """Return the text with "?" for each character that is not printable."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def printable(text: str, limit: int | None = None) -> str:
+    """Return the text, cut to `limit` characters, with "?" for each that is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
 
 
 def visible_in(value: Any) -> Any:

@@ -45,8 +45,8 @@ _PEOPLE = (  # door, by whom, from where, ports, how often a working day, for ho
 )
 _NETWORKS = ("192.0.2.{}", "203.0.113.{}", "198.51.100.{}", "2001:db8:bad::{:x}", "2001:db8:5ca0:1::{:x}")
 _SIGNED = (
-    "signed knock: the packet from key ada@laptop is 4 min 12 s behind; correct the client's clock",
-    "signed knock: the packet from key ada@laptop is 4 min 31 s behind; correct the client's clock",
+    "signed knock: the packet from key ada@laptop is 4m 12s behind; correct the client's clock",
+    "signed knock: the packet from key ada@laptop is 4m 31s behind; correct the client's clock",
     "signed knock: key grace@phone may not open the door postgres",
     "signed knock: authorized_keys does not list the key SHA256:0Jk3vWcBv1Lw8YcJ5cB7yQ1o2m4r6t8v0x2z4A6C8E0",
 )

@@ -11,6 +11,7 @@ from typing import Any
 from doorward.cli import output
 from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path, trial_ms
+from doorward.config.duration import rough_duration
 from doorward.config.files import read_text
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
@@ -68,7 +69,7 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
         raise
     config = installation.config
     if args.trial is not None:
-        output.line(f"on trial for {output.format_duration(answer['left_s'])}: {answer['summary']}")
+        output.line(f"on trial for {rough_duration(answer['left_s'])}: {answer['summary']}")
         output.line("knock, open a new connection and run `doorward confirm` in it;")
         output.line(f"otherwise the previous ruleset is restored. {config} is unchanged until then")
         return

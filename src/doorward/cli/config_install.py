@@ -16,7 +16,7 @@ from doorward.config.files import MAX_BYTES, PathComponent, find_unsafe, open_sa
 from doorward.daemon import last_good
 from doorward.daemon.control_client import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
-from doorward.kernel.atomic_file import FileOwnership
+from doorward.kernel.atomic_file import FileOwnership, fill
 
 _NEW_MODE = 0o600  # for a new configuration: it contains sequences
 
@@ -101,13 +101,7 @@ class Installation:
             os.unlink(path.name, dir_fd=self._directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._directory)
-        with os.fdopen(handle, "wb") as file:
-            if (access.user, access.group) != (os.geteuid(), os.getegid()):
-                os.fchown(handle, access.user, access.group)
-            os.fchmod(handle, access.mode)
-            file.write(raw)
-            file.flush()
-            os.fsync(handle)
+        fill(handle, raw, access)
 
     def _rename(self, source: Path, destination: Path) -> None:
         """Rename within the directory, and sync it so that the change survives a power loss."""

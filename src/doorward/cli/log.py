@@ -6,6 +6,7 @@ import argparse
 
 from doorward.cli import output
 from doorward.cli.options import add_config, since_s
+from doorward.config.duration import rough_duration
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
 from doorward.model import parse_address, places_of
@@ -65,9 +66,9 @@ def _detail(record: Record) -> str:
         return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
     if record.event == "banned":
         ended_s = detail["ended"]
-        ended = "" if ended_s is None else f"; ended after {output.format_duration(ended_s - record.at_s)}"
+        ended = "" if ended_s is None else f"; ended after {rough_duration(ended_s - record.at_s)}"
         return f"until {output.format_time(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
         return f"{text}; until {output.format_time(detail['until'])}"
-    return f"{text}; closed after {output.format_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+    return f"{text}; closed after {rough_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"

@@ -20,6 +20,7 @@ from doorward.config.toml_positions import find_lines
 from doorward.daemon.ledger import KEPT_ROWS, ledger_path, read_records
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
+from doorward.kernel.atomic_file import FileOwnership
 from doorward.lint.checks import warnings
 from doorward.report.events import PeriodEvents, collect_events
 from doorward.report.page import MARK, PageOrigin, render_page
@@ -34,7 +35,6 @@ an earlier report is replaced atomically, so cron can renew it; any other file
 is left alone; `--html -` writes to standard output"""
 DEFAULT_SINCE = "30d"
 _MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, however many
-_MODE = 0o600  # it contains names and addresses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,31 +123,20 @@ def _check_target(path: Path) -> None:
 
 def _write(path: Path, raw: bytes) -> None:
     """Write the page atomically. It keeps the mode and group of an earlier one of the same user."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(raw)
-                _keep_mode(path, descriptor)
-                file.flush()
-                os.fsync(descriptor)
-            atomic_file.rename(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        atomic_file.replace(path, raw, _earlier_access(path))
     except OSError as error:
         raise HostError(
             f"{error.filename or path}: {error.strerror}; name a file in a directory that this user can write to"
         ) from None
 
 
-def _keep_mode(path: Path, descriptor: int) -> None:
-    """Copy mode and group from the earlier page: an operator may let a web server's group read it."""
+def _earlier_access(path: Path) -> FileOwnership | None:
+    """Return mode and group of the earlier page: an operator may let a web server's group read it."""
     try:
         earlier = path.lstat()
     except FileNotFoundError:
-        return
-    if earlier.st_uid == os.geteuid() and stat.S_ISREG(earlier.st_mode):
-        if earlier.st_gid != os.fstat(descriptor).st_gid:
-            os.fchown(descriptor, -1, earlier.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(earlier.st_mode) & 0o666)
+        return None  # it contains names and addresses, so only this user may read it
+    if earlier.st_uid != os.geteuid() or not stat.S_ISREG(earlier.st_mode):
+        return None
+    return FileOwnership(stat.S_IMODE(earlier.st_mode) & 0o666, earlier.st_uid, earlier.st_gid)

@@ -19,6 +19,7 @@ from doorward.cli.knock_options import Knock, KnockPlan, only_door, plan_knock, 
 from doorward.cli.knocker import knocker
 from doorward.client.hosts import hosts_path, read_hosts
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, first_per_family, resolve
+from doorward.config.duration import rough_duration
 from doorward.errors import HostError, UsageError
 from doorward.escape import visible
 from doorward.model import Port, Protocol
@@ -117,7 +118,7 @@ def verify(
 
 def _show_progress(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
-        display.line(f"  before  {before_text(course.before)}, in {output.format_duration(max(1, took_s))}")
+        display.line(f"  before  {before_text(course.before)}, in {rough_duration(max(1, took_s))}")
         display.set_status("waiting a moment, then knocking" if knocks else "")
     elif course.closing is None:
         display.line(f"  knock   {opening_text(course.opening)}")

@@ -213,10 +213,10 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest known word, or an empty string."""
-    import difflib
+    from doorward.config.diagnostics import nearest  # imported late: `doorward knock` rarely needs it
 
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else ""
 
 
 def _listing(intro: str, names: Iterable[str]) -> str:

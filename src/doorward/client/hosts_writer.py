@@ -16,7 +16,7 @@ from doorward.escape import toml_list, toml_text
 from doorward.kernel import atomic_file
 from doorward.model import Port
 
-_DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
+_DIRECTORY_MODE = 0o700  # sequences are secrets
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -78,8 +78,8 @@ def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | 
     _reject_loss(path, name, hosts, new)
     backup = path.with_name(f"{path.name}.before")
     if is_there:
-        write(backup, old.encode())
-    write(path, new)
+        atomic_file.replace(backup, old.encode())
+    atomic_file.replace(path, new)
     return backup if is_there else None
 
 
@@ -92,18 +92,6 @@ def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes)
         written = {}
     if {other: host for other, host in written.items() if other != name} != others or name not in written:
         raise UsageError(f"{path}: {name!r} is written in a form that doorward cannot change; edit the file")
-
-
-def write(path: Path, raw: bytes) -> None:
-    """Replace the file atomically, readable by its owner only. OSError: it is unchanged."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-    with os.fdopen(handle, "wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(handle)
-    atomic_file.rename(new, path)
 
 
 @contextmanager

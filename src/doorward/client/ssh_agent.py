@@ -142,7 +142,7 @@ def parse_signature(reply: bytes) -> bytes:
 
 def comment_text(comment: bytes) -> str:
     """Return an untrusted comment as text that is safe to print."""
-    return printable(comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT])
+    return printable(comment[: 4 * MAX_COMMENT].decode(errors="replace"), MAX_COMMENT)
 
 
 def _key_text(key: AgentKey) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from doorward.client.hosts_writer import host_errors, write
+from doorward.client.hosts_writer import host_errors
 from doorward.errors import UsageError
 from doorward.kernel import atomic_file
 
@@ -57,4 +57,4 @@ def save(path: Path, text: str) -> None:
     with host_errors(path):
         path = path.resolve()  # it may be a symbolic link, which must survive
         atomic_file.make_directories(path.parent, _DIRECTORY_MODE)
-        write(path, text.encode(errors="surrogateescape"))
+        atomic_file.replace(path, text.encode(errors="surrogateescape"))

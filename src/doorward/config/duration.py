@@ -26,6 +26,16 @@ def format_duration(ms: int) -> str:
     return f"{ms // unit_ms}{unit}"
 
 
+def rough_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, rounded to seconds: `2h 5m`, `45s`."""
+    parts, rest = list[tuple[int, str]](), max(0, round(seconds))
+    for unit in "dhms":
+        count, rest = divmod(rest, UNITS_MS[unit] // 1000)
+        if count or parts:
+            parts.append((count, unit))
+    return " ".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
+
+
 def nft_duration(ms: int) -> str:
     """Return a duration in nft's syntax; days are used only where the seconds would have too many digits."""
     days, below_days = divmod(ms, UNITS_MS["d"]) if ms >= _NFT_LIMIT * 1000 else (0, ms)

@@ -116,11 +116,6 @@ def read_text(path: Path, owners: Collection[int] | None = None) -> str:
     return decode_text(_read_bytes(path, owners), str(path))
 
 
-def read_root_owned_text(path: Path) -> str:
-    """Return the text of a file that only root can change. Raises ConfigError if another user can."""
-    return decode_text(_read_bytes(path, (0,)), str(path))
-
-
 def decode_text(raw: bytes, file: str) -> str:
     """Decode a file's bytes. Raises ConfigError if they are not UTF-8 text or too long."""
     if len(raw) > MAX_BYTES:

@@ -79,10 +79,9 @@ class BanList:
         return ban
 
     def _save(self) -> None:
-        beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            atomic_file.write(beside, json.dumps({str(ban): until_s for ban, until_s in self.active().items()}))
-            atomic_file.rename(beside, self._path)
+            text = json.dumps({str(ban): until_s for ban, until_s in self.active().items()})
+            atomic_file.replace(self._path, text.encode())
         except OSError as error:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
 

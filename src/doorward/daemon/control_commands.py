@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 from itertools import islice
 from typing import Any
 
+from doorward.config.diagnostics import nearest
 from doorward.config.duration import parse_duration_ms
 from doorward.core.openings import new_opening, on_ban, on_close, on_open
 from doorward.daemon.bans import BanList
@@ -191,11 +192,9 @@ class ControlCommands:
         }
 
     def _no_door(self, name: str) -> str:
-        import difflib
-
         # A search among 100,000 doors would block the daemon for seconds.
-        near = difflib.get_close_matches(name, self.openings.doors, n=1) if len(self.openings.doors) <= 1000 else []
-        hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
+        near = nearest(name, self.openings.doors) if len(self.openings.doors) <= 1000 else None
+        hint = f"did you mean {near!r}?" if near else "`doorward check` counts the doors of the configuration"
         return f"there is no door {name!r}; {hint}"
 
 

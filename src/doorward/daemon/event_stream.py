@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from doorward.daemon.log import as_json
 from doorward.errors import NegativeResult
 from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.send_queue import SendQueue
 
 MAX_FOLLOWERS = 16  # at once; each has up to MAX_WAITING lines queued, which are shared
 MAX_WAITING = 2000  # lines that wait for one subscriber; further ones are counted and dropped
@@ -43,64 +43,30 @@ class Subscriber:
 
     def __init__(self, loop: EventLoop, first: dict[str, Any], left: Callable[[Subscriber], None]) -> None:
         self.first = first
-        self._loop, self._left = loop, left
-        self._socket: socket.socket | None = None
-        self._waiting: deque[bytes] = deque()
-        self._lost = 0
-        self._out: socket.socket | None = None  # a duplicate of the socket, to wait for writing
+        self._left, self._lost = left, 0
+        self._queue = SendQueue(loop, self._report_lost, self.end)
 
     def begin(self, sock: socket.socket) -> None:
         """Write to this socket from now on. The answer was sent already."""
-        self._socket = sock
-        self._write()
+        self._queue.begin(sock)
 
     def end(self) -> None:
         """Write no more."""
-        self._stop_waiting_for_write()
-        self._socket = None
-        self._waiting.clear()
+        self._queue.end()
         self._left(self)
 
     def send(self, line: bytes) -> None:
         """Queue a line, or count it if too many wait."""
-        if self._lost or len(self._waiting) >= MAX_WAITING:
+        if self._lost or len(self._queue) >= MAX_WAITING:
             self._lost += 1
+            self._queue.flush()
         else:
-            self._waiting.append(line)
-        self._write()
+            self._queue.send(line)
 
-    def _write(self) -> None:
-        """Write what the socket accepts now; the rest follows when it is writable."""
-        if self._socket is None:
-            return
-        try:
-            self._empty(self._socket)
-        except BlockingIOError:
-            pass
-        except OSError:  # it was closed or shut down: the kernel would report it as writable forever
-            self.end()
-            return
-        if not self._waiting:
-            self._stop_waiting_for_write()
-        elif self._out is None:
-            self._out = self._socket.dup()
-            self._loop.on_writable(self._out.fileno(), self._write)
-
-    def _empty(self, sock: socket.socket) -> None:
-        while self._waiting:
-            sent = sock.send(self._waiting[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            rest = self._waiting.popleft()[sent:]
-            if rest:
-                self._waiting.appendleft(rest)
-            elif self._lost and not self._waiting:
-                self._waiting.append(_line("lost", {"count": self._lost}))
-                self._lost = 0
-
-    def _stop_waiting_for_write(self) -> None:
-        if self._out is not None:
-            self._loop.unregister(self._out.fileno())
-            self._out.close()
-            self._out = None
+    def _report_lost(self) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self._queue.send(_line("lost", {"count": lost}))
 
 
 def _line(event: str, fields: Mapping[str, object]) -> bytes:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from doorward.config.schema import Fleet
 from doorward.errors import DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
-from doorward.fleet.etcd_records import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except
 
@@ -57,6 +57,6 @@ def _speak(
         claims = claim_access(access, fleet)
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(protocol.pack(protocol.Say("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
+        daemon.send(protocol.pack(protocol.LogLine("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
     else:
         process.run()

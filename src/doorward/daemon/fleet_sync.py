@@ -6,8 +6,7 @@ notified, and a process that ends is replaced by one that announces all openings
 
 from __future__ import annotations
 
-import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,11 @@ from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import OpeningKey, printable
+from doorward.fleet.etcd_records import OpeningKey
+from doorward.kernel.send_queue import SendQueue
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
@@ -55,9 +56,9 @@ class FleetSync:
         self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        self._waiting: deque[bytes] = deque()
+        # A process that has ended is noticed by reading.
+        self._queue = SendQueue(openings.loop, on_empty=lambda: None, on_error=lambda: None)
         self._closed: list[OpeningKey] = []
-        self._out: socket.socket | None = None  # a duplicate of the child's socket, while waiting for writing
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
@@ -151,12 +152,13 @@ class FleetSync:
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
+        self._queue.begin(self._child.socket)
         closed, self._closed = self._closed, []
-        standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
+        active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
-        for at in range(0, max(len(standing), len(closed), 1), most):
-            is_last = at + most >= max(len(standing), len(closed))
-            self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
+        for at in range(0, max(len(active), len(closed), 1), most):
+            is_last = at + most >= max(len(active), len(closed))
+            self._send(protocol.OpeningsSnapshot(active[at : at + most], closed[at : at + most], is_last))
 
     def _schedule_restart(self) -> None:
         loop = self._openings.loop
@@ -166,31 +168,9 @@ class FleetSync:
     def _send(self, message: protocol.Message) -> None:
         if self._child is None:
             return
-        self._waiting.append(protocol.pack(message))
-        if len(self._waiting) > _MOST_WAITING:
+        self._queue.send(protocol.pack(message))
+        if len(self._queue) > _MOST_WAITING:
             self._failed("stopped reading")
-        elif self._out is None:
-            self._drain()
-
-    def _drain(self) -> None:
-        while self._waiting and self._child is not None:
-            try:
-                self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if self._out is None:
-                    self._out = self._child.socket.dup()
-                    self._openings.loop.on_writable(self._out.fileno(), self._drain)
-                return
-            except OSError:
-                break  # it has ended: reading says so
-            self._waiting.popleft()
-        self._stop_waiting_for_write()
-
-    def _stop_waiting_for_write(self) -> None:
-        if self._out is not None:
-            self._openings.loop.unregister(self._out.fileno())
-            self._out.close()
-            self._out = None
 
     def _on_message(self) -> None:
         assert self._child is not None  # noqa: S101
@@ -205,7 +185,7 @@ class FleetSync:
             self._close(message.keys)
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
-        elif isinstance(message, protocol.Say):
+        elif isinstance(message, protocol.LogLine):
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
@@ -219,11 +199,10 @@ class FleetSync:
 
     def _stop_worker(self, why: str) -> None:
         if self._child is not None:
-            self._stop_waiting_for_write()
+            self._queue.end()
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
-        self._waiting.clear()
         self.state = self.state._replace(is_in_touch=False)
         for number in list(self._claims):
             self._answer(number, None, why)

@@ -61,7 +61,7 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
 
-def read_judge(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
+def read_authorizer(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
     """Read both files; errors as above. `configuration` has `[signed]`."""
     signed, gate = configuration.signed or Signed(), configuration.gate
     key = read_private_key(key_path(signed, directory))

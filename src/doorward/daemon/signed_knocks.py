@@ -16,7 +16,7 @@ from doorward.config.schema import Configuration, Signed
 from doorward.core.openings import Effect, Key, new_opening, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
-from doorward.daemon.key_files import key_path, keys_path, read_judge
+from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import Clock, PacketId
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
@@ -106,7 +106,7 @@ class SignedKnocks:
         self._stop_candidate()
         self._stamps = [_stamp(path) for path in self._files()]
         try:
-            self._next = Verifier(self._log, lambda: read_judge(configuration, directory))
+            self._next = Verifier(self._log, lambda: read_authorizer(configuration, directory))
         except OSError as error:
             self._openings.log.message(f"cannot start the verifier of signed knocks: {error.strerror}", "error")
             self._stop_worker()  # its keys may be outdated

@@ -19,6 +19,7 @@ from typing import NamedTuple, cast
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.nflog_reader import give_up_everything
 from doorward.errors import ConfigFault, DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import Datagram, LogSocket
@@ -85,17 +86,15 @@ def pack_report(report: VerifierReport) -> bytes:
         }
         for knock in report.knocks
     ]
-    refused = [{**why._asdict(), "words": _fit(why.words), "source": str(source)} for source, why in report.refused]
+    refused = [
+        {**why._asdict(), "words": printable(why.words, _MAX_LINE_LENGTH), "source": str(source)}
+        for source, why in report.refused
+    ]
     return _packed({"knocks": knocks, "refused": refused, "counts": report.counts})
 
 
 def _packed(message: dict[str, object]) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode(errors="replace")  # a path may hold bytes that are not text
-
-
-def _fit(words: str) -> str:
-    """Shorten and clean a text so that the daemon accepts it; a file's name may be long, or hold anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words[:_MAX_LINE_LENGTH])
 
 
 def parse_report(raw: bytes) -> VerifierReport:
@@ -214,7 +213,7 @@ def _verify(
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
-    shown = [_fit(fault) for fault in faults[:_MAX_PER_REPORT]]
+    shown = [printable(fault, _MAX_LINE_LENGTH) for fault in faults[:_MAX_PER_REPORT]]
     return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 

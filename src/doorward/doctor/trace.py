@@ -22,7 +22,7 @@ from doorward.doctor.rulesets import LoadedRulesets, read_handles, read_rulesets
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
 from doorward.kernel.child_process import run_in_child
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Address, Port, Protocol
 from doorward.nftables.libnftables import NftFirewall
 
@@ -80,7 +80,7 @@ class _Outcome(NamedTuple):
         return self.event is not None and self.event.is_drop
 
 
-def trace(configuration: Configuration, network: Network, session: SshConnection | None) -> Trace:
+def trace(configuration: Configuration, network: Network, session: Connection | None) -> Trace:
     """Send the packets of doors' users and return which rules drop them, within TIMEOUT_S."""
     probes = tuple(plan_probes(configuration, network, session))
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from doorward import escape
 from doorward.errors import MalformedError
 from doorward.model import NAME, Place, parse_place
 
@@ -89,11 +88,6 @@ def read_address(value: object) -> Place:
     if str(address) != value:
         raise ValueError("the address is not in canonical form")
     return address
-
-
-def printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
-    """Return text that `read_text` accepts: cut to `limit`, with "?" for control characters."""
-    return escape.printable(text[:limit])
 
 
 def read_object(raw: bytes) -> dict[str, Any]:

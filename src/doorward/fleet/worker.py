@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key, printable
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
@@ -112,7 +113,7 @@ class FleetWorker:
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
     def _log(self, level: str, text: str) -> None:
-        self._send(protocol.Say(level, printable(text, protocol.MAX_LINE_LENGTH)))
+        self._send(protocol.LogLine(level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:
@@ -122,7 +123,7 @@ class FleetWorker:
 
     def _on_message(self, received: FromDaemon) -> None:
         message = received.message
-        if isinstance(message, protocol.Standing):
+        if isinstance(message, protocol.OpeningsSnapshot):
             self._on_start(message)
         elif isinstance(message, protocol.Opened):
             now = now_ms()
@@ -135,7 +136,7 @@ class FleetWorker:
         elif isinstance(message, protocol.Recorded):
             self._record(message)
 
-    def _on_start(self, message: protocol.Standing) -> None:
+    def _on_start(self, message: protocol.OpeningsSnapshot) -> None:
         self._initial += message.openings
         self._initial_closed += message.closed
         if not message.is_last:

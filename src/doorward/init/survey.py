@@ -14,8 +14,8 @@ from typing import NamedTuple
 from doorward.doctor.host import Network
 from doorward.doctor.network import read_network
 from doorward.errors import HostError
-from doorward.kernel.sock_diag import listeners
-from doorward.kernel.ssh_session import SshConnection, ssh_connection
+from doorward.kernel.sock_diag import Connection, listeners
+from doorward.kernel.ssh_session import ssh_connection
 from doorward.model import Address, Port, Protocol
 
 SSH_PROGRAMS = ("sshd", "dropbear", "tinysshd")
@@ -41,7 +41,7 @@ class HostSurvey(NamedTuple):
     services: tuple[Service, ...]
     taken: frozenset[Port]
     ephemeral: range
-    session: SshConnection | None
+    session: Connection | None
     network: Network
 
     def ssh_ports(self) -> tuple[Port, ...]:

@@ -26,8 +26,7 @@ Cell = tuple[int, int]  # (row of the map, hour)
 # Parts of a reason that differ from one refusal to the next.
 _VARIABLE_PARTS = (
     (re.compile(r"'[^']*'|\"[^\"]*\""), "…"),
-    (re.compile(r"(?<=is )(?:\d+ (?:d|h|min|s) ?)+(?=behind|ahead)"), ""),
-    (re.compile(r"(?<=is )under 1 s (?=behind|ahead)"), ""),
+    (re.compile(r"(?<=is )(?:\d+[dhms] )+(?=behind|ahead)"), ""),
     (re.compile(r"\b(from|for) (?:[0-9a-f]{0,4}[.:]){2,8}[0-9a-f]{0,4}(?:/\d+)?"), r"\1 some address"),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from doorward.escape import printable
 from doorward.model import Address, Place
 from doorward.signed.address_patterns import AddressPatterns
 from doorward.signed.key_options import KeyOptions
@@ -54,7 +55,7 @@ class Credential(NamedTuple):
 
 def printable_name(text: str) -> str:
     """Return an untrusted name as printable text of limited length, fit for logs."""
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: MAX_NAME + 1].strip())
+    clean = printable(text[: MAX_NAME + 1].strip())
     return clean if len(clean) <= MAX_NAME else clean[: MAX_NAME - 1] + "…"
 
 

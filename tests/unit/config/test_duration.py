@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from doorward.config.duration import format_duration, nft_duration, parse_duration_ms
+from doorward.config.duration import format_duration, nft_duration, parse_duration_ms, rough_duration
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,28 @@ def test_rejects_with_a_remedy(text: str, message: str) -> None:
 def test_rejects(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration "):
         parse_duration_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-3.0, "0s"),
+        (0.0, "0s"),
+        (0.4, "0s"),
+        (29.6, "30s"),
+        (59.4, "59s"),
+        (59.6, "1m"),
+        (60.0, "1m"),
+        (61.0, "1m 1s"),
+        (3599.4, "59m 59s"),
+        (3599.6, "1h"),
+        (3660.0, "1h 1m"),
+        (3659.0, "1h"),
+        (86_399.0, "23h 59m"),
+        (86_400.0, "1d"),
+        (90_000.0, "1d 1h"),
+        (365 * 86_400.0, "365d"),
+    ],
+)
+def test_durations_have_at_most_two_units(seconds: float, expected: str) -> None:
+    assert rough_duration(seconds) == expected

@@ -11,7 +11,7 @@ from doorward.config.toml import parse
 from doorward.doctor import replica
 from doorward.doctor.host import LocalAddress, Network, Route
 from doorward.doctor.probes import plan_probes
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 
 LOCALS = (
     LocalAddress("lo", ip_interface("127.0.0.1/8")),
@@ -20,7 +20,7 @@ LOCALS = (
     LocalAddress("eth1", ip_interface("2001:db8::2/64")),
 )
 ROUTED = Network(LOCALS, (Route(ip_network("0.0.0.0/0"), "eth0"),))
-SESSION = SshConnection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 22)
+SESSION = Connection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 22)
 DOORS = parse('[doors.a]\nknock = ["7000/tcp", "9000/udp", "8000/tcp"]\nopens = ["22/tcp", "22/udp"]\n', "f")
 
 

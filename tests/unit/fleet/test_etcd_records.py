@@ -74,14 +74,14 @@ def test_remaining_time_never_exceeds_the_duration(clock_ms: int, oldest_ms: int
 
 ITEM = protocol.build_item(KEY, 5, "knock", 9)
 MESSAGES: list[protocol.Message] = [
-    protocol.Standing([ITEM], [KEY], True),
+    protocol.OpeningsSnapshot([ITEM], [KEY], True),
     protocol.Opened([ITEM, ITEM]),
     protocol.Closed([KEY]),
     protocol.Claim(3, ["00" * 16]),
     protocol.Claimed(3, [True, False], ""),
     protocol.Claimed(3, None, "no answer"),
     protocol.Recorded("refused", "", "192.0.2.0/24", "why"),
-    protocol.Say("warning", "words"),
+    protocol.LogLine("warning", "words"),
     protocol.State(True, 1, 2, 3),
 ]
 
@@ -116,7 +116,7 @@ def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
         b'{"what": "Opened", "openings": [["ssh", "fe80::1%eth0", 1, "x"]]}',
         b'{"what": "Claimed", "number": 1, "are_new": [1], "why": ""}',
         b'{"what": "Claim", "number": 1, "ids": ["00"]}',
-        b'{"what": "Say", "level": "info\\n", "words": ""}',
+        b'{"what": "LogLine", "level": "info\\n", "words": ""}',
         b'{"what": "nothing"}',
         b"[]",
         b"",

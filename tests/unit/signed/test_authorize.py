@@ -321,11 +321,11 @@ def test_shared_doors_accept_packets_for_the_fleet() -> None:
 @pytest.mark.parametrize(
     ("off_ms", "says"),
     [
-        (-(4 * 3600 + 2 * 60) * 1000, "4 h 2 min behind"),
-        (-61_000, "1 min 1 s behind"),
-        (120_000, "2 min ahead"),
-        (3 * 86_400_000, "3 d ahead"),
-        (3 * 86_400_000 + 3_600_000, "3 d 1 h ahead"),
+        (-(4 * 3600 + 2 * 60) * 1000, "4h 2m behind"),
+        (-61_000, "1m 1s behind"),
+        (120_000, "2m ahead"),
+        (3 * 86_400_000, "3d ahead"),
+        (3 * 86_400_000 + 3_600_000, "3d 1h ahead"),
     ],
 )
 def test_clock_offset_text(off_ms: int, says: str) -> None:

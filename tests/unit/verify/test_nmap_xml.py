@@ -118,16 +118,22 @@ def test_truncated_scan_is_rejected(length: int) -> None:
         (b'<nmaprun><runstats><finished exit="error"/></runstats></nmaprun>', "did not finish"),
         (b'<!DOCTYPE n [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><n>&b;</n>', "declares entities"),
         (b'<!DOCTYPE n [<!ENTITY a SYSTEM "file:///etc/passwd">]><n>&a;</n>', "declares entities"),
+        ('<!DOCTYPE n [<!ENTITY a "aaaa">]><n>&a;</n>'.encode("utf-16"), "cannot be read"),
+        (
+            b'<?xml version="1.0" encoding="cp037"?>' + '<!DOCTYPE n [<!ENTITY a "aa">]>'.encode("cp037"),
+            "cannot be read",
+        ),
         (b'<n><port protocol="sctp" portid="1"/></n>', "a protocol other than tcp and udp"),
         (b'<n><port protocol="tcp" portid="65536"/></n>', "invalid port '65536'"),
         (b'<n><port protocol="tcp"/></n>', "invalid port"),
-        (b'<n><extrareasons reason="resets" count="3"/></n>', "install version 7.90"),
-        (b'<n><extrareasons proto="tcp" ports="1-2-3"/></n>', "invalid ports"),
+        (b'<extraports><extrareasons reason="resets" count="3"/></extraports>', "install version 7.90"),
+        (b'<extraports><extrareasons proto="tcp" ports="1-2-3"/></extraports>', "invalid ports"),
     ],
 )
-def test_documents_of_other_programs_are_rejected(raw: bytes, says: str) -> None:
+@pytest.mark.parametrize("piece", [1, 1 << 16])
+def test_documents_of_other_programs_are_rejected(raw: bytes, says: str, piece: int) -> None:
     with pytest.raises(MalformedError, match=says):
-        read(raw)
+        read(raw, piece)
 
 
 def test_oversized_document_is_rejected() -> None:
