@@ -90,10 +90,10 @@ def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, 
     daemon.reload(CONFIG.format(mode="guard") + '[doors.web]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["443/tcp"]\n')
     assert holds()
     direct_lab.server.run(["nft", "flush", "ruleset"])
-    daemon.message("put back after")
+    daemon.message("restored after")
     assert holds()
     direct_lab.server.run(["nft", "flush", "set", "inet", "doorward", "banned6"])
-    daemon.message("put back after")
+    daemon.message("restored after")
     assert holds()
     daemon.end()
     direct_lab.server.run(["nft", "delete", "table", "inet", "doorward"])  # as after a reboot

@@ -155,7 +155,7 @@ def test_a_repair_restores_the_gate_without_what_nftables_refuses(site: Site) ->
     agree(site, *{guest.source, NARROW, WIDE, ASKED, ASKED + 1} - {ip_address(lost)})
     assert site.ends()[lost] == "lost"
     daemon.host.run(["nft", "flush ruleset"])  # and from then on as before
-    daemon.message("changed the gate; put back")
+    daemon.message("changed the gate; restored")
     assert daemon.ask("status")["gate_trouble"] == ""
     site.knock(site.laptop, NARROW, guest.source)  # which nftables would refuse
     daemon.event("refused", address=str(NARROW))
@@ -169,7 +169,7 @@ def full_set_of(site: Site, size: int) -> None:
     assert small != kept.read_text()
     kept.write_text(small)
     site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("changed the gate; put back")
+    site.daemon.message("changed the gate; restored")
 
 
 def test_a_batch_that_a_full_set_refuses_in_part(site: Site) -> None:

@@ -44,7 +44,7 @@ opens = ["5432/tcp"]
 
 
 class Site:
-    """A server that takes signed knocks, and somebody who may knock."""
+    """A server that accepts signed knocks, and a client that may knock."""
 
     def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
         self.lab, self.laptop = lab, Signer("laptop")
@@ -290,7 +290,7 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
     site.daemon.message("accepting signed knocks")
     assert site.daemon.openings()[0]["address"] == str(network)
     site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("changed the gate; put back")
+    site.daemon.message("changed the gate; restored")
     assert neighbour.gets_in()
     site.daemon.run("close", "ssh", network)
     assert not neighbour.gets_in()

@@ -90,7 +90,7 @@ class Daemon:
             trial.end()
         self._hooks.drain()
         self._log.log_suppressed()
-        self._log.message("ends; openings end by themselves")
+        self._log.message("stopping; openings expire by themselves")
         return int(trial is not None)
 
     def close(self) -> None:

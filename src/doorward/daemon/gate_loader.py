@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from doorward.config.duration import format_duration
 from doorward.config.files import MAX_BYTES, decode_text
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
@@ -129,7 +130,9 @@ class GateLoader:
         if refusal := loaded.commit.refusal:
             self.trouble = repairs.fill(self.service, (), refusal)
         if self.trial is not None:
-            self.log.message(f"on trial for {round(self.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
+            self.log.message(
+                f"on trial for {format_duration(round(self.trial.left_s) * 1000)}: {loaded.summary()}; {HOW}", "warning"
+            )
             self.trial.on_loaded(loaded)
 
     def _load_last(self, restore: Remaining, error: DoorwardError) -> LoadResult:
@@ -184,7 +187,7 @@ class GateLoader:
         else:
             for line in str(outcome).splitlines():
                 self.log.message(line, "error")
-            self.log.message("the configuration was not reloaded; the gate stands as it was", "error")
+            self.log.message("the configuration was not reloaded; the loaded gate stays in force", "error")
         self.notify_ready()
 
     def notify_ready(self) -> None:
@@ -225,7 +228,10 @@ class GateLoader:
         if trial is None:
             self.log.message(f"applied {name}: {outcome.summary()}")
             return {"summary": outcome.summary()}
-        self.log.message(f"{name} is on trial for {round(trial.left_s)}s: {outcome.summary()}; {HOW}", "warning")
+        self.log.message(
+            f"{name} is on trial for {format_duration(round(trial.left_s) * 1000)}: {outcome.summary()}; {HOW}",
+            "warning",
+        )
         trial.on_loaded(outcome)
         return {"summary": outcome.summary(), "left_s": trial.left_s}
 

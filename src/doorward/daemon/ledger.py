@@ -297,7 +297,7 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
     except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
             raise HostError(
-                f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
+                f"the ledger {path} cannot be opened ({error}); make that directory writable for doorward"
             ) from None
         aside = path.with_name(f"{path.name}.{stamp}")
         for part, new in zip(parts_of(path), parts_of(aside), strict=True):
@@ -314,11 +314,13 @@ def make_directory(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+        raise HostError(
+            f"{path.parent}: {error.strerror}; create that directory, or name another STATE_DIRECTORY"
+        ) from None
 
 
 def _reason(error: Exception) -> str:
-    return "a size in it lies" if isinstance(error, MemoryError) else str(error)
+    return "it claims more data than memory holds" if isinstance(error, MemoryError) else str(error)
 
 
 def read_records(

@@ -25,7 +25,7 @@ _TEXT = {
     "ran": "ran the command of {door} for {address}, by {by}",
     "refused": "refused {address}: {reason}",
     "banned": "banned {address} for {for}",
-    "unbanned": "{address} is banned no more",
+    "unbanned": "unbanned {address}",
     "lost": "{count} events left out here: they came faster than they were read; `doorward log` has them",
 }
 

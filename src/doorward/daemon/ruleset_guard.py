@@ -272,13 +272,13 @@ class RulesetGuard:
             except DoorwardError as error:
                 outcome = error
         if isinstance(outcome, DoorwardError):
-            self.trouble = f"not put back: {outcome}"
-            line = self._repair_log.line(damage.culprit, f"it could not be put back: {outcome}; trying again", now_s)
+            self.trouble = f"not restored: {outcome}"
+            line = self._repair_log.line(damage.culprit, f"it could not be restored: {outcome}; trying again", now_s)
             self._damage = damage
         else:
             self.trouble = ""
             took_ms = round((now_s - damage.since_s) * 1000)
-            line = self._repair_log.line(damage.culprit, f"put back after {took_ms}ms, {count} open", now_s)
+            line = self._repair_log.line(damage.culprit, f"restored after {took_ms}ms, {count} open", now_s)
             while self._when_whole:
                 self._when_whole.pop()()
         if line is not None:

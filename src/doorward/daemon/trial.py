@@ -214,7 +214,7 @@ class Trial:
             return False
         if not os.access(self._gate, os.R_OK):
             raise HostError(
-                f"a gate stands and {self._gate} has no copy of it to go back to; run doorward once without --trial"
+                f"a gate is loaded, and {self._gate} has no copy of it to go back to; run doorward once without --trial"
             )
         return True
 
@@ -224,7 +224,7 @@ class Trial:
             raise NegativeResult(f"the connection of this session (from {source}) is older than the trial; {HOW}")
         if connection not in established_connections(loopback=True):
             raise NegativeResult(
-                f"the connection that this session tells of (from {source}) does not stand on this host;"
+                f"the connection of this session (from {source}) is not established on this host;"
                 f" outside of tmux and screen, {HOW}"
             )
 
@@ -238,7 +238,7 @@ class Trial:
         else:
             self._owner.saved = self._gate
             self._owner.put_in_force(self._before)
-            self._over("the trial was not confirmed in time; the gate that stood before comes back")
+            self._over("the trial was not confirmed in time; the previous gate is being restored")
             self._owner.guard.roll_back(self._watchdog.dismiss)
 
     def _over(self, words: str) -> None:
@@ -246,4 +246,4 @@ class Trial:
         self._owner.log.message(words, "warning")
 
     def _result(self) -> str:
-        return "the gate is taken away: none stood before" if self._back is None else "the gate before it is back"
+        return "the gate is removed: none was loaded before" if self._back is None else "the previous gate is restored"

@@ -72,7 +72,7 @@ def parse(packet: memoryview) -> Packet:
 
 
 def locate(packet: memoryview) -> TransportLocation:
-    """Locate the transport header; MalformedError if there is none, as in a later fragment."""
+    """Locate the transport header; MalformedError if the packet has none, as a later fragment."""
     version = packet[0] >> 4 if packet else 0
     if version == 4:
         return _ipv4(packet)

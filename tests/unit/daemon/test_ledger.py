@@ -238,7 +238,10 @@ def test_an_empty_file_is_a_new_ledger(path: Path) -> None:
 def test_where_no_ledger_can_be_the_host_is_at_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for path, remedy in ((tmp_path / "file" / "l", "make that folder"), (tmp_path / "folder", "folder to write")):
+    for path, remedy in (
+        (tmp_path / "file" / "l", "create that directory"),
+        (tmp_path / "folder", "directory writable"),
+    ):
         with pytest.raises(HostError, match=remedy):
             open_ledger(path, "stamp")
 
@@ -258,7 +261,7 @@ def test_a_folder_that_this_user_may_not_write() -> None:
         folder.chmod(0o755)
         Ledger(folder / "ledger.sqlite3").close()
         for name in "new", "ledger.sqlite3":
-            with pytest.raises(HostError, match="give doorward that folder to write"):
+            with pytest.raises(HostError, match="make that directory writable"):
                 as_nobody(lambda name=name: open_ledger(folder / name, "stamp"))  # type: ignore[misc]
         assert [entry.name for entry in folder.iterdir()] == ["ledger.sqlite3"]
     finally:

@@ -6,14 +6,14 @@ from doorward.daemon.ruleset_guard import RepairLogLimiter
 
 
 def told(fights: RepairLogLimiter, at_s: float) -> str:
-    line = fights.line("nft (process 7)", "put back after 9ms, 3 open", at_s)
+    line = fights.line("nft (process 7)", "restored after 9ms, 3 open", at_s)
     return "" if line is None else f"{line[0]}: {line[1]}"
 
 
 def test_a_few_are_told_one_by_one() -> None:
     fights = RepairLogLimiter()
     for at_s in (0, 10, 20, 30, 40, 60, 70, 80):
-        assert told(fights, at_s) == "warning: nft (process 7) changed the gate; put back after 9ms, 3 open"
+        assert told(fights, at_s) == "warning: nft (process 7) changed the gate; restored after 9ms, 3 open"
 
 
 def test_a_fight_has_a_loud_line_a_minute() -> None:
@@ -31,6 +31,6 @@ def test_after_a_quiet_minute_it_begins_anew() -> None:
     for number in range(20):
         told(fights, number)
     assert told(fights, 100) == (
-        "warning: nft (process 7) changed the gate; put back after 9ms, 3 open (15 more repairs since the last line)"
+        "warning: nft (process 7) changed the gate; restored after 9ms, 3 open (15 more repairs since the last line)"
     )
-    assert told(fights, 101) == "warning: nft (process 7) changed the gate; put back after 9ms, 3 open"
+    assert told(fights, 101) == "warning: nft (process 7) changed the gate; restored after 9ms, 3 open"
