@@ -140,7 +140,9 @@ class FleetSync:
         try:
             self._child = FleetProcess(*self._settings, self._openings.ledger.path.parent)
         except OSError as error:
-            self._openings.log.message(f"cannot start the fleet process: {error.strerror}", "error")
+            self._openings.log.message(
+                "fleet-start-failed", f"cannot start the fleet process: {error.strerror}", "error"
+            )
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
@@ -212,13 +214,13 @@ class FleetSync:
             self._answer(message.number, message.are_new, message.why)
         elif isinstance(message, protocol.Say):
             if self._lines.admits(self._openings.loop.now_s()):
-                self._openings.log.message(f"fleet: {message.words}", message.level)
+                self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
             self.state = message
             self._pause_s = _PAUSE_S
 
     def _failed(self, how: str) -> None:
-        self._openings.log.message(f"the fleet process {how}; restarting it", "error")
+        self._openings.log.message("fleet-failed", f"the fleet process {how}; restarting it", "error")
         self._stop_worker("the fleet process ended")
         self._schedule_restart()
 
@@ -277,7 +279,7 @@ class FleetSync:
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
         what = f"opening {item.key.door} to {item.key.address}, by {item.by}, is rejected"
-        self._openings.log.message(f"fleet: {what}: {why.message}{more}", "warning")
+        self._openings.log.message("fleet-opening-rejected", f"fleet: {what}: {why.message}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
         openings = self._openings
@@ -286,7 +288,9 @@ class FleetSync:
         try:
             openings.apply_openings(tuple(element for opening in closed for element in opening.elements()))
         except DoorwardError as error:
-            openings.log.message(f"what was closed elsewhere was not closed here: {error}", "error")
+            openings.log.message(
+                "fleet-close-failed", f"what was closed elsewhere was not closed here: {error}", "error"
+            )
             openings.reconcile()
             return
         with openings.recording():
@@ -313,7 +317,7 @@ class FleetSync:
             self._logged_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
-            self._openings.log.message(f"{words}, as [fleet] policy says", "warning")
+            self._openings.log.message("fleet-policy-applied", f"{words}, as [fleet] policy says", "warning")
 
 
 def _key(opening: Opening) -> OpeningKey:

@@ -45,7 +45,9 @@ class KnockEvents:
         events = self._reader.read()
         if events is None:
             self.overflows += 1
-            self._openings.log.message(f"{self._reader.loss}; reading the open sets back", "warning")
+            self._openings.log.message(
+                "knock-log-overflow", f"{self._reader.loss}; reading the open sets back", "warning"
+            )
             self._openings.reconcile()
             return
         with self._openings.recording():
@@ -55,7 +57,9 @@ class KnockEvents:
                         self._knocked(event)
                     except DoorwardError as error:  # the kernel has opened the door already; only the end may be wrong
                         self._openings.log.message(
-                            f"the end of an opening for {event.source} was not set: {error}", "error"
+                            "opening-end-not-set",
+                            f"the end of an opening for {event.source} was not set: {error}",
+                            "error",
                         )
                 elif event.what in _REJECTIONS:  # a compromised reader may send the kinds that `explain --live` reads
                     self._rejected(event)

@@ -253,7 +253,7 @@ class RulesetGuard:
         try:
             child = self._put_back()
         except OSError as error:
-            self._on_repaired(damage, HostError(f"cannot start a process: {error.strerror}"))
+            self._on_repaired(damage, HostError("fork-failed", f"cannot start a process: {error.strerror}"))
         else:
             self.start(child, lambda outcome: self._on_repaired(damage, outcome))
 
@@ -283,5 +283,5 @@ class RulesetGuard:
                 self._when_whole.pop()()
         if line is not None:
             level, text = line
-            self._log.message(text, level)
+            self._log.message("gate-changed", text, level)
         self._next_task()

@@ -73,6 +73,7 @@ class Recorded(NamedTuple):
 class Say(NamedTuple):
     """To the daemon: a line for its log."""
 
+    code: str
     level: str
     words: str
 
@@ -104,7 +105,7 @@ def parse(raw: bytes) -> Message:
         members = json.loads(raw)
         return _PARSERS[members.pop("what")](**members)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"fleet: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"fleet: invalid message: {error}") from None
 
 
 def batches(rows: list[T]) -> list[list[T]]:
@@ -169,8 +170,8 @@ def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
-def _say(level: Any, words: Any) -> Say:
-    return Say(read_name(level), read_text(words, MAX_LINE_LENGTH))
+def _say(code: Any, level: Any, words: Any) -> Say:
+    return Say(read_name(code), read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:

@@ -64,4 +64,4 @@ class Decryptor:
         try:
             return self._key.suite.hpke.decrypt(packet[CHECK_BYTES:], self._key.for_hpke, INFO)
         except (InvalidTag, ValueError):
-            raise MalformedError("not sealed to this server's key") from None
+            raise MalformedError("not-sealed-to-key", "not sealed to this server's key") from None

@@ -11,7 +11,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
-from doorward.errors import MalformedError
+from doorward.errors import InvalidValueError, MalformedError
 from doorward.model import NAME, Place
 from doorward.signed.ssh_wire import SshReader
 
@@ -79,7 +79,7 @@ def pack_plaintext(body: bytes, signature: bytes, length: int) -> bytes:
     """Return body and signature padded to `length`. ValueError: they do not fit."""
     plaintext = body + _string(signature)
     if len(plaintext) > length:
-        raise ValueError(f"{len(plaintext)} bytes do not fit in {length}")
+        raise InvalidValueError("message-too-long", f"{len(plaintext)} bytes do not fit in {length}")
     return plaintext.ljust(length, b"\0")
 
 
@@ -88,18 +88,18 @@ def parse_plaintext(plaintext: bytes) -> SignedMessage:
     reader = SshReader(plaintext, "the message")
     version, time_ms, nonce, for_s, family, bits, address = _HEAD.unpack(reader.read(_HEAD.size))
     if version != VERSION:
-        raise MalformedError(f"unsupported version {version}; expected {VERSION}")
+        raise MalformedError("unsupported-version", f"unsupported version {version}; expected {VERSION}")
     asked = _parse_target(family, bits, address)
     door, gate = _name(reader, "door"), _name(reader, "gate", may_be_empty=True)
     signer_kind, signer = reader.number(1), reader.read(reader.number(2))
     if signer_kind not in (_SIGNER_KEY, _SIGNER_CERTIFICATE):
-        raise MalformedError(f"a signer of kind {signer_kind}")
+        raise MalformedError("unknown-signer-kind", f"a signer of kind {signer_kind}")
     if signer_kind == _SIGNER_KEY and len(signer) != FINGERPRINT_BYTES:
-        raise MalformedError(f"a fingerprint of {len(signer)} bytes")
+        raise MalformedError("fingerprint-size", f"a fingerprint of {len(signer)} bytes")
     body = plaintext[: reader.offset]
     signature = reader.read(reader.number(2))
     if plaintext[reader.offset :].strip(b"\0"):
-        raise MalformedError("non-zero padding")
+        raise MalformedError("nonzero-padding", "non-zero padding")
     is_certificate = signer_kind == _SIGNER_CERTIFICATE
     request = Request(time_ms, nonce, door, for_s or None, asked, gate, signer, is_certificate)
     return SignedMessage(request, body, signature)
@@ -123,22 +123,22 @@ def _pack_target(target: Place) -> tuple[bytes, int]:
 def _parse_target(version: int, bits: int, raw: bytes) -> Place | None:
     if version == 0:
         if bits or any(raw):
-            raise MalformedError("an address without an IP version")
+            raise MalformedError("no-ip-version", "an address without an IP version")
         return None
     whole = _BITS.get(version)
     if whole is None or not 0 < bits <= whole or any(raw[whole // 8 :]):
-        raise MalformedError(f"an address of version {version} with a prefix of {bits}")
+        raise MalformedError("invalid-prefix", f"an address of version {version} with a prefix of {bits}")
     address = ip_address(raw[: whole // 8])
     if bits == whole:
         return address
     try:
         return ip_network((address.packed, bits))
     except ValueError:
-        raise MalformedError("a network with host bits set") from None
+        raise MalformedError("host-bits", "a network with host bits set") from None
 
 
 def _name(reader: SshReader, of: str, *, may_be_empty: bool = False) -> str:
     text = reader.read(reader.number(1)).decode("ascii", errors="replace")
     if not (NAME.fullmatch(text) or (may_be_empty and not text)):
-        raise MalformedError(f"invalid {of} name")
+        raise MalformedError("invalid-name", f"invalid {of} name")
     return text

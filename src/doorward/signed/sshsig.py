@@ -33,23 +33,25 @@ def parse_armored(text: str) -> tuple[bytes, bytes]:
     """
     reader = SshReader(_unarmored(text), "the SSH signature")
     if reader.read(len(_MAGIC)) != _MAGIC:
-        raise MalformedError("an SSH signature without the magic SSHSIG")
+        raise MalformedError("no-magic", "an SSH signature without the magic SSHSIG")
     if (version := reader.number(4)) != _VERSION:
-        raise MalformedError(f"an SSH signature of unsupported version {version}; expected {_VERSION}")
+        raise MalformedError(
+            "unsupported-version", f"an SSH signature of unsupported version {version}; expected {_VERSION}"
+        )
     key, namespace, _, algorithm, signature = (reader.string() for _ in range(5))
     reader.expect_end()
     if namespace != NAMESPACE.encode():
-        raise MalformedError(f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
+        raise MalformedError("other-namespace", f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
     if algorithm != HASH.encode():
-        raise MalformedError(f"an SSH signature with another hash; sign with -O hashalg={HASH}")
+        raise MalformedError("other-hash", f"an SSH signature with another hash; sign with -O hashalg={HASH}")
     return key, signature
 
 
 def _unarmored(text: str) -> bytes:
     lines = text.strip().splitlines()
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
-        raise MalformedError(f"an SSH signature begins with {_BEGIN} and ends with {_END}")
+        raise MalformedError("armor-mismatch", f"an SSH signature begins with {_BEGIN} and ends with {_END}")
     try:
         return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError("an SSH signature with invalid base64") from None
+        raise MalformedError("invalid-base64", "an SSH signature with invalid base64") from None

@@ -66,21 +66,21 @@ class NmapReader:
         """Parse the next chunk."""
         self._bytes += len(raw)
         if self._bytes > MAX_BYTES:
-            raise MalformedError(f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
+            raise MalformedError("output-too-long", f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
         self._parse(raw, last=False)
 
     def result(self) -> ScanResult:
         """Finish, and return the scan."""
         self._parse(b"", last=True)
         if not self._finished:
-            raise MalformedError("nmap did not finish its scan; run it again")
+            raise MalformedError("scan-unfinished", "nmap did not finish its scan; run it again")
         return ScanResult(self._seen, self._up)
 
     def _parse(self, raw: bytes, *, last: bool) -> None:
         try:
             self._parser.Parse(raw, last)
         except expat.ExpatError as error:
-            raise MalformedError(f"nmap's XML cannot be read: {error}; run it again") from None
+            raise MalformedError("invalid-xml", f"nmap's XML cannot be read: {error}; run it again") from None
 
     def _on_start(self, name: str, attributes: dict[str, str]) -> None:
         if name in _READERS:
@@ -109,7 +109,9 @@ class NmapReader:
     def _extra_reasons(self, attributes: dict[str, str]) -> None:
         """Add ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
         if "ports" not in attributes:
-            raise MalformedError("this nmap does not list the ports of its ranges; install version 7.90 or newer")
+            raise MalformedError(
+                "nmap-too-old", "this nmap does not list the ports of its ranges; install version 7.90 or newer"
+            )
         seen = port_result(self._state, attributes.get("reason", ""), "")
         protocol = _protocol(attributes.get("proto", ""))
         self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}
@@ -141,18 +143,20 @@ def port_result(state: str, reason: str, by: str) -> PortResult:
 
 
 def _reject_entities(*_: object) -> None:
-    raise MalformedError("nmap's XML declares entities, which nmap never does; is `nmap` another program?")
+    raise MalformedError(
+        "xml-entities", "nmap's XML declares entities, which nmap never does; is `nmap` another program?"
+    )
 
 
 def _protocol(text: str) -> Protocol:
     if text not in _PROTOCOLS:
-        raise MalformedError("nmap reported a protocol other than tcp and udp; run it again")
+        raise MalformedError("unknown-protocol", "nmap reported a protocol other than tcp and udp; run it again")
     return _PROTOCOLS[text]
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LAST_PORT):
-        raise MalformedError(f"nmap reported the invalid port {text[:20]!r}; run it again")
+        raise MalformedError("invalid-port", f"nmap reported the invalid port {text[:20]!r}; run it again")
     return int(text)
 
 
@@ -160,6 +164,6 @@ def _numbers(text: str) -> Iterator[int]:
     for item in text.split(","):
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise MalformedError(f"nmap reported the invalid ports {item[:20]!r}; run it again")
+            raise MalformedError("invalid-port", f"nmap reported the invalid ports {item[:20]!r}; run it again")
         first, last = _number(match[1]), _number(match[2] or match[1])
         yield from range(first, last + 1)

@@ -98,11 +98,11 @@ class Served:
         command = request["command"]
         self.asked.append(command)
         if command == "no":
-            raise NegativeResult("it is not open")
+            raise NegativeResult("not-open", "it is not open")
         if command == "usage":
-            raise UsageError("there is no such door")
+            raise UsageError("unknown-door", "there is no such door")
         if command == "host":
-            raise HostError("the kernel lacks something")
+            raise HostError("kernel-too-old", "the kernel lacks something")
         if command == "read":
             return {"said": os.pread(request["descriptor"], 100, 0).decode()}
         if command.startswith("later"):
@@ -118,7 +118,7 @@ class Served:
         return {"said": "x" * 4_000_000 if command == "much" else request["descriptor"] or command}
 
     def _refuse(self) -> dict[str, Any]:
-        raise NegativeResult("it was not to be")
+        raise NegativeResult("not-open", "it was not to be")
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)

@@ -82,7 +82,7 @@ def daemon(tmp_path: Path) -> Iterator[Watched]:
 
 
 def fail() -> None:
-    raise HostError("nftables refused")
+    raise HostError("nft-rejected", "nftables refused")
 
 
 def test_an_opening_that_cannot_be_applied_leaves_nothing_behind(daemon: Watched) -> None:

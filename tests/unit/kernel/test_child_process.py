@@ -25,7 +25,7 @@ def test_child_returns_the_result_of_the_call() -> None:
 
 def test_doorward_error_is_raised_in_the_parent() -> None:
     def refuse() -> None:
-        raise UsageError("no such door")
+        raise UsageError("unknown-door", "no such door")
 
     with pytest.raises(UsageError, match="no such door"):
         run_in_child(refuse)
