@@ -10,7 +10,6 @@ import pytest
 
 from doorward.errors import DoorwardError, InvalidValueError
 
-
 Coded = TypeVar("Coded", bound=DoorwardError | InvalidValueError)
 
 
