@@ -317,5 +317,5 @@ def test_a_run_on_trial_that_is_killed(stopped: Site, stood: bool) -> None:
 def test_a_gate_without_a_copy_cannot_be_put_on_trial(stopped: Site) -> None:
     (stopped.daemon.state / "gate.nft").unlink()
     said = stopped.daemon.run("run", "--trial", "2s", check=False)
-    assert (said.returncode, "has no copy of it" in said.stderr) == (2, True)
+    assert (said.returncode, "has no copy to go back to" in said.stderr) == (2, True)
     assert stopped.opens_to(*OLD_KNOCK)
