@@ -20,7 +20,7 @@ class Share(BuildHookInterface[Any]):
         sys.path[:0] = [str(root / "src"), str(root)]
         from manual.share import write
 
-        folder = root / "build" / "share"  # git knows to ignore it
-        data = {str(folder / path): f"share/{path}" for path in write(folder)}
+        directory = root / "build" / "share"  # git knows to ignore it
+        data = {str(directory / path): f"share/{path}" for path in write(directory)}
         units = {str(path): f"share/doorward/systemd/{path.name}" for path in (root / "systemd").iterdir()}
         build_data["shared_data"].update(data | units)

@@ -17,15 +17,15 @@ COMPLETIONS = {
 }
 
 
-def forget_folders() -> None:
-    """Have the options' help name the usual folders."""
+def use_standard_directories() -> None:
+    """Have the options' help name the usual directorys."""
     for name in ("CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
         os.environ.pop(name, None)
 
 
 def files() -> dict[str, str]:
     """Make each file's text, by its path below share/; pages are dated by SOURCE_DATE_EPOCH where it is set."""
-    forget_folders()
+    use_standard_directories()
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     date = (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).date().isoformat()
     made = pages((DOCS / "configuration.md").read_text(encoding="utf-8"))
@@ -33,11 +33,11 @@ def files() -> dict[str, str]:
     return manual | {COMPLETIONS[shell]: script(shell) for shell in SHELLS}
 
 
-def write(folder: Path) -> list[Path]:
-    """Write them all into a folder, and tell where they are below it."""
+def write(directory: Path) -> list[Path]:
+    """Write them all into a directory, and return their paths below it."""
     texts = files()
     for name, text in texts.items():
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return list(map(Path, texts))

@@ -11,6 +11,8 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from doorward.errors import InvalidValueError
+
 Address = IPv4Address | IPv6Address
 Place = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
@@ -37,10 +39,10 @@ class Port(NamedTuple):
         """Parse `7000/tcp` (nmap, services(5)) or `7000:tcp` (knockd). Raises ValueError with fault and remedy."""
         match = _PORT.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
+            raise InvalidValueError("invalid-port", f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
         number = int(match[1])
         if not 1 <= number <= 65535:
-            raise ValueError(f"port {number} does not exist; write a number from 1 to 65535")
+            raise InvalidValueError("port-range", f"port {number} does not exist; write a number from 1 to 65535")
         return cls(Protocol[match[2].upper()], number)
 
     def __str__(self) -> str:
@@ -54,12 +56,14 @@ MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the 
 def as_signed_ports(ports: Sequence[Port]) -> tuple[Port, ...]:
     """Return the ports for signed knocks, in the order to try. Raises ValueError with fault and remedy."""
     if not 1 <= len(ports) <= MAX_SIGNED_PORTS:
-        raise ValueError(f"{len(ports)} ports for signed knocks; write 1 to {MAX_SIGNED_PORTS}")
+        raise InvalidValueError("port-count", f"{len(ports)} ports for signed knocks; write 1 to {MAX_SIGNED_PORTS}")
     for index, port in enumerate(ports):
         if port.protocol is not Protocol.UDP:
-            raise ValueError(f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp")
+            raise InvalidValueError(
+                "not-udp-port", f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp"
+            )
         if port in ports[:index]:
-            raise ValueError(f"duplicate port {port}; write it once")
+            raise InvalidValueError("duplicate-port", f"duplicate port {port}; write it once")
     return tuple(ports)
 
 
@@ -80,9 +84,11 @@ class FlagFilter(NamedTuple):
         for word in words:
             bit = TCP_FLAGS.get(word.removeprefix("!").lower())
             if bit is None:
-                raise ValueError(f"unknown TCP flag {word!r}; write one of {', '.join(TCP_FLAGS)}, or ! before it")
+                raise InvalidValueError(
+                    "unknown-flag", f"unknown TCP flag {word!r}; write one of {', '.join(TCP_FLAGS)}, or ! before it"
+                )
             if mask & bit:
-                raise ValueError(f"duplicate flag {word.removeprefix('!')!r}; write it once")
+                raise InvalidValueError("duplicate-flag", f"duplicate flag {word.removeprefix('!')!r}; write it once")
             mask |= bit
             value |= 0 if word.startswith("!") else bit
         return cls(mask, value)
@@ -143,7 +149,7 @@ def parse_address(text: str) -> Address:
     The scope of `fe80::1%eth0` may hold any text and is meaningful only on the host that wrote it.
     """
     if not isinstance(text, str) or "%" in text:  # `ip_address` also accepts numbers and bytes
-        raise ValueError(f"invalid address {text!r}: write it as text, without a scope id")
+        raise InvalidValueError("invalid-address", f"invalid address {text!r}: write it as text, without a scope id")
     return ip_address(text)
 
 

@@ -256,7 +256,7 @@ def test_openings_of_months_and_their_time_outlive_a_restart(daemon: RunningDaem
     before = {o["address"]: o for o in daemon.openings()}
     assert daemon.end(signal.SIGTERM) == 0
     assert not daemon.control.exists()
-    daemon.message("ends; openings end by themselves")
+    daemon.message("stopping; openings expire by themselves")
     assert daemon.elements().keys() == {visitor.element() for visitor in pair}
     assert all(visitor.gets_in() for visitor in pair)
     daemon.start()

@@ -176,7 +176,7 @@ def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: Tex
     assert said.readline() == "second 0\n"
     daemon.config.write_text("[doors.ssh]\nknock = 7\n")
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.message("the gate stands as it was")
+    daemon.message("the loaded gate stays in force")
     assert daemon.status()["Uid"].split()[1] == str(USER)
 
 

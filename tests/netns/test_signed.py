@@ -43,7 +43,7 @@ opens = ["5432/tcp"]
 
 
 class Site:
-    """A server that takes signed knocks, and somebody who may knock."""
+    """A server that accepts signed knocks, and a client that may knock."""
 
     def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
         self.lab, self.laptop = lab, Signer("laptop")

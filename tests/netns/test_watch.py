@@ -76,7 +76,7 @@ def test_plain_lines_until_the_daemon_stops(direct_lab: Lab, daemon: RunningDaem
         (refused,) = lines_of(process.stdout, 1)
         assert refused.startswith(f"refused {visitor}: rate limit exceeded")
         daemon.end()
-        assert lines_of(process.stdout, 1) == ["ends; openings end by themselves"]
+        assert lines_of(process.stdout, 1) == ["stopping; openings expire by themselves"]
         assert process.wait(PATIENCE_S) == 1
         assert lines_of(process.stderr, 1) == ["the daemon ended"]
 

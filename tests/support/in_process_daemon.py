@@ -35,7 +35,7 @@ class Stuck(FakeFirewall):
 
     def apply(self, changes: SetChanges) -> None:
         if self.stuck:
-            raise HostError("nftables rejected the change: stuck")
+            raise HostError("nft-rejected", "nftables rejected the change: stuck")
         super().apply(changes)
 
 

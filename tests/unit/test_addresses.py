@@ -15,11 +15,12 @@ from doorward.config import knockd, values
 from doorward.daemon import bans, gate_loader, hook_runner, verifier
 from doorward.daemon.hook_commands import filled
 from doorward.daemon.ledger import Ledger
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, InvalidValueError
 from doorward.fleet import etcd_records
 from doorward.model import Element, Place, Port, parse_address, parse_place, place_text
 from doorward.nftables import ban_sets as gate_bans
 from doorward.nftables import libnftables
+from tests.support.errors import raises
 from tests.support.openings import opening
 
 SCOPED = [
@@ -69,7 +70,7 @@ def test_scope_ids_are_rejected(read: Callable[[str], object]) -> None:
 
 @pytest.mark.parametrize("value", [7, 3221225991, b"\xc0\x00\x02\x07", None, ["::1"], 1.5, True])
 def test_only_text_is_accepted(value: object) -> None:
-    with pytest.raises(ValueError, match="invalid address"):
+    with raises(InvalidValueError, "invalid-address"):
         parse_address(value)  # type: ignore[arg-type]
 
 

@@ -29,7 +29,7 @@ def lines(*, stamped: bool) -> str:
     stream = io.StringIO()
     log = Log("text", stream)
     log._stamp = stamped
-    log.message("2 doors, mode guard; 0 open")
+    log.message("started", "2 doors, mode guard; 0 open")
     log.event("refused", {"address": "203.0.113.9", "door": None, "reason": _REJECTIONS["throttled"]})
     log.event("refused", {"address": "2001:db8::9", "door": "db", "reason": SIGNED})
     opening = Opening("ssh", ip_address("192.0.2.7"), (Port.parse("22/tcp"),), 0.0, 30.0, "knock")

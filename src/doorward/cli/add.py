@@ -88,12 +88,12 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         try:
             link = parse_link(args.host)
         except MalformedError as error:
-            raise UsageError(f"{error}; copy the whole link, in single quotes") from None
+            raise UsageError(error.code, f"{error}; copy the whole link, in single quotes") from None
     elif args.name:
-        raise UsageError("--name is for links; write the name as HOST, and add --address ADDRESS")
+        raise UsageError("name-needs-link", "--name is for links; write the name as HOST, and add --address ADDRESS")
     name = args.name or link.host
     if not name.isprintable() or not name or len(name) > 253:
-        raise UsageError(f"invalid host name {name[:40]!r}; use one like home")
+        raise UsageError("invalid-host-name", f"invalid host name {name[:40]!r}; use one like home")
     address = args.address or (link.host if link.host != name else None)
     values = {
         "address": address,
@@ -113,11 +113,14 @@ def _require_knock(new: _NewHost) -> None:
     if "server_key" in new.values:
         return
     if not all(new.doors.values()):
-        raise UsageError("a door without a sequence opens with a signed knock only; add --server-key KEY")
+        raise UsageError(
+            "door-needs-key", "a door without a sequence opens with a signed knock only; add --server-key KEY"
+        )
     if not new.doors:
         raise UsageError(
+            "nothing-to-knock",
             "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints on the server, "
-            "or a sequence: --door ssh:7000/tcp,8000/udp"
+            "or a sequence: --door ssh:7000/tcp,8000/udp",
         )
 
 
@@ -146,18 +149,21 @@ def _file_option(option: str, text: str | None) -> str | None:
         return None
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"{option}: no such file: {path}; name the one that `ssh-keygen` created")
+        raise UsageError("no-such-file", f"{option}: no such file: {path}; name the one that `ssh-keygen` created")
     return text if text.startswith("~") else str(path)
 
 
 def _door(text: str) -> tuple[str, tuple[Port, ...]]:
     name, colon, ports = text.partition(":")
     if not NAME.fullmatch(name) or name.isdigit():
-        raise UsageError(f"--door: invalid door name {name[:40]!r}; use letters, digits, - and _, and not only digits")
+        raise UsageError(
+            "invalid-door-name",
+            f"--door: invalid door name {name[:40]!r}; use letters, digits, - and _, and not only digits",
+        )
     try:
         return name, parse_sequence(ports) if colon else ()
     except MalformedError as error:
-        raise UsageError(f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
+        raise UsageError(error.code, f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
 
 
 def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
@@ -181,5 +187,5 @@ def _build_link(path: Path, name: str) -> str:
     try:
         parse_link(text)
     except MalformedError as error:
-        raise UsageError(f"{path}: {name!r} cannot be put into a link: {error}; fix it there") from None
+        raise UsageError(error.code, f"{path}: {name!r} cannot be put into a link: {error}; fix it there") from None
     return text

@@ -51,10 +51,14 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
-        raise NegativeResult("a configuration is on trial already; run `doorward confirm` to keep it, or wait")
+        raise NegativeResult(
+            "trial-running", "a configuration is on trial already; run `doorward confirm` to keep it, or wait"
+        )
     check_config_path(config, status)
     if config.exists() and config.samefile(args.file):
-        raise UsageError(f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy")
+        raise UsageError(
+            "daemons-own-file", f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy"
+        )
     with closing(Installation(config)) as installation:
         _apply(args, text, installation)
     return 0

@@ -61,4 +61,6 @@ def _reject_own_session(text: str) -> None:
     except ValueError:
         return
     if is_own:
-        raise UsageError(f"{text}: this SSH session comes from there and would be locked out; ban it from elsewhere")
+        raise UsageError(
+            "own-session", f"{text}: this SSH session comes from there and would be locked out; ban it from elsewhere"
+        )

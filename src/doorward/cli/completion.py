@@ -47,7 +47,9 @@ def script(shell: str) -> str:
     try:
         import shtab
     except ImportError:
-        raise HostError(f"completion needs the Python library shtab; run `{install_command('shtab')}`") from None
+        raise HostError(
+            "no-shtab", f"completion needs the Python library shtab; run `{install_command('shtab')}`"
+        ) from None
     names = {name: shtab.cmd(f"doorward completion {name}s 2>/dev/null") for name in ("door", "host")}
     parser = whole_parser(lambda action: shtab.FILE if action.type is Path else names.get(str(action.metavar).lower()))
     return f"{shtab.complete(parser, shell).rstrip()}\n"

@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
-        raise NegativeResult("no configuration is on trial; an expired trial was rolled back: see the daemon's log")
+        raise NegativeResult(
+            "no-trial", "no configuration is on trial; an expired trial was rolled back: see the daemon's log"
+        )
     if trial["digest"] is None:  # `doorward run --trial`: nothing to install
         _confirm(config)
         return 0

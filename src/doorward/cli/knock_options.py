@@ -20,7 +20,7 @@ from doorward.client.hosts import (
     suggestion,
 )
 from doorward.client.sequence import Target, resolve, targets_of_version
-from doorward.errors import UsageError
+from doorward.errors import InvalidValueError, UsageError
 from doorward.escape import visible
 from doorward.model import DEFAULT_SIGNED_PORT, Port
 
@@ -79,7 +79,7 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
 
     value_s: float = read_option(option, parse_duration_ms, text) / 1000
     if value_s > LONGEST_S:
-        raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
+        raise UsageError("duration-too-long", f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
     return value_s
 
 
@@ -123,18 +123,22 @@ def only_door(host: KnownHost) -> str:
     if len(names) == 1:
         return names[0]
     if names:
-        raise UsageError(f"which door? {hosts_path()}: host {host.name!r} has {', '.join(names)}; name one")
+        raise UsageError(
+            "ambiguous-door", f"which door? {hosts_path()}: host {host.name!r} has {', '.join(names)}; name one"
+        )
     if host.server_key is not None:
-        raise UsageError(f"which door? no door of {host.name!r} is known here; name the one to open")
-    raise UsageError(f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)")
+        raise UsageError("no-door-named", f"which door? no door of {host.name!r} is known here; name the one to open")
+    raise UsageError(
+        "host-without-door", f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)"
+    )
 
 
 def parse_port(word: str) -> Port:
     """Return a port of a sequence; `7000` is TCP. UsageError if it is invalid."""
     try:
         return Port.parse(f"{word}/tcp" if word.isdigit() else word)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, str(error)) from None
 
 
 def print_sent(text: str) -> None:
@@ -159,18 +163,21 @@ def read_option(option: str, parse: Callable[[str], Any], text: str) -> Any:
     """Return the parsed value of an option; UsageError names the option."""
     try:
         return parse(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"{option}: {error}") from None
 
 
 def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
     for name in options:
         option = _SIGNED[name]
         if why:
-            raise UsageError(f"{option} is for signed knocks, and {why} a sequence; leave one of the two out")
+            raise UsageError(
+                "option-needs-signed", f"{option} is for signed knocks, and {why} a sequence; leave one of the two out"
+            )
         raise UsageError(
+            "no-server-key",
             f"{option} is for signed knocks, and no server key is known for {host!r}; "
-            "add --server-key KEY, the line that `doorward key server` prints on the server"
+            "add --server-key KEY, the line that `doorward key server` prints on the server",
         )
 
 

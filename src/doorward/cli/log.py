@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the access log, oldest first."""
     if args.last < 1:
-        raise UsageError(f"--last: {args.last} is too small; it must be at least 1")
+        raise UsageError("last-too-small", f"--last: {args.last} is too small; it must be at least 1")
     if args.fleet:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 

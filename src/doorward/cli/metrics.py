@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the metrics once, or serve them."""
     if find_spec("prometheus_client") is None:
         remedy = f"run `{install_command('prometheus_client')}`"
-        raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
+        raise UsageError("no-prometheus-client", f"metrics need the Python library prometheus_client; {remedy}")
     if args.listen:
         _serve(args.listen)
     else:

@@ -186,7 +186,10 @@ def parse_listen(text: str) -> Listen:
     host, _, port = text.rpartition(":")
     if host not in _LOCAL or not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
         examples = "unix:/run/doorward/metrics.sock or 127.0.0.1:9477"
-        raise UsageError(f"--listen: {text!r} must be a UNIX socket or a loopback address; write {examples}")
+        raise UsageError(
+            "invalid-listen-address",
+            f"--listen: {text!r} must be a UNIX socket or a loopback address; write {examples}",
+        )
     return Listen(_LOCAL[host], host.strip("[]").replace("localhost", "127.0.0.1"), int(port))
 
 
@@ -220,7 +223,9 @@ class Server(ThreadingMixIn, WSGIServer):
             super().__init__((listen.address, listen.port), _Handler)
         except OSError as error:
             where = listen.address if listen.family is socket.AF_UNIX else f"{listen.address}:{listen.port}"
-            raise HostError(f"--listen: {where}: {error.strerror or error}; choose another address") from None
+            raise HostError(
+                "listen-failed", f"--listen: {where}: {error.strerror or error}; choose another address"
+            ) from None
         is_local_port = listen.family is not socket.AF_UNIX
         metrics = make_wsgi_app(StatsCollector(stats, is_public=is_local_port), disable_compression=True)
         self.set_app(_restrict(metrics, check_host=is_local_port))
@@ -314,5 +319,5 @@ def _remove_dead(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         if not path.is_socket() or probe.connect_ex(str(path)) == 0:
-            raise HostError(f"--listen: {path} is in use; choose another path")
+            raise HostError("socket-in-use", f"--listen: {path} is in use; choose another path")
     path.unlink()

@@ -50,9 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and print a summary, or print the figures as JSON."""
     if args.html is None and not args.json:
-        raise UsageError("report: no output given; use --html FILE or --json")
+        raise UsageError("no-output", "report: no output given; use --html FILE or --json")
     if args.html == "-" and args.json:
-        raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
+        raise UsageError(
+            "same-output", "report: --html - and --json both write to standard output; name a file with --html"
+        )
     path = None if args.html in (None, "-") else Path(args.html)
     if path is not None:
         _check_target(path)
@@ -81,11 +83,11 @@ def _strengths(args: argparse.Namespace, events: PeriodEvents) -> GateAudit | No
     text = read_text(path, trusted_owners())
     configuration, lines = parse(text, str(path)), find_lines(text)
     findings = [
-        PublicFinding(finding.level, finding.line, finding.what, finding.remedy)
+        PublicFinding(finding.code, finding.level, finding.line, finding.what, finding.remedy)
         for finding in warnings(configuration, lines)
     ]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
-        findings.insert(0, PublicFinding("warning", 1, *exposed))
+        findings.insert(0, PublicFinding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
     return audit_gate(configuration, findings, lines, events.sessions)
 
 
@@ -110,15 +112,15 @@ def _check_target(path: Path) -> None:
     remedy = "remove it, or name another file with --html"
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UsageError(f"{path}: not a regular file; {remedy}")
+            raise UsageError("not-regular-file", f"{path}: not a regular file; {remedy}")
         # The directory may be the daemon's: a link created after that check is not followed.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if file.read(len(MARK)) != MARK.encode():
-                raise UsageError(f"{path}: not a doorward report, so it is left alone; {remedy}")
+                raise UsageError("not-a-report", f"{path}: not a doorward report, so it is left alone; {remedy}")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; {remedy}") from None
+        raise UsageError("unreadable-file", f"{path}: {error.strerror}; {remedy}") from None
 
 
 def _write(path: Path, raw: bytes) -> None:
@@ -127,7 +129,8 @@ def _write(path: Path, raw: bytes) -> None:
         atomic_file.replace(path, raw, _earlier_access(path))
     except OSError as error:
         raise HostError(
-            f"{error.filename or path}: {error.strerror}; name a file in a directory that this user can write to"
+            "unwritable-file",
+            f"{error.filename or path}: {error.strerror}; name a file in a directory that this user can write to",
         ) from None
 
 

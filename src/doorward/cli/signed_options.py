@@ -59,7 +59,7 @@ def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
             build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in plan.doors
         ]
     except UsageError as error:
-        raise UsageError(f"{host.name}: {error}") from None
+        raise UsageError(error.code, f"{host.name}: {error}") from None
     return requests, find_signer(host.identity, host.certificate, max_signature_bytes(requests[0].key))
 
 

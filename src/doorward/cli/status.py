@@ -99,7 +99,7 @@ def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
         output.as_json({"off_since": since_s, "openings": []})
     else:
-        output.line(f"DOORWARD IS OFF since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
+        output.line(f"doorward is off since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
         output.line("`doorward on` brings the gate back")
     return 1
 

@@ -71,7 +71,10 @@ def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | 
     old = path.read_text() if path.exists() else ""
     is_there = name in hosts
     if is_there and not replace:
-        raise UsageError(f"{path} already has the host {name!r}; use --replace to overwrite it, or choose another name")
+        raise UsageError(
+            "host-exists",
+            f"{path} already has the host {name!r}; use --replace to overwrite it, or choose another name",
+        )
     text = remove_host(old, name) if is_there else old
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     new = (text + gap + table).encode()
@@ -91,7 +94,9 @@ def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes)
     except UsageError:
         written = {}
     if {other: host for other, host in written.items() if other != name} != others or name not in written:
-        raise UsageError(f"{path}: {name!r} is written in a form that doorward cannot change; edit the file")
+        raise UsageError(
+            "uneditable-host", f"{path}: {name!r} is written in a form that doorward cannot change; edit the file"
+        )
 
 
 @contextmanager
@@ -111,7 +116,9 @@ def host_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HostError(f"{error.filename or path}: {error.strerror}; make it writable for yourself") from None
+        raise HostError(
+            "unwritable-file", f"{error.filename or path}: {error.strerror}; make it writable for yourself"
+        ) from None
 
 
 def _header(line: str) -> str | None:

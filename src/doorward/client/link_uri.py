@@ -13,7 +13,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from doorward.errors import MalformedError
+from doorward.errors import InvalidValueError, MalformedError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, as_signed_ports
 
 SCHEME = "doorward://"
@@ -61,12 +61,12 @@ def unless_default(ports: tuple[Port, ...]) -> tuple[Port, ...]:
 def parse_link(text: str) -> KnockLink:
     """Parse a link. MalformedError describes the fault."""
     if len(text) > MAX_LENGTH:
-        raise MalformedError(f"the link has {len(text)} characters; the limit is {MAX_LENGTH}")
+        raise MalformedError("link-too-long", f"the link has {len(text)} characters; the limit is {MAX_LENGTH}")
     if not text.isascii():
-        raise MalformedError("the link contains non-ASCII characters; percent-encode them")
+        raise MalformedError("link-not-ascii", "the link contains non-ASCII characters; percent-encode them")
     match = _LINK.fullmatch(text.strip())
     if match is None:
-        raise MalformedError("not a doorward link; links begin with doorward://HOST/?key=")
+        raise MalformedError("not-a-link", "not a doorward link; links begin with doorward://HOST/?key=")
     host, port = _host_port(match[1])
     values: dict[str, str] = {}
     doors: dict[str, tuple[Port, ...]] = {}
@@ -75,11 +75,13 @@ def parse_link(text: str) -> KnockLink:
         if name in ("door", "seq"):
             _add_door(doors, name, value)
         elif name not in _VALUES:
-            raise MalformedError(f"unknown field {name[:40]!r} in the link; known fields: key, ports, gate, door, seq")
+            raise MalformedError(
+                "unknown-field", f"unknown field {name[:40]!r} in the link; known fields: key, ports, gate, door, seq"
+            )
         elif name in values:
-            raise MalformedError(f"{name} appears twice in the link")
+            raise MalformedError("duplicate-field", f"{name} appears twice in the link")
         elif not _VALUES[name][1].fullmatch(value):
-            raise MalformedError(f"invalid {_VALUES[name][0]} {_shown(value)} in the link")
+            raise MalformedError("invalid-field", f"invalid {_VALUES[name][0]} {_shown(value)} in the link")
         else:
             values[name] = value
     ports = _signed_ports(port, values.get("ports"))
@@ -94,55 +96,57 @@ _VALUES = {"key": ("server key", _SERVER_KEY), "ports": ("list of ports", _PORTS
 def _host_port(text: str) -> tuple[str, str | None]:
     match = _HOST_PORT.fullmatch(text)
     if match is None:
-        raise MalformedError(f"invalid host or port {_shown(text)} in the link")
+        raise MalformedError("invalid-host", f"invalid host or port {_shown(text)} in the link")
     host, port = match.groups()
     if host.startswith("["):
         try:
             return str(IPv6Address(host[1:-1])), port
         except ValueError:
-            raise MalformedError(f"invalid IPv6 address {_shown(host)} in the link") from None
+            raise MalformedError("invalid-address", f"invalid IPv6 address {_shown(host)} in the link") from None
     host = _decoded(host)
     if not (_HOST.fullmatch(host) and host.isprintable()):
-        raise MalformedError(f"invalid host name {_shown(host)} in the link")
+        raise MalformedError("invalid-host-name", f"invalid host name {_shown(host)} in the link")
     return host, port
 
 
 def _signed_ports(first: str | None, others: str | None) -> tuple[Port, ...]:
     if first is None:
         if others is not None:
-            raise MalformedError("ports= follows the port after the host, which is missing in the link")
+            raise MalformedError(
+                "ports-without-port", "ports= follows the port after the host, which is missing in the link"
+            )
         return ()
     numbers = [first, *(others.split(",") if others is not None else ())]
     try:
         return as_signed_ports([Port.parse(f"{number}/udp") for number in numbers])
-    except ValueError as error:
-        raise MalformedError(str(error)) from None
+    except InvalidValueError as error:
+        raise MalformedError(error.code, str(error)) from None
 
 
 def _field(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise MalformedError(f"{_shown(text)} has no = in the link")
+        raise MalformedError("missing-equals", f"{_shown(text)} has no = in the link")
     return name, _decoded(value)
 
 
 def _decoded(text: str) -> str:
     if _BAD_PERCENT.search(text):
-        raise MalformedError("invalid percent-encoding in the link")
+        raise MalformedError("invalid-percent-encoding", "invalid percent-encoding in the link")
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
-        raise MalformedError("the link is not valid UTF-8") from None
+        raise MalformedError("link-not-utf8", "the link is not valid UTF-8") from None
 
 
 def _add_door(doors: dict[str, tuple[Port, ...]], field: str, value: str) -> None:
     name, _, ports = value.partition(":") if field == "seq" else (value, "", "")
     if not NAME.fullmatch(name) or name.isdigit():
-        raise MalformedError(f"invalid door name {_shown(name)} in the link")
+        raise MalformedError("invalid-door-name", f"invalid door name {_shown(name)} in the link")
     if name in doors:
-        raise MalformedError(f"door {name} appears twice in the link")
+        raise MalformedError("duplicate-door", f"door {name} appears twice in the link")
     if len(doors) == MAX_DOORS:
-        raise MalformedError(f"more than {MAX_DOORS} doors in the link")
+        raise MalformedError("too-many-doors", f"more than {MAX_DOORS} doors in the link")
     doors[name] = parse_sequence(ports) if field == "seq" else ()
 
 
@@ -150,18 +154,22 @@ def parse_sequence(text: str) -> tuple[Port, ...]:
     """Parse `7000/tcp,8000/udp`. MalformedError: not a sequence."""
     words = text.split(",")
     if len(words) > MAX_SEQUENCE:
-        raise MalformedError(f"a sequence of {len(words)} ports; the limit is {MAX_SEQUENCE}")
+        raise MalformedError("sequence-too-long", f"a sequence of {len(words)} ports; the limit is {MAX_SEQUENCE}")
     try:
         return tuple(map(Port.parse, words))
-    except ValueError as error:
-        raise MalformedError(str(error)) from None
+    except InvalidValueError as error:
+        raise MalformedError(error.code, str(error)) from None
 
 
 def _reject_unusable(link: KnockLink) -> None:
     if link.key is None and not any(sequence for _, sequence in link.doors):
-        raise MalformedError("the link has neither key= nor seq=, so there is nothing to knock with")
+        raise MalformedError(
+            "nothing-to-knock", "the link has neither key= nor seq=, so there is nothing to knock with"
+        )
     if link.key is None and not all(sequence for _, sequence in link.doors):
-        raise MalformedError("a door without a sequence needs the server's key; key= is missing in the link")
+        raise MalformedError(
+            "door-needs-key", "a door without a sequence needs the server's key; key= is missing in the link"
+        )
 
 
 def _shown(text: str) -> str:

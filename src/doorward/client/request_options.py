@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
+from doorward.errors import InvalidValueError
 from doorward.model import NAME, Place, Port, as_signed_ports, parse_place
 from doorward.signed.message import pack_place
 
@@ -23,9 +24,13 @@ def parse_for_s(text: str) -> int:
     """Parse the opening time, in whole seconds. ValueError describes the fault."""
     seconds, remainder = divmod(parse_duration_ms(text), 1000)
     if remainder:
-        raise ValueError(f'{text!r} is not a whole number of seconds; write e.g. "{seconds + 1}s"')
+        raise InvalidValueError(
+            "not-whole-seconds", f'{text!r} is not a whole number of seconds; write e.g. "{seconds + 1}s"'
+        )
     if seconds > LONGEST_FOR_S:
-        raise ValueError(f"{text!r} is longer than a knock can request; write a shorter time")
+        raise InvalidValueError(
+            "duration-too-long", f"{text!r} is longer than a knock can request; write a shorter time"
+        )
     return seconds
 
 
@@ -37,7 +42,9 @@ def parse_from(text: str) -> Place | AutomaticAddress:
         place = parse_place(text)
         pack_place(place)  # ValueError: a message has no form for it
     except ValueError:
-        raise ValueError(f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"') from None
+        raise InvalidValueError(
+            "invalid-address", f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"'
+        ) from None
     return place
 
 
@@ -45,7 +52,7 @@ def parse_gate(text: str) -> str:
     """Parse a gate's name. ValueError describes the fault."""
     if NAME.fullmatch(text) or text.startswith("SHA256:"):
         return text
-    raise ValueError(f"invalid gate name {text!r}; use at most 64 letters, digits, - and _")
+    raise InvalidValueError("invalid-gate-name", f"invalid gate name {text!r}; use at most 64 letters, digits, - and _")
 
 
 def parse_signed_ports(text: str) -> tuple[Port, ...]:

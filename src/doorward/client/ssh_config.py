@@ -37,11 +37,16 @@ def with_host(text: str, name: str) -> str:
     UsageError: the host is configured differently, or ssh would not take the name literally.
     """
     if not takes(name):
-        raise UsageError(f"--ssh: {name[:40]!r} is not a plain host name for ssh; use letters, digits, - and dots")
+        raise UsageError(
+            "invalid-ssh-name",
+            f"--ssh: {name[:40]!r} is not a plain host name for ssh; use letters, digits, - and dots",
+        )
     if host_lines(name) in f"{text}\n":
         return text
     if any(name in line[1].split() for line in map(_HOST_LINE.fullmatch, text.splitlines()) if line):
-        raise UsageError(f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {_PROXY}")
+        raise UsageError(
+            "ssh-host-exists", f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {_PROXY}"
+        )
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     return text + gap + host_lines(name)
 

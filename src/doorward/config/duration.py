@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from doorward.errors import InvalidValueError
+
 UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the largest first
 _NFT_LIMIT = 100_000_000  # nft accepts numbers of at most eight digits
 _DURATION = re.compile(r"([0-9]{1,15})(ms|[smhd])")  # 15 digits: beyond any limit, yet no huge number
@@ -13,10 +15,10 @@ def parse_duration_ms(text: str) -> int:
     """Parse a duration greater than zero, in milliseconds. Raises ValueError with fault and remedy."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"invalid duration {_shown(text)}; {_remedy(text)}")
+        raise InvalidValueError("invalid-duration", f"invalid duration {_shown(text)}; {_remedy(text)}")
     duration_ms = int(match[1]) * UNITS_MS[match[2]]
     if duration_ms == 0:
-        raise ValueError(f'the duration {text!r} is zero; write a longer one, like "15s"')
+        raise InvalidValueError("zero-duration", f'the duration {text!r} is zero; write a longer one, like "15s"')
     return duration_ms
 
 

@@ -18,6 +18,7 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
         other = first.setdefault((door.flags, door.within_ms, door.target, door.knock), door.name)
         if door.knock and other != door.name:
             report.add(
+                "same-sequence",
                 ("doors", door.name, "knock"),
                 f"door {shown(door.name)} has the same sequence as door {shown(other)} "
                 f"(line {report.line(('doors', other, 'knock'))})",
@@ -57,7 +58,7 @@ def check_signed_ports(report: ErrorCollector, configuration: Configuration) -> 
         if port in taken:
             fault = f"port: {port} {taken[port]}"
             remedy = "use a port for signed knocks that nothing else uses"
-            report.add(_signed_path(configuration, port), fault, remedy)
+            report.add("signed-port-in-use", _signed_path(configuration, port), fault, remedy)
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
@@ -67,13 +68,20 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
     name = shown(path[-1])
     if "opens" not in table and "on_open" not in table:
         report.add(
-            path, f"door {name}: `opens` is missing", 'name what it opens, like opens = ["22/tcp"], or `on_open`'
+            "opens-missing",
+            path,
+            f"door {name}: `opens` is missing",
+            'name what it opens, like opens = ["22/tcp"], or `on_open`',
         )
     if "on_close" in table and not {"opens", "on_open"} & table.keys():
-        report.add((*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too")
+        report.add(
+            "close-without-open", (*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too"
+        )
     if "target" in table and "opens" in table:
         fault = f"door {name} has a target, and `opens` opens ports of this host"
-        report.add((*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`")
+        report.add(
+            "opens-and-target", (*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`"
+        )
 
 
 def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
@@ -83,24 +91,31 @@ def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet
         return
     for door in (door for door in doors if door.shared):
         fault = f"door {shown(door.name)} is shared, and there is no [fleet]"
-        report.add(("doors", door.name, "shared"), fault, "write that table, or leave `shared` out")
+        report.add("no-fleet-table", ("doors", door.name, "shared"), fault, "write that table, or leave `shared` out")
 
 
 def _check_fleet_table(report: ErrorCollector, gate: Gate, fleet: Fleet) -> None:
     place = ("fleet",)
     if gate.name is None:
-        report.add(place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
+        report.add("no-gate-name", place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
     elif gate.name == fleet.name:
-        report.add((*place, "name"), "the fleet has the gate's own name", "give them different names")
+        report.add(
+            "fleet-named-as-gate", (*place, "name"), "the fleet has the gate's own name", "give them different names"
+        )
     for one, other in (("certificate", "key"), ("user", "password")):
         if bool(getattr(fleet, one)) != bool(getattr(fleet, other)):
             has, lacks = (one, other) if getattr(fleet, one) else (other, one)
-            report.add((*place, has), f"[fleet] has a {has} and no {lacks}", f"write {lacks} too, or leave both out")
+            report.add(
+                "incomplete-pair",
+                (*place, has),
+                f"[fleet] has a {has} and no {lacks}",
+                f"write {lacks} too, or leave both out",
+            )
     for index, endpoint in enumerate(() if fleet.plain else fleet.endpoints):
         if endpoint.startswith("http:") and not _is_local(endpoint):
             fault = f"endpoints: {shown(endpoint)} is not encrypted: anyone on the network path can open doors"
             path = (*place, "endpoints", str(index))
-            report.add(path, fault, "write https://, or plain = true on a dedicated network")
+            report.add("plain-http", path, fault, "write https://, or plain = true on a dedicated network")
 
 
 def _is_local(endpoint: str) -> bool:
@@ -124,4 +139,4 @@ def _signed_path(configuration: Configuration, port: Port) -> Keys:
 
 def _report_knock_port(report: ErrorCollector, path: Keys, why: str, place: Keys, remedy: str) -> None:
     fault = f"door {shown(path[1])} has a knock port that never counts: {why} (line {report.line(place)})"
-    report.add(path, fault, f"knock at another port, or {remedy}")
+    report.add("unusable-knock-port", path, fault, f"knock at another port, or {remedy}")

@@ -62,7 +62,7 @@ class BanList:
         """Ban an address, or set a new end; return what is banned. NegativeResult: the list is full."""
         ban = ban_network(address)
         if ban not in (active := self.active()) and len(active) >= MAX_BANS:
-            raise NegativeResult(f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
+            raise NegativeResult("bans-full", f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
         self._gate.ban({ban: for_s})
         self._until_s[ban] = time.time() + for_s
         self._save()
@@ -72,7 +72,7 @@ class BanList:
         """End a ban; return what was banned. NegativeResult: the address is not banned."""
         ban = ban_network(address)
         if ban not in self.active():
-            raise NegativeResult(f"{ban} is not banned; `doorward ban` lists who is")
+            raise NegativeResult("not-banned", f"{ban} is not banned; `doorward ban` lists who is")
         self._gate.unban(ban)
         del self._until_s[ban]
         self._save()

@@ -18,7 +18,7 @@ from doorward.daemon.event_stream import Subscriber, Subscribers
 from doorward.daemon.gate_loader import GateLoader
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.stats import EventStats, KernelStats, attempt_as_dict
-from doorward.errors import NegativeResult, UsageError
+from doorward.errors import InvalidValueError, NegativeResult, UsageError
 from doorward.kernel.sock_diag import close_connections
 from doorward.model import Address, Opening, Place, parse_address, parse_place
 from doorward.nftables.ban_sets import covers
@@ -64,12 +64,14 @@ class ControlCommands:
         handler = self._handlers.get(request["command"])
         if handler is None:
             known = ", ".join(self._handlers)
-            raise UsageError(f"unknown command {request['command']!r}; known commands: {known}")
+            raise UsageError("unknown-command", f"unknown command {request['command']!r}; known commands: {known}")
         if request.get("is_reader") and request["command"] != "stats":
-            raise UsageError(f"the user {METRICS_USER} may request the stats alone; call this as root")
+            raise UsageError("not-permitted", f"the user {METRICS_USER} may request the stats alone; call this as root")
         if request["command"] in _OWNERS and not request.get("is_owner"):
             what = f"{request['command']} is for root"
-            raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
+            raise UsageError(
+                "not-permitted", f"{what}: members of [gate] control_group see the status, and open and close doors"
+            )
         return handler(request)
 
     def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +97,14 @@ class ControlCommands:
     def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         door = self.openings.doors.get(_text(request, "door"))
         if door is None:
-            raise UsageError(self._no_door(_text(request, "door")))
+            raise UsageError("unknown-door", self._no_door(_text(request, "door")))
         for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
         now_s = self.openings.loop.now_s()
         opening = new_opening(door, _address(request), for_ms / 1000, "hand", now_s)
         if door.is_opening and self.bans.contains(opening.address):
-            raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
+            raise NegativeResult(
+                "is-banned", f"{opening.address} is banned; `doorward unban {opening.address}` ends that"
+            )
         self.openings.perform_all(on_open(self.openings.table, door, opening, now_s), is_durable=True)
         if not door.is_opening:
             return {"opening": self._opening(opening._replace(until_s=now_s))}
@@ -112,8 +116,8 @@ class ControlCommands:
         opening = self.openings.table.get(name, address)
         if opening is None:
             if name not in self.openings.doors:
-                raise UsageError(self._no_door(name))
-            raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
+                raise UsageError("unknown-door", self._no_door(name))
+            raise NegativeResult("not-open", f"{name} is not open to {address}; `doorward status` lists what is")
         self.openings.perform_all(on_close(self.openings.table, opening.key, "hand", self.openings.loop.now_s()))
         return {"cut": close_connections(address, opening.ports) if request.get("cut") is True else 0}
 
@@ -121,7 +125,7 @@ class ControlCommands:
         """Ban an address: close every door to it, and ignore its knocks. A network around it keeps its openings."""
         address = _address(request)
         if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
-            raise UsageError(f"cannot ban {address}: this host needs packets from it")
+            raise UsageError("own-address", f"cannot ban {address}: this host needs packets from it")
         for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
         ban = self.bans.add(address, for_ms / 1000)
         openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
@@ -201,7 +205,7 @@ class ControlCommands:
 def _text(request: Mapping[str, Any], key: str) -> str:
     value = request.get(key)
     if not isinstance(value, str):
-        raise UsageError(f"the request needs a text {key!r}")
+        raise UsageError("missing-field", f"the request needs a text {key!r}")
     return value
 
 
@@ -213,28 +217,32 @@ def _place(request: Mapping[str, Any]) -> Place:
     try:
         network = parse_place(text)
     except ValueError:
-        raise UsageError(f"invalid network {text!r}; write it like 192.0.2.0/24") from None
+        raise UsageError("invalid-network", f"invalid network {text!r}; write it like 192.0.2.0/24") from None
     if isinstance(network, Address) or network.num_addresses == 1:
-        raise UsageError(f"{text!r} is a single address; write it without /{text.partition('/')[2]}")
+        raise UsageError("not-a-network", f"{text!r} is a single address; write it without /{text.partition('/')[2]}")
     return network
 
 
 def _address(request: Mapping[str, Any]) -> Address:
     text = _text(request, "address")
     if "%" in text:
-        raise UsageError(f"{text!r} names an interface; write the address without %{text.partition('%')[2]}")
+        raise UsageError(
+            "scoped-address", f"{text!r} names an interface; write the address without %{text.partition('%')[2]}"
+        )
     try:
         found = parse_address(text)
     except ValueError:
-        raise UsageError(f"invalid address {text!r}; write it like 192.0.2.7 or 2001:db8::7") from None
+        raise UsageError(
+            "invalid-address", f"invalid address {text!r}; write it like 192.0.2.7 or 2001:db8::7"
+        ) from None
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 def _duration(text: str) -> int:
     try:
         for_ms = parse_duration_ms(text)
-    except ValueError as error:
-        raise UsageError(f"--for: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"--for: {error}") from None
     if for_ms > MAX_FOR_MS:
-        raise UsageError(f"--for: {text} is too long; at most 365d")
+        raise UsageError("duration-too-long", f"--for: {text} is too long; at most 365d")
     return for_ms

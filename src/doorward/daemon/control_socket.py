@@ -37,9 +37,9 @@ def parse_request(line: bytes) -> dict[str, Any]:
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        raise MalformedError("the request is not one line of JSON") from None
+        raise MalformedError("invalid-request", "the request is not one line of JSON") from None
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
-        raise MalformedError('the request needs a "command"')
+        raise MalformedError("invalid-request", 'the request needs a "command"')
     return request
 
 
@@ -69,7 +69,7 @@ Reply = Answer | DeferredReply | Subscriber
 
 
 def _refusal(error: DoorwardError) -> Answer:
-    return {"error": str(error), "exit_status": error.exit_status}
+    return {"error": str(error), "code": error.code, "exit_status": error.exit_status}
 
 
 class ControlServer:
@@ -262,7 +262,7 @@ def _user_and_group(name: str) -> tuple[int, int] | tuple[None, None]:
 def _listen(path: Path) -> socket.socket:
     """Bind the socket; it replaces that of a daemon that died."""
     if (holder := answering(path)) is not None:
-        raise HostError(f"another doorward, process {holder}, answers at {path}; stop it first")
+        raise HostError("other-daemon", f"another doorward, process {holder}, answers at {path}; stop it first")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     before = os.umask(0o022)
     try:
@@ -274,7 +274,7 @@ def _listen(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         remedy = "let doorward write there, or name another RUNTIME_DIRECTORY"
-        raise HostError(f"{path}: {error.strerror or error}; {remedy}") from None
+        raise HostError("socket-unavailable", f"{path}: {error.strerror or error}; {remedy}") from None
     finally:
         os.umask(before)
     return listener

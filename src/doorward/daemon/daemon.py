@@ -79,7 +79,7 @@ class Daemon:
             self._loop.on_signal(number, self._loop.stop)
         if (every_s := sd_notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
-        self._log.message(f"{self._gate.loaded.summary()}; {len(self._openings.table)} open")
+        self._log.message("started", f"{self._gate.loaded.summary()}; {len(self._openings.table)} open")
         self._gate.notify_ready()
         self._gate.keep_configuration()
         self._loop.run()
@@ -89,7 +89,7 @@ class Daemon:
             trial.end()
         self._hooks.drain()
         self._log.log_suppressed()
-        self._log.message("ends; openings end by themselves")
+        self._log.message("stopping", "stopping; openings expire by themselves")
         return int(trial is not None)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ class Subscribers:
     def subscribe(self, first: Mapping[str, Any]) -> Subscriber:
         """Return a subscriber that gets `first`, then every event from now on. NegativeResult: there are too many."""
         if len(self._following) >= MAX_FOLLOWERS:
-            raise NegativeResult(f"{MAX_FOLLOWERS} follow the events already; end one of them")
+            raise NegativeResult("too-many-subscribers", f"{MAX_FOLLOWERS} follow the events already; end one of them")
         follower = Subscriber(self._loop, dict(first), self._following.discard)
         self._following.add(follower)
         return follower

@@ -27,7 +27,7 @@ class FleetProcess(Worker):
         """Return the next message, or None. MalformedError: the process ended, or sent an invalid message."""
         raw = self.receive(protocol.MESSAGE_BYTES)
         if raw == b"":
-            raise MalformedError("the process ended")
+            raise MalformedError("process-ended", "the process ended")
         return None if raw is None else protocol.parse(raw)
 
 
@@ -57,6 +57,7 @@ def _speak(
         claims = claim_access(access, fleet)
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(protocol.pack(protocol.LogLine("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
+        code = error.code if isinstance(error, DoorwardError) else "fleet-start-failed"
+        daemon.send(protocol.pack(protocol.LogLine(code, "error", printable(str(error), protocol.MAX_LINE_LENGTH))))
     else:
         process.run()

@@ -148,7 +148,9 @@ class FleetSync:
         try:
             self._child = FleetProcess(*self._settings, self._openings.ledger.path.parent)
         except OSError as error:
-            self._openings.log.message(f"cannot start the fleet process: {error.strerror}", "error")
+            self._openings.log.message(
+                "fleet-start-failed", f"cannot start the fleet process: {error.strerror}", "error"
+            )
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
@@ -187,13 +189,13 @@ class FleetSync:
             self._answer(message.number, message.are_new, message.why)
         elif isinstance(message, protocol.LogLine):
             if self._lines.admits(self._openings.loop.now_s()):
-                self._openings.log.message(f"fleet: {message.words}", message.level)
+                self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
             self.state = message
             self._pause_s = _PAUSE_S
 
     def _failed(self, how: str) -> None:
-        self._openings.log.message(f"the fleet process {how}; restarting it", "error")
+        self._openings.log.message("fleet-failed", f"the fleet process {how}; restarting it", "error")
         self._stop_worker("the fleet process ended")
         self._schedule_restart()
 
@@ -246,14 +248,16 @@ class FleetSync:
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
         what = f"opening {item.key.door} to {item.key.address}, by {item.by}, is rejected"
-        self._openings.log.message(f"fleet: {what}: {why.message}{more}", "warning")
+        self._openings.log.message("fleet-opening-rejected", f"fleet: {what}: {why.message}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
         openings, now_s = self._openings, self._openings.loop.now_s()
         allowed = [key for key in keys if self._may_close(key.door)]
         effects = [effect for key in allowed for effect in on_close(openings.table, key, "fleet", now_s)]
         if refusals := openings.perform(effects):
-            openings.log.message(f"what was closed elsewhere was not closed here: {refusals[0].error}", "error")
+            openings.log.message(
+                "fleet-close-failed", f"what was closed elsewhere was not closed here: {refusals[0].error}", "error"
+            )
 
     def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
         """Pass on the fleet's answer about signed knocks; without an answer apply the policy."""
@@ -275,7 +279,7 @@ class FleetSync:
             self._logged_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
-            self._openings.log.message(f"{words}, as [fleet] policy says", "warning")
+            self._openings.log.message("fleet-policy-applied", f"{words}, as [fleet] policy says", "warning")
 
 
 def _item(opening: Opening, by: str) -> protocol.Item:

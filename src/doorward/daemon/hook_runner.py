@@ -203,7 +203,7 @@ def parse_request(raw: bytes) -> HookRequest:
             raise ValueError("a reason is one word, and of a refusal")
         return HookRequest(number, what, door, parse_place(address), reason)
     except (ValueError, TypeError, RecursionError) as error:
-        raise MalformedError(f"command runner: invalid request: {error}") from None
+        raise MalformedError("invalid-request", f"command runner: invalid request: {error}") from None
 
 
 class _Running(NamedTuple):

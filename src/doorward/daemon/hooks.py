@@ -100,7 +100,9 @@ class HookQueue:
             return
         if self._left_out:
             limit = f"it is run {REFUSALS_A_MINUTE} times a minute at most"
-            self._log.message(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
+            self._log.message(
+                "refusal-hooks-limited", f"on_refuse was not run for {self._left_out} more refusals: {limit}"
+            )
             self._left_out = 0
         self._runner.run(HookRun(REFUSALS, address, "open"), reason)
 
@@ -129,17 +131,21 @@ class HookQueue:
         if report.event == "gone":
             self._replace(report.text)
         elif report.event == "unread":
-            self._log.message(f"{report.text}; the commands stay as they were", "error")
+            self._log.message("hooks-not-reloaded", f"{report.text}; the commands stay as they were", "error")
         elif report.event == "unkept":
-            self._log.message(f"{report.text}; a start with a wrong file could not use this configuration", "warning")
+            self._log.message(
+                "last-good-not-kept",
+                f"{report.text}; a start with a wrong file could not use this configuration",
+                "warning",
+            )
         elif report.event != "done":
-            self._log.message(f"{door}: {report.event}: {report.text}")
+            self._log.message("hook-report", f"{door}: {report.event}: {report.text}")
         elif report.status:
-            self._log.message(f"{door}: the command ended with status {report.status}", "error")
+            self._log.message("hook-failed", f"{door}: the command ended with status {report.status}", "error")
 
     def _replace(self, why: str) -> None:
         rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"
-        self._log.message(f"{why}; starting it again{rights}", "error")
+        self._log.message("hook-runner-restarted", f"{why}; starting it again{rights}", "error")
         owed, self._runner = self._runner.owed, self._new_runner(first=False)
         if self._commands and not self._are_off:
             self._runner.reload()

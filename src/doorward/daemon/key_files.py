@@ -29,15 +29,19 @@ def keys_path(signed: Signed, directory: Path) -> Path:
 def read_private_key(path: Path) -> PrivateKey:
     """Read the server's key. UsageError: it is missing or invalid, or other users may read it."""
     if not is_there(path):
-        raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
+        raise UsageError("no-server-key", f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
     found = path.stat()
     if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()):
-        raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
+        raise UsageError(
+            "server-key-exposed", f"{path}: other users can read the server's key; run `chmod go-r {path}`"
+        )
     try:
         return parse_private_key(text)
     except MalformedError as error:
-        raise UsageError(f"{path}: {error}; move it away, and `doorward key server` makes another") from None
+        raise UsageError(
+            error.code, f"{path}: {error}; move it away, and `doorward key server` makes another"
+        ) from None
 
 
 def is_there(path: Path) -> bool:
@@ -57,7 +61,10 @@ def _own_groups() -> set[int]:
 def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]:
     """Read the authorized keys and the faults of single lines. UsageError, ConfigError: the file is unusable."""
     if not is_there(path):
-        raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
+        raise UsageError(
+            "no-authorized-keys",
+            f"{path}: there is no such file; write a public key of who may knock into it, a line each",
+        )
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
 

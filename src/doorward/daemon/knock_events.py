@@ -44,7 +44,9 @@ class KnockEvents:
         events = self._reader.read()
         if events is None:
             self.overflows += 1
-            self._openings.log.message(f"{self._reader.loss}; reading the open sets back", "warning")
+            self._openings.log.message(
+                "knock-log-overflow", f"{self._reader.loss}; reading the open sets back", "warning"
+            )
             self._openings.reconcile()
             return
         effects: list[Effect] = []
@@ -55,7 +57,9 @@ class KnockEvents:
                 effects += self._on_rejection(event)
         for refusal in self._openings.perform(effects):  # the kernel has opened the doors; only an end may be wrong
             source = refusal.change.elements[0].address
-            self._openings.log.message(f"the end of an opening for {source} was not set: {refusal.error}", "error")
+            self._openings.log.message(
+                "opening-end-not-set", f"the end of an opening for {source} was not set: {refusal.error}", "error"
+            )
         for event in events:
             if event.what == "knock" and event.at_us:
                 self._stats.latency.add(time.time() - event.at_us / 1_000_000)

@@ -36,12 +36,14 @@ def keep(config: Path, digest: str) -> None:
     """
     text = read_text(config, (0,))
     if digest_of(text) != digest:
-        raise NegativeResult(f"{config}: not kept as the last good configuration, since it is not the one in force")
+        raise NegativeResult(
+            "not-in-force", f"{config}: not kept as the last good configuration, since it is not the one in force"
+        )
     was, copy = config.stat(), path_of(config)
     try:
         atomic_file.replace(copy, text.encode(), atomic_file.FileOwnership(was.st_mode & _MODE, 0, was.st_gid))
     except OSError as error:
-        raise HostError(f"{copy}: {error.strerror}; let root write there") from None
+        raise HostError("unwritable-file", f"{copy}: {error.strerror}; let root write there") from None
 
 
 def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:

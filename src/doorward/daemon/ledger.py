@@ -264,7 +264,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")  # a crash of the host may lose the last records, never the file
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
-            raise HostError(f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}")
+            raise HostError(
+                "ledger-version",
+                f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}",
+            )
         if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(fault)
         if version < SCHEMA_VERSION:
@@ -306,7 +309,8 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
     except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
             raise HostError(
-                f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
+                "ledger-unavailable",
+                f"the ledger {path} cannot be opened ({error}); make that directory writable for doorward",
             ) from None
         aside = path.with_name(f"{path.name}.{stamp}")
         for part, new in zip(parts_of(path), parts_of(aside), strict=True):
@@ -323,11 +327,14 @@ def make_directory(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+        raise HostError(
+            "unwritable-directory",
+            f"{path.parent}: {error.strerror}; create that directory, or name another STATE_DIRECTORY",
+        ) from None
 
 
 def _reason(error: Exception) -> str:
-    return "a size in it lies" if isinstance(error, MemoryError) else str(error)
+    return "it claims more data than memory holds" if isinstance(error, MemoryError) else str(error)
 
 
 def read_records(
@@ -343,9 +350,11 @@ def read_records(
         with owner_rights(path.parent):
             rows = _rows(path, chosen)
     except FileNotFoundError:
-        raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
+        raise HostError("no-ledger", f"{path}: no ledger; it begins when `doorward run` first starts") from None
     except (sqlite3.Error, UnicodeDecodeError, MemoryError, OSError) as error:
-        raise HostError(f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as") from None
+        raise HostError(
+            "ledger-unreadable", f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as"
+        ) from None
     yield from map(_record, reversed(rows))
 
 

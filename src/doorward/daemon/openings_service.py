@@ -286,8 +286,10 @@ class OpeningsService:
         """Retry failed writes; log a failure once per minute, and the recovery."""
         now_s = self.loop.now_s()
         if self.ledger.flush():
-            self.log.message("the ledger is written again")
+            self.log.message("ledger-restored", "the ledger is written again")
             self._logged_s = float("-inf")
         elif now_s >= self._logged_s + _LOG_AGAIN_S:
-            self.log.message(f"{self.ledger.trouble}; make room there, doors still open and close", "error")
+            self.log.message(
+                "ledger-not-written", f"{self.ledger.trouble}; make room there, doors still open and close", "error"
+            )
             self._logged_s = now_s

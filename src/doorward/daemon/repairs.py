@@ -57,7 +57,9 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
     named = ", ".join(f"{each.door} to {each.address} ({lost[each.key]})" for each in ended[:_MOST_NAMED])
     rest = f" and {len(ended) - _MOST_NAMED} more" if len(ended) > _MOST_NAMED else ""
     trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`" if lost else ""
-    service.log.message(f"the gate was {trouble or f'restored, its openings one by one: {refusal}'}", "error")
+    service.log.message(
+        "restored-in-part", f"the gate was {trouble or f'restored, its openings one by one: {refusal}'}", "error"
+    )
     return trouble
 
 

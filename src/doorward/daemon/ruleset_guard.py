@@ -234,7 +234,7 @@ class RulesetGuard:
             child = self._begin_repair()
         except OSError as error:
             self._on(GuardEvent.CHILD_ENDED)
-            self._on_repaired(damage, HostError(f"cannot start a process: {error.strerror}"))
+            self._on_repaired(damage, HostError("fork-failed", f"cannot start a process: {error.strerror}"))
             self._on(GuardEvent.EXAMINED)
         else:
             self._wait_in_loop(child, lambda outcome: self._on_repaired(damage, outcome))
@@ -261,4 +261,4 @@ class RulesetGuard:
                 self._on_restored.pop()()
         if line is not None:
             level, text = line
-            self._log.message(text, level)
+            self._log.message("gate-changed", text, level)

@@ -163,7 +163,7 @@ def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
     configuration = parse(text, str(path))
     loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
-    warning = f"{path}: {exposed[0]}; {exposed[1]}" if exposed else ""
+    warning = f"{path}: {exposed.fault}; {exposed.remedy}" if exposed else ""
     return replace(loaded, warning=warning, digest=digest_of(text))
 
 

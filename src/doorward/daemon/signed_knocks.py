@@ -64,7 +64,7 @@ class SignedKnocks:
         # Packets that only a damaged ledger knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
         if warning := openings.ledger.seen.begin(_clock, floor_ms):
-            openings.log.message(warning, "warning")
+            openings.log.message("clock-warning", warning, "warning")
         with suppress(HostError):  # without inotify the files are polled
             self._watches = FileWatcher()
             openings.loop.on_readable(self._watches.fileno(), self._changed)
@@ -108,7 +108,9 @@ class SignedKnocks:
         try:
             self._next = Verifier(self._log, lambda: read_authorizer(configuration, directory))
         except OSError as error:
-            self._openings.log.message(f"cannot start the verifier of signed knocks: {error.strerror}", "error")
+            self._openings.log.message(
+                "verifier-start-failed", f"cannot start the verifier of signed knocks: {error.strerror}", "error"
+            )
             self._stop_worker()  # its keys may be outdated
             self._schedule_restart()
             return
@@ -123,7 +125,7 @@ class SignedKnocks:
         if self._is_closed:
             return
         if warning := self._openings.ledger.seen.follow_clock(self._window_ms):
-            self._openings.log.message(warning, "warning")
+            self._openings.log.message("clock-warning", warning, "warning")
         if self._settings is not None:
             self._restart_if_changed()
         self._openings.loop.at(self._openings.loop.now_s() + _POLL_S, self._poll_files)
@@ -147,22 +149,26 @@ class SignedKnocks:
         except MalformedError as error:  # killed, or out of memory
             self._stop_candidate()
             self._stop_worker()  # its files have changed, so it must not go on
-            self._openings.log.message(f"the verifier of signed knocks did not start ({error}); restarting it", "error")
+            self._openings.log.message(
+                "verifier-start-failed",
+                f"the verifier of signed knocks did not start ({error}); restarting it",
+                "error",
+            )
             self._schedule_restart()
             return
         if not isinstance(ready, VerifierReady):
             return
         for fault in ready.faults:
-            self._openings.log.message(fault, "error")
+            self._openings.log.message("authorized-keys-fault", fault, "error")
         self._stop_worker()
         if ready.trouble:
-            self._openings.log.message(f"no signed knock is accepted: {ready.trouble}", "error")
+            self._openings.log.message("signed-knocks-off", f"no signed knock is accepted: {ready.trouble}", "error")
             self._stop_candidate()
             return
         self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
         self._openings.loop.unregister(self._verifier.fileno())
         self._openings.loop.on_readable(self._verifier.fileno(), self._on_report)
-        self._openings.log.message("accepting signed knocks")
+        self._openings.log.message("accepting-signed-knocks", "accepting signed knocks")
 
     def _on_report(self) -> None:
         """Handle all waiting reports together, so that the ledger is written once for many grants."""
@@ -182,7 +188,9 @@ class SignedKnocks:
                 if len(granted) >= _TOGETHER:
                     break
         except MalformedError as error:
-            self._openings.log.message(f"the verifier of signed knocks failed ({error}); restarting it", "error")
+            self._openings.log.message(
+                "verifier-failed", f"the verifier of signed knocks failed ({error}); restarting it", "error"
+            )
             self._stop_worker()
             self._schedule_restart()
         if granted:

@@ -107,7 +107,7 @@ def parse_report(raw: bytes) -> VerifierReport:
         if max(len(knocks), len(refused)) > _MAX_PER_REPORT:
             raise ValueError("too many in one message")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"verifier: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
     return VerifierReport(knocks, refused, counts)
 
 
@@ -181,7 +181,7 @@ class Verifier(Worker):
         if raw is None:
             return None
         if not raw:
-            raise MalformedError("the process ended")
+            raise MalformedError("process-ended", "the process ended")
         if self.is_ready:
             return parse_report(raw)
         self.is_ready = True
@@ -193,7 +193,7 @@ def _parse_ready(raw: bytes) -> VerifierReady:
         found = json.loads(raw)
         return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise MalformedError(f"verifier: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
 
 
 def _verify(

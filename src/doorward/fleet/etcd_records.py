@@ -121,7 +121,7 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
             read_name(members["gate"]),
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise MalformedError(f"fleet: invalid opening ({error})") from None
+        raise MalformedError("invalid-record", f"fleet: invalid opening ({error})") from None
 
 
 def parse_key(rest: str) -> OpeningKey:

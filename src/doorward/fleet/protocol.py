@@ -74,6 +74,7 @@ class Recorded(NamedTuple):
 class LogLine(NamedTuple):
     """To the daemon: a line for its log."""
 
+    code: str
     level: str
     words: str
 
@@ -105,7 +106,7 @@ def parse(raw: bytes) -> Message:
         members = json.loads(raw)
         return _PARSERS[members.pop("what")](**members)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"fleet: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"fleet: invalid message: {error}") from None
 
 
 def batches(rows: list[T]) -> list[list[T]]:
@@ -170,8 +171,8 @@ def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
-def _log_line(level: Any, words: Any) -> LogLine:
-    return LogLine(read_name(level), read_text(words, MAX_LINE_LENGTH))
+def _log_line(code: Any, level: Any, words: Any) -> LogLine:
+    return LogLine(read_name(code), read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:

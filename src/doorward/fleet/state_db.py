@@ -81,7 +81,7 @@ def _recreate(path: Path) -> sqlite3.Connection:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return _connect(path)
     except (sqlite3.Error, OSError) as error:
-        raise HostError(f"{path}: {error}; make the directory writable for doorward") from None
+        raise HostError("state-unavailable", f"{path}: {error}; make the directory writable for doorward") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -112,8 +112,8 @@ class FleetWorker:
                 break
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
-    def _log(self, level: str, text: str) -> None:
-        self._send(protocol.LogLine(level, printable(text, protocol.MAX_LINE_LENGTH)))
+    def _log(self, code: str, level: str, text: str) -> None:
+        self._send(protocol.LogLine(code, level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:
@@ -220,12 +220,12 @@ class FleetWorker:
         kind = type(failed.task)
         if failed.why and failed.why != self._last_errors.get(kind):
             self._last_errors[kind] = failed.why
-            self._log("error", failed.why)
+            self._log("fleet-write-failed", "error", failed.why)
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         self._heartbeats.append(beat)
         if self._is_unreachable or not self._has_reported:
-            self._log("info", f"connected to the fleet {self._settings.fleet}")
+            self._log("fleet-connected", "info", f"connected to the fleet {self._settings.fleet}")
             self._has_reported = True
         self._is_unreachable = False
         self._openings.prune(now_ms())
@@ -234,12 +234,18 @@ class FleetWorker:
 
     def _on_unreachable(self, unreachable: Unreachable) -> None:
         if not self._is_unreachable:
-            self._log("warning", f"{unreachable.why.partition('; ')[0]}; this gate continues alone")
+            self._log(
+                "fleet-unreachable", "warning", f"{unreachable.why.partition('; ')[0]}; this gate continues alone"
+            )
         self._is_unreachable = self._has_reported = True
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
         if not self._has_duplicate:  # log it once: every heartbeat finds it
-            self._log("error", f"another gate is named {self._settings.gate}, too; give each gate a unique name")
+            self._log(
+                "duplicate-gate-name",
+                "error",
+                f"another gate is named {self._settings.gate}, too; give each gate a unique name",
+            )
         self._has_duplicate = True
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
@@ -300,7 +306,7 @@ class FleetWorker:
             self._state_db.write([(key, self._openings.get(key)) for key in changed], _wall_offset_ms())
             if self._state_db.error and not last_error:
                 text = f"{self._settings.directory / STATE_FILE}: {self._state_db.error}; free disk space: a restart"
-                self._log("error", f"{text} may reopen what other gates closed")
+                self._log("fleet-state-not-saved", "error", f"{text} may reopen what other gates closed")
 
     def _send_state(self) -> None:
         owed = len(self._openings.owed(now_ms()))

@@ -48,7 +48,7 @@ def knock_link(configuration: Configuration, key: str | None, address: str, door
     try:
         parse_link(format_link(link))
     except MalformedError as error:
-        raise UsageError(f"cannot create a link: {error}") from None
+        raise UsageError(error.code, f"cannot create a link: {error}") from None
     return link
 
 
@@ -58,7 +58,9 @@ def validate_address(text: str) -> str:
     try:
         parse_link(format_link(example))
     except MalformedError:
-        raise UsageError(f"invalid host {text[:60]!r}: expected a name or an address, e.g. 192.0.2.7") from None
+        raise UsageError(
+            "invalid-host", f"invalid host {text[:60]!r}: expected a name or an address, e.g. 192.0.2.7"
+        ) from None
     return text
 
 
@@ -113,11 +115,13 @@ def delay_ms(door: Door) -> int:
 def _reject_unknockable(door: Door) -> None:
     if not door.knock:
         raise UsageError(
-            f"door {door.name!r} has no sequence; share it as a link (--format doorward), for signed knocks"
+            "no-sequence",
+            f"door {door.name!r} has no sequence; share it as a link (--format doorward), for signed knocks",
         )
     if not matches_syn(door):
         raise UsageError(
-            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, the only packet that apps send"
+            "door-needs-flags",
+            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, the only packet that apps send",
         )
 
 

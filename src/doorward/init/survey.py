@@ -82,7 +82,7 @@ def survey_host() -> HostSurvey:
     try:
         network = read_network()
     except OSError as error:
-        raise HostError(f"cannot read this host's addresses: {error.strerror}") from None
+        raise HostError("no-addresses", f"cannot read this host's addresses: {error.strerror}") from None
     services = tuple(Service(port, program) for port, program in sorted(services_by_port.items()))
     return HostSurvey(
         services, frozenset(listener.port for listener in with_loopback), ephemeral, ssh_connection(), network

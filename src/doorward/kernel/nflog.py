@@ -51,7 +51,7 @@ def parse_event(body: memoryview) -> NflogEvent:
     found = netlink.family_attributes(body)
     prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
     if prefix is None or _PAYLOAD not in found:
-        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+        raise MalformedError("foreign-message", "netfilter log: a message that is not from doorward's rules")
     mark = found.get(_MARK)
     state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
     at_us = _microseconds(found.get(_TIMESTAMP, b""))
@@ -77,7 +77,7 @@ def parse_datagram(body: memoryview) -> Datagram:
     """Parse one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
     found = netlink.family_attributes(body)
     if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
-        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+        raise MalformedError("foreign-message", "netfilter log: a message that is not from doorward's rules")
     return Datagram(*udp_payload(found[_PAYLOAD]))
 
 
@@ -176,9 +176,14 @@ def bound_pid(group: int) -> int | None:
 def _bind_error(error: OSError, group: int) -> HostError:
     holder = bound_pid(group)
     if holder is not None:  # the kernel returns EPERM if another process has the group
-        return HostError(f"another doorward is running here: process {holder} has its log; stop it first")
+        return HostError(
+            "other-daemon", f"another doorward is running here: process {holder} has its log; stop it first"
+        )
     if error.errno == errno.EPERM:
         return HostError(
-            "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+            "no-net-admin",
+            "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability",
         )
-    return HostError(f"netfilter log group {group}: {error.strerror}; the kernel needs nfnetlink_log (since 2.6.14)")
+    return HostError(
+        "no-nflog", f"netfilter log group {group}: {error.strerror}; the kernel needs nfnetlink_log (since 2.6.14)"
+    )

@@ -55,7 +55,9 @@ def close_connections(place: Place, ports: Iterable[Port]) -> int:
     try:
         return _close_connections(place, frozenset(ports))
     except OSError as error:
-        raise HostError(f"cannot close the connections: {error.strerror}; the door itself is closed") from None
+        raise HostError(
+            "connections-not-closed", f"cannot close the connections: {error.strerror}; the door itself is closed"
+        ) from None
 
 
 def _close_connections(place: Place, wanted: frozenset[Port]) -> int:
@@ -86,7 +88,7 @@ def read_socket(body: bytes, family: int) -> FoundSocket:
     """Parse a struct inet_diag_msg; MalformedError if it is truncated."""
     socket_id = body[4 : 4 + _SOCKET_ID.size]
     if len(socket_id) < _SOCKET_ID.size:
-        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
+        raise MalformedError("socket-size", f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
     local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
     connection = Connection(to_address(remote, family), remote_port, to_address(local, family), local_port)
     return FoundSocket(connection, socket_id, family)
@@ -110,7 +112,7 @@ def _destroy(found: FoundSocket) -> bool:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
                 return False
-            raise HostError(f"ending a connection needs CAP_NET_ADMIN ({error.strerror})") from None
+            raise HostError("no-net-admin", f"ending a connection needs CAP_NET_ADMIN ({error.strerror})") from None
     return True
 
 
@@ -130,7 +132,7 @@ def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
                 deleted += 1
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it expired meanwhile
-                    raise HostError(f"conntrack: {error.strerror}") from None
+                    raise HostError("conntrack-failed", f"conntrack: {error.strerror}") from None
     return deleted
 
 
@@ -187,8 +189,9 @@ def listeners(*, loopback: bool = False) -> Iterator[Listener]:
             except OSError as error:
                 name = protocol.name
                 raise HostError(
+                    "no-sock-diag",
                     f"the kernel cannot list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
-                    f" and, as module or built in, {name.lower()}_diag"
+                    f" and, as module or built in, {name.lower()}_diag",
                 ) from None
 
 
@@ -211,6 +214,6 @@ def reachable_port(body: memoryview, family: int) -> int:
     MalformedError if it is truncated.
     """
     if len(body) < _LOCAL.size:
-        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
+        raise MalformedError("socket-size", f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
     number, address = _LOCAL.unpack_from(body)
     return 0 if to_address(address, family).is_loopback else int(number)

@@ -45,7 +45,9 @@ def parse_bans(text: str) -> list[tuple[Place, str]]:
     try:
         return [(ban_network(parse_address(address)), expires) for address, expires in _ELEMENT.findall(text)]
     except ValueError as error:
-        raise HostError(f"nft lists an unknown element ({error}); install nftables 1.0.6 or newer") from None
+        raise HostError(
+            "unknown-element", f"nft lists an unknown element ({error}); install nftables 1.0.6 or newer"
+        ) from None
 
 
 def _key(ban: Place) -> str:

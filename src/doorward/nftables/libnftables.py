@@ -35,7 +35,9 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(_LIBRARY)
     except OSError:
-        raise HostError(f"{_LIBRARY} is missing; install nftables 1.0.6 or newer (apt install nftables)") from None
+        raise HostError(
+            "no-libnftables", f"{_LIBRARY} is missing; install nftables 1.0.6 or newer (apt install nftables)"
+        ) from None
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
     library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
@@ -158,7 +160,7 @@ class NftFirewall:
         library = _library()
         context = library.nft_ctx_new(0)
         if not context:
-            raise HostError("libnftables cannot create a context; is there memory left?")
+            raise HostError("no-context", "libnftables cannot create a context; is there memory left?")
         try:
             library.nft_ctx_buffer_output(context)
             library.nft_ctx_buffer_error(context)
@@ -197,7 +199,9 @@ def read_elements(text: str) -> dict[Element, float]:
             element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
-            raise HostError(f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer") from None
+            raise HostError(
+                "unknown-element", f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer"
+            ) from None
         found[element] = _seconds(expires)
     return found
 

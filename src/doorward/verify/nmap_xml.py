@@ -66,10 +66,12 @@ class NmapReader:
         """Parse the next chunk."""
         self._bytes += len(raw)
         if self._bytes > MAX_BYTES:
-            raise MalformedError(f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
+            raise MalformedError("output-too-long", f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
         text = self._decoder.decode(raw)
         if _ENTITY in self._end + text:
-            raise MalformedError("nmap's XML declares entities, which nmap never does; is `nmap` another program?")
+            raise MalformedError(
+                "xml-entities", "nmap's XML declares entities, which nmap never does; is `nmap` another program?"
+            )
         self._end = (self._end + text)[-len(_ENTITY) :]
         self._parser.feed(text)
         self._read()
@@ -78,7 +80,7 @@ class NmapReader:
         """Finish, and return the scan."""
         self._read(is_last=True)
         if not self._finished:
-            raise MalformedError("nmap did not finish its scan; run it again")
+            raise MalformedError("scan-unfinished", "nmap did not finish its scan; run it again")
         return ScanResult(self._seen, self._up)
 
     def _read(self, *, is_last: bool = False) -> None:
@@ -88,7 +90,7 @@ class NmapReader:
             for _, element in cast("Iterator[tuple[str, Element]]", self._parser.read_events()):
                 self._on_element(element)
         except ParseError as error:
-            raise MalformedError(f"nmap's XML cannot be read: {error}; run it again") from None
+            raise MalformedError("invalid-xml", f"nmap's XML cannot be read: {error}; run it again") from None
 
     def _on_element(self, element: Element) -> None:
         match element.tag:
@@ -114,7 +116,9 @@ class NmapReader:
 def _grouped(reasons: Element, state: str) -> dict[Port, PortResult]:
     """Return the ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
     if (ports := reasons.get("ports")) is None:
-        raise MalformedError("this nmap does not list the ports of its ranges; install version 7.90 or newer")
+        raise MalformedError(
+            "nmap-too-old", "this nmap does not list the ports of its ranges; install version 7.90 or newer"
+        )
     protocol = _protocol(reasons.get("proto", ""))
     return dict.fromkeys((Port(protocol, number) for number in _numbers(ports)), _result(state, reasons))
 
@@ -136,13 +140,13 @@ def _result(state: str, element: Element) -> PortResult:
 
 def _protocol(text: str) -> Protocol:
     if text not in _PROTOCOLS:
-        raise MalformedError("nmap reported a protocol other than tcp and udp; run it again")
+        raise MalformedError("unknown-protocol", "nmap reported a protocol other than tcp and udp; run it again")
     return _PROTOCOLS[text]
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LAST_PORT):
-        raise MalformedError(f"nmap reported the invalid port {text[:20]!r}; run it again")
+        raise MalformedError("invalid-port", f"nmap reported the invalid port {text[:20]!r}; run it again")
     return int(text)
 
 
@@ -150,6 +154,6 @@ def _numbers(text: str) -> Iterator[int]:
     for item in text.split(","):
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise MalformedError(f"nmap reported the invalid ports {item[:20]!r}; run it again")
+            raise MalformedError("invalid-port", f"nmap reported the invalid ports {item[:20]!r}; run it again")
         first, last = _number(match[1]), _number(match[2] or match[1])
         yield from range(first, last + 1)

@@ -17,6 +17,7 @@ from doorward.client import keyfile
 from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
+from tests.support.errors import raises
 from tests.support.ssh_agent import blob_of
 from tests.support.ssh_keygen import KINDS, key, ssh_keygen
 
@@ -69,7 +70,7 @@ def test_a_key_with_a_passphrase(tmp_path: Path, kind: str) -> None:
 def test_wrong_passphrase_is_an_error(tmp_path: Path, answers: list[bytes], times: int) -> None:
     path = locked(tmp_path, "ed25519")
     left = iter(answers)
-    with pytest.raises(NegativeResult, match=r"wrong passphrase; try again, or run `ssh-add .*-locked`"):
+    with raises(NegativeResult, "wrong-passphrase"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: next(left))
     assert len(list(left)) == len(answers) - times
 
@@ -105,44 +106,44 @@ def test_public_key_may_be_readable_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code"),
     [
-        ("", "not a key"),
-        ("ssh-ed25519", "not a key; a public key is one line such as"),
-        ("ssh-ed25519 AAAA", "not a key"),
-        ("ssh-ed25519 !!!!", "not a key"),
-        ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA== x", "not a key"),
+        ("", "not-a-public-key"),
+        ("ssh-ed25519", "not-a-public-key"),
+        ("ssh-ed25519 AAAA", "not-a-public-key"),
+        ("ssh-ed25519 !!!!", "not-a-public-key"),
+        ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA== x", "not-a-public-key"),
     ],
 )
-def test_invalid_public_key_line(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=f"here: {message}"):
+def test_invalid_public_key_line(text: str, code: str) -> None:
+    with raises(UsageError, code):
         keyfile.parse_public_line(text.encode(), "here")
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gone: No such file or directory; check the path, or make a key"):
+    with raises(UsageError, "unreadable-file"):
         keyfile.read(str(tmp_path / "gone"))
-    with pytest.raises(UsageError, match="not a regular file"):
+    with raises(UsageError, "not-regular-file"):
         keyfile.read(str(tmp_path))
 
 
 def test_unsupported_cipher_suggests_the_agent(tmp_path: Path) -> None:
     path = tmp_path / "key"
     ssh_keygen("-q", "-t", "ed25519", "-Z", "chacha20-poly1305@openssh.com", "-N", "a word", "-f", str(path))
-    with pytest.raises(HostError, match=r"unknown key kind or cipher; run `ssh-add .*key`"):
+    with raises(HostError, "unknown-key-kind"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: b"a word")
 
 
 def test_unsupported_kind_of_private_key() -> None:
     other = ed448.Ed448PrivateKey.generate()
     raw = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(UsageError, match="unsupported kind of key; make one with `ssh-keygen -t ed25519`"):
+    with raises(UsageError, "unsupported-key-kind"):
         keyfile.load(raw, "here", nobody_is_asked)
 
 
 def test_damaged_file_is_reported(tmp_path: Path) -> None:
     raw = key("ed25519").read_bytes()
-    with pytest.raises(UsageError, match="not a private key, or damaged"):
+    with raises(UsageError, "not-a-private-key"):
         keyfile.load(raw[: len(raw) // 2], "here", nobody_is_asked)
 
 

@@ -7,7 +7,7 @@ import pytest
 from doorward.core.guard_states import TABLE, GuardAction, GuardEvent, GuardState, RepairLogLimiter, transition
 
 RUNNING = {GuardState.LOADING, GuardState.REPAIRING, GuardState.DAMAGED}  # a child may be running
-REPAIR_IS_DUE = {GuardState.DAMAGED, GuardState.BACKOFF}
+REPAIR_IS_DUE = (GuardState.DAMAGED, GuardState.BACKOFF)
 # What comes by itself: a child ends, its outcome is examined, a pause is over.
 COMES = (GuardEvent.CHILD_ENDED, GuardEvent.EXAMINED, GuardEvent.TIMER)
 

@@ -20,6 +20,7 @@ from doorward.daemon.log import Log
 from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
+from tests.support.errors import raises
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 from tests.support.processes import own_namespace
@@ -137,7 +138,7 @@ def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InProc
 
 @pytest.mark.parametrize("command", [*OWNERS, "bans", "close", "follow", "open", "status"])
 def test_who_may_read_the_stats_may_do_nothing_else(daemon: InProcessDaemon, command: str) -> None:
-    with pytest.raises(UsageError, match="the stats alone"):
+    with raises(UsageError, "not-permitted"):
         daemon.ask(command, "ssh", "192.0.2.7", is_owner=False, is_reader=True)
 
 
@@ -163,20 +164,20 @@ def test_for_how_long(daemon: InProcessDaemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("for_", "says"),
+    ("for_", "code"),
     [
-        ("366d", "too long; at most 365d"),
-        ("99999999999999d", "too long"),
-        ("0s", "is zero"),
-        ("90", 'write the unit too: "90s"'),
-        ("soon", "invalid duration"),
-        ("-5s", "invalid duration"),
-        ("", "invalid duration"),
-        (90, "needs a text 'for'"),
+        ("366d", "duration-too-long"),
+        ("99999999999999d", "duration-too-long"),
+        ("0s", "zero-duration"),
+        ("90", "invalid-duration"),
+        ("soon", "invalid-duration"),
+        ("-5s", "invalid-duration"),
+        ("", "invalid-duration"),
+        (90, "missing-field"),
     ],
 )
-def test_durations_that_are_none(daemon: InProcessDaemon, for_: object, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_durations_that_are_none(daemon: InProcessDaemon, for_: object, code: str) -> None:
+    with raises(UsageError, code):
         daemon.ask("open", "ssh", "192.0.2.7", **{"for": for_})
     assert daemon.shows() == []
     assert daemon.has() == {}
@@ -343,7 +344,7 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InProcessDaemon) -> None
     assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
     daemon.ask("open", "ssh", "192.0.2.7")
-    with pytest.raises(NegativeResult, match=r"192\.0\.2\.7 is not banned"):
+    with raises(NegativeResult, "not-banned"):
         daemon.ask("unban", address="192.0.2.7")
 
 
@@ -351,7 +352,7 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InProcessDaemon) -> None
     "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
 )
 def test_addresses_that_no_stranger_has_are_not_banned(daemon: InProcessDaemon, address: str) -> None:
-    with pytest.raises(UsageError, match="cannot ban"):
+    with raises(UsageError, "own-address"):
         daemon.ask("ban", address=address)
 
 

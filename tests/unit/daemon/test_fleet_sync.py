@@ -19,7 +19,9 @@ def test_a_fleet_process_does_not_flood_the_log(tmp_path: Path) -> None:
     stream = io.StringIO()
     daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", stream))
     sync = FleetSync(daemon.openings, daemon.bans)
-    sync._child = cast(FleetProcess, SimpleNamespace(read=lambda: LogLine("error", "etcd does not answer")))
+    sync._child = cast(
+        FleetProcess, SimpleNamespace(read=lambda: LogLine("etcd-unavailable", "error", "etcd does not answer"))
+    )
     for _ in range(1000):
         sync._on_message()
     daemon.close()

@@ -20,6 +20,7 @@ from doorward.errors import HostError
 from doorward.model import Element, Opening, Place
 from doorward.nftables import fake
 from doorward.nftables.nft_error import NftError
+from tests.support.errors import raises
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 
@@ -127,7 +128,7 @@ def test_what_is_recorded_while_another_is_applied_is_done_apart(
             apply(changes)
             return
         daemon.openings.perform(daemon.open(daemon.new(OTHER)))  # as a repair does, when nftables is found changed
-        raise HostError("nftables refused")
+        raise HostError("nft-rejected", "nftables refused")
 
     monkeypatch.setattr(daemon.firewall, "apply", repair_then_fail)
     (refusal,) = daemon.openings.perform(daemon.open(daemon.new(ONE)))
@@ -211,7 +212,7 @@ def test_a_full_set_is_not_read_back(daemon: Watched, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fake, "OPEN_SIZE", 1)
     daemon.ask("open", "ssh", ONE.compressed)
     monkeypatch.setattr(daemon.firewall, "elements", lambda: pytest.fail("the sets were read back"))
-    with pytest.raises(NftError, match="full"):
+    with raises(NftError, "nft-rejected"):
         daemon.ask("open", "ssh", OTHER.compressed)
     assert daemon.ends()["192.0.2.8"] == "refused"
     daemon.ask("close", "ssh", ONE.compressed)  # at once

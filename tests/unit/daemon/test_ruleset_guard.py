@@ -171,7 +171,7 @@ class Child:
     def result(self) -> Any:
         self.host.children.remove(self)
         if self.fails:
-            raise HostError("no memory")
+            raise HostError("no-memory", "no memory")
         self.host.loads += 1
         self.host.ruleset = self.host.loads
         if self.host.changes is not None:

@@ -12,6 +12,7 @@ from doorward.doctor import replica
 from doorward.doctor.host import LocalAddress, Network, Route
 from doorward.doctor.probes import plan_probes
 from doorward.kernel.sock_diag import Connection
+from tests.support.errors import raises
 
 LOCALS = (
     LocalAddress("lo", ip_interface("127.0.0.1/8")),
@@ -70,5 +71,5 @@ def test_missing_module_is_not_loaded(
     monkeypatch.setattr(Path, "read_text", read_text)
     assert replica.has_module("veth") == found
     if not found:
-        with pytest.raises(replica.UncheckedError, match="modprobe"):
+        with raises(replica.UncheckedError, "module-missing"):
             replica.Replica(replica.HostNetwork((), (), (), (), {}))

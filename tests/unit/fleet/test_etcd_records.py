@@ -81,7 +81,7 @@ MESSAGES: list[protocol.Message] = [
     protocol.Claimed(3, [True, False], ""),
     protocol.Claimed(3, None, "no answer"),
     protocol.Recorded("refused", "", "192.0.2.0/24", "why"),
-    protocol.LogLine("warning", "words"),
+    protocol.LogLine("etcd-unavailable", "warning", "words"),
     protocol.State(True, 1, 2, 3),
 ]
 

@@ -11,6 +11,7 @@ from doorward.errors import HostError
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.state import OpeningState
 from doorward.fleet.state_db import FleetStateFile
+from tests.support.errors import raises
 
 SSH, NET = OpeningKey("ssh", ip_address("2001:db8::7")), OpeningKey("ssh", ip_network("192.0.2.0/24"))
 
@@ -78,5 +79,5 @@ def test_write_error_is_kept_until_a_write_succeeds(file: Path) -> None:
 
 
 def test_missing_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="make the directory writable for doorward"):
+    with raises(HostError, "state-unavailable"):
         FleetStateFile(tmp_path / "nowhere" / "fleet.sqlite")
