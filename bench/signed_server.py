@@ -22,7 +22,7 @@ from bench.rig import PATIENCE_S, doorward_in, family, run_s
 from doorward.lab.topology import Lab
 
 SERVER_CPU = 1  # all of doorward's processes; the sender has the other
-READY = "takes signed knocks"
+READY = "accepting signed knocks"
 LOOK_S, QUIET_S = 0.05, 0.5
 
 
