@@ -339,7 +339,7 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InProcessDaemon) -> None
         ("2001:db8::9", "ban"),
     ]
     for address in "192.0.2.7", "2001:db8::8":
-        with pytest.raises(NegativeResult, match=f"{address} is banned; `doorward unban {address}` ends that"):
+        with raises(NegativeResult, "is-banned"):
             daemon.ask("open", "ssh", address)
     assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
