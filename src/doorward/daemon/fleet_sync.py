@@ -6,8 +6,7 @@ notified, and a process that ends is replaced by one that announces all openings
 
 from __future__ import annotations
 
-import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from doorward.errors import MalformedError
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey, printable
+from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
@@ -55,9 +55,8 @@ class FleetSync:
         self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        self._waiting: deque[bytes] = deque()
+        self._writer: SocketWriter | None = None
         self._closed: list[OpeningKey] = []
-        self._out: socket.socket | None = None  # a duplicate of the child's socket, while waiting for writing
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
@@ -70,14 +69,14 @@ class FleetSync:
         self._unlogged = 0  # rejections since the last line
         self._lines = TokenBucket(_LINES_PER_S, _LINES_AT_ONCE)
 
-    def configure(self, loaded: LoadResult, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
+    def configure(self, loaded: LoadResult, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         self._takes_networks = loaded.signed is not None
-        settings = fleet, gate, window_ms, folder
+        settings = fleet, gate, window_ms, directory
         if settings != self._settings:
             self._settings = settings
             self._start()
@@ -151,6 +150,7 @@ class FleetSync:
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
+        self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
         closed, self._closed = self._closed, []
         standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
@@ -164,33 +164,11 @@ class FleetSync:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _send(self, message: protocol.Message) -> None:
-        if self._child is None:
+        if self._child is None or self._writer is None:
             return
-        self._waiting.append(protocol.pack(message))
-        if len(self._waiting) > _MOST_WAITING:
+        self._writer.write(protocol.pack(message))
+        if len(self._writer.waiting) > _MOST_WAITING:
             self._failed("stopped reading")
-        elif self._out is None:
-            self._drain()
-
-    def _drain(self) -> None:
-        while self._waiting and self._child is not None:
-            try:
-                self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if self._out is None:
-                    self._out = self._child.socket.dup()
-                    self._openings.loop.on_writable(self._out.fileno(), self._drain)
-                return
-            except OSError:
-                break  # it has ended: reading says so
-            self._waiting.popleft()
-        self._stop_waiting_for_write()
-
-    def _stop_waiting_for_write(self) -> None:
-        if self._out is not None:
-            self._openings.loop.unregister(self._out.fileno())
-            self._out.close()
-            self._out = None
 
     def _on_message(self) -> None:
         assert self._child is not None  # noqa: S101
@@ -218,12 +196,12 @@ class FleetSync:
         self._schedule_restart()
 
     def _stop_worker(self, why: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
         if self._child is not None:
-            self._stop_waiting_for_write()
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
-        self._waiting.clear()
         self.state = self.state._replace(is_in_touch=False)
         for number in list(self._claims):
             self._answer(number, None, why)
