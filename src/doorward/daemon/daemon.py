@@ -42,7 +42,7 @@ class Daemon:
         self._loop, self._log, self._hooks = hooks.loop, log, hooks
         self._signed: SignedKnocks | None = None
         self._fleet: FleetSync | None = None
-        firewall, subscribers = NftFirewall(), Subscribers(self._loop)
+        firewall, subscribers = NftFirewall(), Subscribers()
         self._stats = EventStats()
         log.listeners += [subscribers.publish, self._stats.count]
         self._bans = BanList(ledger.path.with_name(bans.NAME), firewall, log.message)

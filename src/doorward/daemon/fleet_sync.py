@@ -24,7 +24,7 @@ from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
-from doorward.kernel.send_queue import SendQueue
+from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Place
 from doorward.signed.authorize import KnockGrant
 
@@ -56,8 +56,7 @@ class FleetSync:
         self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        # A process that has ended is noticed by reading.
-        self._queue = SendQueue(openings.loop, on_empty=lambda: None, on_error=lambda: None)
+        self._writer: SocketWriter | None = None
         self._closed: list[OpeningKey] = []
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
@@ -71,14 +70,14 @@ class FleetSync:
         self._unlogged = 0  # rejections since the last line
         self._lines = TokenBucket(_LINES_PER_S, _LINES_AT_ONCE)
 
-    def configure(self, loaded: LoadResult, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
+    def configure(self, loaded: LoadResult, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         self._takes_networks = loaded.signed is not None
-        settings = fleet, gate, window_ms, folder
+        settings = fleet, gate, window_ms, directory
         if settings != self._settings:
             self._settings = settings
             self._start()
@@ -154,7 +153,7 @@ class FleetSync:
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
-        self._queue.begin(self._child.socket)
+        self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
         closed, self._closed = self._closed, []
         active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
@@ -168,10 +167,10 @@ class FleetSync:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _send(self, message: protocol.Message) -> None:
-        if self._child is None:
+        if self._child is None or self._writer is None:
             return
-        self._queue.send(protocol.pack(message))
-        if len(self._queue) > _MOST_WAITING:
+        self._writer.write(protocol.pack(message))
+        if len(self._writer.waiting) > _MOST_WAITING:
             self._failed("stopped reading")
 
     def _on_message(self) -> None:
@@ -200,8 +199,9 @@ class FleetSync:
         self._schedule_restart()
 
     def _stop_worker(self, why: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
         if self._child is not None:
-            self._queue.end()
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None

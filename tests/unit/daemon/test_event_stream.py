@@ -30,7 +30,7 @@ class Serving:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "control.sock"
         self.loop = EventLoop()
-        self.followers = Subscribers(self.loop)
+        self.followers = Subscribers()
         self._ours, self._theirs = socket.socketpair()
         self._calls: list[Callable[[], None]] = []
         self.server = ControlServer(self.path, self.loop, lambda _: self.followers.subscribe(STATUS))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
+from doorward.fleet import state_db
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.state import OpeningState
 from doorward.fleet.state_db import FleetStateFile
@@ -65,6 +66,15 @@ def test_malformed_rows_are_skipped(file: Path) -> None:
         here._db.execute("INSERT INTO known VALUES (?, ?, ?, ?)", row)
     assert here.read(0).keys() == {SSH}
     here.close()
+
+
+def test_no_more_rows_than_the_bound_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_db, "MAX_KNOWN", 3)
+    saved = FleetStateFile(file)
+    keys = [OpeningKey("ssh", ip_address(f"192.0.2.{number}")) for number in range(9)]
+    saved.write([(key, OpeningState(1000, "", 5)) for key in keys], 0)
+    assert len(saved.read(0)) == 6
+    saved.close()
 
 
 def test_write_error_is_kept_until_a_write_succeeds(file: Path) -> None:
