@@ -15,6 +15,7 @@ from doorward.errors import DoorwardError
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Place, Port
 from tests.support.daemon import RunningDaemon, running_daemon
+from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns
@@ -28,7 +29,7 @@ opens = ["22/tcp"]
 for = "10m"
 """
 KNOCK = [Port.parse(text) for text in ("7001/tcp", "7002/udp", "7003/tcp")]
-KILLS = 50  # of each seed: 200 in all
+KILLS = 10 * EFFORT  # for each seed
 LATEST_S = 0.12  # after the start: some 60 openings, closings and reloads
 CLOSE_S = 0.6  # of one opening's time in the ledger and in the kernel
 
