@@ -187,7 +187,7 @@ class FleetSync:
             self._close(message.keys)
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
-        elif isinstance(message, protocol.LogLine):
+        elif isinstance(message, protocol.LogMessage):
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):

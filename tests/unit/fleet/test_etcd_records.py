@@ -81,7 +81,7 @@ MESSAGES: list[protocol.Message] = [
     protocol.Claimed(3, [True, False], ""),
     protocol.Claimed(3, None, "no answer"),
     protocol.Recorded("refused", "", "192.0.2.0/24", "why"),
-    protocol.LogLine("etcd-unavailable", "warning", "words"),
+    protocol.LogMessage("etcd-unavailable", "warning", "words"),
     protocol.State(True, 1, 2, 3),
 ]
 
@@ -116,7 +116,7 @@ def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
         b'{"what": "Opened", "openings": [["ssh", "fe80::1%eth0", 1, "x"]]}',
         b'{"what": "Claimed", "number": 1, "are_new": [1], "why": ""}',
         b'{"what": "Claim", "number": 1, "ids": ["00"]}',
-        b'{"what": "LogLine", "level": "info\\n", "words": ""}',
+        b'{"what": "LogMessage", "level": "info\\n", "words": ""}',
         b'{"what": "nothing"}',
         b"[]",
         b"",
