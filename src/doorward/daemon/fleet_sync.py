@@ -25,7 +25,7 @@ from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.kernel.send_queue import SendQueue
-from doorward.model import Opening, Place
+from doorward.model import Opening, Source
 from doorward.signed.authorize import KnockGrant
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
@@ -109,7 +109,7 @@ class FleetSync:
         if by != "time":
             self.record("closed", *opening.key, by)
 
-    def record(self, event: str, door: str | None, address: Place, words: str) -> None:
+    def record(self, event: str, door: str | None, address: Source, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
         if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
