@@ -14,7 +14,7 @@ from typing import NamedTuple
 from doorward.errors import InvalidValueError
 
 Address = IPv4Address | IPv6Address
-Place = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
+Source = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
@@ -153,7 +153,7 @@ def parse_address(text: str) -> Address:
     return ip_address(text)
 
 
-def parse_place(text: str) -> Place:
+def parse_source(text: str) -> Source:
     """Parse an address or a network in CIDR notation, without a scope id. Raises ValueError for anything else."""
     if "/" not in text:
         return parse_address(text)
@@ -161,19 +161,19 @@ def parse_place(text: str) -> Place:
     return ip_network(f"{parse_address(address)}/{prefix}")
 
 
-def place_text(place: Place) -> str:
+def source_text(source: Source) -> str:
     """Return an address or network as text for a command or for nftables, built from its bits alone."""
-    if isinstance(place, Address):
-        return str(type(place)(int(place)))
-    return str(type(place)((int(place.network_address), place.prefixlen)))
+    if isinstance(source, Address):
+        return str(type(source)(int(source)))
+    return str(type(source)((int(source.network_address), source.prefixlen)))
 
 
-def holds(place: Place, address: Address) -> bool:
+def holds(source: Source, address: Address) -> bool:
     """Return whether `address` equals an address or belongs to a network."""
-    return address == place if isinstance(place, IPv4Address | IPv6Address) else address in place
+    return address == source if isinstance(source, IPv4Address | IPv6Address) else address in source
 
 
-def places_of(address: Address) -> list[str]:
+def sources_with(address: Address) -> list[str]:
     """Return an address and all networks that contain it, as the ledger writes them."""
     networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
     return [str(address), *map(str, networks)]
@@ -182,7 +182,7 @@ def places_of(address: Address) -> list[str]:
 class Element(NamedTuple):
     """One element of the nftables open sets: this address or network may start connections to this port."""
 
-    address: Place
+    address: Source
     port: Port
 
 
@@ -190,14 +190,14 @@ class Opening(NamedTuple):
     """A door open to one address or network until a time. Times are seconds since the epoch (wall clock)."""
 
     door: str
-    address: Place
+    address: Source
     ports: tuple[Port, ...]
     since_s: float
     until_s: float
     by: str
 
     @property
-    def key(self) -> tuple[str, Place]:
+    def key(self) -> tuple[str, Source]:
         """Door and address: there is one opening of each pair."""
         return self.door, self.address
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import InvalidValueError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, Place, Port
+from doorward.model import DEFAULT_SIGNED_PORT, Port, Source
 
 if TYPE_CHECKING:
     from doorward.client.request_options import AutomaticAddress
@@ -34,7 +34,7 @@ class KnownHost(NamedTuple):
     identity: str | None = None
     certificate: str | None = None
     gate: str | None = None
-    asked: Place | AutomaticAddress | None = None  # from = "…"
+    asked: Source | AutomaticAddress | None = None  # from = "…"
     for_s: int | None = None
 
 

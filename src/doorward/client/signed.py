@@ -13,7 +13,7 @@ from doorward.client.request_options import AutomaticAddress
 from doorward.client.sequence import Target, UnreachableError, send_error
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Place, Port
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Port, Source
 from doorward.signed.envelope import RANDOM_BYTES, plaintext_capacity, seal
 from doorward.signed.message import (
     CERTIFICATE,
@@ -41,7 +41,7 @@ class KnockRequest(NamedTuple):
     door: str
     gate: str = ""  # empty: the gate named by its key's fingerprint
     for_s: int | None = None
-    asked: Place | AutomaticAddress | None = None  # automatic: the source address of the route to the server
+    asked: Source | AutomaticAddress | None = None  # automatic: the source address of the route to the server
     flags: int = 0  # of the message
 
 
@@ -68,7 +68,7 @@ def build_request(
     door: str,
     gate: str | None,
     for_s: int | None = None,
-    asked: Place | AutomaticAddress | None = None,
+    asked: Source | AutomaticAddress | None = None,
 ) -> KnockRequest:
     """Build a request from user input. UsageError names the fault and the remedy."""
     key = read_server_key(server_key)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from doorward.core.diff import Remaining
 from doorward.core.reconcile import differences
-from doorward.model import Door, Element, Opening, Place
+from doorward.model import Door, Element, Opening, Source
 
-Key = tuple[str, Place]  # of an opening: a door and an address
+Key = tuple[str, Source]  # of an opening: a door and an address
 
 
 class RecordOpening(NamedTuple):
@@ -84,7 +84,7 @@ class RunHook(NamedTuple):
 class Reject(NamedTuple):
     """RecordOpening, log and announce a rejected source; `reason` is a text for people, `code` a word for programs."""
 
-    source: Place
+    source: Source
     door: str | None
     reason: str
     code: str
@@ -98,8 +98,8 @@ class OpeningTable:
     """Current openings, one per door and address; opening a door again extends the opening."""
 
     def __init__(self) -> None:
-        self._by_source: dict[Place, dict[str, Opening]] = {}
-        self._ends: list[tuple[float, int, str, Place]] = []  # a heap by the end
+        self._by_source: dict[Source, dict[str, Opening]] = {}
+        self._ends: list[tuple[float, int, str, Source]] = []  # a heap by the end
         self._serial = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
         self._counts: Counter[str] = Counter()  # openings, by the key or operator that opened them
         self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
@@ -111,7 +111,7 @@ class OpeningTable:
     def __len__(self) -> int:
         return sum(map(len, self._by_source.values()))
 
-    def get(self, door: str, address: Place) -> Opening | None:
+    def get(self, door: str, address: Source) -> Opening | None:
         """Return the current opening, or None."""
         return self._by_source.get(address, {}).get(door)
 
@@ -123,7 +123,7 @@ class OpeningTable:
         """Return the number of set elements in openings to networks made by `by`."""
         return self._wide[by]
 
-    def enclosing(self, place: Place) -> Iterator[Opening]:
+    def enclosing(self, place: Source) -> Iterator[Opening]:
         """Yield the openings to networks that contain a network."""
         if isinstance(place, IPv4Network | IPv6Network):
             for bits in range(place.prefixlen):
@@ -141,13 +141,13 @@ class OpeningTable:
         heapq.heappush(self._ends, (new.until_s, next(self._serial), new.door, new.address))
         return new
 
-    def restore(self, door: str, address: Place, previous: Opening | None) -> None:
+    def restore(self, door: str, address: Source, previous: Opening | None) -> None:
         """Restore the previous opening, or none, after a change that failed."""
         self.close(door, address)
         if previous is not None:
             self.open(previous)
 
-    def close(self, door: str, address: Place) -> Opening | None:
+    def close(self, door: str, address: Source) -> Opening | None:
         """Remove an opening and return it; return None if there was none."""
         doors = self._by_source.get(address, {})
         opening = doors.pop(door, None)
@@ -193,7 +193,7 @@ class OpeningTable:
         return until
 
 
-def new_opening(door: Door, address: Place, for_s: float, by: str, now_s: float) -> Opening:
+def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float) -> Opening:
     """Return an opening of a door that begins now."""
     return Opening(door.name, address, door.opens, now_s, now_s + for_s, by)
 
@@ -207,7 +207,7 @@ def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_l
 
 
 def on_knock(
-    table: OpeningTable, doors: Iterable[Door], source: Place, now_s: float, *, is_current: bool = True
+    table: OpeningTable, doors: Iterable[Door], source: Source, now_s: float, *, is_current: bool = True
 ) -> list[Effect]:
     """Handle a completed port sequence, for which the kernel has opened the doors itself.
 
@@ -226,7 +226,7 @@ def on_knock(
     return [*effects, SetElements(None, tuple(have), have if is_current else None)]
 
 
-def on_banned_knock(doors: Iterable[Door], source: Place) -> list[Effect]:
+def on_banned_knock(doors: Iterable[Door], source: Source) -> list[Effect]:
     """Handle a port sequence that a source completed just before it was banned."""
     return [SetElements(None, tuple(Element(source, port) for door in doors for port in door.opens), None)]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from doorward.model import Place
+from doorward.model import Source
 
 MAX_HOLDERS = 64  # of one opening; beyond it another holder's open is rejected, and the opening stays as it is
 # Each close of a signer for another door or address. Beyond it the oldest counts for all doors and addresses of that
@@ -35,7 +35,7 @@ class DatedKnock(NamedTuple):
 
     by: str
     door: str
-    place: Place
+    place: Source
     time_ms: int
 
 
@@ -99,7 +99,7 @@ class CloseDates:
         for by, dates in self._dates.items():
             yield from ((by, *target, time_ms) for target, time_ms in dates.items())
 
-    def last(self, by: str, door: str, place: Place) -> int:
+    def last(self, by: str, door: str, place: Source) -> int:
         """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
         known = [self._dates.get(signer, {}) for signer in (by, "")]
         return max(dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL))
@@ -116,7 +116,7 @@ class CloseDates:
             first = min(signers, key=lambda by: max(self._dates[by].values()))
             self._raise("", _ALL, max(self._dates.pop(first).values()))
 
-    def finish(self, door: str, place: Place, holders: Holders) -> Holders:
+    def finish(self, door: str, place: Source, holders: Holders) -> Holders:
         """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""
         for share in holders.shares:
             holders = holders.close(share.by, self._dates.get(share.by, {}).get((door, str(place)), -1))

@@ -25,7 +25,7 @@ from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.kernel.socket_writer import SocketWriter
-from doorward.model import Opening, Place
+from doorward.model import Opening, Source
 from doorward.signed.authorize import KnockGrant
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
@@ -108,7 +108,7 @@ class FleetSync:
         if by != "time":
             self.record("closed", *opening.key, by)
 
-    def record(self, event: str, door: str | None, address: Place, words: str) -> None:
+    def record(self, event: str, door: str | None, address: Source, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
         if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
@@ -186,7 +186,7 @@ class FleetSync:
             self._close(message.keys)
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
-        elif isinstance(message, protocol.LogLine):
+        elif isinstance(message, protocol.LogMessage):
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):

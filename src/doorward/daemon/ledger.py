@@ -16,7 +16,7 @@ from doorward.daemon import replay_cache
 from doorward.errors import HostError
 from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
-from doorward.model import Opening, Place, Port, parse_place
+from doorward.model import Opening, Port, Source, parse_source
 
 SCHEMA_VERSION = 4
 KEPT_ROWS = 200_000  # per table; older rows are deleted, so that a scanner cannot fill the disk
@@ -157,14 +157,14 @@ class Ledger:
             (opening.until_s, ports, *key),
         )
 
-    def ended(self, door: str, address: Place, at_s: float) -> None:
+    def ended(self, door: str, address: Source, at_s: float) -> None:
         """Record that an opening has ended; its command is owed until it is `closed` too."""
         self._write(
             "UPDATE openings SET until = min(until, ?) WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, door, str(address)),
         )
 
-    def closed(self, door: str, address: Place, at_s: float, by: str) -> None:
+    def closed(self, door: str, address: Source, at_s: float, by: str) -> None:
         """Record the end of an opening: by "time", "hand", or "lost" if the kernel no longer had it."""
         self._write(
             "UPDATE openings SET closed = ?, closed_by = ? WHERE door = ? AND address = ? AND closed IS NULL",
@@ -180,18 +180,18 @@ class Ledger:
             (opening.until_s, *key),
         )
 
-    def refused(self, door: str | None, address: Place, at_s: float, reason: str) -> None:
+    def refused(self, door: str | None, address: Source, at_s: float, reason: str) -> None:
         """Record that a source was rejected, and the reason."""
         self._write(
             "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
         )
 
-    def banned(self, ban: Place, at_s: float, until_s: float) -> None:
+    def banned(self, ban: Source, at_s: float, until_s: float) -> None:
         """Record a ban; it replaces an active one."""
         self.unbanned(ban, at_s)
         self._write("INSERT INTO bans (at, address, until) VALUES (?, ?, ?)", (at_s, str(ban), until_s))
 
-    def unbanned(self, ban: Place, at_s: float) -> None:
+    def unbanned(self, ban: Source, at_s: float) -> None:
         """Record that a ban was ended early."""
         self._write(
             "UPDATE bans SET ended = ? WHERE address = ? AND ended IS NULL AND until > ?", (at_s, str(ban), at_s)
@@ -243,7 +243,7 @@ def _opening(door: str, address: str, ports: str, since: float, until: float, by
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
     if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # also excludes NaN
         raise ValueError("an opening without an end")
-    return Opening(str(door), parse_place(address), parsed, float(since), float(until), str(by))
+    return Opening(str(door), parse_source(address), parsed, float(since), float(until), str(by))
 
 
 def _text(raw: bytes) -> str:

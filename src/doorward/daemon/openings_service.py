@@ -32,7 +32,7 @@ from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError
 from doorward.kernel.event_loop import Alarm
-from doorward.model import Door, Element, Opening, Place
+from doorward.model import Door, Element, Opening, Source
 from doorward.nftables.firewall import Firewall
 from doorward.nftables.nft_error import NftError
 
@@ -99,7 +99,7 @@ class OpeningsService:
         for refusal in self.perform(effects, is_durable=is_durable):
             raise refusal.error
 
-    def reject(self, source: Place, door: str | None, reason: str, code: str) -> None:
+    def reject(self, source: Source, door: str | None, reason: str, code: str) -> None:
         """Handle a rejected source."""
         self.perform([Reject(source, door, reason, code)])
 
@@ -188,7 +188,7 @@ class OpeningsService:
 
         Once a set is full, or many were refused, changes for which `takes_room` is true are not attempted.
         """
-        full: dict[type[Place], DoorwardError] = {}  # addresses and networks of each family have their own set
+        full: dict[type[Source], DoorwardError] = {}  # addresses and networks of each family have their own set
         count, last = 0, None
         waiting = [[change for change in changes if change.elements]]
         while waiting:

@@ -23,7 +23,7 @@ from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verif
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
-from doorward.model import Address, Opening, Place
+from doorward.model import Address, Opening, Source
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import KnockClose, KnockGrant
@@ -241,7 +241,7 @@ class SignedKnocks:
     def _reject(self, knock: KnockGrant | KnockClose, reason: str, words: str) -> None:
         self._refuse(knock.place, knock.door, reason, f"packet from key {knock.key} rejected: {words}")
 
-    def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
+    def _refuse(self, place: Source, door: str, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
         self.counts[reason] += 1
         if self._limit.admits(self._openings.loop.now_s()):

@@ -23,7 +23,7 @@ from doorward.escape import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import Datagram, LogSocket
-from doorward.model import NAME, Address, parse_address, parse_place
+from doorward.model import NAME, Address, parse_address, parse_source
 from doorward.signed.authorize import (
     FORBIDDEN,
     GARBAGE,
@@ -127,7 +127,7 @@ def _knock(
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     close = KnockClose(
-        door, parse_place(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
+        door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
     )  # fmt: skip
     return close if for_ms is None else KnockGrant(**close._asdict(), for_ms=_number(for_ms, MAX_FOR_MS))

@@ -113,7 +113,7 @@ class FleetWorker:
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
     def _log(self, code: str, level: str, text: str) -> None:
-        self._send(protocol.LogLine(code, level, printable(text, protocol.MAX_LINE_LENGTH)))
+        self._send(protocol.LogMessage(code, level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:

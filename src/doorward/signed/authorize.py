@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 from doorward.config.duration import rough_duration
 from doorward.errors import MalformedError
-from doorward.model import Address, Place
+from doorward.model import Address, Source
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.envelope import CHECK_BYTES, Decryptor
 from doorward.signed.message import (
@@ -49,7 +49,7 @@ class KnockGrant(NamedTuple):
     """
 
     door: str
-    place: Place
+    place: Source
     for_ms: int
     key: str
     signer: bytes
@@ -63,7 +63,7 @@ class KnockClose(NamedTuple):
     """An authorized knock that closes the signer's own opening; the fields are those of a grant."""
 
     door: str
-    place: Place
+    place: Source
     key: str
     signer: bytes
     id: bytes

@@ -9,12 +9,12 @@ import pytest
 
 from doorward.core import signed_rules
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders, Share, may_open
-from doorward.model import Place
+from doorward.model import Source
 
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 
 
-def close(time_ms: int, by: str = "key alice", door: str = "ssh", place: Place = HOME) -> DatedKnock:
+def close(time_ms: int, by: str = "key alice", door: str = "ssh", place: Source = HOME) -> DatedKnock:
     return DatedKnock(by, door, place, time_ms)
 
 
