@@ -38,13 +38,14 @@ SCOPED = [
 
 
 def granted(text: str) -> object:
-    grant = {"door": "ssh", "place": text, "for_ms": 1, "key": "k", "id": "00" * 16, "time_ms": 1, "is_shared": False}
-    return verifier.parse_report(json.dumps({"granted": [grant], "refused": [], "counts": {}}).encode())
+    knock = {"door": "ssh", "place": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
+    knock |= {"is_shared": False, "reply": None}
+    return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}}).encode())
 
 
 def refused(text: str) -> object:
     telling = {"source": text, "reason": "clock", "words": "", "door": None}
-    return verifier.parse_report(json.dumps({"granted": [], "refused": [telling], "counts": {}}).encode())
+    return verifier.parse_report(json.dumps({"knocks": [], "refused": [telling], "counts": {}}).encode())
 
 
 READERS: list[Callable[[str], object]] = [
