@@ -22,7 +22,7 @@ from bench.rig import PATIENCE_S, doorward_in, family, run_s
 from doorward.lab.topology import Lab
 
 SERVER_CPU = 1  # all of doorward's processes; the sender has the other
-READY = "takes signed knocks"
+READY = "accepting signed knocks"
 LOOK_S, QUIET_S = 0.05, 0.5
 
 
@@ -50,7 +50,7 @@ class Refused(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A daemon that takes signed knocks."""
+    """A daemon that accepts signed knocks."""
 
     lab: Lab
     daemon: subprocess.Popen[str]
@@ -133,7 +133,7 @@ def idle(cpu_s: Callable[[], float]) -> None:
 
 @contextmanager
 def serving(lab: Lab, keys: Keys, authorized: int = SIGNERS) -> Iterator[Server]:
-    """Run doorward with so many authorized keys; inside, it takes signed knocks."""
+    """Run doorward with so many authorized keys; inside, it accepts signed knocks."""
     with tempfile.TemporaryDirectory(prefix="doorward-bench-") as name:
         folder = Path(name)
         keys.write(folder, authorized)
@@ -141,6 +141,6 @@ def serving(lab: Lab, keys: Keys, authorized: int = SIGNERS) -> Iterator[Server]
             until_s = time.monotonic() + PATIENCE_S
             while READY not in (folder / "log").read_text():
                 if time.monotonic() > until_s or daemon.poll() is not None:
-                    raise RuntimeError(f"doorward takes no signed knocks: {(folder / 'log').read_text()}")
+                    raise RuntimeError(f"doorward accepts no signed knocks: {(folder / 'log').read_text()}")
                 time.sleep(0.01)
             yield Server(lab, daemon, folder, keys)

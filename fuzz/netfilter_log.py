@@ -15,5 +15,5 @@ def one(data: bytes) -> None:
         for message in netlink.messages(memoryview(data)):
             with suppress(MalformedError):
                 event = parse_event(message.body)
-                assert event.what in {"knock", "full", "fast", "step", "wrong"}
+                assert event.what in {"knock", "full", "throttled", "step", "wrong"}
                 assert 0 <= event.state < 1 << 32

@@ -15,7 +15,7 @@ from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError
-from tests.support.inside_daemon import InsideDaemon
+from tests.support.in_process_daemon import InProcessDaemon
 
 
 def one(data: bytes) -> None:
@@ -31,16 +31,16 @@ def one(data: bytes) -> None:
 
 
 @cache
-def _daemon() -> InsideDaemon:
+def _daemon() -> InProcessDaemon:
     """Make one for the life of this process: it has a child, which is too slow to start for every input."""
     parts = ExitStack()
     atexit.register(parts.close)
     ledger = Ledger(Path(parts.enter_context(TemporaryDirectory()), "ledger.sqlite3"))
     log = Log("text", parts.enter_context(Path(os.devnull).open("w")))  # noqa: SIM115 - closed with the other parts
-    return parts.enter_context(closing(InsideDaemon(ledger, log)))
+    return parts.enter_context(closing(InProcessDaemon(ledger, log)))
 
 
-def _answer(daemon: InsideDaemon, line: bytes) -> None:
+def _answer(daemon: InProcessDaemon, line: bytes) -> None:
     try:
         # No open file comes with it, and nothing is cut: that would end connections of this machine.
         request = parse_request(line) | {"descriptor": None, "cut": False}

@@ -1,4 +1,4 @@
-"""`python -m manual FOLDER`: writes the manual pages, and the shells' completions, as they stand below share/.
+"""`python -m manual DIRECTORY`: writes the manual pages, and the shells' completions, with their paths below share/.
 
 `python -m manual --markdown docs/reference` writes the pages of the reference that are made from the program.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from doorward.cli import knockd, knockd_client
 from doorward.cli.main import COMMANDS, build_parser
 from manual.escaping import cell, marked
-from manual.told import Group, Word, tell
+from manual.parser_help import Group, Word, read_help
 
 HEAD = """\
 # Every command
@@ -17,7 +17,7 @@ configuration error.
 
 
 def document() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     rows = "".join(f"| [`doorward {name}`](#doorward-{name}) | {cell(what)} |\n" for name, what in COMMANDS.items())
     overview = f"| command | does |\n| --- | --- |\n{rows}"
     compat = [_section(name, _code("text", text)) for name, text in COMPATIBLE.items()]
@@ -28,13 +28,13 @@ COMPATIBLE = {"knockd": knockd.USAGE, "knock": knockd_client.USAGE}
 
 
 def _command(name: str) -> str:
-    told = tell(build_parser(name))
-    parts = [_sentence(COMMANDS[name]), _code("text", told.usage), *map(_group, told.groups)]
-    if told.shown:
-        parts.append(_code("console", "\n".join(told.shown)))
-    parts += [f"{marked(remark)}\n" for remark in told.remarks]
-    if told.status:
-        parts.append(f"Exit status: {marked(told.status)}\n")
+    parsed = read_help(build_parser(name))
+    parts = [_sentence(COMMANDS[name]), _code("text", parsed.usage), *map(_group, parsed.groups)]
+    if parsed.shown:
+        parts.append(_code("console", "\n".join(parsed.shown)))
+    parts += [f"{marked(remark)}\n" for remark in parsed.remarks]
+    if parsed.status:
+        parts.append(f"Exit status: {marked(parsed.status)}\n")
     return _section(f"doorward {name}", "\n".join(parts))
 
 

@@ -11,7 +11,7 @@ _FENCE = "```"
 
 
 def of_document(text: str) -> str:
-    """Give the sections of a document; its title, and what stands before the first heading, become DESCRIPTION."""
+    """Return the sections of a document; its title, and the text before the first heading, become DESCRIPTION."""
     return groff.heading("description") + "".join(_blocks(text.splitlines()))
 
 
@@ -24,7 +24,7 @@ def _blocks(lines: list[str]) -> Iterator[str]:
 
 
 def _block(lines: list[str]) -> tuple[int, str]:
-    """Set what begins here; give how many lines it takes, too."""
+    """Set the block that begins here; return the number of its lines, too."""
     first = lines[0]
     if not first.strip() or first.startswith("# "):
         return 1, ""

@@ -1,4 +1,4 @@
-"""Which pages there are, and what only a person can tell in them."""
+"""The manual pages, and their texts that no parser has."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ knock, for one source address and a short time. The knock is decided in the kern
 automaton and loaded into nftables, so that the door is open before the next packet arrives."""
 STATUS = "0: success. 1: negative result (for example: not open, not running). 2: usage or configuration error."
 ENVIRONMENT = {
-    "CONFIGURATION_DIRECTORY": "the folder of doorward.toml; else `/etc/doorward`",
-    "STATE_DIRECTORY": "the folder of the ledger; else `/var/lib/doorward`",
-    "RUNTIME_DIRECTORY": "the folder of the control socket; else `/run/doorward`",
+    "CONFIGURATION_DIRECTORY": "the directory of doorward.toml; else `/etc/doorward`",
+    "STATE_DIRECTORY": "the directory of the ledger; else `/var/lib/doorward`",
+    "RUNTIME_DIRECTORY": "the directory of the control socket; else `/run/doorward`",
 }
 FILES = {
     "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",
@@ -52,7 +52,7 @@ class Page(NamedTuple):
     text: str
 
     def roff(self, date: str) -> str:
-        """Give the whole file."""
+        """Return the whole file."""
         return groff.page(groff.title(self.name, self.section, date, f"doorward {__version__}", MANUAL), self.text)
 
 

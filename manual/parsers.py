@@ -6,7 +6,7 @@ import argparse
 import re
 
 from manual import groff
-from manual.told import Group, Word, tell
+from manual.parser_help import Group, Word, read_help
 
 _OPTION_LINE = re.compile(r"^ +(?P<option>-\S.*?) {2,}(?P<what>.+)$")
 _WORDS = re.compile(r"(?P<option>(?<![\w-])--?[A-Za-z0-9][\w-]*)|(?P<value>\b[A-Z][A-Z0-9]*\b)")
@@ -25,12 +25,12 @@ def synopsis(usage: str) -> str:
 
 
 def of_parser(parser: argparse.ArgumentParser) -> str:
-    """Give all sections that a parser can tell, from SYNOPSIS on."""
-    told = tell(parser)
-    text = synopsis(told.usage) + "".join(map(_group, told.groups))
-    text += groff.heading("exit status") + groff.paragraph(groff.plain(told.status)) if told.status else ""
-    text += groff.heading("example") + groff.verbatim(told.shown) if told.shown else ""
-    return text + (groff.paragraph("\n.br\n".join(map(groff.marked, told.remarks))) if told.remarks else "")
+    """Give all sections that a parser can read_help, from SYNOPSIS on."""
+    parsed = read_help(parser)
+    text = synopsis(parsed.usage) + "".join(map(_group, parsed.groups))
+    text += groff.heading("exit status") + groff.paragraph(groff.plain(parsed.status)) if parsed.status else ""
+    text += groff.heading("example") + groff.verbatim(parsed.shown) if parsed.shown else ""
+    return text + (groff.paragraph("\n.br\n".join(map(groff.marked, parsed.remarks))) if parsed.remarks else "")
 
 
 def _group(group: Group) -> str:
@@ -45,7 +45,7 @@ def _entry(word: Word) -> str:
 
 
 def of_usage(usage: str) -> str:
-    """Give the sections that a text printed for --help can tell, from SYNOPSIS on."""
+    """Return the sections of a text printed for --help, from SYNOPSIS on."""
     lines = usage.splitlines()
     text = synopsis(lines[0]) + groff.heading("options")
     for one in lines:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from manual import commands, settings
-from manual.share import forget_folders
+from manual.share import use_standard_directories
 
 
 def texts() -> dict[str, str]:
     """Make each page's text, by its name."""
-    forget_folders()
+    use_standard_directories()
     return {"commands.md": commands.document(), "configuration.md": settings.document()}
 
 
-def write(folder: Path) -> None:
-    """Write them all into a folder."""
+def write(directory: Path) -> None:
+    """Write them all into a directory."""
     for name, text in texts().items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (directory / name).write_text(text, encoding="utf-8")

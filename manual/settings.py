@@ -17,7 +17,7 @@ from manual.escaping import cell, marked
 HEAD = """\
 # Every setting
 
-Made from the program itself (`python -m manual --markdown docs/reference`). What each setting means stands in
+Made from the program itself (`python -m manual --markdown docs/reference`). What each setting means is in
 [Configuration](../configuration.md). The last column is what `doorward check` answers to wrong values: how the setting
 is written, and its limits.
 """
@@ -26,7 +26,7 @@ WRONG = ("{}", "[]", '""', '[""]', '"9999d"', '"1ms"', f"[{_TOO_MANY}]")  # of e
 
 
 class Table(NamedTuple):
-    """A table of the file: its header, what may stand in it, and what its fields are where it says nothing."""
+    """A table of the file: its header, its settings, and their defaults."""
 
     header: str
     settings: Mapping[str, Setting]
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 
 def tables() -> Iterator[Table]:
-    """Give every table, in the order of the program."""
+    """Yield every table, in the order of the program."""
     for name in toml.TABLES:
         if name == "doors":
             yield Table("[doors.NAME]", toml.DOOR, Door._field_defaults)
@@ -44,7 +44,7 @@ def tables() -> Iterator[Table]:
 
 
 def document() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     return HEAD + "".join(map(_section, tables()))
 
 
@@ -61,7 +61,7 @@ def _row(table: Table, key: str, setting: Setting) -> str:
 
 
 def _remedies(header: str, key: str) -> Iterator[str]:
-    """Write what is wrong, and give what the program says to write instead."""
+    """Write wrong values, and yield the remedies in the program's messages."""
     for value in WRONG:
         try:
             parse(f"{header}\n{key} = {value}\n", "")
@@ -83,4 +83,6 @@ def _toml(field: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, FlagFilter):
         return "[" + ", ".join(f'"{word}"' for word in str(value).split(",")) + "]"
+    if isinstance(value, tuple):
+        return ", ".join(f'"{one}"' for one in value)
     return f'"{format_duration(value) if field.endswith("_ms") and isinstance(value, int) else value}"'

@@ -19,15 +19,15 @@ COMPLETIONS = {
 }
 
 
-def forget_folders() -> None:
-    """Have the options' help name the usual folders."""
+def use_standard_directories() -> None:
+    """Have the options' help name the usual directories."""
     for name in ("CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
         os.environ.pop(name, None)
 
 
 def files() -> dict[str, str]:
     """Make each file's text, by its path below share/; pages are dated by SOURCE_DATE_EPOCH where it is set."""
-    forget_folders()
+    use_standard_directories()
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     date = (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).date().isoformat()
     made = pages((DOCS / "configuration.md").read_text(encoding="utf-8"))
@@ -36,9 +36,9 @@ def files() -> dict[str, str]:
     return manual | {COMPLETIONS[shell]: script(shell) for shell in supported}
 
 
-def write(folder: Path) -> None:
+def write(directory: Path) -> None:
     """Write the files into a directory."""
     for name, text in files().items():
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ _INSIDE = "   "
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Write numbered lists as Python-Markdown wants them, where GitHub is content with less.
 
-    What stands in an item is indented by four, not three, and an item after several paragraphs needs an empty line.
+    The content of an item is indented by four, not three, and an item after several paragraphs needs an empty line.
     """
     lines, inside, is_loose = list[str](), False, False
     for line in markdown.split("\n"):

@@ -2,6 +2,7 @@
 # shellcheck shell=sh
 
 PATH=$PATH:/usr/sbin:/sbin # nft and its kin; plain `su` leaves these out
+unset PYTHONDONTWRITEBYTECODE # else each of a thousand programs that the tests start compiles its modules again
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 python=$root/.venv/bin/python
 stamp=$root/.venv/.doorward

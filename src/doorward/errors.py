@@ -6,9 +6,30 @@ from doorward.named_tuple import NamedTuple
 
 
 class DoorwardError(Exception):
-    """Base of every error that doorward raises on purpose; its text is a complete message for the operator."""
+    """Base of every error that doorward raises on purpose.
+
+    The text is a complete message for the operator; `code` names the fault for programs, and outlives the wording.
+    """
 
     exit_status = 2
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class InvalidValueError(ValueError):
+    """A text or value that a converter rejects, as `fault; remedy`; `code` as in DoorwardError."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class UsageError(DoorwardError):
@@ -30,8 +51,9 @@ class MalformedError(DoorwardError):
 
 
 class ConfigFault(NamedTuple):
-    """One fault in a file: place, fault and remedy."""
+    """One fault in a file: code, place, fault and remedy."""
 
+    code: str
     file: str
     line: int
     what: str
@@ -42,11 +64,11 @@ class ConfigFault(NamedTuple):
 
 
 class ConfigError(DoorwardError):
-    """An invalid configuration; `faults` holds every fault found, sorted by line."""
+    """An invalid configuration; `faults` holds every fault, sorted by line; `code` is the first one's."""
 
     def __init__(self, faults: list[ConfigFault]) -> None:
-        self.faults = sorted(faults)
-        super().__init__("\n".join(map(str, self.faults)))
+        self.faults = sorted(faults, key=lambda fault: fault[1:])
+        super().__init__(self.faults[0].code, "\n".join(map(str, self.faults)))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[ConfigFault]]]:
         return ConfigError, (self.faults,)

@@ -26,9 +26,9 @@ def visible(text: str) -> str:
     return "".join(letter.encode("unicode_escape").decode() if _is_command(letter) else letter for letter in text)
 
 
-def printable(text: str) -> str:
-    """Return the text with "?" for each character that is not printable."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def printable(text: str, limit: int | None = None) -> str:
+    """Return the text, cut to `limit` characters, with "?" for each that is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
 
 
 def visible_in(value: Any) -> Any:

@@ -6,16 +6,35 @@ Named tuples, not dataclasses: `dataclasses` imports many modules, and a signed 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from doorward.errors import InvalidValueError
 from doorward.port import DEFAULT_SIGNED_PORT as DEFAULT_SIGNED_PORT
 from doorward.port import Port as Port
 from doorward.port import Protocol as Protocol
 
 Address = IPv4Address | IPv6Address
-Place = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
+Source = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
+
+
+MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the eighth attempt comes after 46 seconds
+
+
+def as_signed_ports(ports: Sequence[Port]) -> tuple[Port, ...]:
+    """Return the ports for signed knocks, in the order to try. Raises ValueError with fault and remedy."""
+    if not 1 <= len(ports) <= MAX_SIGNED_PORTS:
+        raise InvalidValueError("port-count", f"{len(ports)} ports for signed knocks; write 1 to {MAX_SIGNED_PORTS}")
+    for index, port in enumerate(ports):
+        if port.protocol is not Protocol.UDP:
+            raise InvalidValueError(
+                "not-udp-port", f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp"
+            )
+        if port in ports[:index]:
+            raise InvalidValueError("duplicate-port", f"duplicate port {port}; write it once")
+    return tuple(ports)
 
 
 # The order of the bits in the TCP header (RFC 9293, section 3.1; cwr and ece from RFC 3168).
@@ -35,9 +54,11 @@ class FlagFilter(NamedTuple):
         for word in words:
             bit = TCP_FLAGS.get(word.removeprefix("!").lower())
             if bit is None:
-                raise ValueError(f"unknown TCP flag {word!r}; write one of {', '.join(TCP_FLAGS)}, or ! before it")
+                raise InvalidValueError(
+                    "unknown-flag", f"unknown TCP flag {word!r}; write one of {', '.join(TCP_FLAGS)}, or ! before it"
+                )
             if mask & bit:
-                raise ValueError(f"duplicate flag {word.removeprefix('!')!r}; write it once")
+                raise InvalidValueError("duplicate-flag", f"duplicate flag {word.removeprefix('!')!r}; write it once")
             mask |= bit
             value |= 0 if word.startswith("!") else bit
         return cls(mask, value)
@@ -98,11 +119,11 @@ def parse_address(text: str) -> Address:
     The scope of `fe80::1%eth0` may hold any text and is meaningful only on the host that wrote it.
     """
     if not isinstance(text, str) or "%" in text:  # `ip_address` also accepts numbers and bytes
-        raise ValueError(f"invalid address {text!r}: write it as text, without a scope id")
+        raise InvalidValueError("invalid-address", f"invalid address {text!r}: write it as text, without a scope id")
     return ip_address(text)
 
 
-def parse_place(text: str) -> Place:
+def parse_source(text: str) -> Source:
     """Parse an address or a network in CIDR notation, without a scope id. Raises ValueError for anything else."""
     if "/" not in text:
         return parse_address(text)
@@ -110,19 +131,19 @@ def parse_place(text: str) -> Place:
     return ip_network(f"{parse_address(address)}/{prefix}")
 
 
-def place_text(place: Place) -> str:
+def source_text(source: Source) -> str:
     """Return an address or network as text for a command or for nftables, built from its bits alone."""
-    if isinstance(place, Address):
-        return str(type(place)(int(place)))
-    return str(type(place)((int(place.network_address), place.prefixlen)))
+    if isinstance(source, Address):
+        return str(type(source)(int(source)))
+    return str(type(source)((int(source.network_address), source.prefixlen)))
 
 
-def holds(place: Place, address: Address) -> bool:
+def holds(source: Source, address: Address) -> bool:
     """Return whether `address` equals an address or belongs to a network."""
-    return address == place if isinstance(place, IPv4Address | IPv6Address) else address in place
+    return address == source if isinstance(source, IPv4Address | IPv6Address) else address in source
 
 
-def places_of(address: Address) -> list[str]:
+def sources_with(address: Address) -> list[str]:
     """Return an address and all networks that contain it, as the ledger writes them."""
     networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
     return [str(address), *map(str, networks)]
@@ -131,7 +152,7 @@ def places_of(address: Address) -> list[str]:
 class Element(NamedTuple):
     """One element of the nftables open sets: this address or network may start connections to this port."""
 
-    address: Place
+    address: Source
     port: Port
 
 
@@ -139,11 +160,16 @@ class Opening(NamedTuple):
     """A door open to one address or network until a time. Times are seconds since the epoch (wall clock)."""
 
     door: str
-    address: Place
+    address: Source
     ports: tuple[Port, ...]
     since_s: float
     until_s: float
     by: str
+
+    @property
+    def key(self) -> tuple[str, Source]:
+        """Door and address: there is one opening of each pair."""
+        return self.door, self.address
 
     def elements(self) -> tuple[Element, ...]:
         """Return the elements of this opening in the nftables open sets."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from doorward.errors import InvalidValueError
 from doorward.named_tuple import NamedTuple
 
 
@@ -29,10 +30,10 @@ class Port(NamedTuple):
         digits, _, name = text.strip().replace(":", "/", 1).partition("/")
         is_number = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
         if not is_number or name.upper() not in Protocol.__members__:
-            raise ValueError(f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
+            raise InvalidValueError("invalid-port", f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
         number = int(digits)
         if not 1 <= number <= 65535:
-            raise ValueError(f"port {number} does not exist; write a number from 1 to 65535")
+            raise InvalidValueError("port-range", f"port {number} does not exist; write a number from 1 to 65535")
         return cls(Protocol[name.upper()], number)
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from doorward.core.automaton import compile_doors
 from doorward.core.diff import SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Door, Element, Port, Protocol
+from doorward.model import DEFAULT_SIGNED_PORT, Door, Element, Port, Protocol
 from doorward.nftables import libnftables
 from doorward.nftables.fake import FakeFirewall
 from doorward.nftables.firewall import Firewall
@@ -206,7 +206,7 @@ def real() -> Iterator[NftFirewall]:
 
 @pytest.mark.netns("nft")
 def test_networks_and_addresses_coexist(real: NftFirewall) -> None:
-    real.load(compile_ruleset([SSH], compile_doors([SSH]), Gate(Mode.GUARD), 1024, 62201), {})
+    real.load(compile_ruleset([SSH], compile_doors([SSH]), Gate(Mode.GUARD), 1024, (DEFAULT_SIGNED_PORT,)), {})
     office, home = (Element(ip_network(text), A.port) for text in ("192.0.2.0/25", "2001:db8::/57"))
     transcript: list[tuple[SetChanges, dict[Element, float]]] = [
         (put({office: 30, A: 30}), {office: 30, A: 30}),

@@ -90,10 +90,10 @@ def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, 
     daemon.reload(CONFIG.format(mode="guard") + '[doors.web]\nknock = ["7101/tcp", "7102/tcp"]\nopens = ["443/tcp"]\n')
     assert holds()
     direct_lab.server.run(["nft", "flush", "ruleset"])
-    daemon.message("put back after")
+    daemon.message("restored after")
     assert holds()
     direct_lab.server.run(["nft", "flush", "set", "inet", "doorward", "banned6"])
-    daemon.message("put back after")
+    daemon.message("restored after")
     assert holds()
     daemon.end()
     direct_lab.server.run(["nft", "delete", "table", "inet", "doorward"])  # as after a reboot
@@ -111,7 +111,7 @@ def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None
     assert second[1].split()[0] in ("1h", "59m")
     found = json.loads(daemon.run("ban", "--json").stdout)
     assert [each["address"] for each in found] == ["192.0.2.7", "2001:db8::/64"]
-    assert daemon.ask("numbers")["bans"] == 2
+    assert daemon.ask("stats")["bans"] == 2
     assert "2 are banned; `doorward ban` lists them\n" in daemon.run("status").stdout
     refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
     assert (refused.returncode, "is banned; `doorward unban" in refused.stderr) == (1, True)

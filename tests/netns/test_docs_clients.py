@@ -15,7 +15,7 @@ import pytest
 from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.documents import ROOT, Call, blocks
 from tests.support.service_user import GROUP
 
@@ -52,26 +52,26 @@ def first(page: str, language: str) -> str:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         yield desk
 
 
 @pytest.fixture
-def afar(lab: Lab) -> Iterator[Desk]:
+def afar(lab: Lab) -> Iterator[DocsSession]:
     """You are at 203.0.113.2, as in the lines of these pages that say from where."""
-    with standing_desk(lab, you=lab.stranger) as desk:
+    with docs_session(lab, you=lab.stranger) as desk:
         yield desk
 
 
-def authorize(desk: Desk, *lines: str) -> None:
+def authorize(desk: DocsSession, *lines: str) -> None:
     path = desk.daemon.config.parent / "authorized_keys"
     path.write_text("".join(f"{line}\n" for line in lines))
     os.chown(path, 0, GROUP)
     path.chmod(0o640)
 
 
-def make_key(desk: Desk) -> None:
+def make_key(desk: DocsSession) -> None:
     """Make the server's key; what prints it is typed elsewhere."""
     desk.swaps[KEY] = desk.daemon.run("key", "server").stdout.strip()
 
@@ -81,13 +81,13 @@ def bare(private: Path) -> str:
     return " ".join(ssh_keygen.public_line(private).split()[:2])
 
 
-def opened_by(desk: Desk) -> str:
+def opened_by(desk: DocsSession) -> str:
     by: str = desk.daemon.event("opened", address=str(desk.hosts["$"].ipv4))["by"]
     return by
 
 
 @pytest.mark.console("docs/signed-knocks.md")
-def test_signed_knocks(desk: Desk, console: Console) -> None:
+def test_signed_knocks(desk: DocsSession, console: Console) -> None:
     page = "docs/signed-knocks.md"
     desk.configure('[gate]\nmode = "stealth"\n[doors.other]\nopens = ["80/tcp"]\n')
     desk.start()
@@ -108,7 +108,7 @@ def test_signed_knocks(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/database.md")
-def test_a_database(afar: Desk, console: Console) -> None:
+def test_a_database(afar: DocsSession, console: Console) -> None:
     """Here the door closes after 3 s, and `verify` looks at fewer ports."""
     page, desk = "docs/database.md", afar
     desk.lab.server.start_greeter(5432)
@@ -134,7 +134,7 @@ def test_a_database(afar: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/from-fwknop.md")
-def test_coming_from_fwknop(afar: Desk, console: Console) -> None:
+def test_coming_from_fwknop(afar: DocsSession, console: Console) -> None:
     page, desk = "docs/from-fwknop.md", afar
     desk.swaps["/etc/fwknop/access.conf"] = str(desk.folder / "access.conf")
     (desk.folder / "access.conf").write_text(ACCESS)
@@ -156,7 +156,7 @@ def test_coming_from_fwknop(afar: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/phone.md")
-def test_a_phone(desk: Desk, console: Console) -> None:
+def test_a_phone(desk: DocsSession, console: Console) -> None:
     desk.configure(DOOR)
     make_key(desk)
     authorize(desk, f"{bare(desk.private)} phone")

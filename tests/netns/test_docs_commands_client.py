@@ -15,7 +15,7 @@ from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
 from tests.support.daemon import Event, RunningDaemon
-from tests.support.desk import host_names
+from tests.support.docs_session import host_names
 from tests.support.documents import Call
 from tests.support.examples import CLIENT, NAMES, Seat, name_hosts, program
 from tests.support.sshd import SSH, running_sshd
@@ -114,7 +114,7 @@ def test_proxy(site: Site, console: Console) -> None:
 @pytest.mark.console("docs/reference/commands.md", "doorward add")
 def test_add(site: Site, console: Console) -> None:
     by_key, by_link, shows = console
-    link = format_link(KnockLink("server.example", None, site.key, None, (("ssh", ()),)))
+    link = format_link(KnockLink("server.example", (), site.key, None, (("ssh", ()),)))
     site.seat.meant |= {"x25519:…": site.key, "doorward://server.example/?key=…&door=ssh": link}
     site.seat.type(by_key)
     site.seat.type(by_link)

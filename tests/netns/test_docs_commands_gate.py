@@ -116,7 +116,7 @@ def test_locked_out(guest: Visitor, stopped: RunningDaemon, console: Console) ->
     assert guest.gets_in()
     seat.meant["doorward run"] = f"doorward run -c {stopped.config}"
     with seat.typing(run, *stopped.wrapper) as screen:
-        assert "on trial for 120s" in screen.line()
+        assert "on trial for 2m" in screen.line()
         assert not guest.gets_in()
     stopped.start()
     stopped.end(signal.SIGKILL)

@@ -13,7 +13,7 @@ from doorward.config.toml import TABLES, parse
 from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
 from doorward.lab.topology import Lab
 from tests.support.consoles import Console
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.documents import PAGES, ROOT, Block, blocks
 from tests.support.service_user import GROUP
 
@@ -35,13 +35,13 @@ def test_the_kernel_takes_it(lab: Lab, block: Block) -> None:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         yield desk
 
 
 @pytest.mark.console("README.md", 1, 2)
-def test_the_readmes_first_examples(desk: Desk, console: Console) -> None:
+def test_the_readmes_first_examples(desk: DocsSession, console: Console) -> None:
     """The sequence first; then `[signed]` replaces it and the server's key is made, as the sentence between says."""
     config = next(blocks(ROOT / "README.md", "toml")).text
     desk.configure(config)

@@ -12,7 +12,7 @@ import pytest
 from doorward.lab.topology import Lab
 from tests.support.authority import Authority
 from tests.support.consoles import Console
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.documents import ROOT, Call, blocks
 from tests.support.etcd import Node, cluster
 from tests.support.service_user import GROUP
@@ -24,9 +24,9 @@ PASSWORDS = {"root": "a root's own", "edge-1": "a gate's own"}
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
+def desk(lab: Lab) -> Iterator[DocsSession]:
     with ExitStack() as stack:
-        desk = stack.enter_context(standing_desk(lab))
+        desk = stack.enter_context(docs_session(lab))
         lab.client.add_addresses([NODE])
         home = desk.home("#")
         authority = Authority(home, "fleet-ca", NODE)
@@ -41,7 +41,7 @@ def desk(lab: Lab) -> Iterator[Desk]:
 
 
 @pytest.mark.console("docs/fleet.md", "Users and roles")
-def test_users_and_roles_and_a_gate(desk: Desk, console: Console) -> None:
+def test_users_and_roles_and_a_gate(desk: DocsSession, console: Console) -> None:
     for call in console:
         if "user add" in call.typed:
             user = call.typed.split()[3]

@@ -10,7 +10,7 @@ import pytest
 
 from doorward.lab.topology import Lab
 from tests.support.consoles import Console
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.documents import ROOT, Call
 from tests.support.sample_ledger import CONFIGURATION, write_sample
 
@@ -45,20 +45,20 @@ table inet filter {
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         yield desk
 
 
 @pytest.mark.console("docs/strength.md")
-def test_how_strong_it_is(desk: Desk, console: Console) -> None:
+def test_how_strong_it_is(desk: DocsSession, console: Console) -> None:
     desk.configure(WEAK)
     for call in console:
         desk.compare(call)
 
 
 @pytest.mark.console("docs/operations.md", "Another configuration, without locking yourself out")
-def test_a_trial(desk: Desk, console: Console) -> None:
+def test_a_trial(desk: DocsSession, console: Console) -> None:
     desk.configure(TWO_DOORS.format("guard", ""))
     desk.start()
     copy, trial = console
@@ -72,7 +72,7 @@ def test_a_trial(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/report.md")
-def test_the_report(desk: Desk, console: Console) -> None:
+def test_the_report(desk: DocsSession, console: Console) -> None:
     """Of a ledger of the last fortnight, whose sums differ with the hour."""
     desk.configure(CONFIGURATION)
     write_sample(desk.daemon.state / "ledger.sqlite3", time.time())
@@ -89,7 +89,7 @@ def test_the_report(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/firewalls.md")
-def test_beside_another_firewall(desk: Desk, console: Console) -> None:
+def test_beside_another_firewall(desk: DocsSession, console: Console) -> None:
     desk.lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
     desk.configure(TWO_DOORS.format("stealth", ""))
     for call in console:

@@ -97,7 +97,7 @@ def test_the_example_of_a_mail(direct_lab: Lab, tmp_path: Path) -> None:
             assert re.search(rf"^Subject: \S+: ssh is open to {visitor}$", mail, re.MULTILINE)
             assert "To: root@localhost" in mail
             scanner.knock(*range(7500, 7560))
-            assert re.search(rf"^Subject: \S+: refused {scanner}: fast$", mails.next(), re.MULTILINE)
+            assert re.search(rf"^Subject: \S+: refused {scanner}: throttled$", mails.next(), re.MULTILINE)
 
 
 def test_the_example_of_a_webhook(direct_lab: Lab, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_example_of_a_webhook(direct_lab: Lab, tmp_path: Path) -> None:
             assert post["text"].endswith(f": ssh is open to {visitor}")
             assert post["words"] == ["ssh", "is", "open", "to", str(visitor)]
             scanner.knock(*range(7500, 7560))
-            assert json.loads(posts.next())["words"] == ["refused", f"{scanner}:", "fast"]
+            assert json.loads(posts.next())["words"] == ["refused", f"{scanner}:", "throttled"]
             assert not any("secret" in line for line in daemon.lines)
 
 
@@ -138,4 +138,4 @@ opens = ["22/tcp"]
             daemon.message("on_refuse: running: /bin/sh")
         daemon.end()  # which waits for what runs
         lines = record.read_text().splitlines()
-        assert sorted(lines) == sorted(f"{scanner} fast" for scanner in scanners[:REFUSALS_A_MINUTE])
+        assert sorted(lines) == sorted(f"{scanner} throttled" for scanner in scanners[:REFUSALS_A_MINUTE])

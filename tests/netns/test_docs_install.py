@@ -13,7 +13,7 @@ import pytest
 
 from doorward.lab.topology import Lab
 from tests.support.consoles import Console
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.documents import ROOT
 from tests.support.service_user import GROUP
 
@@ -29,8 +29,8 @@ def found(name: str) -> str:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         system = desk.folder / "system"
         for folder in ("etc/systemd/system", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/local/libexec"):
             (system / folder).mkdir(parents=True)
@@ -51,7 +51,7 @@ def modes(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.console("docs/install.md", "The user and the directories")
-def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
+def test_the_user_and_the_folders(desk: DocsSession, console: Console) -> None:
     system = desk.folder / "system"
     sysusers, tmpfiles, useradd, install = console
     desk.compare(sysusers)
@@ -73,7 +73,7 @@ def test_the_user_and_the_folders(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/install.md", "The configuration")
-def test_the_configuration(desk: Desk, console: Console) -> None:
+def test_the_configuration(desk: DocsSession, console: Console) -> None:
     desk.program("editor", sys.executable, "-c", "import sys; print('# edited', file=open(sys.argv[1], 'a'))")
     folder = desk.daemon.config.parent
     asked = desk.answer(next(console), *[""] * 5)
@@ -88,7 +88,7 @@ def test_the_configuration(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/install.md", "The first start")
-def test_the_units(desk: Desk, console: Console) -> None:
+def test_the_units(desk: DocsSession, console: Console) -> None:
     (call,) = console
     desk.compare(call)
     there = {path.name for path in (desk.folder / "system/etc/systemd/system").iterdir()}
@@ -96,7 +96,7 @@ def test_the_units(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/operations.md", "From boot on")
-def test_from_boot_on(desk: Desk, console: Console) -> None:
+def test_from_boot_on(desk: DocsSession, console: Console) -> None:
     (call,) = console
     units = desk.folder / "system/etc/systemd/system"
     for unit in ("doorward.service", "doorward-gate.service"):
@@ -106,7 +106,7 @@ def test_from_boot_on(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/fleet.md", "Each gate")
-def test_the_drop_in_of_a_gate_in_a_fleet(desk: Desk, console: Console) -> None:
+def test_the_drop_in_of_a_gate_in_a_fleet(desk: DocsSession, console: Console) -> None:
     (call,) = console
     desk.compare(call)
     there = desk.folder / "system/etc/systemd/system/doorward.service.d/fleet.conf"
@@ -114,7 +114,7 @@ def test_the_drop_in_of_a_gate_in_a_fleet(desk: Desk, console: Console) -> None:
 
 
 @pytest.mark.console("docs/hooks.md")
-def test_hooks(desk: Desk, console: Console) -> None:
+def test_hooks(desk: DocsSession, console: Console) -> None:
     """What they do then is held by test_docs_hooks.py."""
     desk.program("editor", sys.executable, "-c", "import sys; print('https://example/', file=open(sys.argv[1], 'a'))")
     for call in console:

@@ -19,7 +19,7 @@ from doorward.packets.decode import decode_flow
 from doorward.packets.pcap import CaptureFile
 from tests.support.consoles import Console
 from tests.support.daemon import PATIENCE_S, Visitor
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.documents import ROOT, Call, blocks
 
 pytestmark = pytest.mark.netns("nft", "nmap", "tcpdump", "ssh", "/usr/sbin/sshd", "unshare")
@@ -36,13 +36,13 @@ for = "2s"
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         yield desk
 
 
 @pytest.mark.console("docs/verify.md")
-def test_what_a_stranger_sees(desk: Desk, console: Console) -> None:
+def test_what_a_stranger_sees(desk: DocsSession, console: Console) -> None:
     """Here packets go out faster, the door closes after 2 s, and the page leaves out rows."""
     for port in (80, 443):
         desk.lab.server.start_greeter(port)
@@ -97,7 +97,7 @@ def await_packets(path: Path, port: int, count: int) -> None:
 
 
 @pytest.mark.console("docs/explain.md")
-def test_why_a_knock_failed(desk: Desk, console: Console) -> None:
+def test_why_a_knock_failed(desk: DocsSession, console: Console) -> None:
     """Here `within` is a second, not to wait so long; tcpdump writes at once, so that one sees when it has all."""
     config = next(blocks(ROOT / "docs/explain.md", "toml")).text
     desk.configure(config.replace('within = "5s"', 'within = "1s"'))

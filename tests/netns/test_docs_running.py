@@ -18,7 +18,7 @@ import pytest
 from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.daemon import PATIENCE_S
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 
 pytestmark = pytest.mark.netns("nft", "ssh", "/usr/sbin/sshd", "unshare")
 
@@ -36,8 +36,8 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         desk.configure(CONFIG)
         desk.start()
         yield desk
@@ -61,7 +61,7 @@ def line_after(process: subprocess.Popen[str], happens: Callable[[int], object])
 
 
 @pytest.mark.console("docs/operations.md", "Banning")
-def test_banning(desk: Desk, console: Console) -> None:
+def test_banning(desk: DocsSession, console: Console) -> None:
     ban, banned, unban = console
     assert desk.compare(ban) == "203.0.113.9 is banned for 8h\n"
     assert "203.0.113.9" in desk.compare(banned)
@@ -85,7 +85,7 @@ def scraped(connection: http.client.HTTPConnection) -> str:
 
 
 @pytest.mark.console("docs/metrics.md")
-def test_numbers_for_prometheus(desk: Desk, console: Console) -> None:
+def test_numbers_for_prometheus(desk: DocsSession, console: Console) -> None:
     folder = desk.daemon.control.parent
     desk.swaps["/run/doorward"] = str(folder)
     printed, tcp, both = console
@@ -103,7 +103,7 @@ def test_numbers_for_prometheus(desk: Desk, console: Console) -> None:
         assert ended(serving) == 0
 
 
-def scan(desk: Desk, number: int) -> None:
+def scan(desk: DocsSession, number: int) -> None:
     """Send fifty datagrams from an address that nobody knows."""
     source = f"10.9.0.{number + 1}"
     desk.lab.client.add_addresses([source])
@@ -118,7 +118,7 @@ def scan(desk: Desk, number: int) -> None:
 
 
 @pytest.mark.console("docs/watch.md")
-def test_the_lines_of_watch(desk: Desk, console: Console) -> None:
+def test_the_lines_of_watch(desk: DocsSession, console: Console) -> None:
     desk.program("jq", sys.executable, "-c", JQ)
 
     def opened(number: int) -> None:

@@ -131,7 +131,7 @@ def test_diagnosis(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: P
 
 
 def test_more_than_forty_failures_are_covered() -> None:
-    kinds = {case.kind for case in (*CASES, *PLACES)} - {"as_it_should", "ran"}
+    kinds = {case.kind for case in (*CASES, *PLACES)} - {"connected", "ran"}
     assert len(kinds) == len(CASES) + len(PLACES) - 2 > 40
 
 
@@ -164,10 +164,10 @@ def test_port_that_answers_without_a_gate(stage: Stage, capsys: pytest.CaptureFi
 
 
 def test_capture_of_one_direction(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    source = stage.played["as_it_should"].source.packed
-    frames = [frame for frame in of_case(stage, "ethernet", "as_it_should") if frame.data[26:30] == source]
+    source = stage.played["connected"].source.packed
+    frames = [frame for frame in of_case(stage, "ethernet", "connected") if frame.data[26:30] == source]
     answer = explain(stage, capsys, write_pcap(tmp_path / "knock.pcap", frames), *HOSTS)
-    assert (answer["conclusion"]["kind"], answer["opened"]) == ("came_in", True)
+    assert (answer["conclusion"]["kind"], answer["opened"]) == ("connected_one_way", True)
 
 
 def test_truncated_capture(stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

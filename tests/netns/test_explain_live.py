@@ -107,7 +107,7 @@ def test_live_successful_knock(house: House, version: int) -> None:
         (line,) = live.end()
         assert live.process.wait(PATIENCE_S) == 0
     answer = json.loads(line)
-    assert (answer["conclusion"]["kind"], answer["door"], answer["opened"]) == ("as_it_should", "ssh", True)
+    assert (answer["conclusion"]["kind"], answer["door"], answer["opened"]) == ("connected", "ssh", True)
     assert [row["verdict"] for row in answer["packets"]][:4] == ["forward", "forward", "opens", "enters"]
 
 

@@ -16,12 +16,12 @@ import pytest
 
 from doorward.daemon import hook_runner as runner_module
 from doorward.daemon.hook_commands import DoorCommands
-from doorward.daemon.hook_runner import HookReport, HookRunner
+from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.kernel.event_loop import EventLoop
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.conftest import unavailable
-from tests.support.daemon import PATIENCE_S, SLOWNESS
+from tests.support.daemon import LATE_S, PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender
 from tests.support.knockd import KERNEL, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site
 from tests.support.processes import NOBODY
@@ -166,15 +166,15 @@ def test_a_hanging_command_is_ended_with_its_children_and_told_of(
     monkeypatch.setattr(runner_module, "MAX_SECONDS", 0.3)
     loop, reports = EventLoop(), list[HookReport]()
 
-    def take(report: HookReport) -> None:
+    def take(_: HookRun | None, report: HookReport) -> None:
         reports.append(report)
         if [each.event for each in reports].count("done") == 2:
             loop.stop()
 
     commands = {"door": DoorCommands(open4="echo begun; sleep 600 & sleep 600", close4="echo after")}
     runner = HookRunner(commands, loop, take, tmp_path / "lock", first=True)
-    runner.run("door", ip_address(ONE), "open")
-    runner.run("door", ip_address(ONE), "close")
+    runner.run(HookRun("door", ip_address(ONE), "open"))
+    runner.run(HookRun("door", ip_address(ONE), "close"))
     began_s = time.monotonic()
     loop.run()
     assert time.monotonic() - began_s < 5
@@ -199,15 +199,14 @@ def test_sigterm_runs_no_stop_command_early_and_the_next_start_runs_it_on_time(
 ) -> None:
     text = door(Start_Command="echo start", Cmd_Timeout=2, Stop_Command="echo stop %IP%")
     with site(program, tmp_path, text) as place:
+        began_s = time.monotonic()
         place.send(ONE, "7000", "7100")
         place.knockd.await_line("door: start")
-        began_s = time.monotonic()
         place.knockd.end()
         assert ran(place.knockd, f"echo stop {ONE}") == 0
         with running_knockd(program, place.lab.server, place.knockd.folder, text) as again:
-            assert ran(again, f"echo stop {ONE}") == 0
             again.await_line(f"door: stop {ONE}")
-            assert 1.8 < time.monotonic() - began_s < 4
+            assert 1.95 < time.monotonic() - began_s < 2 + LATE_S
             assert ran(again, "echo start") == 0
             again.end()
         with running_knockd(program, place.lab.server, place.knockd.folder, text + LAST) as third:
@@ -218,24 +217,24 @@ def test_sigterm_runs_no_stop_command_early_and_the_next_start_runs_it_on_time(
 
 
 def test_what_is_late_is_run_at_once(tmp_path: Path) -> None:
-    text = door(Start_Command="echo start", Cmd_Timeout=1, Stop_Command="echo stop %IP%")
+    text = door(Start_Command="echo start", Cmd_Timeout=2, Stop_Command="echo stop %IP%")
     with site(KERNEL, tmp_path, text) as place:
         place.send(ONE, "7000", "7100")
         place.knockd.await_line("door: start")
         place.knockd.kill()
-        time.sleep(1.1)  # it ends while no daemon runs
+        time.sleep(2.1)  # it ends while no daemon runs
         with running_knockd(KERNEL, place.lab.server, place.knockd.folder, text) as again:
             began_s = time.monotonic()
             again.await_line(f"door: stop {ONE}")
-            assert time.monotonic() - began_s < 1
+            assert time.monotonic() - began_s < 2
 
 
 @engines
 def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
     tmp_path: Path, program: Program
 ) -> None:
-    gone = door("gone", "7000", Start_Command="echo start", Cmd_Timeout=600, Stop_Command="echo stop gone %IP%")
-    stays = door("stays", "7001", Start_Command="echo start2", Cmd_Timeout=600, Stop_Command="echo stop stays %IP%")
+    gone = door("gone", "7000", Start_Command="echo start", Cmd_Timeout=400, Stop_Command="echo stop gone %IP%")
+    stays = door("stays", "7001", Start_Command="echo start2", Cmd_Timeout=400, Stop_Command="echo stop stays %IP%")
     with site(program, tmp_path, gone + stays + LAST) as place:
         place.send(ONE, "7000")
         place.send(OTHER, "7001")
@@ -264,10 +263,10 @@ def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
 
 
 @engines
-def test_a_thousand_openings_take_no_process_and_all_end(tmp_path: Path, program: Program) -> None:
-    count = round(1000 / SLOWNESS)
+def test_hundreds_of_openings_take_no_process_and_all_end(tmp_path: Path, program: Program) -> None:
+    count = round(300 / SLOWNESS)
     sources = [f"10.20.{number >> 8}.{number & 255}" for number in range(count)]
-    text = door("many", "7000", Start_Command=": start %IP%", Cmd_Timeout=6, Stop_Command=": stop %IP%")
+    text = door("many", "7000", Start_Command=": start %IP%", Cmd_Timeout=4, Stop_Command=": stop %IP%")
     with site(program, tmp_path, text) as place:
         alone = place.lab.server.pids()
         for source in sources:
@@ -392,13 +391,13 @@ def test_commands_of_a_daemon_that_was_killed_end_before_the_next_ones_begin(tmp
         "door": DoorCommands(open4=f"read line < {gate}; echo open >> {record}", close4=f"echo close >> {record}")
     }
     loops = EventLoop(), EventLoop()
-    killed = HookRunner(commands, loops[0], lambda _: loops[0].stop(), tmp_path / "lock", first=True)
-    killed.run("door", ip_address(ONE), "open")
+    killed = HookRunner(commands, loops[0], lambda *_: loops[0].stop(), tmp_path / "lock", first=True)
+    killed.run(HookRun("door", ip_address(ONE), "open"))
     loops[0].run()  # it runs now
     following = HookRunner(
-        commands, loops[1], lambda r: loops[1].stop() if r.event == "done" else None, tmp_path / "lock", first=True
+        commands, loops[1], lambda _, r: loops[1].stop() if r.event == "done" else None, tmp_path / "lock", first=True
     )
-    following.run("door", ip_address(ONE), "close")
+    following.run(HookRun("door", ip_address(ONE), "close"))
     killed.close()  # as by kill -9: the socket is gone, the command goes on
     gate.write_text("on\n")
     loops[1].run()

@@ -45,9 +45,9 @@ def test_numbers_tell_what_happens(direct_lab: Lab, daemon: RunningDaemon) -> No
     daemon.run("open", "ssh", str(other))
     daemon.event("opened", address=str(other), by="hand")
 
-    numbers = daemon.ask("numbers")
+    numbers = daemon.ask("stats")
     assert numbers["events"] == [["opened", "ssh", "knock", 1], ["opened", "ssh", "hand", 1]]
-    assert (numbers["doors"], numbers["openings"], numbers["refused"]) == (1, 2, {"fast": 1})
+    assert (numbers["doors"], numbers["openings"], numbers["refused"]) == (1, 2, {"throttled": 1})
     assert numbers["counters"]["knocked"] == 1
     attempts = {attempt["address"]: attempt for attempt in numbers["attempts"]}
     assert attempts[str(other)]["knocks"] == 2

@@ -146,7 +146,7 @@ def test_who_serves_metrics_may_read_the_numbers_and_nothing_else(daemon: Servic
     assert "\ndoorward_doors 1.0\n" in daemon.host.run([*command, "metrics"], env=daemon.env).stdout
     for words in (["status"], ["open", "ssh", "192.0.2.7"]):
         refused = daemon.host.run([*command, *words], env=daemon.env, check=False)
-        assert (refused.returncode, "the numbers alone" in refused.stderr) == (2, True)
+        assert (refused.returncode, "the stats alone" in refused.stderr) == (2, True)
     assert daemon.openings() == []
 
 
@@ -176,7 +176,7 @@ def test_reload_and_restart(daemon: ServiceDaemon, visitors: Visitors, said: Tex
     assert said.readline() == "second 0\n"
     daemon.config.write_text("[doors.ssh]\nknock = 7\n")
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.message("the gate stands as it was")
+    daemon.message("the loaded gate stays in force")
     assert daemon.status()["Uid"].split()[1] == str(USER)
 
 

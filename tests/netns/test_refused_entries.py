@@ -18,7 +18,7 @@ import pytest
 from doorward.daemon.signed_knocks import MAX_OPENINGS_PER_KEY, MAX_WIDE_PER_KEY
 from doorward.errors import NegativeResult, UsageError
 from doorward.lab.topology import Lab
-from doorward.model import Address, Place, Port
+from doorward.model import Address, Port, Source
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitors, running_daemon
 from tests.support.service_user import children_of, status_of
 from tests.support.signed import PORT, Signed, Signer, send
@@ -53,10 +53,10 @@ class Site:
         self.files.authorize(*(f'addresses="10.0.0.0/8" {signer.line}' for signer in (self.laptop, self.other)))
         self.daemon: RunningDaemon
 
-    def knock(self, signer: Signer, place: Place, source: Address) -> None:
+    def knock(self, signer: Signer, place: Source, source: Address) -> None:
         send(self.lab.client, source, self.lab.server.ipv4, signer.packet(self.files.server, asked=place))
 
-    def flood(self, places: Sequence[Place], sources: Sequence[Address]) -> None:
+    def flood(self, places: Sequence[Source], sources: Sequence[Address]) -> None:
         """Send a knock for each place as fast as it goes, from one source after the other."""
         packets = [self.laptop.packet(self.files.server, asked=place) for place in places]
 
@@ -155,7 +155,7 @@ def test_a_repair_restores_the_gate_without_what_nftables_refuses(site: Site) ->
     agree(site, *{guest.source, NARROW, WIDE, ASKED, ASKED + 1} - {ip_address(lost)})
     assert site.ends()[lost] == "lost"
     daemon.host.run(["nft", "flush ruleset"])  # and from then on as before
-    daemon.message("changed the gate; put back")
+    daemon.message("changed the gate; restored")
     assert daemon.ask("status")["gate_trouble"] == ""
     site.knock(site.laptop, NARROW, guest.source)  # which nftables would refuse
     daemon.event("refused", address=str(NARROW))
@@ -169,7 +169,7 @@ def full_set_of(site: Site, size: int) -> None:
     assert small != kept.read_text()
     kept.write_text(small)
     site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("changed the gate; put back")
+    site.daemon.message("changed the gate; restored")
 
 
 def test_a_batch_that_a_full_set_refuses_in_part(site: Site) -> None:

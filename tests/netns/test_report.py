@@ -32,8 +32,8 @@ def test_report_of_a_running_daemon(direct_lab: Lab, tmp_path: Path) -> None:
         page = tmp_path / "report.html"
         answer = json.loads(daemon.run("report", "--json", "--html", page).stdout)
 
-    assert (answer["openings"], answer["standing"], answer["refusals"]) == (2, 2, 1)
-    assert [(who["door"], who["person"], who["by"]) for who in answer["who"]] == [
+    assert (answer["openings"], answer["open_now"], answer["refusals"]) == (2, 2, 1)
+    assert [(user["door"], user["person"], user["by"]) for user in answer["users"]] == [
         ("ssh", str(by_hand), "hand"),
         ("ssh", str(knocker), "knock"),
     ]

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.ruleset_guard import PAUSE_S
+from doorward.core.guard_states import PAUSE_S
 from doorward.lab.topology import Lab
-from tests.support.changes import Changes, changes_of
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, echoes, running_daemon
+from tests.support.effort import EFFORT
 from tests.support.processes import repeating
+from tests.support.ruleset_changes import RulesetChanges, recorded_changes
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -29,7 +30,7 @@ opens = ["22/tcp"]
 for = "10m"
 """
 SEQUENCE = ("7001", "7002:udp", "7003")
-FLUSHES = 100
+FLUSHES = 20 * EFFORT
 USUAL_S = 0.1 * SLOWNESS  # in which a usual gate is back
 
 
@@ -41,8 +42,8 @@ def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
 
 
 @pytest.fixture
-def changes(daemon: RunningDaemon) -> Iterator[Changes]:
-    with changes_of(daemon.host) as changes:
+def changes(daemon: RunningDaemon) -> Iterator[RulesetChanges]:
+    with recorded_changes(daemon.host) as changes:
         yield changes
 
 
@@ -55,7 +56,7 @@ def is_flush(program: str = "nft") -> Callable[..., bool]:
     return lambda change: change.program == program and change.scope == "rules"
 
 
-def test_a_hundred_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: Changes) -> None:
+def test_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: RulesetChanges) -> None:
     visitors = Visitors(direct_lab)
     guests, stranger = [visitors.fresh(4), visitors.fresh(6)], visitors.fresh(4)
     crowd = itertools.cycle(visitors.crowd(4, 200))
@@ -77,7 +78,7 @@ def test_a_hundred_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, 
         assert {str(element.address) for element in daemon.elements()} == known  # no knock was told and lost
 
 
-def flushed(lab: Lab, changes: Changes, stranger: Visitor) -> Iterator[float]:
+def flushed(lab: Lab, changes: RulesetChanges, stranger: Visitor) -> Iterator[float]:
     """Flush the ruleset FLUSHES times, and yield how long each repair took; the stranger stays outside."""
     place = 0
     for number in range(FLUSHES):
@@ -105,7 +106,9 @@ def flushed(lab: Lab, changes: Changes, stranger: Visitor) -> Iterator[float]:
         "flush map inet doorward delta",
     ],
 )
-def test_whatever_is_changed_comes_back(direct_lab: Lab, daemon: RunningDaemon, changes: Changes, command: str) -> None:
+def test_whatever_is_changed_comes_back(
+    direct_lab: Lab, daemon: RunningDaemon, changes: RulesetChanges, command: str
+) -> None:
     visitors = Visitors(direct_lab)
     guest, stranger = visitors.fresh(4), visitors.fresh(4)
     guest.knock(*SEQUENCE)
@@ -127,7 +130,7 @@ def listed(daemon: RunningDaemon) -> list[str]:
     return [daemon.ruleset(), *(word for text in maps for word in sorted(text.replace(",", " ").split()))]
 
 
-def test_what_others_do_to_their_own_tables_is_their_affair(daemon: RunningDaemon, changes: Changes) -> None:
+def test_what_others_do_to_their_own_tables_is_their_affair(daemon: RunningDaemon, changes: RulesetChanges) -> None:
     theirs = [
         "add table ip doorward",  # the same name in another family
         "add chain ip doorward c { type filter hook input priority 0; }",
@@ -158,7 +161,7 @@ def test_an_entry_that_somebody_takes_out_by_hand_is_struck_out(direct_lab: Lab,
     assert not guest.gets_in()
 
 
-def test_a_program_that_fights(direct_lab: Lab, daemon: RunningDaemon, changes: Changes) -> None:
+def test_a_program_that_fights(direct_lab: Lab, daemon: RunningDaemon, changes: RulesetChanges) -> None:
     guest = Visitors(direct_lab).fresh(4)
     daemon.run("open", "ssh", guest)
     place, repairs_s = 0, list[float]()
@@ -180,7 +183,7 @@ def test_a_program_that_fights(direct_lab: Lab, daemon: RunningDaemon, changes: 
     assert daemon.openings()[0]["address"] == str(guest)
 
 
-def test_a_reload_and_a_flush_at_once(daemon: RunningDaemon, changes: Changes) -> None:
+def test_a_reload_and_a_flush_at_once(daemon: RunningDaemon, changes: RulesetChanges) -> None:
     place = 0
     for number in range(10):
         port = 23 + number
@@ -195,14 +198,14 @@ def test_a_reload_and_a_flush_at_once(daemon: RunningDaemon, changes: Changes) -
     assert "tcp . 32 : goto door" in daemon.host.run(["nft", "list", "map", "inet", "doorward", "ports"]).stdout
 
 
-def test_the_file_is_not_asked(direct_lab: Lab, daemon: RunningDaemon, changes: Changes) -> None:
+def test_the_file_is_not_asked(direct_lab: Lab, daemon: RunningDaemon, changes: RulesetChanges) -> None:
     daemon.config.write_text("in the middle of an edit")
     daemon.host.run(["nft", "flush ruleset"])
     changes.repair()
     assert not Visitors(direct_lab).fresh(4).gets_in()
 
 
-def test_opening_and_closing_go_on_while_the_gate_is_changed(daemon: RunningDaemon, changes: Changes) -> None:
+def test_opening_and_closing_go_on_while_the_gate_is_changed(daemon: RunningDaemon, changes: RulesetChanges) -> None:
     place = 0
     for number in range(1, 31):
         address = f"192.0.2.{number}"

@@ -18,7 +18,7 @@ from doorward.model import Element, Port
 from doorward.nftables.chains import SIGNED_CALM_BURST
 from doorward.packets.datalink import strip_link_header
 from doorward.packets.packet import udp_payload
-from doorward.signed.message import CERTIFICATE, pack_body, signer_hash
+from doorward.signed.message import CERTIFICATE, CLOSE, ONCE, pack_body, signer_hash
 from doorward.signed.server_key import HYBRID
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, FIRST_SYN_S, RunningDaemon, Visitor, Visitors, running_daemon
@@ -43,7 +43,7 @@ opens = ["5432/tcp"]
 
 
 class Site:
-    """A server that takes signed knocks, and somebody who may knock."""
+    """A server that accepts signed knocks, and a client that may knock."""
 
     def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
         self.lab, self.laptop = lab, Signer("laptop")
@@ -193,9 +193,9 @@ def test_the_same_words_sealed_again_are_used_already(site: Site) -> None:
 def test_a_clock_that_is_off_is_told_to_the_operator(site: Site) -> None:
     late, early, right = site.visitors.crowd(4, 3)
     site.knock(late, ahead_ms=-(4 * 3600 + 2 * 60) * 1000)
-    assert "the packet from key laptop is 4 h 2 min behind; correct the client's clock" in site.refusal(late)
+    assert "the packet from key laptop is 4h 2m behind; correct the client's clock" in site.refusal(late)
     site.knock(early, ahead_ms=61_500)
-    assert "is 1 min 1 s ahead" in site.refusal(early)
+    assert "is 1m 1s ahead" in site.refusal(early)
     site.knock(right, ahead_ms=50_000)
     assert site.in_after(right)
 
@@ -212,6 +212,17 @@ def test_who_may_not_is_refused_with_the_reason(site: Site) -> None:
     site.send(forger, sealed(site.files.server, body, Signer().sign(site.files.server, body)))
     assert "bad signature by key laptop" in site.refusal(forger)
     assert site.daemon.openings() == []
+
+
+def test_closing_and_once_are_rejected_with_the_reason(site: Site) -> None:
+    guest, once = site.visitors.crowd(4, 2)
+    site.knock(guest)
+    assert site.in_after(guest)
+    site.knock(guest, flags=CLOSE)
+    assert "this version cannot close a door by a knock" in site.refusal(guest)
+    site.knock(once, flags=ONCE)
+    assert "requested an opening for one connection, which this version does not support" in site.refusal(once)
+    assert [opening["address"] for opening in site.daemon.openings()] == [str(guest)]
 
 
 def test_what_a_line_says_holds(site: Site) -> None:
@@ -289,7 +300,7 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
     site.daemon.message("accepting signed knocks")
     assert site.daemon.openings()[0]["address"] == str(network)
     site.daemon.host.run(["nft", "flush ruleset"])
-    site.daemon.message("changed the gate; put back")
+    site.daemon.message("changed the gate; restored")
     assert neighbour.gets_in()
     site.daemon.run("close", "ssh", network)
     assert not neighbour.gets_in()

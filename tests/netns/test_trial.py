@@ -113,7 +113,7 @@ def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
         assert site.opens_to(*NEW_KNOCK)
         assert (site.daemon.state / "gate.nft").read_text() == kept
         site.daemon.message("not confirmed in time")
-        site.daemon.message("the end of the trial changed the gate; put back")
+        site.daemon.message("the end of the trial changed the gate; restored")
         assert echoes(session)
     assert before.keys() <= site.daemon.elements().keys()
     assert site.daemon.ask("status")["trial"] is None
@@ -154,7 +154,7 @@ def test_a_connection_that_does_not_stand_proves_nothing(site: Site) -> None:
     site.daemon.run("apply", site.new, "--trial", "20s")
     tells = {"SSH_CONNECTION": "192.0.2.99 40000 198.51.100.2 22"}
     said = site.daemon.host.run([*DOORWARD, "confirm"], env={**site.daemon.env, **tells}, check=False)
-    assert (said.returncode, "does not stand on this host" in said.stderr) == (1, True)
+    assert (said.returncode, "is not established on this host" in said.stderr) == (1, True)
 
 
 def test_on_the_console_it_can_be_confirmed_at_any_time(site: Site) -> None:
@@ -189,7 +189,7 @@ def test_a_flush_during_a_trial_puts_back_what_is_on_trial(site: Site) -> None:
     site.daemon.host.run(["nft", "flush ruleset"])
     site.daemon.message("nft (process")
     assert site.opens_to(*NEW_KNOCK)
-    site.daemon.message("the end of the trial changed the gate; put back")
+    site.daemon.message("the end of the trial changed the gate; restored")
     assert site.is_as_before()
 
 
@@ -197,7 +197,7 @@ def test_a_daemon_that_ends_takes_its_trial_back(site: Site) -> None:
     with closing(site.session(*OLD_KNOCK)) as session:
         site.daemon.run("apply", site.new, "--trial", "60s")
         assert site.daemon.end() == 1
-        site.daemon.message("the trial was not confirmed; the gate before it is back")
+        site.daemon.message("the trial was not confirmed; the previous gate is restored")
         assert echoes(session)
     assert site.is_as_before()
 
@@ -266,7 +266,7 @@ def test_the_first_gate_on_trial_leaves_none(stopped: Site) -> None:
     daemon.host.run(["nft", "flush ruleset"])
     daemon.start("--trial", "2s")
     assert not visitor.gets_in()
-    daemon.message("the gate is taken away: none stood before")
+    daemon.message("the gate is removed: none was loaded before")
     assert daemon.process.wait(PATIENCE_S) == 1
     assert daemon.ruleset() == ""
     assert visitor.gets_in()
@@ -277,7 +277,7 @@ def test_a_gate_that_stood_is_back_after_a_run_on_trial(stopped: Site) -> None:
     daemon.config.write_text(NEW)
     daemon.start("--trial", "2s")
     assert stopped.opens_to(*NEW_KNOCK)
-    daemon.message("the gate before it is back")
+    daemon.message("the previous gate is restored")
     assert daemon.process.wait(PATIENCE_S) == 1
     assert stopped.opens_to(*OLD_KNOCK)
     assert not stopped.opens_to(*NEW_KNOCK)
@@ -317,5 +317,5 @@ def test_a_run_on_trial_that_is_killed(stopped: Site, stood: bool) -> None:
 def test_a_gate_without_a_copy_cannot_be_put_on_trial(stopped: Site) -> None:
     (stopped.daemon.state / "gate.nft").unlink()
     said = stopped.daemon.run("run", "--trial", "2s", check=False)
-    assert (said.returncode, "has no copy of it" in said.stderr) == (2, True)
+    assert (said.returncode, "has no copy to go back to" in said.stderr) == (2, True)
     assert stopped.opens_to(*OLD_KNOCK)

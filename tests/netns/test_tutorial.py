@@ -12,20 +12,20 @@ import pytest
 from doorward.lab.topology import Lab
 from tests.support.consoles import Console
 from tests.support.daemon import SILENCE_S
-from tests.support.desk import Desk, standing_desk
+from tests.support.docs_session import DocsSession, docs_session
 from tests.support.service_user import USER, status_of
 
 pytestmark = pytest.mark.netns("nft", "nmap", "ssh", "ssh-keygen", "/usr/sbin/sshd", "unshare")
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[Desk]:
-    with standing_desk(lab) as desk:
+def desk(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as desk:
         yield desk
 
 
 @pytest.mark.console("docs/tutorial.md")
-def test_the_tutorial(desk: Desk, console: Console) -> None:
+def test_the_tutorial(desk: DocsSession, console: Console) -> None:
     assert [call.typed.split()[0] for call in console.left].count("doorward") >= 8
     for call in console:
         printed = desk.compare(call)

@@ -76,7 +76,7 @@ def test_plain_lines_until_the_daemon_stops(direct_lab: Lab, daemon: RunningDaem
         (refused,) = lines_of(process.stdout, 1)
         assert refused.startswith(f"refused {visitor}: rate limit exceeded")
         daemon.end()
-        assert lines_of(process.stdout, 1) == ["ends; openings end by themselves"]
+        assert lines_of(process.stdout, 1) == ["stopping; openings expire by themselves"]
         assert process.wait(PATIENCE_S) == 1
         assert lines_of(process.stderr, 1) == ["the daemon ended"]
 
@@ -143,7 +143,7 @@ def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, dae
         one.knock(*SEQUENCE)
         await until(pilot, lambda: "knock" in line(f"ssh {one} "))
         await until(pilot, lambda: line("valid knocks").endswith(" 1"))
-        if daemon.ask("numbers")["sets"]["open4"]["elements"] is not None:
+        if daemon.ask("stats")["sets"]["open4"]["elements"] is not None:
             await until(pilot, lambda: "2 knocks" in line(str(other)))
         left = line(f"ssh {one} ")
         await until(pilot, lambda: line(f"ssh {one} ") not in (left, ""))  # it counts down

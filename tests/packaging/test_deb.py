@@ -15,7 +15,7 @@ from doorward.cli.main import COMMANDS
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S
 from tests.support.debian_packages import ROOT, Built, script
-from tests.support.machine import Machine
+from tests.support.systemd_container import SystemdContainer
 
 pytestmark = [
     pytest.mark.netns("systemd-nspawn", "mmdebstrap", "dh", "nsenter"),
@@ -49,19 +49,19 @@ KNOCKD_CONF = """\
 
 
 @pytest.fixture
-def machine(built: Built, direct_lab: Lab) -> Iterator[Machine]:
+def machine(built: Built, direct_lab: Lab) -> Iterator[SystemdContainer]:
     (root,) = script("--root")
-    with Machine(Path(root), built.folder, direct_lab.server) as started:
+    with SystemdContainer(Path(root), built.folder, direct_lab.server) as started:
         yield started
 
 
-def install(machine: Machine, built: Built, *packages: Path, options: tuple[str, ...] = ()) -> str:
+def install(machine: SystemdContainer, built: Built, *packages: Path, options: tuple[str, ...] = ()) -> str:
     files = (f"/packages/{package.relative_to(built.folder)}" for package in packages)
     done = machine.run("apt-get", "-q", "-y", *options, "install", *files)
     return done.stdout + done.stderr
 
 
-def purge(machine: Machine, *packages: str) -> None:
+def purge(machine: SystemdContainer, *packages: str) -> None:
     machine.run("apt-get", "-q", "-y", "purge", *packages)
 
 
@@ -83,16 +83,16 @@ def answers(lab: Lab, *, source: str = "198.51.100.1") -> bool:
         return False
 
 
-def states(machine: Machine, *units: str) -> list[str]:
+def states(machine: SystemdContainer, *units: str) -> list[str]:
     return machine.run("systemctl", "is-active", *units, check=False).stdout.split()
 
 
-def main_pid(machine: Machine, unit: str) -> int:
+def main_pid(machine: SystemdContainer, unit: str) -> int:
     return int(machine.says("systemctl", "show", "-P", "MainPID", unit))
 
 
 @pytest.mark.netns("ssh-keygen")
-def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, tmp_path: Path) -> None:
+def test_from_install_to_purge(built: Built, machine: SystemdContainer, direct_lab: Lab, tmp_path: Path) -> None:
     before = machine.files()
     install(machine, built, built.client, built.doorward)
 
@@ -185,7 +185,7 @@ def test_from_install_to_purge(built: Built, machine: Machine, direct_lab: Lab, 
 
 
 def test_upgrade_from_the_package_with_its_own_libraries(
-    built: Built, earlier: Path, machine: Machine, direct_lab: Lab
+    built: Built, earlier: Path, machine: SystemdContainer, direct_lab: Lab
 ) -> None:
     before = machine.files()
     install(machine, built, earlier)
@@ -212,7 +212,7 @@ def test_upgrade_from_the_package_with_its_own_libraries(
     assert changed(before, machine.files()) == USERS
 
 
-def test_the_client_alone(built: Built, machine: Machine, direct_lab: Lab) -> None:
+def test_the_client_alone(built: Built, machine: SystemdContainer, direct_lab: Lab) -> None:
     before = machine.files()
     install(machine, built, built.client)
     assert machine.says("doorward", "--version") == f"doorward {__version__}"
@@ -230,7 +230,7 @@ def test_the_client_alone(built: Built, machine: Machine, direct_lab: Lab) -> No
     assert changed(before, machine.files()) == set()
 
 
-def test_replaces_knockd(built: Built, machine: Machine, direct_lab: Lab) -> None:
+def test_replaces_knockd(built: Built, machine: SystemdContainer, direct_lab: Lab) -> None:
     # Debian's own knockd runs, as somebody has set it up.
     (debians,) = machine.says("find", "/", "-maxdepth", "1", "-name", "knockd_*.deb").splitlines()
     machine.run("apt-get", "-q", "-y", "install", debians)

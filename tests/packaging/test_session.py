@@ -19,8 +19,8 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
 from tests.support.debian_packages import Built, script
-from tests.support.machine import Machine
 from tests.support.sshd import SSH
+from tests.support.systemd_container import SystemdContainer
 from tests.support.terminal import Terminal
 
 pytestmark = [
@@ -82,7 +82,7 @@ def newcomer(built: Built, direct_lab: Lab, tmp_path: Path) -> Iterator[Newcomer
         copy.chmod(0o600)
     (root,) = script("--root")
     with (
-        Machine(Path(root), built.folder, direct_lab.server) as machine,
+        SystemdContainer(Path(root), built.folder, direct_lab.server) as machine,
         on_the_laptop(direct_lab.client, tmp_path) as login,
         on_the_laptop(direct_lab.client, tmp_path) as client,
     ):

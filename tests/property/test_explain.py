@@ -68,7 +68,7 @@ def test_every_capture_has_a_diagnosis(data: st.DataObject) -> None:
     found = summarize(house, traces, frozenset([HERE]), HERE.__eq__)
     for each in found.sources:
         assert each.diagnosis.fault.what
-        assert each.diagnosis.fault.kind != "puzzle", [row.meaning for row in rows(house, each.trace)]
+        assert each.diagnosis.fault.kind != "unexplained", [row.meaning for row in rows(house, each.trace)]
         opened = any(step.opened for step in each.trace.steps)
         assert opened or not each.diagnosis.opened
         for row in rows(house, each.trace):

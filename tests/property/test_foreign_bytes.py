@@ -68,7 +68,7 @@ def test_events(raw: bytes) -> None:
         event = parse_event(memoryview(raw))
     except MalformedError:
         return
-    assert event.what in {"knock", "full", "fast"}
+    assert event.what in {"knock", "full", "throttled"}
     assert 0 <= event.state < 1 << 32
 
 
@@ -102,7 +102,9 @@ def test_framed_attributes_are_read_back(parts: dict[int, bytes], nested: int) -
     assert {kind: bytes(data) for kind, data in netlink.attributes(memoryview(stream)).items()} == parts
 
 
-@given(addresses, st.integers(0, (1 << 32) - 1), st.sampled_from(["knock", "full", "fast"]), st.integers(0, 1 << 31))
+@given(
+    addresses, st.integers(0, (1 << 32) - 1), st.sampled_from(["knock", "full", "throttled"]), st.integers(0, 1 << 31)
+)
 def test_events_are_read_back(source: IPv4Address | IPv6Address, state: int, what: str, generation: int) -> None:
     name = f"{generation:08x}"
     body = logged(f"doorward {name} {what} \0".encode(), packet_from(source), struct.pack("!I", state))

@@ -7,11 +7,11 @@ from ipaddress import ip_address, ip_interface, ip_network
 from doorward.doctor.host import Boot, Facts, LocalAddress, Network, PacketPath, Probe, Route, Trace
 from doorward.doctor.rules import ForeignRuleset
 from doorward.doctor.running import DAEMON, GATE
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Port
 
 SSH = Port.parse("22/tcp")
-SESSION = SshConnection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
+SESSION = Connection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
 NETWORK = Network(
     (LocalAddress("lo", ip_interface("127.0.0.1/8")), LocalAddress("eth0", ip_interface("198.51.100.2/24"))),
     (Route(ip_network("0.0.0.0/0"), "eth0"),),

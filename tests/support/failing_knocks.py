@@ -324,7 +324,7 @@ def mark(scene: Scene, number: int) -> None:
 
 
 CASES = [
-    Case("as_it_should", "success: door ssh opened, and the connection to 22/tcp came", gets_in, opened=True),
+    Case("connected", "success: door ssh opened, and the connection to 22/tcp came", gets_in, opened=True),
     Case("ran", "success: door wake opened and its command ran", to_the_target, opened=True),
     Case("late", "ms after the first; `within` is 500ms", knocks("7201", "7202", "7203", delay_ms=300)),
     Case(
@@ -380,7 +380,7 @@ CASES = [
     Case("refused", "but 26/tcp refused it", knocks_then("7401", "7402", visit=26), opened=True),
     Case("rejected", "198.51.100.2 answered: prohibited", knocks_then("7401", "7402", visit=27), opened=True),
     Case("unanswered", "to 28/tcp came", knocks_then("7401", "7402", visit=28), opened=True),
-    Case("unheard", "was accepted, but the answer did not reach the client", never_hears, opened=True),
+    Case("answer_lost", "was accepted, but the answer did not reach the client", never_hears, opened=True),
     Case("no_knock", "no knock: 2 packets went to 23/tcp, and none to a port of a sequence", only_visits),
     Case("sweep", "port scan: 60 ports in", sweeps),
     Case("unknown_sequence", "went to a port of a door: 1111/tcp 2222/tcp 3333/tcp", knocks("1111", "2222", "3333")),

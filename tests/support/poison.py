@@ -81,5 +81,5 @@ def poison_ledger(path: Path) -> None:
     ledger = Ledger(path)
     fine = opening(since_s=NOW_S, until_s=NOW_S + 60)
     ledger.opened(Opening(POISON, fine.address, fine.ports, fine.since_s, fine.until_s, f"key {POISON}"))
-    ledger.refused(POISON, fine.address, NOW_S, f"signed knock: the packet from key {POISON} is 4 min behind")
+    ledger.refused(POISON, fine.address, NOW_S, f"signed knock: the packet from key {POISON} is 4m behind")
     ledger.close()

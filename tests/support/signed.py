@@ -80,7 +80,7 @@ def sealed(server: PrivateKey, body: bytes, signature: bytes, length: int = 0, c
 
 
 class Signed:
-    """The files of a server that takes signed knocks, in a folder."""
+    """The files of a server that accepts signed knocks, in a directory."""
 
     def __init__(self, folder: Path, *signers: Signer, suite: Suite = X25519) -> None:
         folder.mkdir(parents=True, exist_ok=True)

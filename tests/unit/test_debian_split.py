@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_architecture import FILES, SOURCE, imports, module_name, tree_of
+from tests.test_architecture import FILES, SOURCE, imports, module_name
 
 DEBIAN = Path(__file__).parents[2] / "debian"
 LIBRARY = "usr/lib/python3*/dist-packages/doorward/"
@@ -23,7 +23,7 @@ def listed(package: str) -> set[Path]:
 
 def imported(paths: set[Path]) -> set[Path]:
     """Return the modules that these import; names under TYPE_CHECKING count too."""
-    return {NAMES[name] for path in paths for name in imports(tree_of(path)) if name in NAMES}
+    return {NAMES[name] for path in paths for name in imports(path) if name in NAMES}
 
 
 def test_the_client_is_complete() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import build_parser
+from doorward.core.openings import log_fields
 from doorward.daemon.knock_events import _REJECTIONS
 from doorward.daemon.log import Log
 from doorward.model import Opening, Port
@@ -28,11 +29,11 @@ def lines(*, stamped: bool) -> str:
     stream = io.StringIO()
     log = Log("text", stream)
     log._stamp = stamped
-    log.message("2 doors, mode guard; 0 open")
-    log.event("refused", {"address": "203.0.113.9", "door": None, "reason": _REJECTIONS["fast"]})
+    log.message("started", "2 doors, mode guard; 0 open")
+    log.event("refused", {"address": "203.0.113.9", "door": None, "reason": _REJECTIONS["throttled"]})
     log.event("refused", {"address": "2001:db8::9", "door": "db", "reason": SIGNED})
     opening = Opening("ssh", ip_address("192.0.2.7"), (Port.parse("22/tcp"),), 0.0, 30.0, "knock")
-    log.opening("opened", opening, 30.0, "knock")
+    log.event("opened", log_fields(opening, 30.0, "knock"))
     log.event("refused", {"address": "192.0.2.8", "door": "ssh", "reason": _REJECTIONS["full"]})
     return stream.getvalue()
 

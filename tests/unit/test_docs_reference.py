@@ -12,7 +12,7 @@ import pytest
 from doorward.cli.main import COMMANDS, build_parser
 from doorward.config.duration import parse_duration_ms
 from manual import reference
-from manual.told import tell
+from manual.parser_help import read_help
 
 DOCS = Path(__file__).parents[2] / "docs"
 REWRITE = "they differ; `python -m manual --markdown docs/reference` updates it"
@@ -39,7 +39,7 @@ def test_every_command_and_option_has_its_place() -> None:
     text = reference.texts()["commands.md"]
     for name in COMMANDS:
         section = text[text.index(f"\n## `doorward {name}`\n") :].split("\n## ")[1]
-        for group in tell(build_parser(name)).groups:
+        for group in read_help(build_parser(name)).groups:
             for word in group.words:
                 assert f"\n| `{', '.join(word.names) or word.value}" in section, (name, word)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.cli import qr
+from doorward.cli.knock_options import SIGNED_PORT_HELP, read_option
 from doorward.cli.output import line
 from doorward.client import request_options, ssh_config
 from doorward.client.hosts import find_host, hosts_path, read_hosts
 from doorward.client.hosts_writer import host_table, save_host
-from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence
+from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence, unless_default
 from doorward.errors import MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port
+from doorward.model import NAME, Port
 
 EXAMPLE = """\
   $ doorward add home --address server.example --server-key x25519:… --door ssh
@@ -28,7 +29,7 @@ class _NewHost(NamedTuple):
     """A host as given on the command line; `values` are the keys of its table in hosts.toml."""
 
     name: str
-    values: dict[str, str]
+    values: dict[str, str | tuple[Port, ...]]
     doors: dict[str, tuple[Port, ...]]
 
 
@@ -38,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name for the server, if a link is given")
     parser.add_argument("--address", metavar="ADDRESS", help="its DNS name or address (default: HOST)")
     parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
-    parser.add_argument(
-        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
-    )
+    parser.add_argument("--signed-port", metavar="PORT", help=SIGNED_PORT_HELP)
     parser.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     parser.add_argument("--identity", metavar="FILE", help="the SSH key that signs")
     parser.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
@@ -89,18 +88,17 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         try:
             link = parse_link(args.host)
         except MalformedError as error:
-            raise UsageError(f"{error}; copy the whole link, in single quotes") from None
+            raise UsageError(error.code, f"{error}; copy the whole link, in single quotes") from None
     elif args.name:
-        raise UsageError("--name is for links; write the name as HOST, and add --address ADDRESS")
+        raise UsageError("name-needs-link", "--name is for links; write the name as HOST, and add --address ADDRESS")
     name = args.name or link.host
     if not name.isprintable() or not name or len(name) > 253:
-        raise UsageError(f"invalid host name {name[:40]!r}; use one like home")
+        raise UsageError("invalid-host-name", f"invalid host name {name[:40]!r}; use one like home")
     address = args.address or (link.host if link.host != name else None)
-    signed_port = args.signed_port or (None if link.signed_port is None else str(link.signed_port))
     values = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
-        "signed_port": _checked_option("--signed-port", request_options.parse_signed_port, signed_port),
+        "signed_port": _signed_ports(args.signed_port) or link.signed_ports,
         "gate": _checked_option("--gate", request_options.parse_gate, args.gate or link.gate),
         "identity": _file_option("--identity", args.identity),
         "certificate": _file_option("--certificate", args.certificate),
@@ -108,18 +106,21 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         "for": _checked_option("--for", request_options.parse_for_s, args.for_),
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))
-    return _NewHost(name, {key: value for key, value in values.items() if value is not None}, doors)
+    return _NewHost(name, {key: value for key, value in values.items() if value}, doors)
 
 
 def _require_knock(new: _NewHost) -> None:
     if "server_key" in new.values:
         return
     if not all(new.doors.values()):
-        raise UsageError("a door without a sequence opens with a signed knock only; add --server-key KEY")
+        raise UsageError(
+            "door-needs-key", "a door without a sequence opens with a signed knock only; add --server-key KEY"
+        )
     if not new.doors:
         raise UsageError(
+            "nothing-to-knock",
             "nothing to knock with; add --server-key KEY, the line that `doorward key server` prints on the server, "
-            "or a sequence: --door ssh:7000/tcp,8000/udp"
+            "or a sequence: --door ssh:7000/tcp,8000/udp",
         )
 
 
@@ -131,15 +132,15 @@ def _server_key(text: str | None) -> str | None:
     return str(read_server_key(text))
 
 
+def _signed_ports(text: str | None) -> tuple[Port, ...]:
+    return () if text is None else read_option("--signed-port", request_options.parse_signed_ports, text)
+
+
 def _checked_option(option: str, parse: Callable[[str], object], text: str | None) -> str | None:
-    """Return the text if `parse` accepts it, a port in its full form. UsageError names the option."""
-    if text is None:
-        return None
-    try:
-        value = parse(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
-    return str(value) if isinstance(value, Port) else text
+    """Return the text if `parse` accepts it. UsageError names the option."""
+    if text is not None:
+        read_option(option, parse, text)
+    return text
 
 
 def _file_option(option: str, text: str | None) -> str | None:
@@ -148,18 +149,21 @@ def _file_option(option: str, text: str | None) -> str | None:
         return None
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"{option}: no such file: {path}; name the one that `ssh-keygen` created")
+        raise UsageError("no-such-file", f"{option}: no such file: {path}; name the one that `ssh-keygen` created")
     return text if text.startswith("~") else str(path)
 
 
 def _door(text: str) -> tuple[str, tuple[Port, ...]]:
     name, colon, ports = text.partition(":")
     if not NAME.fullmatch(name) or name.isdigit():
-        raise UsageError(f"--door: invalid door name {name[:40]!r}; use letters, digits, - and _, and not only digits")
+        raise UsageError(
+            "invalid-door-name",
+            f"--door: invalid door name {name[:40]!r}; use letters, digits, - and _, and not only digits",
+        )
     try:
         return name, parse_sequence(ports) if colon else ()
     except MalformedError as error:
-        raise UsageError(f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
+        raise UsageError(error.code, f"--door: {error}; write ssh:7000/tcp,8000/udp") from None
 
 
 def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
@@ -176,12 +180,12 @@ def _print_next_steps(new: _NewHost, ssh_config_file: Path | None) -> None:
 
 def _build_link(path: Path, name: str) -> str:
     host = find_host(str(path), read_hosts(str(path)), name)
-    port = None if host.signed_port in (None, DEFAULT_SIGNED_PORT) else host.signed_port
     gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # else it is the key's fingerprint
-    link = KnockLink(host.address, port and port.number, host.server_key, gate, tuple(host.doors.items()))
+    ports = unless_default(host.signed_ports)
+    link = KnockLink(host.address, ports, host.server_key, gate, tuple(host.doors.items()))
     text = format_link(link)
     try:
         parse_link(text)
     except MalformedError as error:
-        raise UsageError(f"{path}: {name!r} cannot be put into a link: {error}; fix it there") from None
+        raise UsageError(error.code, f"{path}: {name!r} cannot be put into a link: {error}; fix it there") from None
     return text

@@ -11,6 +11,7 @@ from typing import Any
 from doorward.cli import output
 from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path, trial_ms
+from doorward.config.duration import rough_duration
 from doorward.config.files import read_text
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
@@ -50,10 +51,14 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:
-        raise NegativeResult("a configuration is on trial already; run `doorward confirm` to keep it, or wait")
+        raise NegativeResult(
+            "trial-running", "a configuration is on trial already; run `doorward confirm` to keep it, or wait"
+        )
     check_config_path(config, status)
     if config.exists() and config.samefile(args.file):
-        raise UsageError(f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy")
+        raise UsageError(
+            "daemons-own-file", f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy"
+        )
     with closing(Installation(config)) as installation:
         _apply(args, text, installation)
     return 0
@@ -68,12 +73,12 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
         raise
     config = installation.config
     if args.trial is not None:
-        output.line(f"on trial for {output.format_duration(answer['left_s'])}: {answer['summary']}")
+        output.line(f"on trial for {rough_duration(answer['left_s'])}: {answer['summary']}")
         output.line("knock, open a new connection and run `doorward confirm` in it;")
         output.line(f"otherwise the previous ruleset is restored. {config} is unchanged until then")
         return
     installation.finish()
-    ask(default_path(), {"command": "installed"})
+    ask(default_path(), {"command": "reload_hooks"})
     save_last_good(config)
     output.line(
         f"in force: {answer['summary']}; installed as {config}, previous file saved as {installation.backup.name}"

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from doorward.cli import output
+from doorward.config.duration import rough_duration
 from doorward.daemon.control_client import ask, default_path
 from doorward.errors import UsageError
 from doorward.kernel.ssh_session import ssh_connection
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     answer = ask(default_path(), request)
     closed = f"; {answer['closed']} door{'' if answer['closed'] == 1 else 's'} closed to it" if answer["closed"] else ""
     connections = f"; {answer['cut']} connection{'' if answer['cut'] == 1 else 's'} cut" if args.cut else ""
-    output.line(f"{answer['ban']} is banned for {output.format_duration(answer['for'])}{closed}{connections}")
+    output.line(f"{answer['ban']} is banned for {rough_duration(answer['for'])}{closed}{connections}")
     return 0
 
 
@@ -46,7 +47,7 @@ def _list(*, as_json: bool) -> int:
         output.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
     elif bans:
         now_s = time.time()
-        output.table(("banned", "left"), [(ban, output.format_duration(until_s - now_s)) for ban, until_s in bans])
+        output.table(("banned", "left"), [(ban, rough_duration(until_s - now_s)) for ban, until_s in bans])
     else:
         output.line("no address is banned")
     return 0
@@ -60,4 +61,6 @@ def _reject_own_session(text: str) -> None:
     except ValueError:
         return
     if is_own:
-        raise UsageError(f"{text}: this SSH session comes from there and would be locked out; ban it from elsewhere")
+        raise UsageError(
+            "own-session", f"{text}: this SSH session comes from there and would be locked out; ban it from elsewhere"
+        )

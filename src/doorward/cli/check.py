@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         )
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
-            findings.insert(0, Finding("warning", 1, *exposed))
+            findings.insert(0, Finding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
         remarks = [
             *_unmet_requirements(configuration, lines, path),
             *_unreadable(path),
@@ -92,7 +92,7 @@ def _unmet_requirements(configuration: Configuration, lines: Mapping[Keys, int],
             yield from error.faults
         except DoorwardError as error:
             what, _, instead = str(error).rpartition("; ")
-            yield ConfigFault(str(path), line_of(lines, keys), what, instead)
+            yield ConfigFault(error.code, str(path), line_of(lines, keys), what, instead)
 
 
 def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
@@ -102,9 +102,13 @@ def _unreadable(path: Path) -> Iterator[ConfigFault | Finding]:
         what = f"the user {user} cannot read {file}"
         remedy = f"run `chgrp {user} {file}; chmod g+r {file}`"
         if host_lookups.runs_as_unit():
-            yield ConfigFault(str(path), 1, f"{what}, so doorward.service cannot start", remedy)
+            yield ConfigFault(
+                "unreadable-for-service", str(path), 1, f"{what}, so doorward.service cannot start", remedy
+            )
         else:
-            yield Finding("warning", 1, f"{what}, so the daemon would keep running as root", remedy)
+            yield Finding(
+                "unreadable-for-service", "warning", 1, f"{what}, so the daemon would keep running as root", remedy
+            )
 
 
 def _save_last_good(config: Path) -> None:
@@ -113,7 +117,7 @@ def _save_last_good(config: Path) -> None:
     while (status := ask(default_path(), {"command": "status"}))["is_loading"] and time.monotonic() < until_s:
         time.sleep(_POLL_S)
     if os.geteuid() != 0:
-        raise HostError("--keep needs root, who owns the last good copy")
+        raise HostError("needs-root", "--keep needs root, who owns the last good copy")
     last_good.keep(config, status["digest"])
 
 
@@ -136,7 +140,9 @@ def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]
     doors = {door.name for door in configuration.doors}
     for name, line in named:
         if name not in doors:
-            yield ConfigFault(file, line, f"unknown door {name!r}", suggestion(name, doors) or "remove it")
+            yield ConfigFault(
+                "unknown-door", file, line, f"unknown door {name!r}", suggestion(name, doors) or "remove it"
+            )
 
 
 def _print_json(
@@ -146,7 +152,9 @@ def _print_json(
         "file": file,
         "ok": not faults,
         "doors": len(configuration.doors) if configuration else 0,
-        "faults": [{"line": fault.line, "what": fault.what, "instead": fault.instead} for fault in faults],
+        "faults": [
+            {"code": fault.code, "line": fault.line, "what": fault.what, "instead": fault.instead} for fault in faults
+        ],
         "warnings": [{**asdict(finding), "file": finding.file or file} for finding in findings],
         "strength": [_strength(rated) for rated in guesses(configuration)] if configuration else [],
     }

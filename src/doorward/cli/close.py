@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 
         if args.cut:
-            raise UsageError("--cut ends connections on this host only; leave out --cut or --fleet")
+            raise UsageError("cut-is-local", "--cut ends connections on this host only; leave out --cut or --fleet")
         return fleet.close(args)
     request = {"command": "close", "door": args.door, "address": args.address, "cut": args.cut}
     count = ask(default_path(), request)["cut"]

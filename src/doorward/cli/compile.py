@@ -49,10 +49,16 @@ def _draw(configuration: Configuration, path: Path) -> None:
 
     automaton = compile_doors(configuration.doors)
     if not automaton.machines:
-        raise UsageError("--graph: no door has a sequence, so there is nothing to draw; add a `knock` to a door")
+        raise UsageError(
+            "no-sequence", "--graph: no door has a sequence, so there is nothing to draw; add a `knock` to a door"
+        )
     if (number := count_states(automaton)) > MOST_STATES:
-        raise UsageError(f"--graph: {number} states are too many to draw; use a file with fewer doors")
+        raise UsageError(
+            "too-many-states", f"--graph: {number} states are too many to draw; use a file with fewer doors"
+        )
     try:
         path.write_text(draw_svg(automaton, [door.name for door in configuration.doors]), encoding="utf-8")
     except OSError as error:
-        raise HostError(f"--graph: {path} cannot be written: {error.strerror}; choose another path") from None
+        raise HostError(
+            "unwritable-file", f"--graph: {path} cannot be written: {error.strerror}; choose another path"
+        ) from None

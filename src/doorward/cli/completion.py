@@ -47,9 +47,12 @@ def script(shell: str) -> str:
     try:
         import shtab
     except ImportError:
-        raise HostError(f"completion needs the Python library shtab; run `{install_command('shtab')}`") from None
+        raise HostError(
+            "no-shtab", f"completion needs the Python library shtab; run `{install_command('shtab')}`"
+        ) from None
     if shell not in shtab.SUPPORTED_SHELLS:
-        raise HostError(f"the installed shtab does not support {shell}; run `{install_command('shtab')}`, or use bash")
+        remedy = f"run `{install_command('shtab')}`, or use bash"
+        raise HostError("old-shtab", f"the installed shtab does not support {shell}; {remedy}")
     parser = whole_parser(lambda action: shtab.FILE if action.type is Path else _COMPLETERS.get(_placeholder(action)))
     text: str = shtab.complete(parser, shell, preamble=_PREAMBLE.get(shell, ""))
     for wrong, right in _REPAIRS.items():

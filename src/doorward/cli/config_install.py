@@ -16,7 +16,7 @@ from doorward.config.files import MAX_BYTES, PathComponent, find_unsafe, open_sa
 from doorward.daemon import last_good
 from doorward.daemon.control_client import ask, default_path
 from doorward.errors import DoorwardError, HostError, UsageError
-from doorward.kernel.atomic_file import FileOwnership
+from doorward.kernel.atomic_file import FileOwnership, fill
 
 _NEW_MODE = 0o600  # for a new configuration: it contains sequences
 
@@ -58,9 +58,14 @@ class Installation:
             with self._open(self.new) as file:
                 raw = file.read(MAX_BYTES + 1)
             if not os.access(".", os.W_OK, dir_fd=self._directory):
-                raise HostError(f"{self.config}: permission denied; run `doorward confirm` as the user who ran `apply`")
+                raise HostError(
+                    "no-permission",
+                    f"{self.config}: permission denied; run `doorward confirm` as the user who ran `apply`",
+                )
         if hashlib.sha256(raw).hexdigest() != digest:
-            raise UsageError(f"{self.new} is no longer the file on trial; run `doorward apply` again")
+            raise UsageError(
+                "trial-file-changed", f"{self.new} is no longer the file on trial; run `doorward apply` again"
+            )
 
     def finish(self) -> None:
         """Replace the configuration by FILE.new atomically, and save the old text as FILE.before."""
@@ -82,12 +87,12 @@ class Installation:
         file = os.fdopen(os.open(path.name, flags, dir_fd=self._directory), "rb")
         info = os.fstat(file.fileno())
         entry = PathComponent(str(path), info.st_uid, info.st_mode, is_directory=False)
-        objections = find_unsafe([entry], trusted_owners())
-        if objections or not stat.S_ISREG(info.st_mode):
+        unsafe = find_unsafe([entry], trusted_owners())
+        if unsafe is not None or not stat.S_ISREG(info.st_mode):
             file.close()
-            raise HostError(
-                f"{path}: {'; '.join(objections) if objections else 'this is not a regular file; move it away'}"
-            )
+            if unsafe is not None:
+                raise HostError(unsafe.code, f"{path}: {unsafe.fault}; {unsafe.remedy}")
+            raise HostError("not-regular-file", f"{path}: this is not a regular file; move it away")
         return file
 
     def _access(self) -> FileOwnership:
@@ -101,13 +106,7 @@ class Installation:
             os.unlink(path.name, dir_fd=self._directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(path.name, flags, _NEW_MODE, dir_fd=self._directory)
-        with os.fdopen(handle, "wb") as file:
-            if (access.user, access.group) != (os.geteuid(), os.getegid()):
-                os.fchown(handle, access.user, access.group)
-            os.fchmod(handle, access.mode)
-            file.write(raw)
-            file.flush()
-            os.fsync(handle)
+        fill(handle, raw, access)
 
     def _rename(self, source: Path, destination: Path) -> None:
         """Rename within the directory, and sync it so that the change survives a power loss."""
@@ -122,8 +121,12 @@ class Installation:
             where = self.config.parent / error.filename if error.filename else self.config
             if error.errno == errno.ELOOP:
                 remedy = "name its target with -c FILE, here and to `doorward run`"
-                raise HostError(f"{where}: this is a symbolic link, which is not replaced; {remedy}") from None
-            raise HostError(f"{where}: {error.strerror}; run this as a user who can write there") from None
+                raise HostError(
+                    "symbolic-link", f"{where}: this is a symbolic link, which is not replaced; {remedy}"
+                ) from None
+            raise HostError(
+                "unwritable-file", f"{where}: {error.strerror}; run this as a user who can write there"
+            ) from None
 
 
 def _file_ownership(file: BinaryIO) -> FileOwnership:
@@ -138,6 +141,7 @@ def check_config_path(config: Path, status: dict[str, Any]) -> None:
     """
     if (reported := status.get("config")) != str(config):
         raise UsageError(
+            "other-file-in-force",
             f"{config}: not replaced, since the daemon reports running with {reported!r};"
-            " name the daemon's file with -c FILE, or start the daemon with this one"
+            " name the daemon's file with -c FILE, or start the daemon with this one",
         )

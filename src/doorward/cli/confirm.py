@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if (trial := status["trial"]) is None:
-        raise NegativeResult("no configuration is on trial; an expired trial was rolled back: see the daemon's log")
+        raise NegativeResult(
+            "no-trial", "no configuration is on trial; an expired trial was rolled back: see the daemon's log"
+        )
     if trial["digest"] is None:  # `doorward run --trial`: nothing to install
         _confirm(config)
         return 0
@@ -52,6 +54,6 @@ def _confirm(config: Path, installation: Installation | None = None) -> None:
     answer = ask(default_path(), {"command": "confirm", "connection": connection})
     if installation is not None:
         installation.finish()
-        ask(default_path(), {"command": "installed"})
+        ask(default_path(), {"command": "reload_hooks"})
     save_last_good(config)
     output.line(f"confirmed: {answer['summary']}")

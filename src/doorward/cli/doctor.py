@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     parts = (lockout, firewalls, bypasses, running)
     findings = [finding for part in parts for finding in part.check(file, configuration, facts)]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)) is not None:
-        findings.append(Problem(Level.WARNING, file, *exposed))
+        findings.append(Problem(exposed.code, Level.WARNING, file, exposed.fault, exposed.remedy))
     findings.sort(key=lambda finding: list(Level).index(finding.level))
     _show(findings, as_json=args.json)
     return 1 if any(finding.level is Level.ERROR for finding in findings) else 0

@@ -28,7 +28,7 @@ from doorward.explain.sources import SourceTraces, server_addresses
 from doorward.explain.summary import MOST_IN_JSON, MOST_SHOWN, Summary, summarize
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.live_capture import LiveCapture
-from doorward.model import Address, parse_address, places_of
+from doorward.model import Address, parse_address, sources_with
 from doorward.nftables.ban_sets import ban_network
 from doorward.packets.pcap import CaptureFile
 
@@ -63,9 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print why a knock opened a door or did not; return 1 if none opened."""
     if (args.what is None) == (args.live is None):
-        raise UsageError("name one thing to explain: a capture file, an address, or --live ADDRESS")
+        raise UsageError(
+            "nothing-to-explain", "name one thing to explain: a capture file, an address, or --live ADDRESS"
+        )
     if args.for_ is not None and args.live is None:
-        raise UsageError("--for is for --live; add --live ADDRESS, or leave --for out")
+        raise UsageError("for-needs-live", "--for is for --live; add --live ADDRESS, or leave --for out")
     if args.live is not None:
         return _explain_live(args, _address("--live", args.live))
     with suppress(ValueError):
@@ -77,11 +79,13 @@ def _address(option: str, text: str) -> Address:
     try:
         return parse_address(text)
     except ValueError:
-        raise UsageError(f"{option}: invalid address {text!r}; write it as 192.0.2.7 or 2001:db8::7") from None
+        raise UsageError(
+            "invalid-address", f"{option}: invalid address {text!r}; write it as 192.0.2.7 or 2001:db8::7"
+        ) from None
 
 
 def _explain_ledger(args: argparse.Namespace, address: Address) -> int:
-    records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, places_of(address)))
+    records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, sources_with(address)))
     diagnosis = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.format_time))
     explain_output.print_history(address, records, diagnosis, as_json=args.json)
     return 0 if diagnosis.opened else 1
@@ -102,7 +106,7 @@ def _compiled_config(args: argparse.Namespace) -> tuple[CompiledConfig, int | No
     if index is None:
         names = [door.name for door in compiled.doors]
         hint = suggestion(args.door, names) or "see the configuration for its name"
-        raise UsageError(f"--door: unknown door {args.door!r}; {hint}")
+        raise UsageError("unknown-door", f"--door: unknown door {args.door!r}; {hint}")
     return compiled, index
 
 
@@ -117,10 +121,10 @@ def _explain_file(args: argparse.Namespace) -> int:
             collector.feed_all(capture)
         except MalformedError as error:
             if not collector.frames:
-                raise UsageError(f"{args.what}: {error}") from None
+                raise UsageError(error.code, f"{args.what}: {error}") from None
             notes.append(f"{error}; the packets before it are explained")
     if collector.is_unreadable:
-        raise UsageError(f"{args.what}: {collector.unreadable.most_common(1)[0][0]}")
+        raise UsageError("unreadable-packets", f"{args.what}: {collector.unreadable.most_common(1)[0][0]}")
     if capture.truncated:
         notes.append(f"{capture.truncated}; the packets before it are explained")
     notes += _notes(collector)
@@ -203,7 +207,10 @@ def _open_capture(path: str) -> Iterator[BinaryIO]:
     """Open a capture. A pipe is read to its end even after Ctrl-C, since that also stops its writer."""
     if path == "-":
         if sys.stdin.isatty():
-            raise UsageError("standard input is a terminal; pipe a capture into it: tcpdump -w - | doorward explain -")
+            raise UsageError(
+                "stdin-is-terminal",
+                "standard input is a terminal; pipe a capture into it: tcpdump -w - | doorward explain -",
+            )
         with _on_interrupt(lambda: None):
             yield sys.stdin.buffer
         return
@@ -211,9 +218,11 @@ def _open_capture(path: str) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UsageError(f"{path}: neither a file nor an address; name a capture file or an address") from None
+        raise UsageError(
+            "not-file-or-address", f"{path}: neither a file nor an address; name a capture file or an address"
+        ) from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); name a capture file") from None
+        raise UsageError("unreadable-file", f"{path}: cannot be read ({error.strerror}); name a capture file") from None
 
 
 @contextmanager

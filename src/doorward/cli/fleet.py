@@ -23,7 +23,7 @@ def open_admin(args: argparse.Namespace) -> Iterator[FleetAdmin]:
     path = configuration_path(args)
     configuration = read(path)
     if configuration.fleet is None:
-        raise UsageError(f"{path}: no [fleet] table; add one, or leave out --fleet")
+        raise UsageError("no-fleet-table", f"{path}: no [fleet] table; add one, or leave out --fleet")
     etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
     try:
         yield FleetAdmin(etcd, configuration.fleet.name)
@@ -50,7 +50,7 @@ def close(args: argparse.Namespace) -> int:
     with open_admin(args) as admin:
         if not admin.close(key):
             raise NegativeResult(
-                f"{args.door} is not open to {args.address} on any gate; see `doorward status --fleet`"
+                "not-open", f"{args.door} is not open to {args.address} on any gate; see `doorward status --fleet`"
             )
     output.line(f"{args.door} is closed to {args.address} in the whole fleet")
     return 0

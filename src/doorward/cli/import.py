@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
 def _convert(text: str, path: Path, chosen: str | None) -> Converted:
     file, dialect = str(path), chosen or detect_dialect(text)
     if dialect is None:
-        raise UsageError(f"{path}: neither a knockd.conf nor an access.conf; name the right file, or use --from")
+        raise UsageError(
+            "unknown-format", f"{path}: neither a knockd.conf nor an access.conf; name the right file, or use --from"
+        )
     if dialect == Dialect.KNOCKD:
         return from_knockd.convert(knockd.parse(text, file), file, _service)
     return from_fwknop.convert(fwknop_conf.parse(text, file), file, _service, _port_name)
@@ -72,9 +74,11 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); name the old configuration") from None
+        raise UsageError(
+            "unreadable-file", f"{path}: cannot be read ({error.strerror}); name the old configuration"
+        ) from None
     if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB; name the old configuration")
+        raise UsageError("file-too-large", f"{path}: larger than {MAX_BYTES >> 20} MiB; name the old configuration")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:  # both programs read bytes; an old file may be Latin-1
@@ -84,7 +88,7 @@ def _read(path: Path) -> str:
 def _write_new(path: Path, text: str) -> None:
     """Write the file for root and the daemon's group only, as `doorward init` does: sequences are secrets."""
     if not write(path, text):
-        raise UsageError(f"{path}: already exists and is not overwritten; choose another path with -o")
+        raise UsageError("file-exists", f"{path}: already exists and is not overwritten; choose another path with -o")
 
 
 def _service(name: str, protocol: Protocol) -> int | None:

@@ -45,13 +45,16 @@ class Decision(NamedTuple):
 def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
     """Return the decision: each answer from its option, by asking, or with --yes from the survey of the host."""
     if not (args.yes or options.is_terminal()):
-        raise UsageError("not on a terminal; add --yes, and answers as options (`doorward init --help`)")
+        raise UsageError(
+            "not-a-terminal", "not on a terminal; add --yes, and answers as options (`doorward init --help`)"
+        )
     doors = _doors(args, host)
     question = "Mode: guard hides these ports, stealth all but public ports"
     mode = _answer(args, args.mode, question, Mode.GUARD, _mode)
     if args.public is not None and mode is not Mode.STEALTH:
         raise UsageError(
-            f"--public is for mode stealth, and mode {mode} leaves ports as they are; leave one of the two out"
+            "public-needs-stealth",
+            f"--public is for mode stealth, and mode {mode} leaves ports as they are; leave one of the two out",
         )
     public = _public_answer(args, host, doors) if mode is Mode.STEALTH else ()
     authorized = None if args.no_signed else _authorized_answer(args)
@@ -94,7 +97,7 @@ def _doors(args: argparse.Namespace, host: HostSurvey) -> tuple[DoorSpec, ...]:
     ssh = host.ssh_ports()
     default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
-        raise UsageError("no SSH server found on this host; name what to hide: --door NAME=PORTS")
+        raise UsageError("no-ssh-server", "no SSH server found on this host; name what to hide: --door NAME=PORTS")
     option = " ".join(args.doors) if args.doors else None
     question = "Doors, each NAME=PORTS, separated by spaces" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
     return _answer(args, option, question, default, lambda text: config_writer.parse_doors(text.split()))
@@ -104,7 +107,7 @@ def _mode(text: str) -> Mode:
     try:
         return Mode(text)
     except ValueError:
-        raise UsageError(f"unknown mode {text[:40]!r}; expected one of {', '.join(Mode)}") from None
+        raise UsageError("unknown-mode", f"unknown mode {text[:40]!r}; expected one of {', '.join(Mode)}") from None
 
 
 def _public_answer(args: argparse.Namespace, host: HostSurvey, doors: tuple[DoorSpec, ...]) -> tuple[Port, ...]:
@@ -112,7 +115,10 @@ def _public_answer(args: argparse.Namespace, host: HostSurvey, doors: tuple[Door
         public = () if text == _NONE else config_writer.parse_public(text)
         for port in public:
             if port == DEFAULT_SIGNED_PORT or any(port in door.opens for door in doors):
-                raise UsageError(f"{port} cannot be public: a door opens it, or signed knocks go there; leave it out")
+                raise UsageError(
+                    "port-not-public",
+                    f"{port} cannot be public: a door opens it, or signed knocks go there; leave it out",
+                )
         return public
 
     default = ",".join(map(str, config_writer.public_ports(host, doors))) or _NONE
@@ -143,7 +149,7 @@ def _sequence_answer(args: argparse.Namespace) -> bool:
 
 def _yes_or_no(text: str) -> bool:
     if text not in (_YES, _NO):
-        raise UsageError(f"{text[:40]!r} is not an answer; write {_YES} or {_NO}")
+        raise UsageError("invalid-answer", f"{text[:40]!r} is not an answer; write {_YES} or {_NO}")
     return text == _YES
 
 
@@ -152,7 +158,7 @@ def _read_keys(text: str) -> ExistingFiles | None:
         return None
     keys = install.read_keys(Path(text).expanduser().absolute())
     if not keys.lines:
-        raise UsageError(f"{keys.path}: contains no key for signed knocks; name another file")
+        raise UsageError("no-usable-key", f"{keys.path}: contains no key for signed knocks; name another file")
     return keys
 
 
@@ -305,7 +311,8 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or survey.host_name()
     if not ssh_config.takes(name):
         raise UsageError(
-            f"--name: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots"
+            "invalid-ssh-name",
+            f"--name: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots",
         )
     if path.exists():
         configuration, address = read(path), client_address(args, host)
@@ -337,7 +344,7 @@ def _create(args: argparse.Namespace, host: HostSurvey, path: Path) -> tuple[Con
     plan, configuration = _with_accept_mark(plan, path, programs)
     _write_signed(configuration, path, authorized)
     if not install.write(path, config_writer.config_text(plan, programs)):
-        raise UsageError(f"{path} was created by another process in the meantime; run this again")
+        raise UsageError("file-appeared", f"{path} was created by another process in the meantime; run this again")
     line(f"wrote {path}: mode {plan.mode}, doors {', '.join(map(str, plan.doors))}")
     return configuration, address
 

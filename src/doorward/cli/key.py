@@ -45,15 +45,16 @@ def run(args: argparse.Namespace) -> int:
     configuration = read(config)
     signed, gate = configuration.signed, configuration.gate.name
     if signed is None:
-        raise UsageError(_MISSING.format(path=config))
+        raise UsageError("no-signed-table", _MISSING.format(path=config))
     path = key_path(signed, config.parent)
     if not is_there(path):
         _create_key(path, config, generate_private_text(SUITES[args.suite or X25519.name]))
     key = read_private_key(path).public
     if args.suite and key.suite.name != args.suite:
         raise UsageError(
+            "other-suite",
             f"{path}: the existing key is of suite {key.suite.name}; move it away to create another, and update "
-            "every client"
+            "every client",
         )
     if gate is not None:
         error_line(f"doorward: this gate has a name; clients need it too: `doorward add HOST … --gate {gate}`")
@@ -67,7 +68,9 @@ def _create_key(path: Path, config: Path, text: str) -> None:
         atomic_file.make_directories(path.parent, 0o700)
         is_created = atomic_file.create(path, text, _key_ownership(path.parent.stat(), config.stat()))
     except OSError as error:
-        raise HostError(f"{error.filename or path}: {error.strerror}; run this as a user who can write there") from None
+        raise HostError(
+            "unwritable-file", f"{error.filename or path}: {error.strerror}; run this as a user who can write there"
+        ) from None
     if is_created:
         error_line(f"doorward: created {path}; keep a backup in a safe place")
 

@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     port = _wait_port(args.wait)
     if port is None and args.timeout is not None:
-        raise UsageError("--timeout is for --wait; add --wait PORT, or leave --timeout out")
+        raise UsageError("timeout-needs-wait", "--timeout is for --wait; add --wait PORT, or leave --timeout out")
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     if args.json and not args.dump:
-        raise UsageError("--json is for --dump; add --dump, or leave --json out")
+        raise UsageError("json-needs-dump", "--json is for --dump; add --dump, or leave --json out")
     plan = plan_knock(args, args.words, only_door)
     if args.dump:
         return _dump(args, plan)
@@ -72,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:
     if plan.sequence:
-        raise UsageError("--dump is for signed knocks, and this is a sequence; add --server-key KEY, or use -v")
+        raise UsageError(
+            "dump-needs-signed", "--dump is for signed knocks, and this is a sequence; add --server-key KEY, or use -v"
+        )
     from doorward.cli.signed_options import dump
 
     dump(plan, plan_targets(plan, args.family), as_json=args.json)
@@ -84,7 +86,7 @@ def _wait_port(text: str | None) -> Port | None:
         return None
     port = parse_port(text)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"--wait: cannot wait for {port}; write a TCP port, such as 22")
+        raise UsageError("not-tcp-port", f"--wait: cannot wait for {port}; write a TCP port, such as 22")
     return port
 
 

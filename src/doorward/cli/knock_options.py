@@ -17,7 +17,7 @@ from doorward.client.hosts import (
     suggestion,
 )
 from doorward.client.sequence import Target, resolve, targets_of_version
-from doorward.errors import UsageError
+from doorward.errors import InvalidValueError, UsageError
 from doorward.escape import visible
 from doorward.named_tuple import NamedTuple
 from doorward.port import DEFAULT_SIGNED_PORT, Port
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 # The options of signed knocks, by their argparse names.
 _SIGNED = {
     "server_key": "--server-key",
-    "signed_port": "--signed-port",
+    "signed_ports": "--signed-port",
     "identity": "--identity",
     "certificate": "--certificate",
     "asked": "--from",
     "gate": "--gate",
     "for_s": "--for",
 }
+SIGNED_PORT_HELP = f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})"
 LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
 Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a host; returns those reached
 
@@ -63,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
     signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
-    signed.add_argument(
-        "--signed-port", metavar="PORT", help=f"port for signed knocks (default: {DEFAULT_SIGNED_PORT})"
-    )
+    signed.add_argument("--signed-port", dest="signed_ports", metavar="PORT", help=SIGNED_PORT_HELP)
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
     signed.add_argument(
@@ -81,9 +80,9 @@ def seconds(option: str, text: str | None, default_s: float) -> float:
         return default_s
     from doorward.config.duration import parse_duration_ms
 
-    value_s: float = _read(option, parse_duration_ms, text) / 1000
+    value_s: float = read_option(option, parse_duration_ms, text) / 1000
     if value_s > LONGEST_S:
-        raise UsageError(f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
+        raise UsageError("duration-too-long", f"{option}: {text} is too long; write at most {LONGEST_S // 86_400}d")
     return value_s
 
 
@@ -127,18 +126,22 @@ def only_door(host: KnownHost) -> str:
     if len(names) == 1:
         return names[0]
     if names:
-        raise UsageError(f"which door? {hosts_path()}: host {host.name!r} has {', '.join(names)}; name one")
+        raise UsageError(
+            "ambiguous-door", f"which door? {hosts_path()}: host {host.name!r} has {', '.join(names)}; name one"
+        )
     if host.server_key is not None:
-        raise UsageError(f"which door? no door of {host.name!r} is known here; name the one to open")
-    raise UsageError(f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)")
+        raise UsageError("no-door-named", f"which door? no door of {host.name!r} is known here; name the one to open")
+    raise UsageError(
+        "host-without-door", f"{hosts_path()}: host {host.name!r} has no door; give ports (7000 8000/udp 9000)"
+    )
 
 
 def parse_port(word: str) -> Port:
     """Return a port of a sequence; `7000` is TCP. UsageError if it is invalid."""
     try:
         return Port.parse(f"{word}/tcp" if word.isdigit() else word)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, str(error)) from None
 
 
 def print_sent(text: str) -> None:
@@ -153,25 +156,31 @@ def _signed_values(args: argparse.Namespace) -> dict[str, Any]:
     if values:
         from doorward.client.request_options import PARSERS
 
-        values |= {name: _read(_SIGNED[name], PARSERS[name], values[name]) for name in values.keys() & PARSERS.keys()}
+        values |= {
+            name: read_option(_SIGNED[name], PARSERS[name], values[name]) for name in values.keys() & PARSERS.keys()
+        }
     return values
 
 
-def _read(option: str, parse: Callable[[str], Any], text: str) -> Any:
+def read_option(option: str, parse: Callable[[str], Any], text: str) -> Any:
+    """Return the parsed value of an option; UsageError names the option."""
     try:
         return parse(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"{option}: {error}") from None
 
 
 def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
     for name in options:
         option = _SIGNED[name]
         if why:
-            raise UsageError(f"{option} is for signed knocks, and {why} a sequence; leave one of the two out")
+            raise UsageError(
+                "option-needs-signed", f"{option} is for signed knocks, and {why} a sequence; leave one of the two out"
+            )
         raise UsageError(
+            "no-server-key",
             f"{option} is for signed knocks, and no server key is known for {host!r}; "
-            "add --server-key KEY, the line that `doorward key server` prints on the server"
+            "add --server-key KEY, the line that `doorward key server` prints on the server",
         )
 
 

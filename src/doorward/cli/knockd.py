@@ -145,7 +145,8 @@ def _lock_state_directory(lock: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise HostError(
-            f"another knockd runs with {lock.parent}; stop it, or give this one a STATE_DIRECTORY of its own"
+            "other-knockd",
+            f"another knockd runs with {lock.parent}; stop it, or give this one a STATE_DIRECTORY of its own",
         ) from None
 
 

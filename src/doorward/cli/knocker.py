@@ -31,7 +31,7 @@ def knocker(plan: KnockPlan, delay_s: float, verbose: bool) -> Knock:
 def closed_error(plan: KnockPlan, port: Port, reply: Reply, rounds: int) -> NegativeResult:
     """Return the error of a port that never answered: what it did instead, and where to look."""
     times = "once" if rounds == 1 else f"{rounds} times"
-    return NegativeResult(f"{plan.host.name}: knocked {times}, but {port} {_reason(reply, plan)}")
+    return NegativeResult("port-not-open", f"{plan.host.name}: knocked {times}, but {port} {_reason(reply, plan)}")
 
 
 def _reason(reply: Reply, plan: KnockPlan) -> str:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         return _remove(args.remove)
     for program, package in _PROGRAMS.items():
         if shutil.which(program) is None:
-            raise HostError(f"the program {program!r} is missing; install the package {package}")
+            raise HostError("missing-program", f"the program {program!r} is missing; install the package {package}")
     lab = Lab()
     directory = Path(tempfile.gettempdir()) / lab.name
     done = False
@@ -76,6 +76,6 @@ def _print_enter_commands(lab: Lab, directory: Path) -> None:
 
 def _remove(name: str) -> int:
     if not remove(name):
-        raise UsageError(f"no lab is named {name!r}; `ip netns list` shows those that exist")
+        raise UsageError("unknown-lab", f"no lab is named {name!r}; `ip netns list` shows those that exist")
     shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
     return 0

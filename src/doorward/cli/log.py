@@ -6,9 +6,10 @@ import argparse
 
 from doorward.cli import output
 from doorward.cli.options import add_config, since_s
+from doorward.config.duration import rough_duration
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
-from doorward.model import parse_address, places_of
+from doorward.model import parse_address, sources_with
 
 EXAMPLE = """\
   # doorward log --since 1h
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the access log, oldest first."""
     if args.last < 1:
-        raise UsageError(f"--last: {args.last} is too small; it must be at least 1")
+        raise UsageError("last-too-small", f"--last: {args.last} is too small; it must be at least 1")
     if args.fleet:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _address_filter(text: str | None) -> list[str] | None:
     try:
-        return None if text is None else places_of(parse_address(text))
+        return None if text is None else sources_with(parse_address(text))
     except ValueError:  # a network, as written in records
         return [text or ""]
 
@@ -65,9 +66,9 @@ def _detail(record: Record) -> str:
         return f"{record.door}: {detail['reason']}" if record.door else str(detail["reason"])
     if record.event == "banned":
         ended_s = detail["ended"]
-        ended = "" if ended_s is None else f"; ended after {output.format_duration(ended_s - record.at_s)}"
+        ended = "" if ended_s is None else f"; ended after {rough_duration(ended_s - record.at_s)}"
         return f"until {output.format_time(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
         return f"{text}; until {output.format_time(detail['until'])}"
-    return f"{text}; closed after {output.format_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+    return f"{text}; closed after {rough_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"

@@ -75,7 +75,9 @@ def load(name: str) -> Command:
     except ModuleNotFoundError as error:
         if error.name != full_name:
             raise
-        raise HostError(f"this is the client alone, without `doorward {name}`; install the package doorward") from None
+        raise HostError(
+            "client-alone", f"this is the client alone, without `doorward {name}`; install the package doorward"
+        ) from None
     return module
 
 

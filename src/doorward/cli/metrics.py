@@ -15,7 +15,7 @@ from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.libraries import install_command
 
 if TYPE_CHECKING:
-    from doorward.cli.metrics_server import Exposition
+    from doorward.cli.metrics_server import Stats
 
 EXAMPLE = """\
   # doorward metrics --listen 127.0.0.1:9477 --listen unix:/run/m.sock &
@@ -41,23 +41,29 @@ def run(args: argparse.Namespace) -> int:
     """Print the metrics once, or serve them."""
     if find_spec("prometheus_client") is None:
         remedy = f"run `{install_command('prometheus_client')}`"
-        raise UsageError(f"metrics need the Python library prometheus_client; {remedy}")
-    from doorward.cli.metrics_server import build_exposition
-
-    if not args.listen:
-        text = build_exposition(ask(default_path(), {"command": "numbers"})).full.decode()
-        output.line(*text.removesuffix("\n").split("\n"))
-        return 0
-    _serve(args.listen)
+        raise UsageError("no-prometheus-client", f"metrics need the Python library prometheus_client; {remedy}")
+    if args.listen:
+        _serve(args.listen)
+    else:
+        _print(ask(default_path(), {"command": "stats"}))
     return 0
 
 
-def _serve(listen_texts: list[str]) -> None:
-    from doorward.cli.metrics_server import ExpositionCache, Server, parse_listen
+def _print(stats: Stats) -> None:
+    from prometheus_client import generate_latest
 
-    cache, is_over = ExpositionCache(_exposition), threading.Event()
+    from doorward.cli.metrics_server import StatsCollector
+
+    text = generate_latest(StatsCollector(lambda: stats, is_public=False)).decode()
+    output.line(*text.removesuffix("\n").split("\n"))
+
+
+def _serve(listen_texts: list[str]) -> None:
+    from doorward.cli.metrics_server import Server, StatsCache, parse_listen
+
+    stats, is_over = StatsCache(_fetch).get, threading.Event()
     with ExitStack() as stack:
-        servers = [stack.enter_context(Server(listen, cache)) for listen in map(parse_listen, listen_texts)]
+        servers = [stack.enter_context(Server(listen, stats)) for listen in map(parse_listen, listen_texts)]
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda *_: is_over.set())
         for listen_text, server in zip(listen_texts, servers, strict=True):
@@ -67,14 +73,12 @@ def _serve(listen_texts: list[str]) -> None:
         is_over.wait()
 
 
-def _exposition() -> Exposition:
-    """Query the daemon; without an answer, return `doorward_up 0` and print unexpected errors to standard error."""
-    from doorward.cli.metrics_server import build_exposition
-
+def _fetch() -> Stats | None:
+    """Query the daemon; without an answer, return None and print unexpected errors to standard error."""
     try:
-        return build_exposition(ask(default_path(), {"command": "numbers"}))
+        return ask(default_path(), {"command": "stats"})
     except NegativeResult:
-        return build_exposition(None)
+        return None
     except DoorwardError as error:
         output.error_line(f"doorward: {error}")
-        return build_exposition(None)
+        return None

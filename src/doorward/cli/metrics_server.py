@@ -1,4 +1,4 @@
-"""HTTP server for Prometheus, local only, in a process of its own so that slow clients never block the daemon.
+"""Serve metrics to Prometheus, locally only, in a process of its own so that slow clients never block the daemon.
 
 A loopback port is readable by every local user and serves the public metrics. A UNIX socket has a group and a mode,
 and serves everything.
@@ -10,16 +10,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
-from socketserver import TCPServer
-from typing import Any, NamedTuple
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -27,7 +27,10 @@ from doorward import __version__
 from doorward.errors import HostError, UsageError
 from doorward.watch.view import FINGERPRINT
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST  # of the text in an Exposition
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+Stats = Mapping[str, Any]  # the daemon's answer to the command `numbers`
 _Samples = dict[tuple[str, ...], float]
 _PUBLIC = {
     "doorward_up",
@@ -45,23 +48,26 @@ _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
     "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, ban, or lost by the kernel."),
-    "ran": ("doorward_ran", "Runs of command-only doors, by door and trigger."),
+    "ran": ("doorward_hook_runs", "Runs of command-only doors, by door and trigger."),
 }
 
 
-class Exposition(NamedTuple):
-    """The Prometheus text format: the metrics that every local user may read, and all of them."""
+class StatsCollector(Collector):
+    """Collects the metrics that every local user may read, or all of them."""
 
-    public: bytes
-    full: bytes
+    def __init__(self, stats: Callable[[], Stats | None], *, is_public: bool) -> None:
+        """`stats` returns None if no daemon answers."""
+        self._stats, self._is_public = stats, is_public
 
-
-def build_exposition(stats: Mapping[str, Any] | None) -> Exposition:
-    """Return both texts for the daemon's statistics; None if no daemon answers."""
-    metrics = [_gauge("doorward_up", "Whether the daemon answers.", stats is not None)]
-    if stats is not None:
-        metrics += families(stats)
-    return Exposition(_text([_public(metric) for metric in metrics if metric.name in _PUBLIC]), _text(metrics))
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the statistics as they are now."""
+        stats = self._stats()
+        yield _gauge("doorward_up", "Whether the daemon answers.", stats is not None)
+        for metric in () if stats is None else families(stats):
+            if not self._is_public:
+                yield metric
+            elif metric.name in _PUBLIC:
+                yield _public(metric)
 
 
 def _public(family: Metric) -> Metric:
@@ -71,21 +77,7 @@ def _public(family: Metric) -> Metric:
     return family
 
 
-def _text(metrics: list[Metric]) -> bytes:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(metrics))
-    return generate_latest(registry)
-
-
-class _Families(Collector):
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._found = metrics
-
-    def collect(self) -> list[Metric]:
-        return self._found
-
-
-def families(stats: Mapping[str, Any]) -> Iterator[Metric]:
+def families(stats: Stats) -> Iterator[Metric]:
     """Yield every metric family of the daemon's statistics."""
     yield _with_samples(
         GaugeMetricFamily("doorward_build_info", "The version.", labels=["version"]), {(__version__,): 1}
@@ -124,7 +116,7 @@ def _fleet(fleet: Mapping[str, Any]) -> Iterator[Metric]:
     yield _with_samples(unanswered, {(outcome,): count for outcome, count in counted.items()})
 
 
-def _events(stats: Mapping[str, Any]) -> Iterator[Metric]:
+def _events(stats: Stats) -> Iterator[Metric]:
     for event, (name, help_text) in _EVENTS.items():
         samples: _Samples = {
             (door, by): count for sample_event, door, by, count in stats["events"] if sample_event == event
@@ -132,7 +124,7 @@ def _events(stats: Mapping[str, Any]) -> Iterator[Metric]:
         yield _with_samples(CounterMetricFamily(name, help_text, labels=["door", "by"]), samples)
 
 
-def _refusals(stats: Mapping[str, Any]) -> Metric:
+def _refusals(stats: Stats) -> Metric:
     signed = (stats["signed"] or {}).get("refused", {})
     samples: _Samples = {("knock", reason): count for reason, count in stats["refused"].items()}
     samples |= {("key", reason): count for reason, count in signed.items()}
@@ -142,7 +134,7 @@ def _refusals(stats: Mapping[str, Any]) -> Metric:
 
 def _sets(sets: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the fill level of each set; an automaton's sets have its fingerprint in their name."""
-    labels = ["set", "machine"]
+    labels = ["set", "automaton"]
     known = {(*FINGERPRINT.split(name), "")[:2]: state for name, state in sets.items()}
     full = GaugeMetricFamily(
         "doorward_set_elements", "Current size of each nftables set, where the kernel reports it.", labels=labels
@@ -194,43 +186,54 @@ def parse_listen(text: str) -> Listen:
     host, _, port = text.rpartition(":")
     if host not in _LOCAL or not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
         examples = "unix:/run/doorward/metrics.sock or 127.0.0.1:9477"
-        raise UsageError(f"--listen: {text!r} must be a UNIX socket or a loopback address; write {examples}")
+        raise UsageError(
+            "invalid-listen-address",
+            f"--listen: {text!r} must be a UNIX socket or a loopback address; write {examples}",
+        )
     return Listen(_LOCAL[host], host.strip("[]").replace("localhost", "127.0.0.1"), int(port))
 
 
-class ExpositionCache:
-    """The answer, rebuilt at most once per second."""
+class StatsCache:
+    """The daemon's statistics, requested at most once per second."""
 
-    def __init__(self, make: Callable[[], Exposition]) -> None:
-        self._make, self._made, self._at_s = make, Exposition(b"", b""), float("-inf")
+    def __init__(self, fetch: Callable[[], Stats | None]) -> None:
+        self._fetch, self._at_s = fetch, float("-inf")
+        self._stats: Stats | None = None
         self._lock = threading.Lock()
 
-    def get(self) -> Exposition:
-        """Return the cached answer, or a new one if it is older than FRESH_S."""
+    def get(self) -> Stats | None:
+        """Return the cached statistics, or new ones if they are older than FRESH_S."""
         with self._lock:
             if time.monotonic() >= self._at_s + FRESH_S:
-                self._made, self._at_s = self._make(), time.monotonic()
-            return self._made
+                self._stats, self._at_s = self._fetch(), time.monotonic()
+            return self._stats
 
 
-class Server(ThreadingHTTPServer):
+class Server(ThreadingMixIn, WSGIServer):
     """Serves `/metrics` until `shutdown`."""
 
     daemon_threads = True
     request_queue_size = 2 * MAX_CLIENTS
     _file: Path | None = None  # the socket that this server created
 
-    def __init__(self, listen: Listen, answers: ExpositionCache) -> None:
-        self.address_family, self.answers, self._listen = listen.family, answers, listen
+    def __init__(self, listen: Listen, stats: Callable[[], Stats | None]) -> None:
+        self.address_family, self._listen = listen.family, listen
         self._room = threading.BoundedSemaphore(MAX_CLIENTS)
         try:
             super().__init__((listen.address, listen.port), _Handler)
         except OSError as error:
             where = listen.address if listen.family is socket.AF_UNIX else f"{listen.address}:{listen.port}"
-            raise HostError(f"--listen: {where}: {error.strerror or error}; choose another address") from None
+            raise HostError(
+                "listen-failed", f"--listen: {where}: {error.strerror or error}; choose another address"
+            ) from None
+        is_local_port = listen.family is not socket.AF_UNIX
+        metrics = make_wsgi_app(StatsCollector(stats, is_public=is_local_port), disable_compression=True)
+        self.set_app(_restrict(metrics, check_host=is_local_port))
 
     def server_bind(self) -> None:
         """Bind; a UNIX socket is accessible to the group, and replaces a stale one."""
+        self.server_name, self.server_port = self._listen.address, self._listen.port
+        self.setup_environ()
         if self._listen.family is not socket.AF_UNIX:
             TCPServer.server_bind(self)  # HTTPServer would look up this host's name in the DNS
             return
@@ -242,13 +245,17 @@ class Server(ThreadingHTTPServer):
         finally:
             os.umask(previous_umask)
         self._file = path
-        self.server_name, self.server_port = str(path), 0
 
     def server_close(self) -> None:
         """Close, and remove the socket's file."""
         super().server_close()
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a client; one of a UNIX socket has no address, which WSGI needs."""
+        request, address = super().get_request()
+        return request, address or ("local", 0)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread, or close the connection if MAX_CLIENTS are being served."""
@@ -272,41 +279,33 @@ class Server(ThreadingHTTPServer):
         """Ignore clients that disconnect early."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    server_version, sys_version = "doorward", ""
-
-    def do_GET(self) -> None:
-        if self._is_foreign():
-            self._answer(403, b"unknown Host: only loopback names are served\n", "text/plain")
-        elif self.path.partition("?")[0] != "/metrics":
-            self._answer(404, b"only /metrics is served\n", "text/plain")
-        else:
-            answer = self.server.answers.get()
-            body = answer.full if self.server.address_family is socket.AF_UNIX else answer.public
-            self._answer(200, body, CONTENT_TYPE)
-
-    do_HEAD = do_GET  # noqa: N815 - the name is the base class's
-
+class _Handler(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Log no requests."""
 
-    def address_string(self) -> str:
-        return "local"
 
-    def _is_foreign(self) -> bool:
-        """Return whether the Host header is foreign, as in a DNS rebinding attack on a browser."""
-        host = self.headers.get("Host", "localhost")
-        name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        return self.server.address_family is not socket.AF_UNIX and name not in _LOCAL
+def _restrict(metrics: WSGIApplication, *, check_host: bool) -> WSGIApplication:
+    """Return `metrics` for GET /metrics alone and, if `check_host`, for loopback names alone."""
 
-    def _answer(self, status: int, body: bytes, content_type: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if check_host and _is_foreign(environ.get("HTTP_HOST", "localhost")):
+            status = "403 unknown Host: only loopback names are served"
+        elif environ["PATH_INFO"] != "/metrics":
+            status = "404 only /metrics is served"
+        elif environ["REQUEST_METHOD"] != "GET":
+            status = "405 only GET is served"
+        else:
+            return metrics(environ | {"QUERY_STRING": ""}, start_response)  # which could ask for a part
+        start_response(status, [("Content-Type", "text/plain")])
+        return [f"{status[4:]}\n".encode()]
+
+    return application
+
+
+def _is_foreign(host: str) -> bool:
+    """Return whether the Host header is foreign, as in a DNS rebinding attack on a browser."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name not in _LOCAL
 
 
 def _cut(request: socket.socket) -> None:
@@ -320,5 +319,5 @@ def _remove_dead(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         if not path.is_socket() or probe.connect_ex(str(path)) == 0:
-            raise HostError(f"--listen: {path} is in use; choose another path")
+            raise HostError("socket-in-use", f"--listen: {path} is in use; choose another path")
     path.unlink()

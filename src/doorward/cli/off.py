@@ -37,7 +37,7 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 def run(_: argparse.Namespace) -> int:
     """Create the off marker, stop the daemon, and remove the table and the saved rulesets."""
     if os.geteuid() != 0:
-        raise UsageError("off: this command is for root; run it with sudo or on the console")
+        raise UsageError("needs-root", "off: this command is for root; run it with sudo or on the console")
     # The order matters. A process that loads a ruleset checks the marker before its transaction and again after it,
     # so a ruleset committed after the removal here is removed by the process that committed it. A daemon that sees
     # its table disappear checks the marker too, and ends; the request is for one that cannot see it.

@@ -29,20 +29,24 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 def run(_: argparse.Namespace) -> int:
     """Remove the off marker, and start the service if it is enabled."""
     if os.geteuid() != 0:
-        raise UsageError("on: this command is for root; run it with sudo or on the console")
+        raise UsageError("needs-root", "on: this command is for root; run it with sudo or on the console")
     try:
         off_switch.switch_on()
     except FileNotFoundError:
-        raise NegativeResult("doorward was not off; `doorward doctor` shows why it is not active") from None
+        raise NegativeResult("not-off", "doorward was not off; `doorward doctor` shows why it is not active") from None
     except OSError as error:
-        raise HostError(f"{off_switch.marker()}: {error.strerror}; remove it as a user who can write there") from None
+        raise HostError(
+            "cannot-turn-on", f"{off_switch.marker()}: {error.strerror}; remove it as a user who can write there"
+        ) from None
     if not _is_enabled():
         output.line("doorward is on; start the daemon: doorward run")
         return 0
     try:
         subprocess.run(["systemctl", "start", _UNIT], timeout=_PATIENCE_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"doorward is on, but {_UNIT} does not start ({error}); see `journalctl -u doorward`") from None
+        raise HostError(
+            "unit-not-started", f"doorward is on, but {_UNIT} does not start ({error}); see `journalctl -u doorward`"
+        ) from None
     output.line(f"doorward is on, and {_UNIT} is started")
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from doorward.cli import output
+from doorward.config.duration import rough_duration
 from doorward.daemon.control_client import ask, default_path
 
 EXAMPLE = """\
@@ -29,6 +30,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         output.as_json(opening)
     else:
-        left = output.format_duration(opening["until"] - time.time())
+        left = rough_duration(opening["until"] - time.time())
         output.line(f"{opening['door']} is open to {opening['address']} ({', '.join(opening['ports'])}) for {left}")
     return 0

@@ -13,7 +13,7 @@ from doorward.cli.output import line
 from doorward.config.duration import parse_duration_ms
 from doorward.config.files import default_path
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
-from doorward.errors import DoorwardError, UsageError
+from doorward.errors import DoorwardError, InvalidValueError, UsageError
 
 Answer = TypeVar("Answer")
 
@@ -31,7 +31,7 @@ def prompt(question: str, default: str, parse: Callable[[str], Answer]) -> Answe
             text = input(prompt_text).strip()
         except EOFError:
             line("")
-            raise UsageError("unexpected end of input; use --yes for non-interactive setup") from None
+            raise UsageError("end-of-input", "unexpected end of input; use --yes for non-interactive setup") from None
         try:
             return parse(text or default)
         except DoorwardError as error:
@@ -59,7 +59,7 @@ def trial_ms(text: str) -> int:
     """Parse `--trial T` to milliseconds."""
     try:
         for_ms = parse_duration_ms(text)
-    except ValueError as error:
+    except InvalidValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS:
         raise argparse.ArgumentTypeError(f"a trial of {text} is out of range; write 1s to 24h")
@@ -72,5 +72,5 @@ def since_s(text: str | None) -> float:
         return 0.0
     try:
         return time.time() - parse_duration_ms(text) / 1000
-    except ValueError as error:
-        raise UsageError(f"--since: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"--since: {error}") from None

@@ -41,13 +41,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def format_time(seconds: float) -> str:
     """Format seconds since the epoch as local time."""
     return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration in seconds with at most two units."""
-    whole = max(0, round(seconds))
-    for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size}{unit}" + (f" {rest}{small_unit}" if rest else "")
-    return f"{whole}s"

@@ -47,9 +47,11 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     port = parse_port(args.port)
     if port.protocol is not Protocol.TCP:
-        raise UsageError(f"cannot connect to {port}; write a TCP port, such as 22")
+        raise UsageError("not-tcp-port", f"cannot connect to {port}; write a TCP port, such as 22")
     if args.door and args.words:
-        raise UsageError("--door and arguments after the port exclude each other; leave one of the two out")
+        raise UsageError(
+            "door-and-arguments", "--door and arguments after the port exclude each other; leave one of the two out"
+        )
     plan = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
     knock = knocker(plan, delay_s, verbose=False)
     with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s) as connection:
@@ -105,4 +107,6 @@ def _relay(plan: KnockPlan, connection: socket.socket) -> None:
     try:
         relay(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
     except OSError as error:
-        raise NegativeResult(f"{plan.host.name}: the connection broke: {error.strerror}; connect again") from None
+        raise NegativeResult(
+            "connection-broken", f"{plan.host.name}: the connection broke: {error.strerror}; connect again"
+        ) from None

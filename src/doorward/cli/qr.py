@@ -25,15 +25,19 @@ def draw(link: str) -> None:
         import segno
     except ImportError:
         remedy = f"run `{install_command('segno')}`, or send the link"
-        raise HostError(f"a QR code needs the Python library segno; {remedy}") from None
+        raise HostError("no-segno", f"a QR code needs the Python library segno; {remedy}") from None
     try:
         code = segno.make_qr(link, error="l")
     except segno.DataOverflowError:
-        raise HostError(f"the link has {len(link)} characters, too many for a QR code; send the link itself") from None
+        raise HostError(
+            "link-too-long", f"the link has {len(link)} characters, too many for a QR code; send the link itself"
+        ) from None
     drawn = StringIO()
     code.terminal(drawn, compact=True)
     rows = drawn.getvalue().splitlines()
     if sys.stdout.isatty() and os.get_terminal_size().columns < len(rows[0]):
-        raise HostError(f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link")
+        raise HostError(
+            "terminal-too-narrow", f"the QR code is {len(rows[0])} columns wide; widen the terminal, or send the link"
+        )
     for row in rows:
         colored_line(f"{_WHITE_ON_BLACK}{row}{_PLAIN}" if sys.stdout.isatty() else row)

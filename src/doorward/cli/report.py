@@ -20,6 +20,7 @@ from doorward.config.toml_positions import find_lines
 from doorward.daemon.ledger import KEPT_ROWS, ledger_path, read_records
 from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
+from doorward.kernel.atomic_file import FileOwnership
 from doorward.lint.checks import warnings
 from doorward.report.events import PeriodEvents, collect_events
 from doorward.report.page import MARK, PageOrigin, render_page
@@ -34,7 +35,6 @@ an earlier report is replaced atomically, so cron can renew it; any other file
 is left alone; `--html -` writes to standard output"""
 DEFAULT_SINCE = "30d"
 _MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, however many
-_MODE = 0o600  # it contains names and addresses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and print a summary, or print the figures as JSON."""
     if args.html is None and not args.json:
-        raise UsageError("report: no output given; use --html FILE or --json")
+        raise UsageError("no-output", "report: no output given; use --html FILE or --json")
     if args.html == "-" and args.json:
-        raise UsageError("report: --html - and --json both write to standard output; name a file with --html")
+        raise UsageError(
+            "same-output", "report: --html - and --json both write to standard output; name a file with --html"
+        )
     path = None if args.html in (None, "-") else Path(args.html)
     if path is not None:
         _check_target(path)
@@ -81,11 +83,11 @@ def _strengths(args: argparse.Namespace, events: PeriodEvents) -> GateAudit | No
     text = read_text(path, trusted_owners())
     configuration, lines = parse(text, str(path)), find_lines(text)
     findings = [
-        PublicFinding(finding.level, finding.line, finding.what, finding.remedy)
+        PublicFinding(finding.code, finding.level, finding.line, finding.what, finding.remedy)
         for finding in warnings(configuration, lines)
     ]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
-        findings.insert(0, PublicFinding("warning", 1, *exposed))
+        findings.insert(0, PublicFinding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
     return audit_gate(configuration, findings, lines, events.sessions)
 
 
@@ -110,44 +112,34 @@ def _check_target(path: Path) -> None:
     remedy = "remove it, or name another file with --html"
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UsageError(f"{path}: not a regular file; {remedy}")
+            raise UsageError("not-regular-file", f"{path}: not a regular file; {remedy}")
         # The directory may be the daemon's: a link created after that check is not followed.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if file.read(len(MARK)) != MARK.encode():
-                raise UsageError(f"{path}: not a doorward report, so it is left alone; {remedy}")
+                raise UsageError("not-a-report", f"{path}: not a doorward report, so it is left alone; {remedy}")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; {remedy}") from None
+        raise UsageError("unreadable-file", f"{path}: {error.strerror}; {remedy}") from None
 
 
 def _write(path: Path, raw: bytes) -> None:
     """Write the page atomically. It keeps the mode and group of an earlier one of the same user."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(raw)
-                _keep_mode(path, descriptor)
-                file.flush()
-                os.fsync(descriptor)
-            atomic_file.rename(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        atomic_file.replace(path, raw, _earlier_access(path))
     except OSError as error:
         raise HostError(
-            f"{error.filename or path}: {error.strerror}; name a file in a directory that this user can write to"
+            "unwritable-file",
+            f"{error.filename or path}: {error.strerror}; name a file in a directory that this user can write to",
         ) from None
 
 
-def _keep_mode(path: Path, descriptor: int) -> None:
-    """Copy mode and group from the earlier page: an operator may let a web server's group read it."""
+def _earlier_access(path: Path) -> FileOwnership | None:
+    """Return mode and group of the earlier page: an operator may let a web server's group read it."""
     try:
         earlier = path.lstat()
     except FileNotFoundError:
-        return
-    if earlier.st_uid == os.geteuid() and stat.S_ISREG(earlier.st_mode):
-        if earlier.st_gid != os.fstat(descriptor).st_gid:
-            os.fchown(descriptor, -1, earlier.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(earlier.st_mode) & 0o666)
+        return None  # it contains names and addresses, so only this user may read it
+    if earlier.st_uid != os.geteuid() or not stat.S_ISREG(earlier.st_mode):
+        return None
+    return FileOwnership(stat.S_IMODE(earlier.st_mode) & 0o666, earlier.st_uid, earlier.st_gid)

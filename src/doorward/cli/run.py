@@ -48,13 +48,17 @@ def run(args: argparse.Namespace) -> int:
     run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
-        log.message(set_aside, "error")
+        log.message("ledger-replaced", set_aside, "error")
     trial_s = None if args.trial is None else args.trial / 1000
     daemon = Daemon(config, control, ledger, hooks, log, trial_s)
     if note:
-        log.message(note)
+        log.message("run-as", note)
     if not seccomp.is_supported(architecture := os.uname().machine):
-        log.message(f"no seccomp filter for {architecture}: the processes that read packets run without one", "warning")
+        log.message(
+            "no-seccomp-filter",
+            f"no seccomp filter for {architecture}: the processes that read packets run without one",
+            "warning",
+        )
     gc.collect()
     gc.freeze()  # long-lived objects; collections need not walk them
     try:

@@ -60,7 +60,7 @@ def _door(configuration: Configuration, name: str, file: str) -> Door:
     doors = {door.name: door for door in configuration.doors}
     if name not in doors:
         hint = suggestion(name, doors) or f"its doors are {', '.join(list(doors)[:10])}"
-        raise UsageError(f"{file}: unknown door {name!r}; {hint}")
+        raise UsageError("unknown-door", f"{file}: unknown door {name!r}; {hint}")
     return doors[name]
 
 
@@ -76,12 +76,17 @@ def _require_shareable(door: Door, key: str | None) -> None:
     if client_setup.is_shareable(door, signed=key is not None):
         return
     if door.target is not None:
-        raise UsageError(f"door {door.name!r} listens for {door.target}; share it with --format knockonports or knockd")
+        raise UsageError(
+            "door-has-target",
+            f"door {door.name!r} listens for {door.target}; share it with --format knockonports or knockd",
+        )
     if door.knock:
         raise UsageError(
-            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, and clients send nothing else"
+            "door-needs-flags",
+            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, and clients send nothing else",
         )
     raise UsageError(
+        "door-not-shareable",
         f"door {door.name!r} has no sequence, and no key may send signed knocks; add [signed] and public keys in "
-        "its authorized_keys, or a `knock`"
+        "its authorized_keys, or a `knock`",
     )

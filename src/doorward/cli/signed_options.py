@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
+from itertools import cycle
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
 from doorward.client.identity import find_signer
@@ -10,16 +13,20 @@ from doorward.client.sequence import Target, first_per_family
 from doorward.client.signed import KnockRequest, SentPacket, build_request, max_signature_bytes, send
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
-from doorward.model import DEFAULT_SIGNED_PORT
+from doorward.model import Port
 
 
 def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
-    """Return the function that sends a fresh packet per door to the first address of each family."""
+    """Return the function that sends a fresh packet per door to the first address of each family.
+
+    Each call for the same addresses uses the next of the host's ports.
+    """
     requests, signer = _build_requests(plan)
-    port = plan.host.signed_port or DEFAULT_SIGNED_PORT
+    ports: defaultdict[tuple[Target, ...], Iterator[Port]] = defaultdict(lambda: cycle(plan.host.signed_ports))
 
     def knock(targets: list[Target]) -> list[Target]:
         chosen = first_per_family(targets)
+        port = next(ports[tuple(chosen)])
         reached = list[Target]()
         for request in requests:
             report = partial(_print_packet, request.door, signer) if verbose else None
@@ -34,7 +41,7 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
     from doorward.cli.packet_dump import describe, describe_json
 
     requests, signer = _build_requests(plan)
-    port = plan.host.signed_port or DEFAULT_SIGNED_PORT
+    port = plan.host.signed_ports[0]
     show = describe_json if as_json else describe
 
     def report(request: KnockRequest, sent: SentPacket) -> None:
@@ -52,7 +59,7 @@ def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
             build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in plan.doors
         ]
     except UsageError as error:
-        raise UsageError(f"{host.name}: {error}") from None
+        raise UsageError(error.code, f"{host.name}: {error}") from None
     return requests, find_signer(host.identity, host.certificate, max_signature_bytes(requests[0].key))
 
 

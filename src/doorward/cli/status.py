@@ -8,6 +8,7 @@ from typing import Any
 
 from doorward.cli import output
 from doorward.cli.options import add_config
+from doorward.config.duration import rough_duration
 from doorward.daemon import off_switch
 from doorward.daemon.control_client import ask, default_path
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             " ".join(o["ports"]),
             o["by"],
             output.format_time(o["since"]),
-            output.format_duration(o["until"] - now_s),
+            rough_duration(o["until"] - now_s),
         )
         for o in answer["openings"]
     ]
@@ -98,7 +99,7 @@ def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
         output.as_json({"off_since": since_s, "openings": []})
     else:
-        output.line(f"DOORWARD IS OFF since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
+        output.line(f"doorward is off since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
         output.line("`doorward on` brings the gate back")
     return 1
 
@@ -108,9 +109,7 @@ def _remark(answer: dict[str, Any]) -> None:
     if fault := answer.get("last_good"):
         _not_loaded(answer["config"], str(fault))
     if (trial := answer.get("trial")) is not None:  # missing from an older daemon
-        output.line(
-            f"this configuration is on trial, {output.format_duration(trial['left_s'])} left: knock, open a new"
-        )
+        output.line(f"this configuration is on trial, {rough_duration(trial['left_s'])} left: knock, open a new")
         output.line("connection and run `doorward confirm` in it; otherwise the previous one is restored")
     for counter, text in _LOSSES.items():
         if count := answer["counters"].get(counter, 0):  # missing from an older daemon

@@ -19,9 +19,10 @@ from doorward.cli.knock_options import Knock, KnockPlan, only_door, plan_knock, 
 from doorward.cli.knocker import knocker
 from doorward.client.hosts import hosts_path, read_hosts
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, first_per_family, resolve
-from doorward.errors import HostError, UsageError
+from doorward.config.duration import rough_duration
+from doorward.errors import HostError, InvalidValueError, UsageError
 from doorward.escape import visible
-from doorward.model import DEFAULT_SIGNED_PORT, Port, Protocol
+from doorward.model import Port, Protocol
 from doorward.verify.findings import Observations, VerifyRequest, find_problems
 from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
 from doorward.verify.picture import draw, to_svg
@@ -117,7 +118,7 @@ def verify(
 
 def _show_progress(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
-        display.line(f"  before  {before_text(course.before)}, in {output.format_duration(max(1, took_s))}")
+        display.line(f"  before  {before_text(course.before)}, in {rough_duration(max(1, took_s))}")
         display.set_status("waiting a moment, then knocking" if knocks else "")
     elif course.closing is None:
         display.line(f"  knock   {opening_text(course.opening)}")
@@ -198,7 +199,10 @@ def _plan(args: argparse.Namespace) -> KnockPlan | None:
     """Return how to knock; None to scan only: with --no-knock, or if no knock is given or known."""
     if args.no_knock or (not args.words and args.host not in read_hosts(hosts_path())):
         if args.port is not None:
-            raise UsageError("--port is what a knock must open, but no knock is given; name the door or the sequence")
+            raise UsageError(
+                "no-knock-given",
+                "--port is what a knock must open, but no knock is given; name the door or the sequence",
+            )
         return None
     knocks = argparse.ArgumentParser()
     knock_options.add_arguments(knocks)
@@ -215,7 +219,8 @@ def _build_request(args: argparse.Namespace, plan: KnockPlan | None) -> VerifyRe
     opens, public = _ports("--port", args.port), _ports("--expect", args.expect)
     if both := opens & public:
         raise UsageError(
-            f"{ports_text(both)}: listed in --expect (anyone may reach it) and --port (a knock opens it); keep one"
+            "port-listed-twice",
+            f"{ports_text(both)}: listed in --expect (anyone may reach it) and --port (a knock opens it); keep one",
         )
     knocks = frozenset(plan.sequence) if plan is not None else frozenset()
     if args.ports is not None:
@@ -223,7 +228,7 @@ def _build_request(args: argparse.Namespace, plan: KnockPlan | None) -> VerifyRe
     else:
         ports = parse_ports(ALL_TCP) | opens | frozenset(_knock_udp_ports(plan) if may_send_raw() and plan else ())
     if not may_send_raw() and any(port.protocol is Protocol.UDP for port in ports):
-        raise UsageError(f"{WORTH_UDP}, or leave /udp out")
+        raise UsageError("udp-needs-root", f"{WORTH_UDP}, or leave /udp out")
     asked_s = plan.host.for_s if plan is not None else None
     wait_s = max(DEFAULT_WAIT_S, (asked_s or 0) + GRACE_S)
     wait_s = seconds("--for", args.wait, wait_s)
@@ -234,27 +239,32 @@ def _knock_udp_ports(plan: KnockPlan) -> Iterator[Port]:
     """Yield the UDP ports of the knock: they must be as silent as the others."""
     yield from (port for port in plan.sequence if port.protocol is Protocol.UDP)
     if plan.host.server_key is not None:
-        yield plan.host.signed_port or DEFAULT_SIGNED_PORT
+        yield from plan.host.signed_ports
 
 
 def _ports(option: str, text: str | None) -> Ports:
     try:
         return parse_ports(text) if text is not None else frozenset()
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"{option}: {error}") from None
 
 
 def _check_options(args: argparse.Namespace) -> None:
     """Check early for what would otherwise fail after minutes of scanning."""
     if not 1 <= args.rate <= HIGHEST_RATE:
-        raise UsageError(f"--rate: invalid rate {args.rate}; write 1 to {HIGHEST_RATE} packets per second")
+        raise UsageError(
+            "invalid-rate", f"--rate: invalid rate {args.rate}; write 1 to {HIGHEST_RATE} packets per second"
+        )
     if args.picture is not None:
         if args.picture.suffix != ".svg":
-            raise UsageError(f"--picture: {args.picture}: the file name must end in .svg")
+            raise UsageError("not-svg", f"--picture: {args.picture}: the file name must end in .svg")
         if not args.picture.absolute().parent.is_dir():
-            raise UsageError(f"--picture: no such directory: {args.picture.parent}; create it, or choose another")
+            raise UsageError(
+                "no-such-directory",
+                f"--picture: no such directory: {args.picture.parent}; create it, or choose another",
+            )
     if shutil.which("nmap") is None:
-        raise HostError("the program `nmap` is missing; run `apt install nmap`")
+        raise HostError("no-nmap", "the program `nmap` is missing; run `apt install nmap`")
 
 
 def find_routes(targets: list[Target]) -> list[tuple[Target, str]]:
@@ -269,10 +279,12 @@ def find_routes(targets: list[Target]) -> list[tuple[Target, str]]:
             faults.append(f"{target}: {error.strerror}")
             continue
         if source == str(target) or ip_address(str(target).partition("%")[0]).is_loopback:
-            raise UsageError(f"{target} is this host, where every port is visible; run this on another host")
+            raise UsageError(
+                "target-is-self", f"{target} is this host, where every port is visible; run this on another host"
+            )
         routes.append((target, source))
     if not routes:
-        raise HostError(f"no route: {'; '.join(faults)}; check this host's network, or try -4 or -6")
+        raise HostError("no-route", f"no route: {'; '.join(faults)}; check this host's network, or try -4 or -6")
     for fault in faults:
         output.error_line(f"doorward: warning: not verified, no route from here: {fault}")
     return routes
@@ -283,4 +295,6 @@ def _save_picture(path: Path, results: list[VerifyResult]) -> None:
     try:
         path.write_text(svg)
     except OSError as error:
-        raise HostError(f"--picture: {path} cannot be written: {error.strerror}; choose another path") from None
+        raise HostError(
+            "unwritable-file", f"--picture: {path} cannot be written: {error.strerror}; choose another path"
+        ) from None

@@ -9,16 +9,16 @@ import os
 import stat
 from collections.abc import Iterable
 
-from doorward.errors import UsageError
+from doorward.errors import InvalidValueError, UsageError
 from doorward.named_tuple import NamedTuple
-from doorward.port import Port
+from doorward.port import DEFAULT_SIGNED_PORT, Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from doorward.client.request_options import AutomaticAddress
-    from doorward.model import Place
+    from doorward.model import Source
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "doors")
@@ -34,11 +34,11 @@ class KnownHost(NamedTuple):
     address: str
     doors: dict[str, tuple[Port, ...]]
     server_key: str | None = None
-    signed_port: Port | None = None
+    signed_ports: tuple[Port, ...] = (DEFAULT_SIGNED_PORT,)  # tried in turn
     identity: str | None = None
     certificate: str | None = None
     gate: str | None = None
-    asked: Place | AutomaticAddress | None = None  # from = "…"
+    asked: Source | AutomaticAddress | None = None  # from = "…"
     for_s: int | None = None
 
 
@@ -63,7 +63,7 @@ def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
     try:
         tables = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # thousands of digits, lists nested a thousand deep
-        raise UsageError(f"{path}: not TOML: {error}; fix the file") from None
+        raise UsageError("not-toml", f"{path}: not TOML: {error}; fix the file") from None
     directory = os.path.dirname(path)  # noqa: PTH120
     return {name: _host(f"{path}: [{name}]", name, table, directory) for name, table in tables.items()}
 
@@ -83,7 +83,9 @@ def _read(path: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; fix that, or give ports") from None
+        raise UsageError(
+            "unreadable-file", f"{path}: cannot be read: {error.strerror}; fix that, or give ports"
+        ) from None
     try:
         status = os.fstat(descriptor)
         _reject_shared(path, status)
@@ -95,19 +97,19 @@ def _read(path: str) -> bytes | None:
 def _reject_shared(path: str, status: os.stat_result) -> None:
     """Reject a file that others can write: they could redirect the user's knocks and connections."""
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path}: not a regular file; put a TOML file there")
+        raise UsageError("not-regular-file", f"{path}: not a regular file; put a TOML file there")
     if status.st_uid not in (0, os.geteuid()):
-        raise UsageError(f"{path}: owned by another user; change the owner with `chown`")
+        raise UsageError("foreign-owner", f"{path}: owned by another user; change the owner with `chown`")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UsageError(f"{path}: other users can write it; run `chmod go-w {path}`")
+        raise UsageError("writable-by-others", f"{path}: other users can write it; run `chmod go-w {path}`")
 
 
 def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
     if not isinstance(table, dict):
-        raise UsageError(f'{where} must be a table; write [{name}] and below it address = "..."')
+        raise UsageError("not-a-table", f'{where} must be a table; write [{name}] and below it address = "..."')
     for key, value in table.items():
         if key not in KEYS:
-            raise UsageError(f"{where}: unknown key {key!r}; {_remedy(name, key, value)}")
+            raise UsageError("unknown-key", f"{where}: unknown key {key!r}; {_remedy(name, key, value)}")
     texts = {key: _text(where, key, table[key]) for key in TEXTS if key in table}
     server_key = texts.get("server_key")
     host = KnownHost(
@@ -121,7 +123,7 @@ def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
     return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS.keys() else host
 
 
-_SIGNED_KEYS = {"signed_port": "signed_port", "gate": "gate", "from": "asked", "for": "for_s"}  # their fields
+_SIGNED_KEYS = {"signed_port": "signed_ports", "gate": "gate", "from": "asked", "for": "for_s"}  # their fields
 
 
 def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
@@ -133,11 +135,17 @@ def _signed_options(where: str, table: dict[str, object]) -> dict[str, Any]:
         field, value = _SIGNED_KEYS[key], table[key]
         try:
             options[field] = PARSERS[field](
-                str(value) if key == "signed_port" and type(value) is int else _text(where, key, value)
+                _ports_text(where, key, value) if key == "signed_port" else _text(where, key, value)
             )
-        except ValueError as error:
-            raise UsageError(f"{where}: {key}: {error}") from None
+        except InvalidValueError as error:
+            raise UsageError(error.code, f"{where}: {key}: {error}") from None
     return options
+
+
+def _ports_text(where: str, key: str, value: object) -> str:
+    """Return one port or a list of ports as the option has them; a port may be a number."""
+    ports = value if isinstance(value, list) and value else [value]
+    return ",".join(str(port) if type(port) is int else _text(where, key, port) for port in ports)
 
 
 def _resolve_path(directory: str, path: str | None) -> str | None:
@@ -153,29 +161,33 @@ def _remedy(name: str, key: str, value: object) -> str:
 
 def _text(where: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise UsageError(f'{where}: {key} must be a string; write {key} = "..."')
+        raise UsageError("not-a-string", f'{where}: {key} must be a string; write {key} = "..."')
     return value
 
 
 def _doors(where: str, table: object, *, may_be_empty: bool) -> dict[str, tuple[Port, ...]]:
     if not isinstance(table, dict):
-        raise UsageError(f'{where}: doors must be a table; write DOOR = ["7000/tcp", ...] below [HOST.doors]')
+        raise UsageError(
+            "doors-not-table", f'{where}: doors must be a table; write DOOR = ["7000/tcp", ...] below [HOST.doors]'
+        )
     return {name: _sequence(f"{where}: door {name!r}", name, value, may_be_empty) for name, value in table.items()}
 
 
 def _sequence(where: str, name: str, value: object, may_be_empty: bool) -> tuple[Port, ...]:
     if not is_door(name):
-        raise UsageError(f"{where}: looks like a port; a door's name is not all digits and has no / or :")
+        raise UsageError(
+            "door-name-is-port", f"{where}: looks like a port; a door's name is not all digits and has no / or :"
+        )
     if not isinstance(value, list) or not (value or may_be_empty):
-        raise UsageError(f'{where}: must be a list of ports; write {name} = ["7000/tcp", "8000/udp"]')
+        raise UsageError("not-a-list", f'{where}: must be a list of ports; write {name} = ["7000/tcp", "8000/udp"]')
     return tuple(_port(where, port) for port in value)
 
 
 def _port(where: str, value: object) -> Port:
     try:
         return Port.parse(value if isinstance(value, str) else str(value))
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"{where}: {error}") from None
 
 
 def is_door(word: str) -> bool:
@@ -188,9 +200,13 @@ def find_door(path: str, hosts: dict[str, KnownHost], name: str, door: str) -> t
     host = find_host(path, hosts, name)
     if door not in host.doors:
         hint = suggestion(door, host.doors) or _listing("known doors:", host.doors)
-        raise UsageError(f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}")
+        raise UsageError(
+            "unknown-door", f"{path}: host {name!r} has no door {door!r}; {hint or f'add it below [{name}.doors]'}"
+        )
     if not host.doors[door]:
-        raise UsageError(f"{path}: door {door!r} of host {name!r} has no port sequence; it needs a signed knock")
+        raise UsageError(
+            "no-sequence", f"{path}: door {door!r} of host {name!r} has no port sequence; it needs a signed knock"
+        )
     return host.doors[door]
 
 
@@ -200,21 +216,24 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
         return hosts[name]
     if not hosts:
         raise UsageError(
+            "no-hosts",
             f"no door is configured: {path} names no host; give ports (7000 8000/udp 9000), "
             "add the host with its server's key (`doorward add`), or write there, for example:"
             f'\n  ["{name}"]\n  address = "192.0.2.7"'
-            f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]'
+            f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]',
         )
     hint = suggestion(name, hosts) or _listing("known hosts:", hosts)
-    raise UsageError(f"{path}: no host {name!r}; {hint} (to knock at any other host, give ports: 7000 8000/udp 9000)")
+    raise UsageError(
+        "unknown-host", f"{path}: no host {name!r}; {hint} (to knock at any other host, give ports: 7000 8000/udp 9000)"
+    )
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest known word, or an empty string."""
-    import difflib
+    from doorward.config.diagnostics import nearest  # imported late: `doorward knock` rarely needs it
 
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else ""
 
 
 def _listing(intro: str, names: Iterable[str]) -> str:

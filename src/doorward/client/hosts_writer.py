@@ -16,7 +16,7 @@ from doorward.escape import toml_list, toml_text
 from doorward.kernel import atomic_file
 from doorward.model import Port
 
-_DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600  # sequences are secrets
+_DIRECTORY_MODE = 0o700  # sequences are secrets
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -32,14 +32,19 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
             return _save_locked(path, name, table, replace=replace)
 
 
-def host_table(name: str, values: dict[str, str], doors: dict[str, tuple[Port, ...]]) -> str:
+def host_table(name: str, values: dict[str, str | tuple[Port, ...]], doors: dict[str, tuple[Port, ...]]) -> str:
     """Return a host's table as TOML."""
     head = _key(name)
-    lines = [f"[{head}]", *(f"{key} = {toml_text(value)}" for key, value in values.items())]
+    lines = [f"[{head}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
     if doors:
         lines.append(f"[{head}.doors]")
         lines += [f"{_key(door)} = {toml_list(map(str, ports))}" for door, ports in doors.items()]
     return "\n".join(lines) + "\n"
+
+
+def _value(value: str | tuple[Port, ...]) -> str:
+    words = [value] if isinstance(value, str) else list(map(str, value))
+    return toml_text(words[0]) if len(words) == 1 else toml_list(words)
 
 
 def remove_host(text: str, name: str) -> str:
@@ -66,15 +71,18 @@ def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | 
     old = path.read_text() if path.exists() else ""
     is_there = name in hosts
     if is_there and not replace:
-        raise UsageError(f"{path} already has the host {name!r}; use --replace to overwrite it, or choose another name")
+        raise UsageError(
+            "host-exists",
+            f"{path} already has the host {name!r}; use --replace to overwrite it, or choose another name",
+        )
     text = remove_host(old, name) if is_there else old
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     new = (text + gap + table).encode()
     _reject_loss(path, name, hosts, new)
     backup = path.with_name(f"{path.name}.before")
     if is_there:
-        write(backup, old.encode())
-    write(path, new)
+        atomic_file.replace(backup, old.encode())
+    atomic_file.replace(path, new)
     return backup if is_there else None
 
 
@@ -86,19 +94,9 @@ def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes)
     except UsageError:
         written = {}
     if {other: host for other, host in written.items() if other != name} != others or name not in written:
-        raise UsageError(f"{path}: {name!r} is written in a form that doorward cannot change; edit the file")
-
-
-def write(path: Path, raw: bytes) -> None:
-    """Replace the file atomically, readable by its owner only. OSError: it is unchanged."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-    with os.fdopen(handle, "wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(handle)
-    atomic_file.rename(new, path)
+        raise UsageError(
+            "uneditable-host", f"{path}: {name!r} is written in a form that doorward cannot change; edit the file"
+        )
 
 
 @contextmanager
@@ -118,7 +116,9 @@ def host_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HostError(f"{error.filename or path}: {error.strerror}; make it writable for yourself") from None
+        raise HostError(
+            "unwritable-file", f"{error.filename or path}: {error.strerror}; make it writable for yourself"
+        ) from None
 
 
 def _header(line: str) -> str | None:

@@ -53,7 +53,7 @@ def _read_certificate(path: str) -> _Certificate:
         return _Certificate(blob, parse_certificate(blob).key.blob)
     except MalformedError as error:
         remedy = f"use the file that `ssh-keygen -s` created, FILE{_CERTIFICATE_FILE}"
-        raise UsageError(f"{path}: {error}; {remedy}") from None
+        raise UsageError(error.code, f"{path}: {error}; {remedy}") from None
 
 
 def _named_signer(path: str, certificate: _Certificate | None) -> Signer:
@@ -61,7 +61,9 @@ def _named_signer(path: str, certificate: _Certificate | None) -> Signer:
     raw = keyfile.read(path)
     blob = keyfile.public_blob(path, raw) if keyfile.is_private(raw) else keyfile.parse_public_line(raw, path)[0]
     if certificate is not None and blob is not None and certificate.key != blob:
-        raise UsageError(f"the certificate is for another key than {path}; use the certified key")
+        raise UsageError(
+            "certificate-mismatch", f"the certificate is for another key than {path}; use the certified key"
+        )
     reason = ""
     if blob is not None:
         try:
@@ -74,7 +76,9 @@ def _named_signer(path: str, certificate: _Certificate | None) -> Signer:
     private = path.removesuffix(".pub")
     if private != path and os.path.exists(private):  # noqa: PTH110
         return file_signer(private, keyfile.read(private))
-    raise UsageError(f"{path} is a public key that the agent does not have{reason}; `ssh-add` its private key")
+    raise UsageError(
+        "key-not-in-agent", f"{path} is a public key that the agent does not have{reason}; `ssh-add` its private key"
+    )
 
 
 def _certified_signer(path: str, certificate: _Certificate) -> Signer:
@@ -88,7 +92,9 @@ def _certified_signer(path: str, certificate: _Certificate) -> Signer:
     private = path.removesuffix(_CERTIFICATE_FILE)
     if private != path and os.path.exists(private):  # noqa: PTH110
         return _named_signer(private, certificate)
-    raise UsageError(f"{path}: the agent does not have the certified key; `ssh-add` it, or add --identity FILE")
+    raise UsageError(
+        "key-not-in-agent", f"{path}: the agent does not have the certified key; `ssh-add` it, or add --identity FILE"
+    )
 
 
 def _default_signer(max_bytes: int) -> Signer:
@@ -111,8 +117,9 @@ def _default_signer(max_bytes: int) -> Signer:
         if blob is None or 0 < signature_bytes(blob) <= max_bytes:
             return file_signer(path, raw)
     raise HostError(
+        "no-usable-key",
         f"no key to sign with: {reason}\nand ~/.ssh has no usable key: {', '.join(DEFAULT_FILES)}\n"
-        "make one with `ssh-keygen -t ed25519`, or name one with --identity FILE"
+        "make one with `ssh-keygen -t ed25519`, or name one with --identity FILE",
     )
 
 

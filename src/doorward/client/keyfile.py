@@ -40,16 +40,16 @@ def read(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
     except OSError as error:
         remedy = "check the path, or make a key with `ssh-keygen`"
-        raise UsageError(f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
+        raise UsageError("unreadable-file", f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path}: not a regular file; use a key file")
+            raise UsageError("not-regular-file", f"{path}: not a regular file; use a key file")
         raw = os.read(descriptor, _MAX_BYTES)
     finally:
         os.close(descriptor)
     if is_private(raw) and status.st_uid == os.geteuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(f"{path}: other users can read this private key; run `chmod 600 {path}`")
+        raise UsageError("readable-by-others", f"{path}: other users can read this private key; run `chmod 600 {path}`")
     return raw
 
 
@@ -67,7 +67,9 @@ def parse_public_line(raw: bytes, path: str) -> tuple[bytes, str]:
             return blob, words[2].decode(errors="replace").strip() if len(words) > 2 else ""
     except (IndexError, binascii.Error):
         pass
-    raise UsageError(f"{path}: not a key; a public key is one line such as `ssh-ed25519 AAAA… comment`")
+    raise UsageError(
+        "not-a-public-key", f"{path}: not a key; a public key is one line such as `ssh-ed25519 AAAA… comment`"
+    )
 
 
 def public_blob(path: str, raw: bytes) -> bytes | None:
@@ -137,7 +139,7 @@ def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> PrivateKeyFile:
             return _load(raw, passphrase, path)
         except WrongPassphraseError:
             continue
-    raise NegativeResult(f"{path}: wrong passphrase; try again, or run `ssh-add {path}`")
+    raise NegativeResult("wrong-passphrase", f"{path}: wrong passphrase; try again, or run `ssh-add {path}`")
 
 
 class WrongPassphraseError(MalformedError):
@@ -185,17 +187,19 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> PrivateKeyFile:
         remedy = f"run `ssh-add {path}`, or make a key with `ssh-keygen -t ed25519`"
         if "bcrypt" in str(error):
             remedy = f"run `{install_command('bcrypt')}`, or `ssh-add {path}`"
-            raise HostError(f"{path}: a key with a passphrase needs bcrypt; {remedy}") from None
-        raise HostError(f"{path}: unknown key kind or cipher; {remedy}") from None
+            raise HostError("no-bcrypt", f"{path}: a key with a passphrase needs bcrypt; {remedy}") from None
+        raise HostError("unknown-key-kind", f"{path}: unknown key kind or cipher; {remedy}") from None
     except (ValueError, TypeError):
         if passphrase is None:
-            raise UsageError(f"{path}: not a private key, or damaged; use another with --identity FILE") from None
-        raise WrongPassphraseError(path) from None
+            raise UsageError(
+                "not-a-private-key", f"{path}: not a private key, or damaged; use another with --identity FILE"
+            ) from None
+        raise WrongPassphraseError("wrong-passphrase", path) from None
     is_known_curve = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
     if isinstance(key, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) or is_known_curve:
         line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return PrivateKeyFile(key, base64.b64decode(line.split()[1]))  # type: ignore[arg-type] # not narrowed to a curve
-    raise UsageError(f"{path}: unsupported kind of key; make one with `ssh-keygen -t ed25519`")
+    raise UsageError("unsupported-key-kind", f"{path}: unsupported kind of key; make one with `ssh-keygen -t ed25519`")
 
 
 def _openssh(raw: bytes) -> SshReader:
@@ -204,9 +208,9 @@ def _openssh(raw: bytes) -> SshReader:
     try:
         body = base64.b64decode(encoded.split(b"-")[0], validate=True)
     except binascii.Error:
-        raise MalformedError("not base64") from None
+        raise MalformedError("not-base64", "not base64") from None
     if not body.startswith(_MAGIC):
-        raise MalformedError("not in OpenSSH's format")
+        raise MalformedError("not-openssh-format", "not in OpenSSH's format")
     return SshReader(body.removeprefix(_MAGIC), "the key")
 
 

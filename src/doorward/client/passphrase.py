@@ -20,8 +20,9 @@ def ask_passphrase(path: str) -> bytes:
     if program and has_display and require != "never":
         return _from_program(program, prompt)
     raise HostError(
+        "no-terminal",
         f"{path} needs its passphrase, and there is no terminal to ask for it; "
-        f"run `ssh-add {path}` once, so that the agent signs"
+        f"run `ssh-add {path}` once, so that the agent signs",
     )
 
 
@@ -39,7 +40,7 @@ def _from_terminal(prompt: str) -> bytes:
     try:
         return getpass(prompt).encode()  # opens /dev/tty itself: standard input may be a connection
     except EOFError:
-        raise NegativeResult("no passphrase entered; nothing was sent") from None
+        raise NegativeResult("no-passphrase", "no passphrase entered; nothing was sent") from None
 
 
 def _from_program(program: str, prompt: str) -> bytes:
@@ -49,8 +50,8 @@ def _from_program(program: str, prompt: str) -> bytes:
         process = subprocess.run([program, prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     except OSError as error:
         raise HostError(
-            f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; fix or unset it"
+            "askpass-failed", f"SSH_ASKPASS names {program}, which cannot be run: {error.strerror}; fix or unset it"
         ) from None
     if process.returncode:
-        raise NegativeResult(f"{program} returned no passphrase; nothing was sent")
+        raise NegativeResult("no-passphrase", f"{program} returned no passphrase; nothing was sent")
     return process.stdout.split(b"\n")[0]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
-from doorward.model import NAME, Place, Port, Protocol, parse_place
+from doorward.errors import InvalidValueError
+from doorward.model import NAME, Port, Source, as_signed_ports, parse_source
 from doorward.signed.message import pack_place
 
 _AUTO = "auto"
@@ -23,21 +24,27 @@ def parse_for_s(text: str) -> int:
     """Parse the opening time, in whole seconds. ValueError describes the fault."""
     seconds, remainder = divmod(parse_duration_ms(text), 1000)
     if remainder:
-        raise ValueError(f'{text!r} is not a whole number of seconds; write e.g. "{seconds + 1}s"')
+        raise InvalidValueError(
+            "not-whole-seconds", f'{text!r} is not a whole number of seconds; write e.g. "{seconds + 1}s"'
+        )
     if seconds > LONGEST_FOR_S:
-        raise ValueError(f"{text!r} is longer than a knock can request; write a shorter time")
+        raise InvalidValueError(
+            "duration-too-long", f"{text!r} is longer than a knock can request; write a shorter time"
+        )
     return seconds
 
 
-def parse_from(text: str) -> Place | AutomaticAddress:
+def parse_from(text: str) -> Source | AutomaticAddress:
     """Parse the address or network to open for, or `auto`. ValueError describes the fault."""
     if text == _AUTO:
         return AutomaticAddress()
     try:
-        place = parse_place(text)
+        place = parse_source(text)
         pack_place(place)  # ValueError: a message has no form for it
     except ValueError:
-        raise ValueError(f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"') from None
+        raise InvalidValueError(
+            "invalid-address", f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"'
+        ) from None
     return place
 
 
@@ -45,19 +52,16 @@ def parse_gate(text: str) -> str:
     """Parse a gate's name. ValueError describes the fault."""
     if NAME.fullmatch(text) or text.startswith("SHA256:"):
         return text
-    raise ValueError(f"invalid gate name {text!r}; use at most 64 letters, digits, - and _")
+    raise InvalidValueError("invalid-gate-name", f"invalid gate name {text!r}; use at most 64 letters, digits, - and _")
 
 
-def parse_signed_port(text: str) -> Port:
-    """Parse the port for signed knocks: `62201/udp`, or its number. ValueError describes the fault."""
-    port = Port.parse(f"{text}/udp" if text.isdecimal() else text)
-    if port.protocol is not Protocol.UDP:
-        raise ValueError(f"{port} is not a UDP port, which signed knocks need; write {port.number}/udp")
-    return port
+def parse_signed_ports(text: str) -> tuple[Port, ...]:
+    """Parse the ports for signed knocks: `62201/udp,443/udp`, or their numbers. ValueError describes the fault."""
+    return as_signed_ports([Port.parse(f"{word}/udp" if word.isdecimal() else word) for word in text.split(",")])
 
 
 PARSERS: dict[str, Callable[[str], object]] = {  # by the field of KnownHost
-    "signed_port": parse_signed_port,
+    "signed_ports": parse_signed_ports,
     "gate": parse_gate,
     "asked": parse_from,
     "for_s": parse_for_s,

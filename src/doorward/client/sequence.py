@@ -66,7 +66,9 @@ def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
     except socket.gaierror as error:
         raise _resolve_error(host, family, error) from None
     except UnicodeError:  # a label too long or empty, or letters outside IDNA
-        raise UsageError(f"invalid host name {host!r}; use a name such as example.org, or an address") from None
+        raise UsageError(
+            "invalid-host-name", f"invalid host name {host!r}; use a name such as example.org, or an address"
+        ) from None
     return [Target(int(family), sockaddr) for family, _, _, _, sockaddr in results]
 
 
@@ -86,11 +88,15 @@ def targets_of_version(targets: list[Target], version: int) -> list[Target]:
 
 def _resolve_error(host: str, family: int, error: socket.gaierror) -> UsageError | HostError:
     if error.errno == socket.EAI_AGAIN:
-        return HostError(f"cannot look up {host!r}: no name server answers; try again, or use the address")
+        return HostError(
+            "no-name-server", f"cannot look up {host!r}: no name server answers; try again, or use the address"
+        )
     if family != socket.AF_UNSPEC:
         version, option = ("4", "-4") if family == socket.AF_INET else ("6", "-6")
-        return UsageError(f"{host!r} has no IPv{version} address, or is unknown; leave {option} out, or check the name")
-    return UsageError(f"unknown host {host!r}; check the name, or use the address")
+        return UsageError(
+            "no-address", f"{host!r} has no IPv{version} address, or is unknown; leave {option} out, or check the name"
+        )
+    return UsageError("unknown-host", f"unknown host {host!r}; check the name, or use the address")
 
 
 def knock(
@@ -112,7 +118,9 @@ def knock(
         sleep(delay_s)
         fault = send(target, port)
         if fault not in SENT | ANSWERS:
-            raise HostError(f"knock {position} of {len(sequence)} ({port}) was not sent: {send_error(target, fault)}")
+            raise HostError(
+                "send-failed", f"knock {position} of {len(sequence)} ({port}) was not sent: {send_error(target, fault)}"
+            )
         if report:
             report(target, position, port)
     return target
@@ -126,7 +134,7 @@ def _send_first(targets: list[Target], port: Port) -> Target:
         if fault in SENT or fault == errno.ECONNREFUSED:
             return target
         faults.append(send_error(target, fault))
-    raise UnreachableError("cannot knock: " + "; ".join(faults))
+    raise UnreachableError("unreachable", "cannot knock: " + "; ".join(faults))
 
 
 REMEDIES = {

@@ -13,7 +13,7 @@ from doorward.client.request_options import AutomaticAddress
 from doorward.client.sequence import Target, UnreachableError, send_error
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Place, Port
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Port, Source
 from doorward.signed.envelope import RANDOM_BYTES, plaintext_capacity, seal
 from doorward.signed.message import (
     CERTIFICATE,
@@ -41,7 +41,7 @@ class KnockRequest(NamedTuple):
     door: str
     gate: str = ""  # empty: the gate named by its key's fingerprint
     for_s: int | None = None
-    asked: Place | AutomaticAddress | None = None  # automatic: the source address of the route to the server
+    asked: Source | AutomaticAddress | None = None  # automatic: the source address of the route to the server
     flags: int = 0  # of the message
 
 
@@ -68,15 +68,18 @@ def build_request(
     door: str,
     gate: str | None,
     for_s: int | None = None,
-    asked: Place | AutomaticAddress | None = None,
+    asked: Source | AutomaticAddress | None = None,
 ) -> KnockRequest:
     """Build a request from user input. UsageError names the fault and the remedy."""
     key = read_server_key(server_key)
     if not NAME.fullmatch(door):
-        raise UsageError(f"invalid door name {door!r}; use at most 64 letters, digits, - and _")
+        raise UsageError("invalid-door-name", f"invalid door name {door!r}; use at most 64 letters, digits, - and _")
     if gate and gate.startswith("SHA256:"):
         if gate != key.fingerprint:
-            raise UsageError(f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two")
+            raise UsageError(
+                "gate-key-mismatch",
+                f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two",
+            )
         gate = ""
     return KnockRequest(key, door, gate or "", for_s, asked)
 
@@ -87,7 +90,7 @@ def read_server_key(text: str) -> ServerKey:
         return parse_server_key(text)
     except MalformedError as error:
         raise UsageError(
-            f"invalid server key: {error}; copy the line printed by `doorward key server` on the server"
+            error.code, f"invalid server key: {error}; copy the line printed by `doorward key server` on the server"
         ) from None
 
 
@@ -155,7 +158,7 @@ def send(
         if report:
             report(SentPacket(target, port, message))
     if not reached:
-        raise UnreachableError("cannot knock: " + "; ".join(faults))
+        raise UnreachableError("unreachable", "cannot knock: " + "; ".join(faults))
     return reached
 
 
@@ -163,8 +166,9 @@ def _reject_late(took_ms: int) -> None:
     """Reject a knock that took too long to sign: the gate would drop it silently."""
     if took_ms > _LATEST_MS:
         raise HostError(
+            "signed-too-late",
             f"the key signed after {took_ms // 1000} s, but a gate rejects knocks older than 60 s, so it was not sent;"
-            " knock again, and touch the key sooner"
+            " knock again, and touch the key sooner",
         )
 
 
@@ -188,7 +192,7 @@ def _shortened(signature: bytes, signer: Signer) -> bytes:
     try:
         return shorten_signature(signature)
     except MalformedError as error:
-        raise HostError(f"{signer.name} returned {error}; use another agent or key") from None
+        raise HostError("invalid-signature", f"{signer.name} returned {error}; use another agent or key") from None
 
 
 def _packet_length(knock: KnockRequest, signer: Signer, signature_bytes: int) -> int:
@@ -209,6 +213,7 @@ def _packet_length(knock: KnockRequest, signer: Signer, signature_bytes: int) ->
     if suite is not X25519:
         remedies.append("make the server's key with `doorward key server --suite x25519`, whose packets hold more")
     raise UsageError(
+        "message-too-long",
         f"the message takes {needed} bytes with this {signer.kind} key, and a packet for {suite.name} holds "
-        f"{plaintext_capacity(suite, lengths[-1])}; {', or '.join(remedies)}"
+        f"{plaintext_capacity(suite, lengths[-1])}; {', or '.join(remedies)}",
     )

@@ -67,7 +67,10 @@ def _ask_agent(key: AgentKey, kind: str, text: bytes) -> bytes:
         signature = agent.sign(key, signed_data(text))
     expected = "rsa-sha2-512" if kind == "ssh-rsa" else kind
     if (found := key_kind(signature)) != expected:
-        raise HostError(f"the agent signed with {found} where {expected} was asked for; use another agent or key")
+        raise HostError(
+            "unexpected-signature",
+            f"the agent signed with {found} where {expected} was asked for; use another agent or key",
+        )
     return signature
 
 
@@ -75,7 +78,10 @@ def file_signer(path: str, raw: bytes) -> Signer:
     """Return a signer for the private key file at `path` with contents `raw`."""
     blob = keyfile.public_blob(path, raw)
     if blob is not None and not signature_bytes(blob):
-        raise UsageError(f"{path}: unsupported key kind {key_kind(blob)}; make one with `ssh-keygen -t ed25519`")
+        raise UsageError(
+            "unsupported-key-kind",
+            f"{path}: unsupported key kind {key_kind(blob)}; make one with `ssh-keygen -t ed25519`",
+        )
     if blob is not None and key_kind(blob).startswith(_SECURITY_KEY):
         return Signer(blob, path, partial(_ask_token, path))
     if blob is None or not keyfile.is_encrypted(raw):
@@ -96,7 +102,9 @@ class _LockedKey:
         if self._loaded is None:
             loaded = keyfile.load(self._raw, self._path, ask_passphrase)
             if loaded.blob != self._blob:
-                raise UsageError(f"{self._path}.pub belongs to another key; recreate it with `ssh-keygen -y`")
+                raise UsageError(
+                    "public-key-mismatch", f"{self._path}.pub belongs to another key; recreate it with `ssh-keygen -y`"
+                )
             self._loaded = loaded
         return self._loaded
 
@@ -112,10 +120,16 @@ def _ask_token(path: str, text: bytes) -> bytes:
     try:
         process = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=False)
     except FileNotFoundError:
-        raise HostError(f"{path} is a security key, which needs ssh-keygen; install openssh-client") from None
+        raise HostError(
+            "no-ssh-keygen", f"{path} is a security key, which needs ssh-keygen; install openssh-client"
+        ) from None
     if process.returncode:
-        raise NegativeResult(f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?")
+        raise NegativeResult(
+            "not-signed", f"{path}: ssh-keygen did not sign; is the security key plugged in, and was it touched?"
+        )
     try:
         return parse_armored(process.stdout.decode("ascii", errors="replace"))[1]
     except MalformedError as error:
-        raise HostError(f"{path}: ssh-keygen returned no signature: {error}; update openssh-client") from None
+        raise HostError(
+            "no-signature", f"{path}: ssh-keygen returned no signature: {error}; update openssh-client"
+        ) from None

@@ -50,7 +50,7 @@ class Agent:
             self._socket.close()
             reason = error.strerror or error if isinstance(error, OSError) else error
             raise NoAgentError(
-                f"no ssh-agent answers at {path} ({reason}); `eval $(ssh-agent)` starts another"
+                "no-agent", f"no ssh-agent answers at {path} ({reason}); `eval $(ssh-agent)` starts another"
             ) from None
 
     def __enter__(self) -> Agent:
@@ -69,7 +69,7 @@ class Agent:
             return parse_keys(self._ask(bytes([_LIST])))
         except MalformedError as error:
             raise HostError(
-                f"the agent at {self._path} returned no list of keys: {error}; is it an ssh-agent?"
+                "no-key-list", f"the agent at {self._path} returned no list of keys: {error}; is it an ssh-agent?"
             ) from None
 
     def sign(self, key: AgentKey, data: bytes) -> bytes:
@@ -80,11 +80,14 @@ class Agent:
             return parse_signature(self._ask(request))
         except AgentRefusedError:
             raise NegativeResult(
+                "agent-refused",
                 f"the agent did not sign with {_key_text(key)}: it was refused or not confirmed, the security key was "
-                "not touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or use another --identity"
+                "not touched, or the agent is locked (`ssh-add -X` unlocks it); try again, or use another --identity",
             ) from None
         except MalformedError as error:
-            raise HostError(f"the agent at {self._path} returned no signature: {error}; is it an ssh-agent?") from None
+            raise HostError(
+                "no-signature", f"the agent at {self._path} returned no signature: {error}; is it an ssh-agent?"
+            ) from None
         finally:
             self._socket.settimeout(ANSWER_S)
 
@@ -93,23 +96,25 @@ class Agent:
             self._socket.sendall(string(request))
             length = int.from_bytes(self._recv_exactly(4))
             if length > MAX_REPLY_BYTES:
-                raise MalformedError(f"a reply of {length} bytes")
+                raise MalformedError("reply-size", f"a reply of {length} bytes")
             return self._recv_exactly(length)
         except TimeoutError:
             raise HostError(
+                "agent-timeout",
                 f"the agent at {self._path} has not answered in time; if it asks for a touch or a confirmation, "
-                "respond and try again, or restart the agent"
+                "respond and try again, or restart the agent",
             ) from None
         except OSError as error:
             raise HostError(
-                f"the agent at {self._path} closed the connection: {error.strerror}; restart it and `ssh-add` again"
+                "agent-closed",
+                f"the agent at {self._path} closed the connection: {error.strerror}; restart it and `ssh-add` again",
             ) from None
 
     def _recv_exactly(self, length: int) -> bytes:
         received = bytearray()
         while len(received) < length:
             if not (part := self._socket.recv(length - len(received))):
-                raise MalformedError("the connection ended in the middle of a reply")
+                raise MalformedError("reply-truncated", "the connection ended in the middle of a reply")
             received += part
         return bytes(received)
 
@@ -118,7 +123,7 @@ def open_agent() -> Agent:
     """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: it is not set, or no agent answers there."""
     if path := os.environ.get("SSH_AUTH_SOCK", ""):
         return Agent(path)
-    raise NoAgentError("no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
+    raise NoAgentError("no-agent", "no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
 
 
 def parse_keys(reply: bytes) -> list[AgentKey]:
@@ -126,7 +131,7 @@ def parse_keys(reply: bytes) -> list[AgentKey]:
     reader = _reader(reply, _LIST_ANSWER)
     count = reader.number(4)
     if count > MAX_KEYS:
-        raise MalformedError(f"a list of {count} keys")
+        raise MalformedError("too-many-keys", f"a list of {count} keys")
     keys = [AgentKey(reader.string(), comment_text(reader.string())) for _ in range(count)]
     reader.expect_end()
     return keys
@@ -142,7 +147,7 @@ def parse_signature(reply: bytes) -> bytes:
 
 def comment_text(comment: bytes) -> str:
     """Return an untrusted comment as text that is safe to print."""
-    return printable(comment[: 4 * MAX_COMMENT].decode(errors="replace")[:MAX_COMMENT])
+    return printable(comment[: 4 * MAX_COMMENT].decode(errors="replace"), MAX_COMMENT)
 
 
 def _key_text(key: AgentKey) -> str:
@@ -154,7 +159,7 @@ def _reader(reply: bytes, expected: int) -> SshReader:
     reader = SshReader(reply, "the reply")
     kind = reader.number(1)
     if kind in _FAILURES:
-        raise AgentRefusedError("the agent reported a failure")
+        raise AgentRefusedError("agent-refused", "the agent reported a failure")
     if kind != expected:
-        raise MalformedError(f"a reply of type {kind}")
+        raise MalformedError("reply-type", f"a reply of type {kind}")
     return reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from doorward.client.hosts_writer import host_errors, write
+from doorward.client.hosts_writer import host_errors
 from doorward.errors import UsageError
 from doorward.kernel import atomic_file
 
@@ -37,11 +37,16 @@ def with_host(text: str, name: str) -> str:
     UsageError: the host is configured differently, or ssh would not take the name literally.
     """
     if not takes(name):
-        raise UsageError(f"--ssh: {name[:40]!r} is not a plain host name for ssh; use letters, digits, - and dots")
+        raise UsageError(
+            "invalid-ssh-name",
+            f"--ssh: {name[:40]!r} is not a plain host name for ssh; use letters, digits, - and dots",
+        )
     if host_lines(name) in f"{text}\n":
         return text
     if any(name in line[1].split() for line in map(_HOST_LINE.fullmatch, text.splitlines()) if line):
-        raise UsageError(f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {_PROXY}")
+        raise UsageError(
+            "ssh-host-exists", f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {_PROXY}"
+        )
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     return text + gap + host_lines(name)
 
@@ -57,4 +62,4 @@ def save(path: Path, text: str) -> None:
     with host_errors(path):
         path = path.resolve()  # it may be a symbolic link, which must survive
         atomic_file.make_directories(path.parent, _DIRECTORY_MODE)
-        write(path, text.encode(errors="surrogateescape"))
+        atomic_file.replace(path, text.encode(errors="surrogateescape"))

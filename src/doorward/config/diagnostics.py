@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from doorward.config.toml_positions import Keys, find_lines, line_of
-from doorward.errors import ConfigFault
+from doorward.errors import ConfigFault, InvalidValueError
 from doorward.model import NAME
 
 _LONGEST_SHOWN = 60
@@ -30,14 +30,14 @@ class ErrorCollector:
         """Return the line of a path of keys, or of the table or list that contains it."""
         return line_of(self._lines, path)
 
-    def add(self, path: Keys, fault: str, remedy: str) -> None:
+    def add(self, code: str, path: Keys, fault: str, remedy: str) -> None:
         """Add one fault."""
-        self.faults.append(ConfigFault(self.file, self.line(path), fault, remedy))
+        self.faults.append(ConfigFault(code, self.file, self.line(path), fault, remedy))
 
-    def add_error(self, path: Keys, subject: str, error: ValueError) -> None:
+    def add_error(self, path: Keys, subject: str, error: InvalidValueError) -> None:
         """Add the fault that a converter raised as `fault; remedy`."""
         fault, _, remedy = str(error).rpartition("; ")
-        self.add(path, f"{subject}: {fault}", remedy)
+        self.add(error.code, path, f"{subject}: {fault}", remedy)
 
 
 def shown(value: object) -> str:

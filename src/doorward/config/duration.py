@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from doorward.errors import InvalidValueError
+
 UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the largest first
 _NFT_LIMIT = 100_000_000  # nft accepts numbers of at most eight digits
 _MOST_DIGITS = 15  # beyond any limit, yet no huge number
@@ -13,10 +15,10 @@ def parse_duration_ms(text: str) -> int:
     unit = text.lstrip(_DIGITS)
     digits = text.removesuffix(unit)
     if not 1 <= len(digits) <= _MOST_DIGITS or unit not in UNITS_MS:
-        raise ValueError(f"invalid duration {_shown(text)}; {_remedy(text)}")
+        raise InvalidValueError("invalid-duration", f"invalid duration {_shown(text)}; {_remedy(text)}")
     duration_ms = int(digits) * UNITS_MS[unit]
     if duration_ms == 0:
-        raise ValueError(f'the duration {text!r} is zero; write a longer one, like "15s"')
+        raise InvalidValueError("zero-duration", f'the duration {text!r} is zero; write a longer one, like "15s"')
     return duration_ms
 
 
@@ -24,6 +26,16 @@ def format_duration(ms: int) -> str:
     """Return a duration in the largest unit that represents it exactly."""
     unit, unit_ms = next((unit, unit_ms) for unit, unit_ms in UNITS_MS.items() if ms % unit_ms == 0)
     return f"{ms // unit_ms}{unit}"
+
+
+def rough_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, rounded to seconds: `2h 5m`, `45s`."""
+    parts, rest = list[tuple[int, str]](), max(0, round(seconds))
+    for unit in "dhms":
+        count, rest = divmod(rest, UNITS_MS[unit] // 1000)
+        if count or parts:
+            parts.append((count, unit))
+    return " ".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
 
 
 def nft_duration(ms: int) -> str:

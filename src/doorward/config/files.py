@@ -26,6 +26,7 @@ class PathComponent(NamedTuple):
 class UnsafePath(NamedTuple):
     """The fault of an unsafe path, and the remedy."""
 
+    code: str
     fault: str
     remedy: str
 
@@ -39,14 +40,14 @@ def find_unsafe(entries: Iterable[PathComponent], owners: Collection[int] | None
     for path, owner, mode, is_directory in entries:
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (is_directory and mode & stat.S_ISVTX):
             fault = f"other users can write its directory {path}" if is_directory else "other users can write this file"
-            return UnsafePath(fault, f"run `chmod go-w {path}`")
+            return UnsafePath("writable-by-others", fault, f"run `chmod go-w {path}`")
         if owners is not None and owner not in owners:
             fault = (
                 f"its directory {path} belongs to user {owner}"
                 if is_directory
                 else f"this file belongs to user {owner}"
             )
-            return UnsafePath(f"{fault}, who could change it", f"run `chown root {path}`")
+            return UnsafePath("foreign-owner", f"{fault}, who could change it", f"run `chown root {path}`")
     return None
 
 
@@ -85,19 +86,19 @@ def open_safe_directory(path: Path) -> int:
         status = os.fstat(descriptor)
         itself = PathComponent(str(path.parent), status.st_uid, status.st_mode, is_directory=True)
         if unsafe := find_unsafe([itself, *parent_directories(path)], trusted_owners()):
-            raise HostError(f"{path}: {unsafe.fault}; {unsafe.remedy}")
+            raise HostError(unsafe.code, f"{path}: {unsafe.fault}; {unsafe.remedy}")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def exposure(path: Path) -> tuple[str, str] | None:
+def exposure(path: Path) -> UnsafePath | None:
     """Return the fault and remedy if every user can read the file, else None."""
     entries = list(_path_components(path, path.stat()))
     if not (entries and is_exposed(entries)):
         return None
-    return "every user of this host can read the sequences", f"run `chmod o-r {path}`"
+    return UnsafePath("readable-by-others", "every user of this host can read the sequences", f"run `chmod o-r {path}`")
 
 
 def group_id(name: str | None) -> int | None:
@@ -105,7 +106,9 @@ def group_id(name: str | None) -> int | None:
     try:
         return None if name is None else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise HostError(f"[gate] control_group: unknown group {name!r}; create it with groupadd") from None
+        raise HostError(
+            "unknown-group", f"[gate] control_group: unknown group {name!r}; create it with groupadd"
+        ) from None
 
 
 def read_text(path: Path, owners: Collection[int] | None = None) -> str:
@@ -116,27 +119,24 @@ def read_text(path: Path, owners: Collection[int] | None = None) -> str:
     return decode_text(_read_bytes(path, owners), str(path))
 
 
-def read_root_owned_text(path: Path) -> str:
-    """Return the text of a file that only root can change. Raises ConfigError if another user can."""
-    return decode_text(_read_bytes(path, (0,)), str(path))
-
-
 def decode_text(raw: bytes, file: str) -> str:
     """Decode a file's bytes. Raises ConfigError if they are not UTF-8 text or too long."""
     if len(raw) > MAX_BYTES:
         remedy = "name the right file, or write fewer doors"
-        raise ConfigError([ConfigFault(file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)])
+        raise ConfigError(
+            [ConfigFault("file-too-large", file, 1, f"the file is larger than {MAX_BYTES >> 20} MiB", remedy)]
+        )
     try:
         text = raw.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
-        raise ConfigError([_not_text(file, raw, error.start, "the file is not valid UTF-8")]) from None
+        raise ConfigError([_not_text("not-utf8", file, raw, error.start, "the file is not valid UTF-8")]) from None
     if "\0" in text:
-        raise ConfigError([_not_text(file, raw, raw.index(b"\0"), "a NUL byte is in the file")])
+        raise ConfigError([_not_text("nul-byte", file, raw, raw.index(b"\0"), "a NUL byte is in the file")])
     return text
 
 
-def _not_text(file: str, raw: bytes, offset: int, fault: str) -> ConfigFault:
-    return ConfigFault(file, raw.count(b"\n", 0, offset) + 1, fault, "save the file as UTF-8 text")
+def _not_text(code: str, file: str, raw: bytes, offset: int, fault: str) -> ConfigFault:
+    return ConfigFault(code, file, raw.count(b"\n", 0, offset) + 1, fault, "save the file as UTF-8 text")
 
 
 def _path_components(path: Path, status: os.stat_result) -> Iterator[PathComponent]:
@@ -160,16 +160,16 @@ def _read_bytes(path: Path, owners: Collection[int] | None) -> bytes:
     try:
         with path.open("rb") as file:
             if unsafe := find_unsafe(_path_components(path, os.fstat(file.fileno())), owners):
-                raise ConfigError([ConfigFault(str(path), 1, *unsafe)])
+                raise ConfigError([ConfigFault(unsafe.code, str(path), 1, unsafe.fault, unsafe.remedy)])
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         remedy = "run `sudo doorward init` to create it" if path == default_path() else "create it, or name another one"
-        raise UsageError(f"{path}: no such file; {remedy}") from None
+        raise UsageError("no-such-file", f"{path}: no such file; {remedy}") from None
     except IsADirectoryError:
-        raise UsageError(f"{path}: this is a directory; name the file in it") from None
+        raise UsageError("is-a-directory", f"{path}: this is a directory; name the file in it") from None
     except PermissionError:
         remedy = "run doorward as root, or change its mode (`chmod g+r`) and its group (`chgrp`)"
-        raise UsageError(f"{path}: permission denied; {remedy}") from None
+        raise UsageError("no-permission", f"{path}: permission denied; {remedy}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: cannot be read ({reason}); name another file") from None
+        raise UsageError("unreadable-file", f"{path}: cannot be read ({reason}); name another file") from None

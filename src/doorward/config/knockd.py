@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.schema import MAX_SEQUENCE
-from doorward.errors import ConfigError, ConfigFault
+from doorward.errors import ConfigError, ConfigFault, InvalidValueError
 from doorward.model import FlagFilter, Port, Protocol, parse_address
 
 WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would also strip a no-break space
@@ -29,18 +29,18 @@ _SECONDS = re.compile(r"([0-9]{1,12})\s*(?:s|secs?|seconds?)?\s*(?:#.*)?", re.AS
 
 
 def sequence(text: str) -> tuple[Port, ...]:
-    """Parse `7000,8000:udp,9000:tcp`. Raises an ExceptionGroup with a ValueError per invalid port."""
+    """Parse `7000,8000:udp,9000:tcp`. Raises an ExceptionGroup with an InvalidValueError per invalid port."""
     words = text.split(",")
     if not text:
-        raise ValueError(f"the sequence is empty; write its ports, like {EXAMPLE}")
+        raise InvalidValueError("empty-sequence", f"the sequence is empty; write its ports, like {EXAMPLE}")
     if len(words) > MAX_SEQUENCE:
-        raise ValueError(f"{len(words)} ports are too many; write at most {MAX_SEQUENCE}")
+        raise InvalidValueError("sequence-too-long", f"{len(words)} ports are too many; write at most {MAX_SEQUENCE}")
     ports: list[Port] = []
-    faults: list[ValueError] = []
+    faults: list[InvalidValueError] = []
     for word in words:
         try:
             ports.append(port(word))
-        except ValueError as error:
+        except InvalidValueError as error:
             faults.append(error)
     if faults:
         raise ExceptionGroup("ports", faults)
@@ -53,14 +53,18 @@ def port(word: str) -> Port:
     protocol = rest[0].strip(WHITESPACE).upper() if rest else "TCP"
     name = shown(word.strip(WHITESPACE))
     if not word.strip(WHITESPACE):
-        raise ValueError(f"a port is missing next to a comma, and knockd reads it as port 0; write {EXAMPLE}")
+        raise InvalidValueError(
+            "missing-port", f"a port is missing next to a comma, and knockd reads it as port 0; write {EXAMPLE}"
+        )
     if protocol not in Protocol.__members__ or len(rest) > 1:
-        raise ValueError(f"invalid port {name}; write it as 7000, 7000:tcp or 7000:udp")
+        raise InvalidValueError("invalid-port", f"invalid port {name}; write it as 7000, 7000:tcp or 7000:udp")
     match = _NUMBER.fullmatch(number)
     if match is None:
-        raise ValueError(f"invalid port {name}, which knockd misreads; write it as 7000 or 7000:udp")
+        raise InvalidValueError(
+            "invalid-port", f"invalid port {name}, which knockd misreads; write it as 7000 or 7000:udp"
+        )
     if not 1 <= int(match[1]) <= 65535:
-        raise ValueError(f"port {int(match[1])} does not exist; write a number from 1 to 65535")
+        raise InvalidValueError("port-range", f"port {int(match[1])} does not exist; write a number from 1 to 65535")
     return Port(Protocol[protocol], int(match[1]))
 
 
@@ -70,10 +74,14 @@ def seconds(minimum: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         match = _SECONDS.fullmatch(text)
         if match is None:
-            raise ValueError(f"invalid time {shown(text)}; write a whole number of seconds, like 15")
+            raise InvalidValueError(
+                "invalid-time", f"invalid time {shown(text)}; write a whole number of seconds, like 15"
+            )
         number = int(match[1])
         if not minimum <= number <= MAX_SECONDS:
-            raise ValueError(f"{number} seconds is out of range; write a number from {minimum} to {MAX_SECONDS}")
+            raise InvalidValueError(
+                "time-range", f"{number} seconds is out of range; write a number from {minimum} to {MAX_SECONDS}"
+            )
         return number
 
     return read
@@ -90,7 +98,7 @@ def flags(text: str) -> FlagFilter:
     for word in words:
         if word.removeprefix("!") not in FLAGS:
             remedy = f"write some of {', '.join(FLAGS)}, ! before one that must not be set, commas and no spaces"
-            raise ValueError(f"unknown TCP flag {shown(word)}; {remedy}")
+            raise InvalidValueError("unknown-flag", f"unknown TCP flag {shown(word)}; {remedy}")
     return FlagFilter.parse(words)
 
 
@@ -100,21 +108,24 @@ def target(text: str) -> IPv4Address | IPv6Address:
         return parse_address(text)
     except ValueError:
         remedy = "write the address of the host itself, like 192.0.2.7"
-        raise ValueError(f"invalid address {shown(text)}; {remedy}") from None
+        raise InvalidValueError("invalid-address", f"invalid address {shown(text)}; {remedy}") from None
 
 
 def interface(text: str) -> str | None:
     """Parse an interface name or `any`; None if empty."""
     is_invalid = any(letter.isspace() or letter in '/"' or letter < " " for letter in text)
     if is_invalid or len(text.encode(errors="surrogatepass")) > MAX_INTERFACE_BYTES:
-        raise ValueError(f"invalid interface name {shown(text)}; write its name alone as `ip link` shows it, like eth0")
+        raise InvalidValueError(
+            "invalid-interface",
+            f"invalid interface name {shown(text)}; write its name alone as `ip link` shows it, like eth0",
+        )
     return text or None
 
 
 def path(text: str) -> str:
     """Parse a file name."""
     if not text:
-        raise ValueError("no file is named; write its full path, like /etc/knockd/sequences")
+        raise InvalidValueError("no-file-named", "no file is named; write its full path, like /etc/knockd/sequences")
     return text
 
 
@@ -206,7 +217,7 @@ def parse(text: str, file: str) -> KnockdConfiguration:
     for section in reader.doors:
         reader.complete(section)
     if not reader.doors:
-        reader.fault(1, "no door is defined", "write a section [NAME] with Sequence and Start_Command")
+        reader.fault("no-door", 1, "no door is defined", "write a section [NAME] with Sequence and Start_Command")
     if reader.faults:
         raise ConfigError(reader.faults)
     doors = tuple(KnockdDoor(door.name, door.line, **door.fields) for door in reader.doors)
@@ -234,19 +245,22 @@ class _Reader:
     doors: list[_Section] = field(default_factory=list)
     current: _Section | None = None
 
-    def fault(self, line: int, fault: str, remedy: str) -> None:
-        self.faults.append(ConfigFault(self.file, line, fault, remedy))
+    def fault(self, code: str, line: int, fault: str, remedy: str) -> None:
+        self.faults.append(ConfigFault(code, self.file, line, fault, remedy))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
-            self.fault(number, "a NUL byte is in the line", "save the file as text")
+            self.fault("nul-byte", number, "a NUL byte is in the line", "save the file as text")
         elif not line or line.startswith("#"):
             return
         elif line.startswith("[") and line.endswith("]"):
             self.enter(number, line[1:-1])
         elif self.current is None:
             self.fault(
-                number, f"{shown(line)} is outside of any section", "write [options] or a door's [NAME] above it"
+                "outside-section",
+                number,
+                f"{shown(line)} is outside of any section",
+                "write [options] or a door's [NAME] above it",
             )
         else:
             self.directive(number, line, self.current)
@@ -256,7 +270,9 @@ class _Reader:
             self.current = self.options
             return
         if not name or len(name) > MAX_NAME or any(letter < " " or letter == "\x7f" for letter in name):
-            self.fault(number, f"invalid door name {shown(name)}", f"write 1 to {MAX_NAME} letters in [ ]")
+            self.fault(
+                "invalid-door-name", number, f"invalid door name {shown(name)}", f"write 1 to {MAX_NAME} letters in [ ]"
+            )
         self.current = _Section(name, number, _UPPER_DOOR)
         self.doors.append(self.current)
 
@@ -268,6 +284,7 @@ class _Reader:
             self.options.fields["use_syslog"] = True
         elif not equals:
             self.fault(
+                "invalid-directive",
                 number,
                 f"invalid directive {shown(line)}",
                 _remedy(re.split(f"[{WHITESPACE}]", line)[0], section, "write NAME = VALUE"),
@@ -275,28 +292,33 @@ class _Reader:
         elif upper not in section.settings:
             where = "[options]" if section is self.options else f"door {shown(section.name)}"
             otherwise = f"remove it, or write one of {', '.join(_known(section))}"
-            self.fault(number, f"unknown directive {shown(word)} in {where}", _remedy(word, section, otherwise))
+            self.fault(
+                "unknown-directive",
+                number,
+                f"unknown directive {shown(word)} in {where}",
+                _remedy(word, section, otherwise),
+            )
         else:
             self.assign(number, word, section, section.settings[upper], value.strip(WHITESPACE))
 
     def assign(self, number: int, word: str, section: _Section, setting: KnockdSetting, text: str) -> None:
         if setting.field == "knock" and "one_time_file" in section.named:
             self.fault(
-                number, "a Sequence below One_Time_Sequences would open the door once more", "remove one of the two"
+                "sequence-and-one-time",
+                number,
+                "a Sequence below One_Time_Sequences would open the door once more",
+                "remove one of the two",
             )
         section.named.add(setting.field)
-        for fault, remedy in self.store(section, setting, text):
-            self.fault(number, f"{word}: {fault}", remedy)
+        for code, fault, remedy in self.store(section, setting, text):
+            self.fault(code, number, f"{word}: {fault}", remedy)
 
-    def store(self, section: _Section, setting: KnockdSetting, text: str) -> Iterator[tuple[str, str]]:
-        """Store a value as knockd would; yield its faults as (fault, remedy)."""
+    def store(self, section: _Section, setting: KnockdSetting, text: str) -> Iterator[tuple[str, str, str]]:
+        """Store a value as knockd would; yield its faults as (code, fault, remedy)."""
         try:
             value = setting.read(text)
-        except ExceptionGroup as group:
-            yield from map(_split_message, group.exceptions)
-            return
-        except ValueError as error:
-            yield _split_message(error)
+        except (InvalidValueError, ExceptionGroup) as error:
+            yield from split_messages(error)
             return
         fields = section.fields
         if isinstance(value, FlagFilter):
@@ -309,7 +331,7 @@ class _Reader:
     def complete(self, door: _Section) -> None:
         if door.name and not door.named & {"knock", "one_time_file"}:
             remedy = f"write Sequence = {EXAMPLE} below [{door.name[:MAX_NAME]}]"
-            self.fault(door.line, f"door {shown(door.name)} has no sequence", remedy)
+            self.fault("no-sequence", door.line, f"door {shown(door.name)} has no sequence", remedy)
 
 
 def _merge_flags(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
@@ -317,9 +339,12 @@ def _merge_flags(earlier: FlagFilter, later: FlagFilter) -> FlagFilter:
     return FlagFilter(earlier.mask | later.mask, earlier.value & ~later.mask | later.value)
 
 
-def _split_message(error: Exception) -> tuple[str, str]:
-    fault, _, remedy = str(error).rpartition("; ")
-    return fault, remedy
+def split_messages(error: Exception) -> Iterator[tuple[str, str, str]]:
+    """Yield the faults of a value, an InvalidValueError or a group of them, as (code, fault, remedy)."""
+    for single in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
+        if isinstance(single, InvalidValueError):
+            fault, _, remedy = str(single).rpartition("; ")
+            yield single.code, fault, remedy
 
 
 def _known(section: _Section) -> list[str]:

@@ -72,7 +72,7 @@ class Signed:
     `window_ms`: how far the sender's clock may differ, in either direction.
     """
 
-    port: Port = DEFAULT_SIGNED_PORT
+    ports: tuple[Port, ...] = (DEFAULT_SIGNED_PORT,)
     key: str = "server.key"
     authorized_keys: str = "authorized_keys"
     window_ms: int = 60_000
@@ -111,3 +111,8 @@ class Configuration:
     doors: tuple[Door, ...]
     signed: Signed | None = None
     fleet: Fleet | None = None
+
+    @property
+    def signed_ports(self) -> tuple[Port, ...]:
+        """The ports for signed knocks."""
+        return () if self.signed is None else self.signed.ports

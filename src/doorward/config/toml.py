@@ -15,8 +15,8 @@ from doorward.config import validate, values
 from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
 from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
 from doorward.config.toml_positions import Keys
-from doorward.errors import ConfigError, ConfigFault
-from doorward.model import Door
+from doorward.errors import ConfigError, ConfigFault, InvalidValueError
+from doorward.model import Door, as_signed_ports
 
 _ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
 _ONE_SETTING = "duplicate setting: remove one of the two"
@@ -56,10 +56,12 @@ def load(text: str, file: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_fault(text, file, str(error))]) from None
     except RecursionError:
-        raise ConfigError([ConfigFault(file, 1, "lists or tables nest too deep", "write plain lists")]) from None
+        raise ConfigError(
+            [ConfigFault("nested-too-deep", file, 1, "lists or tables nest too deep", "write plain lists")]
+        ) from None
     except ValueError:  # int() rejects numbers of thousands of digits
         raise ConfigError(
-            [ConfigFault(file, 1, "a number has thousands of digits", "write a shorter number")]
+            [ConfigFault("number-too-long", file, 1, "a number has thousands of digits", "write a shorter number")]
         ) from None
 
 
@@ -67,11 +69,13 @@ def _fault(text: str, file: str, message: str) -> ConfigFault:
     last_line = text.rstrip("\n").count("\n") + 1
     match = _PLACE.fullmatch(message)
     if match is None:
-        return ConfigFault(file, last_line, message, _ANY_REMEDY)
+        return ConfigFault("not-toml", file, last_line, message, _ANY_REMEDY)
     if match["line"] is None:
-        return ConfigFault(file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"]))
+        return ConfigFault(
+            "unexpected-end", file, last_line, f"{match['what']} (end of the file)", _remedy(match["what"])
+        )
     fault = f"{_plain(match['what'])} (column {match['column']})"
-    return ConfigFault(file, int(match["line"]), fault, _remedy(match["what"]))
+    return ConfigFault("not-toml", file, int(match["line"]), fault, _remedy(match["what"]))
 
 
 def _plain(fault: str) -> str:
@@ -85,12 +89,16 @@ def _remedy(fault: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The field that a key sets, and the converter of its value; `element` converts the elements of a list first."""
+    """The field that a key sets, and the converter of its value; `element` converts the elements of a list first.
+
+    `is_list_optional`: a single element may be written without its list.
+    """
 
     field: str
     read: Callable[[Any], object]
     element: Callable[[object], object] | None = None
     example: str = ""  # of a list
+    is_list_optional: bool = False
 
 
 TABLES = ("gate", "doors", "signed", "fleet")
@@ -121,7 +129,7 @@ DOOR = {
 }
 
 SIGNED = {
-    "port": Setting("port", values.udp_port),
+    "port": Setting("ports", as_signed_ports, values.port, '["62201/udp", "443/udp"]', is_list_optional=True),
     "key": Setting("key", values.file),
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
@@ -164,14 +172,15 @@ def parse(text: str, file: str) -> Configuration:
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
-    validate.check_knock_ports(report, gate, doors, signed)
-    validate.check_signed_port(report, gate, doors, signed)
+    configuration = Configuration(gate, tuple(doors), signed, fleet)
+    validate.check_knock_ports(report, configuration)
+    validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
     if not doors and not report.faults:
-        report.add(("doors",), "no door is defined", "write a table [doors.NAME] for each door")
+        report.add("no-door", ("doors",), "no door is defined", "write a table [doors.NAME] for each door")
     if report.faults:
         raise ConfigError(report.faults)
-    return Configuration(gate, tuple(doors), signed, fleet)
+    return configuration
 
 
 def _fleet(report: ErrorCollector, table: object) -> Fleet:
@@ -179,14 +188,19 @@ def _fleet(report: ErrorCollector, table: object) -> Fleet:
     fields = _table(report, ("fleet",), table, FLEET)
     for key, example in (("name", '"example"'), ("endpoints", '["https://192.0.2.11:2379"]')):
         if isinstance(table, dict) and key not in table:
-            report.add(("fleet",), f"[fleet] has no {key}", f"write {key} = {example} there")
+            report.add("missing-setting", ("fleet",), f"[fleet] has no {key}", f"write {key} = {example} there")
     return Fleet(**({"name": "", "endpoints": ()} | fields))
 
 
 def _doors(report: ErrorCollector, tables: object) -> list[Door]:
     """Convert every door; one with faults keeps its valid settings, so that `validate` can check them."""
     if not isinstance(tables, dict):
-        report.add(("doors",), f"doors is {shown(tables)}, not tables", "write a table [doors.NAME] for each door")
+        report.add(
+            "doors-not-tables",
+            ("doors",),
+            f"doors is {shown(tables)}, not tables",
+            "write a table [doors.NAME] for each door",
+        )
         return []
     doors, whole = [], []
     for name, table in tables.items():
@@ -201,11 +215,13 @@ def _doors(report: ErrorCollector, tables: object) -> list[Door]:
 def _door(report: ErrorCollector, name: str, table: object) -> Door:
     path = ("doors", name)
     if name in DOOR and not isinstance(table, dict):
-        report.add(path, f"the setting {name!r} is directly in [doors]", "write it below [doors.NAME]")
+        report.add(
+            "setting-outside-door", path, f"the setting {name!r} is directly in [doors]", "write it below [doors.NAME]"
+        )
         return Door(name, (), ())
     try:
         values.name(name)
-    except ValueError as error:
+    except InvalidValueError as error:
         report.add_error(path, "the door's name", error)
     fields = _table(report, path, table, DOOR)
     validate.check_door(report, path, table)
@@ -215,7 +231,9 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
 def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:
     """Return the fields with valid settings; report the others."""
     if not isinstance(table, dict):
-        report.add(path, f"{shown(path[-1])} is {shown(table)}, not a table", f"write a table {header(path)}")
+        report.add(
+            "not-a-table", path, f"{shown(path[-1])} is {shown(table)}, not a table", f"write a table {header(path)}"
+        )
         return {}
     _unknown(report, path, table, settings)
     fields: dict[str, Any] = {}
@@ -227,7 +245,7 @@ def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[
             fields[setting.field] = setting.read(_convert_elements(report, (*path, key), value, setting))
         except _Reported:
             continue
-        except ValueError as error:
+        except InvalidValueError as error:
             report.add_error((*path, key), key, error)
     return fields
 
@@ -240,13 +258,15 @@ def _convert_elements(report: ErrorCollector, path: Keys, value: object, setting
     """Convert the elements of a list, reporting each fault at its own line; return any other value unchanged."""
     if setting.element is None:
         return value
+    if setting.is_list_optional and not isinstance(value, list):
+        return [setting.element(value)]
     if not isinstance(value, list):
-        raise ValueError(f"{shown(value)} is not a list; write {path[-1]} = {setting.example}")
+        raise InvalidValueError("not-a-list", f"{shown(value)} is not a list; write {path[-1]} = {setting.example}")
     elements = []
     for index, element in enumerate(value):
         try:
             elements.append(setting.element(element))
-        except ValueError as error:
+        except InvalidValueError as error:
             report.add_error((*path, str(index)), path[-1], error)
     if len(elements) < len(value):
         raise _Reported
@@ -258,7 +278,7 @@ def _unknown(report: ErrorCollector, path: Keys, table: Mapping[str, object], kn
     where = f" in {header(path)}" if path else ""
     for key in [key for key in table if key not in known]:
         noun = "setting" if path or not isinstance(table[key], dict) else "table"
-        report.add((*path, key), f"unknown {noun} {shown(key)}{where}", _remedy_for_key(key, known))
+        report.add("unknown-key", (*path, key), f"unknown {noun} {shown(key)}{where}", _remedy_for_key(key, known))
 
 
 def _remedy_for_key(key: str, known: Collection[str]) -> str:

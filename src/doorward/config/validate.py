@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from doorward.config.diagnostics import ErrorCollector, shown
-from doorward.config.schema import Fleet, Gate, Signed
+from doorward.config.schema import Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
 from doorward.model import Door, Port
 
@@ -18,6 +18,7 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
         other = first.setdefault((door.flags, door.within_ms, door.target, door.knock), door.name)
         if door.knock and other != door.name:
             report.add(
+                "same-sequence",
                 ("doors", door.name, "knock"),
                 f"door {shown(door.name)} has the same sequence as door {shown(other)} "
                 f"(line {report.line(('doors', other, 'knock'))})",
@@ -25,9 +26,9 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
             )
 
 
-def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
+def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> None:
     """Report knock ports that never count, because they are public or opened by a door."""
-    public = frozenset(gate.public)
+    doors, public = configuration.doors, frozenset(configuration.gate.public)
     opener: dict[Port, str] = {}
     for door in doors:
         for port in door.opens:
@@ -42,22 +43,22 @@ def check_knock_ports(report: ErrorCollector, gate: Gate, doors: Sequence[Door],
                 _report_knock_port(
                     report, path, f"{whose} opens {port}", ("doors", other, "opens"), "open another port"
                 )
-            elif signed is not None and port == signed.port:
-                place = ("signed", "port")
+            elif port in configuration.signed_ports:
+                place = _signed_path(configuration, port)
                 _report_knock_port(
-                    report, path, f"{port} is the port for signed knocks", place, "use another one for them"
+                    report, path, f"{port} is a port for signed knocks", place, "use another one for them"
                 )
 
 
-def check_signed_port(report: ErrorCollector, gate: Gate, doors: Sequence[Door], signed: Signed | None) -> None:
-    """Report a signed knock port that is also used otherwise: every packet to it is taken for a signed knock."""
-    if signed is None:
-        return
-    taken = dict.fromkeys(gate.public, "is public")
-    taken |= {port: f"is what door {shown(door.name)} opens" for door in doors for port in door.opens}
-    if signed.port in taken:
-        fault = f"port: {signed.port} {taken[signed.port]}"
-        report.add(("signed", "port"), fault, "use a port for signed knocks that nothing else uses")
+def check_signed_ports(report: ErrorCollector, configuration: Configuration) -> None:
+    """Report signed knock ports that are also used otherwise: every packet to them is taken for a signed knock."""
+    taken = dict.fromkeys(configuration.gate.public, "is public")
+    taken |= {port: f"is what door {shown(door.name)} opens" for door in configuration.doors for port in door.opens}
+    for port in configuration.signed_ports:
+        if port in taken:
+            fault = f"port: {port} {taken[port]}"
+            remedy = "use a port for signed knocks that nothing else uses"
+            report.add("signed-port-in-use", _signed_path(configuration, port), fault, remedy)
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
@@ -67,13 +68,20 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
     name = shown(path[-1])
     if "opens" not in table and "on_open" not in table:
         report.add(
-            path, f"door {name}: `opens` is missing", 'name what it opens, like opens = ["22/tcp"], or `on_open`'
+            "opens-missing",
+            path,
+            f"door {name}: `opens` is missing",
+            'name what it opens, like opens = ["22/tcp"], or `on_open`',
         )
     if "on_close" in table and not {"opens", "on_open"} & table.keys():
-        report.add((*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too")
+        report.add(
+            "close-without-open", (*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too"
+        )
     if "target" in table and "opens" in table:
         fault = f"door {name} has a target, and `opens` opens ports of this host"
-        report.add((*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`")
+        report.add(
+            "opens-and-target", (*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`"
+        )
 
 
 def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
@@ -83,24 +91,31 @@ def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet
         return
     for door in (door for door in doors if door.shared):
         fault = f"door {shown(door.name)} is shared, and there is no [fleet]"
-        report.add(("doors", door.name, "shared"), fault, "write that table, or leave `shared` out")
+        report.add("no-fleet-table", ("doors", door.name, "shared"), fault, "write that table, or leave `shared` out")
 
 
 def _check_fleet_table(report: ErrorCollector, gate: Gate, fleet: Fleet) -> None:
     place = ("fleet",)
     if gate.name is None:
-        report.add(place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
+        report.add("no-gate-name", place, "this gate has no name in the fleet", 'write name = "edge-1" in [gate]')
     elif gate.name == fleet.name:
-        report.add((*place, "name"), "the fleet has the gate's own name", "give them different names")
+        report.add(
+            "fleet-named-as-gate", (*place, "name"), "the fleet has the gate's own name", "give them different names"
+        )
     for one, other in (("certificate", "key"), ("user", "password")):
         if bool(getattr(fleet, one)) != bool(getattr(fleet, other)):
             has, lacks = (one, other) if getattr(fleet, one) else (other, one)
-            report.add((*place, has), f"[fleet] has a {has} and no {lacks}", f"write {lacks} too, or leave both out")
+            report.add(
+                "incomplete-pair",
+                (*place, has),
+                f"[fleet] has a {has} and no {lacks}",
+                f"write {lacks} too, or leave both out",
+            )
     for index, endpoint in enumerate(() if fleet.plain else fleet.endpoints):
         if endpoint.startswith("http:") and not _is_local(endpoint):
             fault = f"endpoints: {shown(endpoint)} is not encrypted: anyone on the network path can open doors"
             path = (*place, "endpoints", str(index))
-            report.add(path, fault, "write https://, or plain = true on a dedicated network")
+            report.add("plain-http", path, fault, "write https://, or plain = true on a dedicated network")
 
 
 def _is_local(endpoint: str) -> bool:
@@ -118,6 +133,10 @@ def _knock_ports(door: Door) -> Iterator[tuple[Keys, Port]]:
             yield ("doors", door.name, "knock", str(index)), port
 
 
+def _signed_path(configuration: Configuration, port: Port) -> Keys:
+    return ("signed", "port", str(configuration.signed_ports.index(port)))
+
+
 def _report_knock_port(report: ErrorCollector, path: Keys, why: str, place: Keys, remedy: str) -> None:
     fault = f"door {shown(path[1])} has a knock port that never counts: {why} (line {report.line(place)})"
-    report.add(path, fault, f"knock at another port, or {remedy}")
+    report.add("unusable-knock-port", path, fault, f"knock at another port, or {remedy}")

@@ -10,7 +10,8 @@ from typing import TypeVar
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
-from doorward.model import NAME, Address, FlagFilter, Port, Protocol, parse_address
+from doorward.errors import InvalidValueError
+from doorward.model import NAME, Address, FlagFilter, Port, parse_address
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour
@@ -33,7 +34,9 @@ Item = TypeVar("Item", bound=Hashable)
 def text(value: object) -> str:
     """Convert a string."""
     if not isinstance(value, str):
-        raise ValueError(f'{shown(value)} is not a string; write text in double quotes, like "text"')
+        raise InvalidValueError(
+            "not-a-string", f'{shown(value)} is not a string; write text in double quotes, like "text"'
+        )
     return value
 
 
@@ -42,7 +45,7 @@ def choice(words: type[Choice]) -> Callable[[object], Choice]:
 
     def read(value: object) -> Choice:
         if not isinstance(value, str) or value not in list(words):
-            raise ValueError(f"{shown(value)} is unknown; write {' or '.join(quoted(words))}")
+            raise InvalidValueError("unknown-value", f"{shown(value)} is unknown; write {' or '.join(quoted(words))}")
         return words(value)
 
     return read
@@ -56,16 +59,19 @@ def quoted(words: type[StrEnum]) -> list[str]:
 def boolean(value: object) -> bool:
     """Convert true or false, which TOML writes without quotes."""
     if not isinstance(value, bool):
-        raise ValueError(f"{shown(value)} is neither true nor false; write true or false, without quotes")
+        raise InvalidValueError(
+            "not-a-boolean", f"{shown(value)} is neither true nor false; write true or false, without quotes"
+        )
     return value
 
 
 def capacity(value: object) -> int:
     """Convert the number of sources to track."""
     if not isinstance(value, int) or isinstance(value, bool) or not MIN_CAPACITY <= value <= MAX_CAPACITY:
-        raise ValueError(
+        raise InvalidValueError(
+            "invalid-capacity",
             f"invalid capacity {shown(value)}; "
-            f"write a whole number from {MIN_CAPACITY} to {MAX_CAPACITY}, without quotes"
+            f"write a whole number from {MIN_CAPACITY} to {MAX_CAPACITY}, without quotes",
         )
     return value
 
@@ -74,9 +80,11 @@ def name(value: object) -> str:
     """Convert the name of a door or gate."""
     word = text(value)
     if NAME.fullmatch(word) is None:
-        raise ValueError(f"invalid name {shown(word)}; write 1 to 64 letters, digits, - and _")
+        raise InvalidValueError("invalid-name", f"invalid name {shown(word)}; write 1 to 64 letters, digits, - and _")
     if word.isdigit():
-        raise ValueError(f'{shown(word)} is all digits; put a letter into the name, like "port-{word}"')
+        raise InvalidValueError(
+            "numeric-name", f'{shown(word)} is all digits; put a letter into the name, like "port-{word}"'
+        )
     return word
 
 
@@ -84,7 +92,9 @@ def group(value: object) -> str:
     """Convert the name of a Unix group; whether it exists is checked elsewhere."""
     word = text(value)
     if not word.isprintable() or word != word.strip() or not 1 <= len(word) <= 255 or set(word) & set(":,/"):
-        raise ValueError(f'invalid group name {shown(word)}; write the name of a Unix group, like "adm"')
+        raise InvalidValueError(
+            "invalid-group", f'invalid group name {shown(word)}; write the name of a Unix group, like "adm"'
+        )
     return word
 
 
@@ -94,10 +104,15 @@ def mark(value: object) -> Mark:
     match = _MARK.fullmatch(word.strip()) if isinstance(word, str) else None
     numbers = [int(part, 0 if part[:2].lower() == "0x" else 10) for part in match.groups() if part] if match else []
     if not numbers or max(numbers) > _MAX_MARK:
-        raise ValueError(f'invalid mark {shown(value)}; write value and mask, like "0x1000/0x1000"')
+        raise InvalidValueError(
+            "invalid-mark", f'invalid mark {shown(value)}; write value and mask, like "0x1000/0x1000"'
+        )
     bits, mask = numbers[0], numbers[-1]
     if bits == 0 or bits & ~mask:
-        raise ValueError(f'{shown(value)}: the value must be bits of its mask, not 0; write like "0x1000/0x1000"')
+        raise InvalidValueError(
+            "mark-outside-mask",
+            f'{shown(value)}: the value must be bits of its mask, not 0; write like "0x1000/0x1000"',
+        )
     return Mark(bits, mask)
 
 
@@ -107,10 +122,12 @@ def duration(limit_ms: int) -> Callable[[object], int]:
     def read(value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             remedy = f'"{value}s"' if 0 < value <= limit_ms // 1000 else 'a text like "15s"'
-            raise ValueError(f"{shown(value)} has no unit; write {remedy}")
+            raise InvalidValueError("no-unit", f"{shown(value)} has no unit; write {remedy}")
         duration_ms = parse_duration_ms(text(value))
         if duration_ms > limit_ms:
-            raise ValueError(f'{shown(value)} is too long; write at most "{format_duration(limit_ms)}"')
+            raise InvalidValueError(
+                "duration-too-long", f'{shown(value)} is too long; write at most "{format_duration(limit_ms)}"'
+            )
         return duration_ms
 
     return read
@@ -122,27 +139,23 @@ def port(value: object) -> Port:
     if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value.strip()):
         number = int(value)
     if 1 <= number <= 65535:
-        raise ValueError(f'{shown(value)} has no protocol; write "{number}/tcp" or "{number}/udp"')
+        raise InvalidValueError(
+            "no-protocol", f'{shown(value)} has no protocol; write "{number}/tcp" or "{number}/udp"'
+        )
     if isinstance(value, str) and _RANGE.fullmatch(value.strip()):
-        raise ValueError(f"{shown(value)} is a range, which only `public` accepts; list the ports one by one")
+        raise InvalidValueError(
+            "range-not-allowed", f"{shown(value)} is a range, which only `public` accepts; list the ports one by one"
+        )
     if not isinstance(value, str) or len(value) > 40:
-        raise ValueError(f'invalid port {shown(value)}; write a text like "7000/tcp"')
+        raise InvalidValueError("invalid-port", f'invalid port {shown(value)}; write a text like "7000/tcp"')
     return Port.parse(value)
-
-
-def udp_port(value: object) -> Port:
-    """Convert a UDP port."""
-    udp = port(value)
-    if udp.protocol is not Protocol.UDP:
-        raise ValueError(f'a signed knock is a UDP packet, but {udp} is not a UDP port; write "{udp.number}/udp"')
-    return udp
 
 
 def file(value: object) -> str:
     """Convert a file name; a relative one is resolved against the configuration directory."""
     word = text(value)
     if not word or not word.isprintable() or word.endswith("/"):
-        raise ValueError(f'{shown(word)} names no file; write a path, like "server.key"')
+        raise InvalidValueError("no-file-named", f'{shown(word)} names no file; write a path, like "server.key"')
     return word
 
 
@@ -150,7 +163,9 @@ def window(value: object) -> int:
     """Convert how far a sender's clock may differ, in milliseconds."""
     duration_ms = duration(MAX_WINDOW_MS)(value)
     if duration_ms < MIN_WINDOW_MS:
-        raise ValueError(f'{shown(value)} is shorter than clocks differ; write at least "1s"')
+        raise InvalidValueError(
+            "window-too-short", f'{shown(value)} is shorter than clocks differ; write at least "1s"'
+        )
     return duration_ms
 
 
@@ -158,7 +173,9 @@ def timeout(value: object) -> int:
     """Convert how long to wait for an answer, in milliseconds."""
     duration_ms = duration(MAX_TIMEOUT_MS)(value)
     if duration_ms < MIN_TIMEOUT_MS:
-        raise ValueError(f'{shown(value)} is too short for an answer; write at least "{MIN_TIMEOUT_MS}ms"')
+        raise InvalidValueError(
+            "timeout-too-short", f'{shown(value)} is too short for an answer; write at least "{MIN_TIMEOUT_MS}ms"'
+        )
     return duration_ms
 
 
@@ -167,14 +184,18 @@ def endpoint(value: object) -> str:
     word = text(value)
     match = _ENDPOINT.fullmatch(word)
     if match is None or not 1 <= int(match[1]) <= 65535:
-        raise ValueError(f'invalid endpoint {shown(word)}; write it like "https://192.0.2.11:2379"')
+        raise InvalidValueError(
+            "invalid-endpoint", f'invalid endpoint {shown(word)}; write it like "https://192.0.2.11:2379"'
+        )
     return word.rstrip("/")
 
 
 def endpoints(items: Sequence[str]) -> tuple[str, ...]:
     """Convert the list of etcd nodes."""
     if not 1 <= len(items) <= MAX_ENDPOINTS:
-        raise ValueError(f"{len(items)} endpoints; write 1 to {MAX_ENDPOINTS}, those of the nodes of etcd")
+        raise InvalidValueError(
+            "endpoint-count", f"{len(items)} endpoints; write 1 to {MAX_ENDPOINTS}, those of the nodes of etcd"
+        )
     return distinct(items)
 
 
@@ -185,7 +206,7 @@ def port_range(value: object) -> tuple[Port, ...]:
         return (port(value),)
     first, last = (Port.parse(number + match[3]) for number in match.group(1, 2))
     if first > last:
-        raise ValueError(f'{shown(value)} runs backwards; write "{last.number}-{first}"')
+        raise InvalidValueError("reversed-range", f'{shown(value)} runs backwards; write "{last.number}-{first}"')
     return tuple(Port(first.protocol, number) for number in range(first.number, last.number + 1))
 
 
@@ -193,14 +214,17 @@ def interface(value: object) -> str:
     """Convert an interface name as Linux allows it; a trailing `*` is a wildcard."""
     word = text(value)
     if word == "lo":
-        raise ValueError("'lo' is never watched; remove it from the list")
+        raise InvalidValueError("loopback-watched", "'lo' is never watched; remove it from the list")
     if word == "*":
-        raise ValueError("'*' names nothing; leave `interfaces` out to watch every interface but lo")
+        raise InvalidValueError(
+            "empty-wildcard", "'*' names nothing; leave `interfaces` out to watch every interface but lo"
+        )
     well_formed = _INTERFACE.fullmatch(word) and word.isprintable() and word.rstrip("*") not in (".", "..")
     if not well_formed or len(word.encode()) > MAX_INTERFACE_BYTES:
-        raise ValueError(
+        raise InvalidValueError(
+            "invalid-interface",
             f"invalid interface name {shown(word)}; write a name as `ip link` shows it, at most "
-            f'{MAX_INTERFACE_BYTES} bytes, like "eth0" or "ppp*"'
+            f'{MAX_INTERFACE_BYTES} bytes, like "eth0" or "ppp*"',
         )
     return word
 
@@ -210,42 +234,52 @@ def address(value: object) -> Address:
     try:
         return parse_address(text(value))
     except ValueError:
-        raise ValueError(f'invalid address {shown(value)}; write one like "192.0.2.7"') from None
+        raise InvalidValueError(
+            "invalid-address", f'invalid address {shown(value)}; write one like "192.0.2.7"'
+        ) from None
 
 
 def command(words: Sequence[str]) -> tuple[str, ...]:
     """Convert a command, by its full path or a name in PATH, and its arguments; no shell is involved."""
     if not words:
-        raise ValueError('the command is empty; write a command and its arguments, like ["/usr/bin/logger", "%IP%"]')
+        raise InvalidValueError(
+            "empty-command", 'the command is empty; write a command and its arguments, like ["/usr/bin/logger", "%IP%"]'
+        )
     if not words[0] or ("/" in words[0] and not words[0].startswith("/")):
-        raise ValueError(f'invalid program path {shown(words[0])}; write a full path, like "/usr/bin/logger"')
+        raise InvalidValueError(
+            "invalid-program-path", f'invalid program path {shown(words[0])}; write a full path, like "/usr/bin/logger"'
+        )
     if any("\0" in word for word in words):
-        raise ValueError("an argument contains a NUL; remove it")
+        raise InvalidValueError("nul-in-argument", "an argument contains a NUL; remove it")
     return tuple(words)
 
 
 def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
     """Convert the port sequence of a door."""
     if not ports:
-        raise ValueError("the sequence is empty; list its ports, or leave `knock` out to use `doorward open` only")
+        raise InvalidValueError(
+            "empty-sequence", "the sequence is empty; list its ports, or leave `knock` out to use `doorward open` only"
+        )
     if len(ports) > MAX_SEQUENCE:
-        raise ValueError(f"{len(ports)} knocks are too many; write at most {MAX_SEQUENCE}")
+        raise InvalidValueError("sequence-too-long", f"{len(ports)} knocks are too many; write at most {MAX_SEQUENCE}")
     return tuple(ports)
 
 
 def opens(ports: Sequence[Port]) -> tuple[Port, ...]:
     """Convert the ports that a door opens."""
     if not ports:
-        raise ValueError('the list is empty; name what the door opens, like opens = ["22/tcp"]')
+        raise InvalidValueError("empty-list", 'the list is empty; name what the door opens, like opens = ["22/tcp"]')
     if len(ports) > MAX_OPENS:
-        raise ValueError(f"{len(ports)} ports are too many; write at most {MAX_OPENS}")
+        raise InvalidValueError("too-many-ports", f"{len(ports)} ports are too many; write at most {MAX_OPENS}")
     return distinct(ports)
 
 
 def interfaces(names: Sequence[str]) -> tuple[str, ...]:
     """Convert the list of watched interfaces."""
     if not names:
-        raise ValueError("the list is empty; name one, or leave `interfaces` out to watch all but lo")
+        raise InvalidValueError(
+            "empty-list", "the list is empty; name one, or leave `interfaces` out to watch all but lo"
+        )
     return distinct(names)
 
 
@@ -253,7 +287,7 @@ def distinct(items: Sequence[Item]) -> tuple[Item, ...]:
     """Return the items. Raises ValueError for a duplicate."""
     if len(set(items)) < len(items):
         twice = next(item for index, item in enumerate(items) if item in items[:index])
-        raise ValueError(f"duplicate entry '{twice}'; write it once")
+        raise InvalidValueError("duplicate-entry", f"duplicate entry '{twice}'; write it once")
     return tuple(items)
 
 

@@ -1,22 +1,105 @@
-"""The table of current openings. Pure: times are arguments, in seconds of one monotonic clock."""
+"""The openings of a gate: events in, effects out. Pure: times are arguments, in seconds of one monotonic clock.
+
+Each function `on_...` handles an event: it updates the table of openings, and returns what else is to be done.
+`daemon/openings_service.py` performs these effects, and rolls back an opening that the kernel refuses.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
 
-from doorward.model import Element, Opening, Place
+from doorward.core.diff import Remaining
+from doorward.core.reconcile import differences
+from doorward.model import Door, Element, Opening, Source
+
+Key = tuple[str, Source]  # of an opening: a door and an address
+
+
+class RecordOpening(NamedTuple):
+    """Record an opening, or its longer end; `before` is the opening that it replaces in the table."""
+
+    key: Key
+    opening: Opening
+    before: Opening | None
+
+
+class RecordRun(NamedTuple):
+    """Record a knock that only runs a command."""
+
+    key: Key
+    opening: Opening
+
+
+class RecordEnd(NamedTuple):
+    """Record that an opening ended at `at_s`, by "time", "hand", "ban", "fleet" or "lost"."""
+
+    key: Key
+    opening: Opening
+    at_s: float
+    by: str
+
+
+class SetElements(NamedTuple):
+    """Set these elements in the kernel to the state of the table.
+
+    If it refuses, the opening `key` is rolled back; None: nothing is. `have` are the elements that the kernel has,
+    without those that it lacks; None: read them.
+    """
+
+    key: Key | None
+    elements: tuple[Element, ...]
+    have: Remaining | None
+
+
+class LogLine(NamedTuple):
+    """Log an event of an opening."""
+
+    key: Key
+    event: str
+    fields: Mapping[str, object]
+
+
+class Announce(NamedTuple):
+    """Announce to the fleet that an opening was "opened" or "closed"."""
+
+    key: Key
+    event: str
+    opening: Opening
+    by: str
+
+
+class RunHook(NamedTuple):
+    """Run the door's command for "open" or "close"; `end` is owed in the ledger until the command has ended."""
+
+    key: Key
+    event: str
+    end: RecordEnd | None = None
+
+
+class Reject(NamedTuple):
+    """RecordOpening, log and announce a rejected source; `reason` is a text for people, `code` a word for programs."""
+
+    source: Source
+    door: str | None
+    reason: str
+    code: str
+    key: None = None
+
+
+Effect = RecordOpening | RecordRun | RecordEnd | SetElements | LogLine | Announce | RunHook | Reject
 
 
 class OpeningTable:
     """Current openings, one per door and address; opening a door again extends the opening."""
 
     def __init__(self) -> None:
-        self._by_source: dict[Place, dict[str, Opening]] = {}
-        self._ends: list[tuple[float, int, str, Place]] = []  # a heap by the end
+        self._by_source: dict[Source, dict[str, Opening]] = {}
+        self._ends: list[tuple[float, int, str, Source]] = []  # a heap by the end
         self._serial = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
         self._counts: Counter[str] = Counter()  # openings, by the key or operator that opened them
         self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
@@ -28,7 +111,7 @@ class OpeningTable:
     def __len__(self) -> int:
         return sum(map(len, self._by_source.values()))
 
-    def get(self, door: str, address: Place) -> Opening | None:
+    def get(self, door: str, address: Source) -> Opening | None:
         """Return the current opening, or None."""
         return self._by_source.get(address, {}).get(door)
 
@@ -40,7 +123,7 @@ class OpeningTable:
         """Return the number of set elements in openings to networks made by `by`."""
         return self._wide[by]
 
-    def enclosing(self, place: Place) -> Iterator[Opening]:
+    def enclosing(self, place: Source) -> Iterator[Opening]:
         """Yield the openings to networks that contain a network."""
         if isinstance(place, IPv4Network | IPv6Network):
             for bits in range(place.prefixlen):
@@ -58,13 +141,13 @@ class OpeningTable:
         heapq.heappush(self._ends, (new.until_s, next(self._serial), new.door, new.address))
         return new
 
-    def restore(self, door: str, address: Place, previous: Opening | None) -> None:
+    def restore(self, door: str, address: Source, previous: Opening | None) -> None:
         """Restore the previous opening, or none, after a change that failed."""
         self.close(door, address)
         if previous is not None:
             self.open(previous)
 
-    def close(self, door: str, address: Place) -> Opening | None:
+    def close(self, door: str, address: Source) -> Opening | None:
         """Remove an opening and return it; return None if there was none."""
         doors = self._by_source.get(address, {})
         opening = doors.pop(door, None)
@@ -108,3 +191,128 @@ class OpeningTable:
             if ends:
                 until[element] = max(ends)
         return until
+
+
+def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float) -> Opening:
+    """Return an opening of a door that begins now."""
+    return Opening(door.name, address, door.opens, now_s, now_s + for_s, by)
+
+
+def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
+    """Handle a request to open a door: by a signed knock, an operator or, if `is_learnt`, another gate."""
+    if not door.is_opening:
+        return _run_command(new)
+    effects = _opened(table, new, now_s, is_learnt=is_learnt)
+    return [*effects, SetElements(new.key, new.elements(), {})]
+
+
+def on_knock(
+    table: OpeningTable, doors: Iterable[Door], source: Source, now_s: float, *, is_current: bool = True
+) -> list[Effect]:
+    """Handle a completed port sequence, for which the kernel has opened the doors itself.
+
+    It set the end of this knock: where another opening of a port lasts longer, its end is restored. `is_current` is
+    false where the ruleset may have been replaced since.
+    """
+    effects, have = list[Effect](), dict[Element, float]()
+    for door in doors:
+        new = new_opening(door, source, door.for_ms / 1000, "knock", now_s)
+        if not door.is_opening:
+            effects += _run_command(new)
+            continue
+        effects += _opened(table, new, now_s)
+        for element in new.elements():
+            have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
+    return [*effects, SetElements(None, tuple(have), have if is_current else None)]
+
+
+def on_banned_knock(doors: Iterable[Door], source: Source) -> list[Effect]:
+    """Handle a port sequence that a source completed just before it was banned."""
+    return [SetElements(None, tuple(Element(source, port) for door in doors for port in door.opens), None)]
+
+
+def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effect]:
+    """Handle a close by an operator or by another gate; return nothing if there is no such opening."""
+    opening = table.close(*key)
+    if opening is None:
+        return []
+    elements = opening.elements()
+    return [SetElements(key, elements, dict.fromkeys(elements, 0.0)), *_ended(opening, by, now_s)]
+
+
+def on_ban(table: OpeningTable, openings: Sequence[Opening], now_s: float) -> list[Effect]:
+    """Handle a ban of the sources of openings, which end even if the kernel keeps their elements: it drops packets."""
+    elements = distinct_elements(openings)
+    return [SetElements(None, elements, dict.fromkeys(elements, 0.0)), *_remove(table, openings, "ban", now_s)]
+
+
+def on_expire(table: OpeningTable, now_s: float) -> list[Effect]:
+    """Handle the ends of openings whose time is over; the kernel has removed their elements."""
+    return on_ended(table.expire(now_s))
+
+
+def on_ended(openings: Iterable[Opening]) -> list[Effect]:
+    """Handle openings that reached their end, for example while no daemon ran."""
+    return [effect for opening in openings for effect in _ended(opening, "time", opening.until_s)]
+
+
+def on_lost(
+    table: OpeningTable, openings: Sequence[Opening], have: Remaining, now_s: float, others: Iterable[Element] = ()
+) -> list[Effect]:
+    """Handle openings that a repair or a configuration leaves out; `others` are elements of no opening."""
+    elements = tuple(dict.fromkeys((*distinct_elements(openings), *others)))
+    return [SetElements(None, elements, have), *_remove(table, openings, "lost", now_s)]
+
+
+def on_reconcile(table: OpeningTable, have: Remaining, doors: Sequence[Door], now_s: float) -> list[Effect]:
+    """Handle what the kernel has: add openings that were not logged, and end those that are gone."""
+    seen = differences(table, have, doors, now_s)
+    effects = _remove(table, seen.lost, "lost", now_s)
+    for opening in seen.found:
+        effects += _opened(table, opening, now_s)
+    return effects
+
+
+def distinct_elements(openings: Iterable[Opening]) -> tuple[Element, ...]:
+    """Return the elements of openings, each once."""
+    return tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
+
+
+def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
+    before, opening = table.get(*new.key), table.open(new)
+    event = "opened" if before is None else "prolonged"
+    effects: list[Effect] = [
+        RecordOpening(new.key, opening, before),
+        LogLine(new.key, event, log_fields(opening, opening.until_s - now_s, new.by)),
+    ]
+    if not is_learnt:
+        effects.append(Announce(new.key, "opened", opening, new.by))
+    if before is None:
+        effects.append(RunHook(new.key, "open"))
+    return effects
+
+
+def _run_command(knock: Opening) -> list[Effect]:
+    fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
+    over = knock._replace(until_s=knock.since_s)
+    return [RecordRun(knock.key, over), LogLine(knock.key, "ran", fields), RunHook(knock.key, "open")]
+
+
+def _remove(table: OpeningTable, openings: Iterable[Opening], by: str, now_s: float) -> list[Effect]:
+    effects: list[Effect] = []
+    for opening in openings:
+        table.close(*opening.key)
+        effects += _ended(opening, by, now_s)
+    return effects
+
+
+def _ended(opening: Opening, by: str, at_s: float) -> list[Effect]:
+    end = RecordEnd(opening.key, opening, at_s, by)
+    line = LogLine(opening.key, "closed", log_fields(opening, at_s - opening.since_s, by))
+    return [end, line, Announce(opening.key, "closed", opening, by), RunHook(opening.key, "close", end)]
+
+
+def log_fields(opening: Opening, for_s: float, by: str) -> dict[str, object]:
+    """Return what the log has of an opening, for a duration."""
+    ports = [str(port) for port in opening.ports]
+    return {"door": opening.door, "address": str(opening.address), "ports": ports, "for_s": for_s, "by": by}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.core.diff import TOLERANCE_S, Remaining
-from doorward.model import Door, Element, Opening, Place, Port
+from doorward.model import Door, Element, Opening, Port, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
         else:
             lost.append(opening)
-    missing: dict[Place, dict[Port, float]] = {}
+    missing: dict[Source, dict[Port, float]] = {}
     for (address, port), left_s in have.items():
         if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
             missing.setdefault(address, {})[port] = left_s
@@ -43,7 +43,7 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
 
 
 def _attribute(
-    address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
+    address: Source, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     remaining = dict(left_s)

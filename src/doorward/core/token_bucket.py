@@ -11,7 +11,7 @@ class TokenBucket:
         self._tokens, self._counted_s = burst, float("-inf")
 
     def admits(self, now_s: float) -> bool:
-        """Take a token at `now_s`; return False if there is none left."""
+        """Take a token at `now_s`; return False if the bucket is empty."""
         self._tokens = min(self._burst, self._tokens + (now_s - self._counted_s) * self._per_s)
         self._counted_s = now_s
         if self._tokens < 1:

@@ -64,17 +64,18 @@ def _judge_listener(sock: socket.socket, path: Path) -> None:
     user, owner = peer.credentials(sock)[1], path.parent.stat().st_uid
     if user not in (0, owner):
         who = f"user {user} listens here, and the daemon is root or user {owner}, who owns {path.parent}"
-        raise UsageError(f"{path}: {who}; end that process and start doorward again")
+        raise UsageError("foreign-listener", f"{path}: {who}; end that process and start doorward again")
 
 
 def _first(path: Path, replies: BinaryIO) -> Answer:
     with _refusals(path):
         raw = replies.readline(MAX_ANSWER_BYTES)
     if not raw:
-        raise UsageError(_TURNED_AWAY.format(path))
+        raise UsageError("turned-away", _TURNED_AWAY.format(path))
     answer = _parse_answer(path, raw)
     if "error" in answer:
-        raise (NegativeResult if answer.get("exit_status") == 1 else UsageError)(str(answer["error"]))
+        kind = NegativeResult if answer.get("exit_status") == 1 else UsageError
+        raise kind(str(answer.get("code", "unknown-error")), str(answer["error"]))
     return answer
 
 
@@ -82,14 +83,19 @@ class _Object(Answer):
     """An object in the daemon's answer; a missing member raises UsageError, as from a daemon of another version."""
 
     def __missing__(self, key: str) -> NoReturn:
-        raise UsageError(f"the daemon's answer has no {key!r}; restart the daemon, or install the version that it runs")
+        raise UsageError(
+            "missing-member",
+            f"the daemon's answer has no {key!r}; restart the daemon, or install the version that it runs",
+        )
 
 
 def _parse_answer(path: Path, raw: bytes) -> Answer:
     with contextlib.suppress(ValueError, RecursionError):
         if isinstance(answer := json.loads(raw, object_hook=_Object), dict):
             return answer
-    raise UsageError(f"{path}: the answer is not one line of JSON; restart the daemon that listens there")
+    raise UsageError(
+        "invalid-answer", f"{path}: the answer is not one line of JSON; restart the daemon that listens there"
+    )
 
 
 @contextlib.contextmanager
@@ -97,11 +103,11 @@ def _refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except (PermissionError, ConnectionResetError, BrokenPipeError):
-        raise UsageError(_TURNED_AWAY.format(path)) from None
+        raise UsageError("turned-away", _TURNED_AWAY.format(path)) from None
     except OSError as error:
         off_switch.refuse_if_off()  # then `doorward run` would start none
         raise NegativeResult(
-            f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
+            "no-daemon", f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
         ) from None
 
 

@@ -9,27 +9,29 @@ from ipaddress import IPv6Address
 from itertools import islice
 from typing import Any
 
+from doorward.config.diagnostics import nearest
 from doorward.config.duration import parse_duration_ms
+from doorward.core.openings import new_opening, on_ban, on_close, on_open
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import METRICS_USER, Reply
 from doorward.daemon.event_stream import Subscriber, Subscribers
 from doorward.daemon.gate_loader import GateLoader
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.stats import EventStats, KernelStats, attempt_as_dict
-from doorward.errors import DoorwardError, NegativeResult, UsageError
+from doorward.errors import InvalidValueError, NegativeResult, UsageError
 from doorward.kernel.sock_diag import close_connections
-from doorward.model import Address, Opening, Place, parse_address, parse_place
+from doorward.model import Address, Opening, Source, parse_address, parse_source
 from doorward.nftables.ban_sets import covers
 
 MOST_DOORS = 200  # in the first answer to a subscriber; the configuration has all
 DEFAULT_BAN_MS = 3_600_000
 _HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # longer times, which the kernel accepts, are mistakes
-_OWNERS = ("apply", "confirm", "installed", "ban", "unban", "off")  # for root and the daemon's own user
+_OWNERS = ("apply", "confirm", "reload_hooks", "ban", "unban", "off")  # for root and the daemon's own user
 
 
 class ControlCommands:
-    """Answer requests. `describe` returns the workers' part of "status" and "numbers": see daemon.py."""
+    """Answer requests. `describe` returns the workers' part of "status" and "stats": see daemon.py."""
 
     def __init__(
         self,
@@ -48,9 +50,9 @@ class ControlCommands:
             "close": self._close,
             "apply": gate.apply,
             "confirm": gate.confirm,
-            "installed": gate.reload_hooks,
+            "reload_hooks": gate.reload_hooks,
             "follow": self._follow,
-            "numbers": self._numbers,
+            "stats": self._stats,
             "ban": self._ban,
             "unban": self._unban,
             "bans": self._bans,
@@ -62,12 +64,14 @@ class ControlCommands:
         handler = self._handlers.get(request["command"])
         if handler is None:
             known = ", ".join(self._handlers)
-            raise UsageError(f"unknown command {request['command']!r}; known commands: {known}")
-        if request.get("is_reader") and request["command"] != "numbers":
-            raise UsageError(f"the user {METRICS_USER} may ask for the numbers alone; call this as root")
+            raise UsageError("unknown-command", f"unknown command {request['command']!r}; known commands: {known}")
+        if request.get("is_reader") and request["command"] != "stats":
+            raise UsageError("not-permitted", f"the user {METRICS_USER} may request the stats alone; call this as root")
         if request["command"] in _OWNERS and not request.get("is_owner"):
             what = f"{request['command']} is for root"
-            raise UsageError(f"{what}: members of [gate] control_group see the status, and open and close doors")
+            raise UsageError(
+                "not-permitted", f"{what}: members of [gate] control_group see the status, and open and close doors"
+            )
         return handler(request)
 
     def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,64 +97,43 @@ class ControlCommands:
     def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         door = self.openings.doors.get(_text(request, "door"))
         if door is None:
-            raise UsageError(self._no_door(_text(request, "door")))
+            raise UsageError("unknown-door", self._no_door(_text(request, "door")))
         for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
         now_s = self.openings.loop.now_s()
-        opening = Opening(door.name, _address(request), door.opens, now_s, now_s + for_ms / 1000, "hand")
+        opening = new_opening(door, _address(request), for_ms / 1000, "hand", now_s)
+        if door.is_opening and self.bans.contains(opening.address):
+            raise NegativeResult(
+                "is-banned", f"{opening.address} is banned; `doorward unban {opening.address}` ends that"
+            )
+        self.openings.perform_all(on_open(self.openings.table, door, opening, now_s), is_durable=True)
         if not door.is_opening:
-            with self.openings.recording():
-                self.openings.record_command_run(opening)
             return {"opening": self._opening(opening._replace(until_s=now_s))}
-        if self.bans.contains(opening.address):
-            raise NegativeResult(f"{opening.address} is banned; `doorward unban {opening.address}` ends that")
-
-        def apply() -> None:
-            self.openings.ledger.fsync()  # the ledger first, so that it is complete after a crash
-            self.openings.apply_openings(opening.elements(), {})
-
-        with self.openings.recording(apply):
-            self.openings.record_opening(opening)
         standing = self.openings.table.get(door.name, opening.address) or opening
         return {"opening": self._opening(standing)}
 
     def _close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         name, address = _text(request, "door"), _place(request)
-        opening = self.openings.table.close(name, address)
+        opening = self.openings.table.get(name, address)
         if opening is None:
             if name not in self.openings.doors:
-                raise UsageError(self._no_door(name))
-            raise NegativeResult(f"{name} is not open to {address}; `doorward status` lists what is")
-        try:
-            self.openings.apply_openings(
-                opening.elements(), dict.fromkeys(opening.elements(), 0.0)
-            )  # where they are, without a look
-        except DoorwardError:
-            self.openings.table.restore(name, address, opening)
-            raise
-        with self.openings.recording():
-            self.openings.record_end(opening, "hand")
+                raise UsageError("unknown-door", self._no_door(name))
+            raise NegativeResult("not-open", f"{name} is not open to {address}; `doorward status` lists what is")
+        self.openings.perform_all(on_close(self.openings.table, opening.key, "hand", self.openings.loop.now_s()))
         return {"cut": close_connections(address, opening.ports) if request.get("cut") is True else 0}
 
     def _ban(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ban an address: close every door to it, and ignore its knocks. A network around it keeps its openings."""
         address = _address(request)
         if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
-            raise UsageError(f"cannot ban {address}: this host needs packets from it")
+            raise UsageError("own-address", f"cannot ban {address}: this host needs packets from it")
         for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
         ban = self.bans.add(address, for_ms / 1000)
         openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
-        for opening in openings:
-            self.openings.table.close(opening.door, opening.address)
         now_s = time.time()
         self.openings.ledger.banned(ban, now_s, now_s + for_ms / 1000)
         self.openings.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
-        elements = tuple(element for opening in openings for element in opening.elements())
-        try:
-            self.openings.apply_openings(elements, dict.fromkeys(elements, 0.0))
-        finally:  # an entry that could not be removed expires by its timer; the ban is in force
-            with self.openings.recording():
-                for opening in openings:
-                    self.openings.record_end(opening, "ban")
+        # An element that cannot be removed expires by its timer; the ban is in force.
+        self.openings.perform_all(on_ban(self.openings.table, openings, self.openings.loop.now_s()))
         ports = frozenset(port for door in self.openings.doors.values() for port in door.opens)
         cut_count = close_connections(ban, tuple(ports)) if request.get("cut") is True else 0
         return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
@@ -175,10 +158,10 @@ class ControlCommands:
         self.gate.switch_off()
         return {}
 
-    def _numbers(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _stats(self, request: Mapping[str, Any]) -> dict[str, Any]:
         usage, counters = self.kernel_stats.read(self.gate.firewall, self.openings.loop.now_s())
         loaded = self.gate.loaded
-        numbers = {
+        stats = {
             "summary": loaded.summary(),
             "generation": loaded.generation,
             "doors": len(self.openings.doors),
@@ -198,8 +181,8 @@ class ControlCommands:
             **self.event_stats.as_dict(),
         }
         if request.get("is_reader"):  # the sources of attempts are not for the metrics user
-            return {name: number for name, number in numbers.items() if name not in ("attempts", "listed")}
-        return numbers
+            return {name: value for name, value in stats.items() if name not in ("attempts", "listed")}
+        return stats
 
     def _opening(self, opening: Opening) -> dict[str, Any]:
         wall = self.openings.in_wall_time(opening)
@@ -213,51 +196,53 @@ class ControlCommands:
         }
 
     def _no_door(self, name: str) -> str:
-        import difflib
-
         # A search among 100,000 doors would block the daemon for seconds.
-        near = difflib.get_close_matches(name, self.openings.doors, n=1) if len(self.openings.doors) <= 1000 else []
-        hint = f"did you mean {near[0]!r}?" if near else "`doorward check` counts the doors of the configuration"
+        near = nearest(name, self.openings.doors) if len(self.openings.doors) <= 1000 else None
+        hint = f"did you mean {near!r}?" if near else "`doorward check` counts the doors of the configuration"
         return f"there is no door {name!r}; {hint}"
 
 
 def _text(request: Mapping[str, Any], key: str) -> str:
     value = request.get(key)
     if not isinstance(value, str):
-        raise UsageError(f"the request needs a text {key!r}")
+        raise UsageError("missing-field", f"the request needs a text {key!r}")
     return value
 
 
-def _place(request: Mapping[str, Any]) -> Place:
+def _place(request: Mapping[str, Any]) -> Source:
     """Parse the source of an opening: an address or a network."""
     text = _text(request, "address")
     if "/" not in text:
         return _address(request)
     try:
-        network = parse_place(text)
+        network = parse_source(text)
     except ValueError:
-        raise UsageError(f"invalid network {text!r}; write it like 192.0.2.0/24") from None
+        raise UsageError("invalid-network", f"invalid network {text!r}; write it like 192.0.2.0/24") from None
     if isinstance(network, Address) or network.num_addresses == 1:
-        raise UsageError(f"{text!r} is a single address; write it without /{text.partition('/')[2]}")
+        raise UsageError("not-a-network", f"{text!r} is a single address; write it without /{text.partition('/')[2]}")
     return network
 
 
 def _address(request: Mapping[str, Any]) -> Address:
     text = _text(request, "address")
     if "%" in text:
-        raise UsageError(f"{text!r} names an interface; write the address without %{text.partition('%')[2]}")
+        raise UsageError(
+            "scoped-address", f"{text!r} names an interface; write the address without %{text.partition('%')[2]}"
+        )
     try:
         found = parse_address(text)
     except ValueError:
-        raise UsageError(f"invalid address {text!r}; write it like 192.0.2.7 or 2001:db8::7") from None
+        raise UsageError(
+            "invalid-address", f"invalid address {text!r}; write it like 192.0.2.7 or 2001:db8::7"
+        ) from None
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 def _duration(text: str) -> int:
     try:
         for_ms = parse_duration_ms(text)
-    except ValueError as error:
-        raise UsageError(f"--for: {error}") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"--for: {error}") from None
     if for_ms > MAX_FOR_MS:
-        raise UsageError(f"--for: {text} is too long; at most 365d")
+        raise UsageError("duration-too-long", f"--for: {text} is too long; at most 365d")
     return for_ms

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration
+from doorward.core.openings import on_ended
 from doorward.daemon import bans
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
@@ -41,7 +42,7 @@ class Daemon:
         self._loop, self._log, self._hooks = hooks.loop, log, hooks
         self._signed: SignedKnocks | None = None
         self._fleet: FleetSync | None = None
-        firewall, subscribers = NftFirewall(), Subscribers(self._loop)
+        firewall, subscribers = NftFirewall(), Subscribers()
         self._stats = EventStats()
         log.listeners += [subscribers.publish, self._stats.count]
         self._bans = BanList(ledger.path.with_name(bans.NAME), firewall, log.message)
@@ -66,9 +67,7 @@ class Daemon:
             late = self._openings.restore()
             self._gate.load_first(trial_s)
             self._bans.restore()
-            with self._openings.recording():
-                for opening in late:
-                    self._openings.record_end(opening, "time")
+            self._openings.perform(on_ended(late))
             self._openings.reconcile()
             self._open_parts = parts.pop_all()
 
@@ -80,7 +79,7 @@ class Daemon:
             self._loop.on_signal(number, self._loop.stop)
         if (every_s := sd_notify.watchdog_interval_s()) is not None:
             self._feed_watchdog(every_s)
-        self._log.message(f"{self._gate.loaded.summary()}; {len(self._openings.table)} open")
+        self._log.message("started", f"{self._gate.loaded.summary()}; {len(self._openings.table)} open")
         self._gate.notify_ready()
         self._gate.keep_configuration()
         self._loop.run()
@@ -90,7 +89,7 @@ class Daemon:
             trial.end()
         self._hooks.drain()
         self._log.log_suppressed()
-        self._log.message("ends; openings end by themselves")
+        self._log.message("stopping", "stopping; openings expire by themselves")
         return int(trial is not None)
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from doorward.config.schema import Fleet
 from doorward.errors import DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
-from doorward.fleet.etcd_records import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except
 
@@ -17,17 +17,17 @@ from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_ex
 class FleetProcess(Worker):
     """The process that speaks to etcd."""
 
-    def __init__(self, fleet: Fleet, gate: str, window_ms: int, folder: Path, state: Path) -> None:
+    def __init__(self, fleet: Fleet, gate: str, window_ms: int, directory: Path, state: Path) -> None:
         identity = _identity(state)
         super().__init__(
-            "doorward-fleet", lambda daemon: _speak(daemon, identity, fleet, gate, window_ms, folder, state)
+            "doorward-fleet", lambda daemon: _speak(daemon, identity, fleet, gate, window_ms, directory, state)
         )
 
     def read(self) -> protocol.Message | None:
         """Return the next message, or None. MalformedError: the process ended, or sent an invalid message."""
         raw = self.receive(protocol.MESSAGE_BYTES)
         if raw == b"":
-            raise MalformedError("the process ended")
+            raise MalformedError("process-ended", "the process ended")
         return None if raw is None else protocol.parse(raw)
 
 
@@ -43,7 +43,7 @@ def _speak(
     fleet: Fleet,
     gate: str,
     window_ms: int,
-    folder: Path,
+    directory: Path,
     state: Path,
 ) -> None:
     close_descriptors_except([daemon.fileno(), *STANDARD])
@@ -51,12 +51,13 @@ def _speak(
     from doorward.fleet.worker import FleetWorker, WorkerSettings
 
     try:
-        access = read_access(fleet, folder, gate)
+        access = read_access(fleet, directory, gate)
         privileges.drop_privileges(identity, 0)
         privileges.exit_with_parent(signal.SIGKILL)
         claims = claim_access(access, fleet)
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(protocol.pack(protocol.Say("error", printable(str(error), protocol.MAX_LINE_LENGTH))))
+        code = error.code if isinstance(error, DoorwardError) else "fleet-start-failed"
+        daemon.send(protocol.pack(protocol.LogMessage(code, "error", printable(str(error), protocol.MAX_LINE_LENGTH))))
     else:
         process.run()

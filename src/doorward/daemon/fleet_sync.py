@@ -6,25 +6,26 @@ notified, and a process that ends is replaced by one that announces all openings
 
 from __future__ import annotations
 
-import socket
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
+from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.repairs import settle_each
 from doorward.daemon.ruleset_loader import LoadResult
-from doorward.errors import DoorwardError, MalformedError
+from doorward.errors import MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import OpeningKey, printable
-from doorward.model import Opening, Place
+from doorward.fleet.etcd_records import OpeningKey
+from doorward.kernel.socket_writer import SocketWriter
+from doorward.model import Opening, Source
 from doorward.signed.authorize import KnockGrant
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
@@ -55,10 +56,8 @@ class FleetSync:
         self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        self._waiting: deque[bytes] = deque()
-        self._opened: list[protocol.Item] = []
+        self._writer: SocketWriter | None = None
         self._closed: list[OpeningKey] = []
-        self._out: socket.socket | None = None  # a duplicate of the child's socket, while waiting for writing
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
         self._numbers = 0
@@ -71,37 +70,45 @@ class FleetSync:
         self._unlogged = 0  # rejections since the last line
         self._lines = TokenBucket(_LINES_PER_S, _LINES_AT_ONCE)
 
-    def configure(self, loaded: LoadResult, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
+    def configure(self, loaded: LoadResult, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         self._takes_networks = loaded.signed is not None
-        settings = fleet, gate, window_ms, folder
+        settings = fleet, gate, window_ms, directory
         if settings != self._settings:
             self._settings = settings
             self._start()
 
-    def opened(self, opening: Opening, by: str) -> None:
-        """Note an opening that is in the ledger and in the kernel, for `flush`."""
-        if opening.ports:  # without ports it only runs a command, on this gate alone
-            if self._is_shared(opening.door):
-                self._opened.append(_item(opening, by))
-            self.record("opened", opening.door, opening.address, by)
+    def announce(self, changes: Sequence[Announce | Reject]) -> None:
+        """Announce openings, closes and rejected knocks; an opening that expires does so at every gate."""
+        opened: list[protocol.Item] = []
+        for change in changes:
+            if isinstance(change, Reject):
+                self.record("refused", change.door, change.source, change.reason)
+            elif change.event == "closed":
+                self._note_close(change.opening, change.by)
+            elif change.opening.ports:  # without ports it only runs a command, on this gate alone
+                if self._is_shared(change.opening.door):
+                    opened.append(_item(change.opening, change.by))
+                self.record("opened", *change.key, change.by)
+        for items in protocol.batches(opened):
+            self._send(protocol.Opened(items))
+        if self._child is None:
+            return  # the next one is sent what was closed
+        closed, self._closed = self._closed, []
+        for keys in protocol.batches(closed):
+            self._send(protocol.Closed(keys))
 
-    def ended(self, opening: Opening, by: str) -> None:
-        """Note that an opening was closed, likewise; one that expires does so at every gate."""
+    def _note_close(self, opening: Opening, by: str) -> None:
         if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
-            self._closed.append(_key(opening))
+            self._closed.append(OpeningKey(*opening.key))
         if by != "time":
-            self.record("closed", opening.door, opening.address, by)
+            self.record("closed", *opening.key, by)
 
-    def knock_rejected(self, source: Place, door: str | None, reason: str) -> None:
-        """Announce a rejected knock."""
-        self.record("refused", door, source, reason)
-
-    def record(self, event: str, door: str | None, address: Place, words: str) -> None:
+    def record(self, event: str, door: str | None, address: Source, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
         if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
@@ -140,62 +147,31 @@ class FleetSync:
         try:
             self._child = FleetProcess(*self._settings, self._openings.ledger.path.parent)
         except OSError as error:
-            self._openings.log.message(f"cannot start the fleet process: {error.strerror}", "error")
+            self._openings.log.message(
+                "fleet-start-failed", f"cannot start the fleet process: {error.strerror}", "error"
+            )
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
-        self._opened = []  # included in the table below
+        self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
         closed, self._closed = self._closed, []
-        standing = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
+        active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
-        for at in range(0, max(len(standing), len(closed), 1), most):
-            is_last = at + most >= max(len(standing), len(closed))
-            self._send(protocol.Standing(standing[at : at + most], closed[at : at + most], is_last))
+        for at in range(0, max(len(active), len(closed), 1), most):
+            is_last = at + most >= max(len(active), len(closed))
+            self._send(protocol.OpeningsSnapshot(active[at : at + most], closed[at : at + most], is_last))
 
     def _schedule_restart(self) -> None:
         loop = self._openings.loop
         loop.at(loop.now_s() + self._pause_s, lambda: None if self._child is not None else self._start())
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    def flush(self) -> None:
-        """Announce what was opened and closed since the last time."""
-        opened, self._opened = self._opened, []
-        for items in protocol.batches(opened):
-            self._send(protocol.Opened(items))
-        if self._child is None:
-            return  # the next one is sent what was closed
-        closed, self._closed = self._closed, []
-        for keys in protocol.batches(closed):
-            self._send(protocol.Closed(keys))
-
     def _send(self, message: protocol.Message) -> None:
-        if self._child is None:
+        if self._child is None or self._writer is None:
             return
-        self._waiting.append(protocol.pack(message))
-        if len(self._waiting) > _MOST_WAITING:
+        self._writer.write(protocol.pack(message))
+        if len(self._writer.waiting) > _MOST_WAITING:
             self._failed("stopped reading")
-        elif self._out is None:
-            self._drain()
-
-    def _drain(self) -> None:
-        while self._waiting and self._child is not None:
-            try:
-                self._child.socket.send(self._waiting[0], socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if self._out is None:
-                    self._out = self._child.socket.dup()
-                    self._openings.loop.on_writable(self._out.fileno(), self._drain)
-                return
-            except OSError:
-                break  # it has ended: reading says so
-            self._waiting.popleft()
-        self._stop_waiting_for_write()
-
-    def _stop_waiting_for_write(self) -> None:
-        if self._out is not None:
-            self._openings.loop.unregister(self._out.fileno())
-            self._out.close()
-            self._out = None
 
     def _on_message(self) -> None:
         assert self._child is not None  # noqa: S101
@@ -210,25 +186,25 @@ class FleetSync:
             self._close(message.keys)
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
-        elif isinstance(message, protocol.Say):
+        elif isinstance(message, protocol.LogMessage):
             if self._lines.admits(self._openings.loop.now_s()):
-                self._openings.log.message(f"fleet: {message.words}", message.level)
+                self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
             self.state = message
             self._pause_s = _PAUSE_S
 
     def _failed(self, how: str) -> None:
-        self._openings.log.message(f"the fleet process {how}; restarting it", "error")
+        self._openings.log.message("fleet-failed", f"the fleet process {how}; restarting it", "error")
         self._stop_worker("the fleet process ended")
         self._schedule_restart()
 
     def _stop_worker(self, why: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
         if self._child is not None:
-            self._stop_waiting_for_write()
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
-        self._waiting.clear()
         self.state = self.state._replace(is_in_touch=False)
         for number in list(self._claims):
             self._answer(number, None, why)
@@ -246,27 +222,22 @@ class FleetSync:
         openings, now_ms = self._openings, round(self._openings.loop.now_s() * 1000)
         limits = Limits(self._fleet.for_max_ms, allows_networks=self._takes_networks)
         room = Room(openings.table)
-        admitted: list[Opening] = []
-        items_of: dict[tuple[str, Place], protocol.Item] = {}
+        effects: list[Effect] = []
+        items_of: dict[Key | None, protocol.Item] = {}
         for item in items:
-            found = admit(item, openings.doors.get(item.key.door), limits, now_ms)
-            if found is None or self._bans.contains(item.key.address):
+            door = openings.doors.get(item.key.door)
+            found = admit(item, door, limits, now_ms)
+            if door is None or found is None or self._bans.contains(item.key.address):
                 continue
             if isinstance(found, Opening) and not (openings.table.get(*item.key) or room.reserve(found)):
                 found = FULL
             if isinstance(found, Rejected):
                 self._reject(item, found)
             else:
-                admitted.append(found)
-                items_of[found.door, found.address] = item
-
-        def refused(opening: Opening, error: DoorwardError) -> None:
-            openings.pending.take_back((opening.door, opening.address))
-            self._reject(items_of[opening.door, opening.address], Rejected("kernel", str(error)))
-
-        with openings.recording(lambda: settle_each(openings, admitted, openings.pending.prolongs, refused)):
-            for opening in admitted:
-                openings.record_opening(opening, is_learnt=True)
+                effects += on_open(openings.table, door, found, now_ms / 1000, is_learnt=True)
+                items_of[found.key] = item
+        for refusal in openings.perform(effects):
+            self._reject(items_of[refusal.change.key], Rejected("kernel", str(refusal.error)))
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""
@@ -277,21 +248,16 @@ class FleetSync:
         more = f" ({self._unlogged} more rejected since the last line)" if self._unlogged else ""
         self._unlogged = 0
         what = f"opening {item.key.door} to {item.key.address}, by {item.by}, is rejected"
-        self._openings.log.message(f"fleet: {what}: {why.message}{more}", "warning")
+        self._openings.log.message("fleet-opening-rejected", f"fleet: {what}: {why.message}{more}", "warning")
 
     def _close(self, keys: list[OpeningKey]) -> None:
-        openings = self._openings
-        known = [key for key in keys if self._may_close(key.door)]
-        closed = [opening for key in known if (opening := openings.table.close(key.door, key.address)) is not None]
-        try:
-            openings.apply_openings(tuple(element for opening in closed for element in opening.elements()))
-        except DoorwardError as error:
-            openings.log.message(f"what was closed elsewhere was not closed here: {error}", "error")
-            openings.reconcile()
-            return
-        with openings.recording():
-            for opening in closed:
-                openings.record_end(opening, "fleet")
+        openings, now_s = self._openings, self._openings.loop.now_s()
+        allowed = [key for key in keys if self._may_close(key.door)]
+        effects = [effect for key in allowed for effect in on_close(openings.table, key, "fleet", now_s)]
+        if refusals := openings.perform(effects):
+            openings.log.message(
+                "fleet-close-failed", f"what was closed elsewhere was not closed here: {refusals[0].error}", "error"
+            )
 
     def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
         """Pass on the fleet's answer about signed knocks; without an answer apply the policy."""
@@ -313,13 +279,9 @@ class FleetSync:
             self._logged_s = now_s
             what = "refused" if is_closed else "taken without asking other gates"
             words = f"the fleet cannot tell which signed knocks were used ({why}): those for shared doors are {what}"
-            self._openings.log.message(f"{words}, as [fleet] policy says", "warning")
-
-
-def _key(opening: Opening) -> OpeningKey:
-    return OpeningKey(opening.door, opening.address)
+            self._openings.log.message("fleet-policy-applied", f"{words}, as [fleet] policy says", "warning")
 
 
 def _item(opening: Opening, by: str) -> protocol.Item:
     until_ms = round(opening.until_s * 1000)
-    return protocol.build_item(_key(opening), until_ms, by, until_ms - round(opening.since_s * 1000))
+    return protocol.build_item(OpeningKey(*opening.key), until_ms, by, until_ms - round(opening.since_s * 1000))

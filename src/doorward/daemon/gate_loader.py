@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from doorward.config.duration import format_duration
 from doorward.config.files import MAX_BYTES, decode_text
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
@@ -26,7 +27,7 @@ from doorward.daemon.ruleset_loader import (
     digest_of,
     load,
     load_file,
-    put_back,
+    load_saved,
 )
 from doorward.daemon.trial import HOW, Trial
 from doorward.errors import DoorwardError, NegativeResult, UsageError
@@ -61,17 +62,19 @@ class GateLoader:
         self.loaded, self.trouble = loaded, ""
         self.in_force(loaded)
         for line in loaded.warning.splitlines():
-            self.log.message(line, "warning")
+            self.log.message("load-warning", line, "warning")
         if loaded.not_kept:
             self.log.message(
-                f"the ruleset is in force but not saved for the next boot: {loaded.not_kept}; make room", "error"
+                "ruleset-not-saved",
+                f"the ruleset is in force but not saved for the next boot: {loaded.not_kept}; make room",
+                "error",
             )
 
     def switch_off(self) -> None:
         """End the daemon without a ruleset. No hook runs: the ledger keeps the openings and the commands owed."""
         if self.trial is not None:
             self.trial.drop()
-        self.log.message("switched off by `doorward off`; `doorward on` ends that", "warning")
+        self.log.message("switched-off", "switched off by `doorward off`; `doorward on` ends that", "warning")
         self.loop.stop()
 
     def close(self) -> None:
@@ -89,7 +92,7 @@ class GateLoader:
         restore, saved, config, before = repairs.remaining(self.service), self.saved, self.config, self.loaded
         self._restored = tuple(restore)
         if not before.not_kept:
-            return LoadProcess(lambda: put_back(saved, restore))
+            return LoadProcess(lambda: load_saved(saved, restore))
         if before.last_good:
             return LoadProcess(lambda: replace(load_last(config, restore, saved), last_good=before.last_good))
         return LoadProcess(lambda: load_file(config, restore, saved))
@@ -129,7 +132,11 @@ class GateLoader:
         if refusal := loaded.commit.refusal:
             self.trouble = repairs.fill(self.service, (), refusal)
         if self.trial is not None:
-            self.log.message(f"on trial for {round(self.trial.left_s)}s: {loaded.summary()}; {HOW}", "warning")
+            self.log.message(
+                "on-trial",
+                f"on trial for {format_duration(round(self.trial.left_s) * 1000)}: {loaded.summary()}; {HOW}",
+                "warning",
+            )
             self.trial.on_loaded(loaded)
 
     def _load_last(self, restore: Remaining, error: DoorwardError) -> LoadResult:
@@ -142,12 +149,11 @@ class GateLoader:
         except SwitchedOff:
             raise
         except DoorwardError as trouble:
-            for line in str(trouble).splitlines():
-                self.log.message(f"the last good configuration is not used: {line}", "error")
+            self.log.error(trouble, "the last good configuration is not used: ")
             raise error from None
-        for line in str(error).splitlines():
-            self.log.message(line, "error")
+        self.log.error(error)
         self.log.message(
+            "last-good-in-force",
             f"{config} cannot be loaded: {copy} is in force instead, the last good configuration. Hooks (on_open,"
             " on_close, on_refuse) do not run. Correct the file and reload it (`doorward check`, then SIGHUP)",
             "error",
@@ -166,7 +172,7 @@ class GateLoader:
 
     def _reload(self) -> None:
         if self.trial is not None:
-            self.log.message(f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
+            self.log.message("trial-running", f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
             self.notify_ready()
             return
         path, keep = self.config, self.saved
@@ -176,15 +182,16 @@ class GateLoader:
         if not isinstance(outcome, DoorwardError):
             self.put_in_force(outcome)
             self.hooks.turn_on()
-            self.log.message(f"reloaded: {outcome.summary()}")
+            self.log.message("reloaded", f"reloaded: {outcome.summary()}")
             self.keep_configuration()
         elif isinstance(outcome, NftError) and self.guard.is_damaged:  # the table was gone under it
             self.reload()
             return
         else:
-            for line in str(outcome).splitlines():
-                self.log.message(line, "error")
-            self.log.message("the configuration was not reloaded; the gate stands as it was", "error")
+            self.log.error(outcome)
+            self.log.message(
+                "not-reloaded", "the configuration was not reloaded; the loaded gate stays in force", "error"
+            )
         self.notify_ready()
 
     def notify_ready(self) -> None:
@@ -195,19 +202,21 @@ class GateLoader:
         """Load the configuration in the file sent with the request, permanently or on trial."""
         name, for_ms, descriptor = request.get("name"), request.get("trial_ms"), request.get("descriptor")
         if not isinstance(name, str) or not isinstance(descriptor, int):
-            raise UsageError("the request needs a text 'name' and an open file")
+            raise UsageError("invalid-request", "the request needs a text 'name' and an open file")
         if for_ms is not None and not (isinstance(for_ms, int) and SHORTEST_TRIAL_MS <= for_ms <= LONGEST_TRIAL_MS):
-            raise UsageError("a trial lasts from 1s to 24h")
+            raise UsageError("trial-range", "a trial lasts from 1s to 24h")
         if self.trial is not None:
-            raise NegativeResult(f"a gate is on trial already; {HOW}, or wait for its end")
+            raise NegativeResult("trial-running", f"a gate is on trial already; {HOW}, or wait for its end")
         if self.guard.is_busy:
-            raise NegativeResult("the gate is being loaded just now; try again")
+            raise NegativeResult("gate-loading", "the gate is being loaded just now; try again")
         keep_open = os.dup(descriptor)
         try:
             if for_ms is not None:
                 self.trial = Trial(self, for_ms / 1000, self.loaded, _digest(keep_open))
-            keep, folder = self.saved, self.config.parent
-            child = LoadProcess(lambda: _load_text(decode_text(_read(keep_open), name), name, folder, keep), keep_open)
+            keep, directory = self.saved, self.config.parent
+            child = LoadProcess(
+                lambda: _load_text(decode_text(_read(keep_open), name), name, directory, keep), keep_open
+            )
         finally:
             os.close(keep_open)
         later = DeferredReply()
@@ -223,16 +232,20 @@ class GateLoader:
         self.put_in_force(outcome)
         sd_notify.notify(f"STATUS={outcome.summary()}")
         if trial is None:
-            self.log.message(f"applied {name}: {outcome.summary()}")
+            self.log.message("applied", f"applied {name}: {outcome.summary()}")
             return {"summary": outcome.summary()}
-        self.log.message(f"{name} is on trial for {round(trial.left_s)}s: {outcome.summary()}; {HOW}", "warning")
+        self.log.message(
+            "on-trial",
+            f"{name} is on trial for {format_duration(round(trial.left_s) * 1000)}: {outcome.summary()}; {HOW}",
+            "warning",
+        )
         trial.on_loaded(outcome)
         return {"summary": outcome.summary(), "left_s": trial.left_s}
 
     def confirm(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Confirm the trial, from the session whose SSH connection the request names; None is the console."""
         if self.trial is None:
-            raise NegativeResult("no gate is on trial; if there was one, it was taken back")
+            raise NegativeResult("no-trial", "no gate is on trial; if there was one, it was taken back")
         self.trial.confirm(_connection(request.get("connection")))
         return {"summary": self.loaded.summary()}
 
@@ -243,8 +256,8 @@ class GateLoader:
         return {}
 
 
-def _load_text(text: str, name: str, folder: Path, ruleset: Path) -> LoadResult:
-    return replace(load(parse(text, name), folder, {}, ruleset), digest=digest_of(text))
+def _load_text(text: str, name: str, directory: Path, ruleset: Path) -> LoadResult:
+    return replace(load(parse(text, name), directory, {}, ruleset), digest=digest_of(text))
 
 
 def _connection(value: object) -> Connection | None:
@@ -254,7 +267,7 @@ def _connection(value: object) -> Connection | None:
         source, source_port, destination, destination_port = cast(list[Any], value)
         return Connection(parse_address(source), int(source_port), parse_address(destination), int(destination_port))
     except (TypeError, ValueError, OverflowError):  # JSON has an Infinity
-        raise UsageError("a connection is two addresses, each with a port") from None
+        raise UsageError("invalid-connection", "a connection is two addresses, each with a port") from None
 
 
 def _digest(descriptor: int) -> str:
@@ -264,5 +277,7 @@ def _digest(descriptor: int) -> str:
 def _read(descriptor: int) -> bytes:
     try:
         return os.pread(descriptor, min(os.fstat(descriptor).st_size, MAX_BYTES), 0)
-    except OSError as error:  # a pipe, a folder
-        raise UsageError(f"the file that came with the request cannot be read: {error.strerror}") from None
+    except OSError as error:  # a pipe, a directory
+        raise UsageError(
+            "unreadable-file", f"the file that came with the request cannot be read: {error.strerror}"
+        ) from None

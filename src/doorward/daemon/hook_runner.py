@@ -30,7 +30,7 @@ from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv, run_in_child
 from doorward.kernel.event_loop import EventLoop
-from doorward.model import Place, parse_place, place_text
+from doorward.model import Source, parse_source, source_text
 
 MAX_AT_ONCE = 32  # concurrent commands; others are queued
 MAX_ASKED = 2 * MAX_AT_ONCE  # requests in flight: they fit in the socket's buffer
@@ -39,6 +39,15 @@ LAST_COMMANDS_S = 2.0  # a daemon that ends waits this long for commands; the re
 MAX_OUTPUT_BYTES = 4096  # of each command, for the log
 _MESSAGE_BYTES = 1 << 16
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
+
+
+class HookRun(NamedTuple):
+    """A run of a door's command for "open" or "close" and an address; `then` is called when it has ended."""
+
+    door: str
+    address: Source
+    event: str
+    then: Callable[[], None] = lambda: None
 
 
 class HookReport(NamedTuple):
@@ -50,31 +59,30 @@ class HookReport(NamedTuple):
     status: int
 
 
-Source = Callable[[], Commands]
+ReadCommands = Callable[[], Commands]
 Keep = Callable[[str], None]
 
 
 class HookRunner:
-    """The parent's side. `on_report` is called from the loop for each report.
+    """The parent's side. `on_report` is called from the loop for each report, with the run that it is about, if any.
 
     It starts with `commands`; `reload` replaces them by the result of `source`, and `keep` calls `keeper`.
     """
-
-    _numbers = itertools.count(1)  # shared by all runners: one may still report after the next has started
 
     def __init__(
         self,
         commands: Commands,
         loop: EventLoop,
-        on_report: Callable[[HookReport], None],
+        on_report: Callable[[HookRun | None, HookReport], None],
         lock: Path,
         *,
         first: bool,
-        source: Source | None = None,
+        source: ReadCommands | None = None,
         keeper: Keep | None = None,
     ) -> None:
         self._loop, self._on_report = loop, on_report
         self._waiting: deque[bytes] = deque()
+        self._numbers, self._running = itertools.count(1), dict[int, HookRun]()
         self._asked = 0  # requests that were sent and are not done
         self._finishing = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,9 +95,15 @@ class HookRunner:
         self._socket = ours
         loop.on_readable(ours.fileno(), self._read)
 
-    def run(self, door: str, address: Place, what: str, reason: str = "") -> int:
-        """Run a door's command; return the number in its reports. `reason` is one word, for a rejection."""
-        return self._ask(what, door=door, address=place_text(address), reason=reason)
+    @property
+    def owed(self) -> list[HookRun]:
+        """The runs for "close" that have not ended."""
+        return [run for run in self._running.values() if run.event == "close"]
+
+    def run(self, run: HookRun, reason: str = "") -> None:
+        """Run a door's command. `reason` is one word, for a rejection."""
+        number = self._ask(run.event, door=run.door, address=source_text(run.address), reason=reason)
+        self._running[number] = run
 
     def reload(self) -> None:
         """Read the commands again, for later requests; the report "unread" means that it failed."""
@@ -148,13 +162,16 @@ class HookRunner:
             report = HookReport(**json.loads(raw))
             self._asked -= report.event == "done"
             self._send()
-            self._on_report(report)
+            run = self._running.get(report.number)
+            self._on_report(run, report)
+            if report.event == "done" and self._running.pop(report.number, None) is not None and run is not None:
+                run.then()
             return
         self._waiting.clear()
         self.close()
         os.waitpid(self.pid, 0)
         if not self._finishing:
-            self._on_report(HookReport(0, "gone", "the process that runs commands ended", 1))
+            self._on_report(None, HookReport(0, "gone", "the process that runs commands ended", 1))
 
 
 class HookRequest(NamedTuple):
@@ -166,7 +183,7 @@ class HookRequest(NamedTuple):
     number: int
     what: str
     door: str
-    address: Place | None
+    address: Source | None
     reason: str
 
 
@@ -184,15 +201,15 @@ def parse_request(raw: bytes) -> HookRequest:
             raise ValueError("it must open, close, reload or keep")
         if reason and not (door == REFUSALS and reason.isascii() and reason.isalpha()):
             raise ValueError("a reason is one word, and of a refusal")
-        return HookRequest(number, what, door, parse_place(address), reason)
+        return HookRequest(number, what, door, parse_source(address), reason)
     except (ValueError, TypeError, RecursionError) as error:
-        raise MalformedError(f"command runner: invalid request: {error}") from None
+        raise MalformedError("invalid-request", f"command runner: invalid request: {error}") from None
 
 
 class _Running(NamedTuple):
     number: int
     process: subprocess.Popen[bytes]
-    key: tuple[str, Place]
+    key: tuple[str, Source]
     pipe: int
     output: bytearray
 
@@ -204,14 +221,14 @@ class _Server:
         self,
         sock: socket.socket,
         commands: Commands,
-        source: Source | None,
+        source: ReadCommands | None,
         keeper: Keep | None,
         begin: Callable[[], None],
     ) -> None:
         self.loop = EventLoop()
         self._begin: Callable[[], None] | None = begin  # called before the first request is parsed
         self._socket, self._commands, self._source, self._keeper = sock, commands, source, keeper
-        self._waiting: deque[tuple[int, tuple[str, Place], Command]] = deque()
+        self._waiting: deque[tuple[int, tuple[str, Source], Command]] = deque()
         self._running: dict[int, _Running] = {}
         self._asked = True
         self.loop.on_readable(sock.fileno(), self._read)
@@ -235,7 +252,7 @@ class _Server:
             self._enqueue(request, request.address)
         self._next()
 
-    def _enqueue(self, request: HookRequest, address: Place) -> None:
+    def _enqueue(self, request: HookRequest, address: Source) -> None:
         """Queue the command; it is chosen now, so that a later reload does not affect it."""
         known = self._commands.get(request.door)
         command = known.of(request.what, address) if known else None
@@ -276,7 +293,7 @@ class _Server:
         if not (self._running or self._waiting or self._asked):
             self.loop.stop()
 
-    def _start(self, number: int, key: tuple[str, Place], command: Command) -> None:
+    def _start(self, number: int, key: tuple[str, Source], command: Command) -> None:
         self._report(number, "running", text_of(command), 0)
         pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from doorward.config.files import read
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon import last_good
 from doorward.daemon.hook_commands import REFUSALS, DoorCommands
-from doorward.daemon.hook_runner import HookReport, HookRunner
+from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.daemon.log import Log
 from doorward.kernel.event_loop import EventLoop
-from doorward.model import Door, Place
-
-
-class HookRun(NamedTuple):
-    """A run of a door's command for "open" or "close" and an address; `then` is called when it has ended."""
-
-    door: str
-    address: Place
-    what: str
-    then: Callable[[], None] = lambda: None
-
+from doorward.model import Door, Source
 
 MOST_OWED = 10_000  # commands owed while hooks are off; the ledger has all of them for the next start
 REFUSALS_A_MINUTE = 10  # runs of `on_refuse`: anyone can send packets that are rejected
@@ -44,9 +33,8 @@ class HookQueue:
         self._user = os.geteuid()
         self._commands: dict[str, DoorCommands] = {}
         self._limit, self._left_out = TokenBucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
-        self._running: dict[int, HookRun] = {}  # by the runner's number
-        self._owed: dict[tuple[str, Place], HookRun] = {}  # ends, while hooks are off
-        self._unhooked: set[tuple[str, Place]] = set()  # openings that began while hooks were off
+        self._owed: dict[tuple[str, Source], HookRun] = {}  # ends, while hooks are off
+        self._unhooked: set[tuple[str, Source]] = set()  # openings that began while hooks were off
         self._runner = self._new_runner(first=True)
 
     def configure(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
@@ -67,43 +55,43 @@ class HookQueue:
         if self._commands:
             self._runner.reload()
         owed, self._owed = self._owed, {}
-        for errand in owed.values():
-            if self.has_command(errand):
-                self.run(errand)
+        for run in owed.values():
+            if self.has_command(run):
+                self.run(run)
             else:
-                errand.then()
+                run.then()
 
     def keep(self, digest: str) -> None:
         """Let the runner save a copy of the configuration whose text has this digest, if root started it."""
         if self._user == 0:
             self._runner.keep(digest)
 
-    def has_command(self, errand: HookRun) -> bool:
+    def has_command(self, run: HookRun) -> bool:
         """Return whether the door has a command for this event."""
-        commands = self._commands.get(errand.door)
-        return commands is not None and commands.of(errand.what, errand.address) is not None
+        commands = self._commands.get(run.door)
+        return commands is not None and commands.of(run.event, run.address) is not None
 
-    def run(self, errand: HookRun) -> None:
+    def run(self, run: HookRun) -> None:
         """Run the command; while hooks are off, record what is owed."""
-        opening = (errand.door, errand.address)
-        if errand.what == "open":
+        opening = (run.door, run.address)
+        if run.event == "open":
             self._unhooked.discard(opening)
             if self._are_off:
                 # An owed end and this new opening cancel out.
-                if self._owed.pop(opening, None) is None and self.has_command(errand._replace(what="close")):
+                if self._owed.pop(opening, None) is None and self.has_command(run._replace(event="close")):
                     self._unhooked.add(opening)
                 return
         elif opening in self._unhooked:
             self._unhooked.discard(opening)
-            errand.then()
+            run.then()
             return
         elif self._are_off:
             if len(self._owed) < MOST_OWED:
-                self._owed[opening] = errand
+                self._owed[opening] = run
             return
-        self._running[self._runner.run(errand.door, errand.address, errand.what)] = errand
+        self._runner.run(run)
 
-    def run_on_refuse(self, address: Place, reason: str) -> None:
+    def run_on_refuse(self, address: Source, reason: str) -> None:
         """Run `on_refuse`, if configured, at most REFUSALS_A_MINUTE times; `reason` is one word."""
         if self._are_off or REFUSALS not in self._commands:
             return
@@ -112,9 +100,11 @@ class HookQueue:
             return
         if self._left_out:
             limit = f"it is run {REFUSALS_A_MINUTE} times a minute at most"
-            self._log.message(f"on_refuse was not run for {self._left_out} more refusals: {limit}")
+            self._log.message(
+                "refusal-hooks-limited", f"on_refuse was not run for {self._left_out} more refusals: {limit}"
+            )
             self._left_out = 0
-        self._running[self._runner.run(REFUSALS, address, "open", reason)] = HookRun("on_refuse", address, "open")
+        self._runner.run(HookRun(REFUSALS, address, "open"), reason)
 
     def drain(self) -> None:
         """Wait briefly for running hooks; those still running are left to the hook runner."""
@@ -136,33 +126,31 @@ class HookQueue:
             keeper=lambda digest: last_good.keep(config, digest),
         )
 
-    def _report(self, report: HookReport) -> None:
-        errand = self._running.get(report.number)
-        door = errand.door if errand else ""
+    def _report(self, run: HookRun | None, report: HookReport) -> None:
+        door = "" if run is None else "on_refuse" if run.door == REFUSALS else run.door
         if report.event == "gone":
             self._replace(report.text)
         elif report.event == "unread":
-            self._log.message(f"{report.text}; the commands stay as they were", "error")
+            self._log.message("hooks-not-reloaded", f"{report.text}; the commands stay as they were", "error")
         elif report.event == "unkept":
-            self._log.message(f"{report.text}; a start with a wrong file could not use this configuration", "warning")
+            self._log.message(
+                "last-good-not-kept",
+                f"{report.text}; a start with a wrong file could not use this configuration",
+                "warning",
+            )
         elif report.event != "done":
-            self._log.message(f"{door}: {report.event}: {report.text}")
-        else:
-            if report.status:
-                self._log.message(f"{door}: the command ended with status {report.status}", "error")
-            if self._running.pop(report.number, None) is not None and errand is not None:
-                errand.then()
+            self._log.message("hook-report", f"{door}: {report.event}: {report.text}")
+        elif report.status:
+            self._log.message("hook-failed", f"{door}: the command ended with status {report.status}", "error")
 
     def _replace(self, why: str) -> None:
         rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"
-        self._log.message(f"{why}; starting it again{rights}", "error")
-        self._runner = self._new_runner(first=False)
+        self._log.message("hook-runner-restarted", f"{why}; starting it again{rights}", "error")
+        owed, self._runner = self._runner.owed, self._new_runner(first=False)
         if self._commands and not self._are_off:
             self._runner.reload()
-        owed = [errand for errand in self._running.values() if errand.what == "close"]  # a second time, if need be
-        self._running.clear()
-        for errand in owed:
-            self.run(errand)
+        for run in owed:  # a second time, if need be
+            self.run(run)
 
 
 def commands_in(config: Path) -> dict[str, DoorCommands]:

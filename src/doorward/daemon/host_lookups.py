@@ -40,7 +40,7 @@ def _trouble(program: str) -> str:
 
 def runs_as_unit() -> bool:
     """Return whether the host has the unit, which starts the daemon as its own user, without root's rights."""
-    return any(Path(folder, _UNIT).exists() for folder in UNIT_FOLDERS)
+    return any(Path(directory, _UNIT).exists() for directory in UNIT_FOLDERS)
 
 
 def unreadable(paths: list[Path]) -> tuple[str, list[Path]]:

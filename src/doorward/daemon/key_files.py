@@ -16,28 +16,32 @@ from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.server_key import PrivateKey, parse_private_key
 
 
-def key_path(signed: Signed, folder: Path) -> Path:
-    """Return the path of the server's key; `folder` is the configuration's directory."""
-    return folder / signed.key
+def key_path(signed: Signed, directory: Path) -> Path:
+    """Return the path of the server's key; `directory` is the configuration's directory."""
+    return directory / signed.key
 
 
-def keys_path(signed: Signed, folder: Path) -> Path:
+def keys_path(signed: Signed, directory: Path) -> Path:
     """Return the path of the authorized keys."""
-    return folder / signed.authorized_keys
+    return directory / signed.authorized_keys
 
 
 def read_private_key(path: Path) -> PrivateKey:
     """Read the server's key. UsageError: it is missing or invalid, or other users may read it."""
     if not is_there(path):
-        raise UsageError(f"{path}: there is no server's key; `doorward key server` makes it")
+        raise UsageError("no-server-key", f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
     found = path.stat()
     if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()):
-        raise UsageError(f"{path}: other users can read the server's key; run `chmod go-r {path}`")
+        raise UsageError(
+            "server-key-exposed", f"{path}: other users can read the server's key; run `chmod go-r {path}`"
+        )
     try:
         return parse_private_key(text)
     except MalformedError as error:
-        raise UsageError(f"{path}: {error}; move it away, and `doorward key server` makes another") from None
+        raise UsageError(
+            error.code, f"{path}: {error}; move it away, and `doorward key server` makes another"
+        ) from None
 
 
 def is_there(path: Path) -> bool:
@@ -57,15 +61,18 @@ def _own_groups() -> set[int]:
 def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]:
     """Read the authorized keys and the faults of single lines. UsageError, ConfigError: the file is unusable."""
     if not is_there(path):
-        raise UsageError(f"{path}: there is no such file; write a public key of who may knock into it, a line each")
+        raise UsageError(
+            "no-authorized-keys",
+            f"{path}: there is no such file; write a public key of who may knock into it, a line each",
+        )
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
 
-def read_judge(configuration: Configuration, folder: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
+def read_authorizer(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
     """Read both files; errors as above. `configuration` has `[signed]`."""
     signed, gate = configuration.signed or Signed(), configuration.gate
-    key = read_private_key(key_path(signed, folder))
-    keys, faults = read_authorized_keys(keys_path(signed, folder))
+    key = read_private_key(key_path(signed, directory))
+    keys, faults = read_authorized_keys(keys_path(signed, directory))
     doors = {door.name: door.for_ms for door in configuration.doors}
     shared = frozenset(door.name for door in configuration.doors if door.shared)
     sharing = FleetScope(configuration.fleet.name, shared) if configuration.fleet is not None else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.config import toml
-from doorward.config.files import MAX_BYTES, decode_text, group_id, read_root_owned_text
+from doorward.config.files import MAX_BYTES, decode_text, group_id, read_text
 from doorward.config.schema import Fleet
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
@@ -34,14 +34,16 @@ def keep(config: Path, digest: str) -> None:
 
     NegativeResult: it has another text. ConfigError, UsageError, HostError: it is unreadable, or not root's.
     """
-    text = read_root_owned_text(config)
+    text = read_text(config, (0,))
     if digest_of(text) != digest:
-        raise NegativeResult(f"{config}: not kept as the last good configuration, since it is not the one in force")
+        raise NegativeResult(
+            "not-in-force", f"{config}: not kept as the last good configuration, since it is not the one in force"
+        )
     was, copy = config.stat(), path_of(config)
     try:
-        atomic_file.replace(copy, text, atomic_file.FileOwnership(was.st_mode & _MODE, 0, was.st_gid))
+        atomic_file.replace(copy, text.encode(), atomic_file.FileOwnership(was.st_mode & _MODE, 0, was.st_gid))
     except OSError as error:
-        raise HostError(f"{copy}: {error.strerror}; let root write there") from None
+        raise HostError("unwritable-file", f"{copy}: {error.strerror}; let root write there") from None
 
 
 def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:
@@ -51,7 +53,7 @@ def load_last(config: Path, restore: Remaining, ruleset: Path) -> LoadResult:
     A door that `config` no longer has is closed: its ports stay hidden, and no knock opens it.
     """
     copy = path_of(config)
-    text = read_root_owned_text(copy)
+    text = read_text(copy, (0,))
     removed = _removed_doors(text, config)
     found = parse(text, str(copy))
     left_out = list[str]()
@@ -91,13 +93,13 @@ def _group(name: str | None, left_out: list[str]) -> str | None:
     return name
 
 
-def _fleet(fleet: Fleet | None, folder: Path, left_out: list[str]) -> Fleet | None:
+def _fleet(fleet: Fleet | None, directory: Path, left_out: list[str]) -> Fleet | None:
     if fleet is None:
         return None
     from doorward.fleet.etcd import read_access  # with `ssl`, which other gates go without
 
     try:
-        read_access(fleet, folder)
+        read_access(fleet, directory)
     except DoorwardError as error:
         left_out.append(f"{error}; this gate works without its fleet")
         return None

@@ -16,7 +16,7 @@ from doorward.daemon import replay_cache
 from doorward.errors import HostError
 from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
-from doorward.model import Opening, Place, Port, parse_place
+from doorward.model import Opening, Port, Source, parse_source
 
 SCHEMA_VERSION = 4
 KEPT_ROWS = 200_000  # per table; older rows are deleted, so that a scanner cannot fill the disk
@@ -157,32 +157,41 @@ class Ledger:
             (opening.until_s, ports, *key),
         )
 
-    def ended(self, door: str, address: Place, at_s: float) -> None:
+    def ended(self, door: str, address: Source, at_s: float) -> None:
         """Record that an opening has ended; its command is owed until it is `closed` too."""
         self._write(
             "UPDATE openings SET until = min(until, ?) WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, door, str(address)),
         )
 
-    def closed(self, door: str, address: Place, at_s: float, by: str) -> None:
+    def closed(self, door: str, address: Source, at_s: float, by: str) -> None:
         """Record the end of an opening: by "time", "hand", or "lost" if the kernel no longer had it."""
         self._write(
             "UPDATE openings SET closed = ?, closed_by = ? WHERE door = ? AND address = ? AND closed IS NULL",
             (at_s, by, door, str(address)),
         )
 
-    def refused(self, door: str | None, address: Place, at_s: float, reason: str) -> None:
+    def reopened(self, opening: Opening) -> None:
+        """Take back the end of an opening, which the kernel still has."""
+        key = (opening.door, str(opening.address))
+        self._write(
+            "UPDATE openings SET until = ?, closed = NULL, closed_by = NULL"
+            " WHERE id = (SELECT max(id) FROM openings WHERE door = ? AND address = ?)",
+            (opening.until_s, *key),
+        )
+
+    def refused(self, door: str | None, address: Source, at_s: float, reason: str) -> None:
         """Record that a source was rejected, and the reason."""
         self._write(
             "INSERT INTO refusals (at, door, address, reason) VALUES (?, ?, ?, ?)", (at_s, door, str(address), reason)
         )
 
-    def banned(self, ban: Place, at_s: float, until_s: float) -> None:
+    def banned(self, ban: Source, at_s: float, until_s: float) -> None:
         """Record a ban; it replaces an active one."""
         self.unbanned(ban, at_s)
         self._write("INSERT INTO bans (at, address, until) VALUES (?, ?, ?)", (at_s, str(ban), until_s))
 
-    def unbanned(self, ban: Place, at_s: float) -> None:
+    def unbanned(self, ban: Source, at_s: float) -> None:
         """Record that a ban was ended early."""
         self._write(
             "UPDATE bans SET ended = ? WHERE address = ? AND ended IS NULL AND until > ?", (at_s, str(ban), at_s)
@@ -234,7 +243,7 @@ def _opening(door: str, address: str, ports: str, since: float, until: float, by
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
     if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # also excludes NaN
         raise ValueError("an opening without an end")
-    return Opening(str(door), parse_place(address), parsed, float(since), float(until), str(by))
+    return Opening(str(door), parse_source(address), parsed, float(since), float(until), str(by))
 
 
 def _text(raw: bytes) -> str:
@@ -255,7 +264,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")  # a crash of the host may lose the last records, never the file
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version not in range(SCHEMA_VERSION + 1):
-            raise HostError(f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}")
+            raise HostError(
+                "ledger-version",
+                f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}",
+            )
         if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(fault)
         if version < SCHEMA_VERSION:
@@ -297,7 +309,8 @@ def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
     except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError, HostError) as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
             raise HostError(
-                f"the ledger {path} cannot be opened ({error}); give doorward that folder to write"
+                "ledger-unavailable",
+                f"the ledger {path} cannot be opened ({error}); make that directory writable for doorward",
             ) from None
         aside = path.with_name(f"{path.name}.{stamp}")
         for part, new in zip(parts_of(path), parts_of(aside), strict=True):
@@ -314,11 +327,14 @@ def make_directory(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"{path.parent}: {error.strerror}; make that folder, or name another STATE_DIRECTORY") from None
+        raise HostError(
+            "unwritable-directory",
+            f"{path.parent}: {error.strerror}; create that directory, or name another STATE_DIRECTORY",
+        ) from None
 
 
 def _reason(error: Exception) -> str:
-    return "a size in it lies" if isinstance(error, MemoryError) else str(error)
+    return "it claims more data than memory holds" if isinstance(error, MemoryError) else str(error)
 
 
 def read_records(
@@ -334,9 +350,11 @@ def read_records(
         with owner_rights(path.parent):
             rows = _rows(path, chosen)
     except FileNotFoundError:
-        raise HostError(f"{path}: no ledger; it begins when `doorward run` first starts") from None
+        raise HostError("no-ledger", f"{path}: no ledger; it begins when `doorward run` first starts") from None
     except (sqlite3.Error, UnicodeDecodeError, MemoryError, OSError) as error:
-        raise HostError(f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as") from None
+        raise HostError(
+            "ledger-unreadable", f"{path}: {_reason(error)}; ask as root, or as the user that doorward runs as"
+        ) from None
     yield from map(_record, reversed(rows))
 
 

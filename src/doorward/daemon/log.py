@@ -11,8 +11,8 @@ from typing import TextIO
 
 from doorward.config.duration import format_duration
 from doorward.core.token_bucket import TokenBucket
+from doorward.errors import ConfigError, DoorwardError
 from doorward.escape import json_line, visible
-from doorward.model import Opening
 
 # Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.
 LINES_PER_S, LINES_AT_ONCE = 100, 1000
@@ -25,7 +25,7 @@ _TEXT = {
     "ran": "ran the command of {door} for {address}, by {by}",
     "refused": "refused {address}: {reason}",
     "banned": "banned {address} for {for}",
-    "unbanned": "{address} is banned no more",
+    "unbanned": "unbanned {address}",
     "lost": "{count} events left out here: they came faster than they were read; `doorward log` has them",
 }
 
@@ -44,16 +44,16 @@ class Log:
         ] = []  # called with every event, also suppressed ones
         self.due_s = float("inf")  # when `log_suppressed` is to be called, on CLOCK_MONOTONIC's scale
 
-    def message(self, message: str, level: str = "info") -> None:
+    def message(self, code: str, message: str, level: str = "info") -> None:
         """Write a message: what was done, or a fault and its remedy."""
-        self.event("message", {"level": level, "message": " ".join(message.splitlines())})
+        self.event("message", {"level": level, "code": code, "message": " ".join(message.splitlines())})
 
-    def opening(self, event: str, opening: Opening, for_s: float, by: str) -> None:
-        """Write an event of an opening."""
-        ports = [str(port) for port in opening.ports]
-        self.event(
-            event, {"door": opening.door, "address": str(opening.address), "ports": ports, "for_s": for_s, "by": by}
-        )
+    def error(self, error: DoorwardError, before: str = "") -> None:
+        """Write an error, a line for each fault, with `before` in front."""
+        faults = error.faults if isinstance(error, ConfigError) else [error]
+        for fault in faults:
+            for line in str(fault).splitlines():
+                self.message(fault.code, before + line, "error")
 
     def event(self, event: str, fields: Mapping[str, object]) -> None:
         """Write one line, or count it if its kind exceeds the rate limit."""
@@ -71,7 +71,11 @@ class Log:
         counted = ", ".join(f"{count} {event!r}" for event, count in self._left_out.items())
         self._left_out, self.due_s = {}, float("inf")
         if counted:
-            self.message(f"too many lines at once, these were left out: {counted}; `doorward log` has them", "warning")
+            self.message(
+                "lines-left-out",
+                f"too many lines at once, these were left out: {counted}; `doorward log` has them",
+                "warning",
+            )
 
     def _write(self, event: str, fields: Mapping[str, object]) -> None:
         if self._json:

@@ -23,7 +23,7 @@ from doorward.kernel import privileges, seccomp
 from doorward.kernel.child_process import Worker, close_descriptors_except, recv
 from doorward.kernel.nflog import LogSocket, NflogEvent
 
-WHATS = ("knock", "full", "fast", "step", "wrong")
+WHATS = ("knock", "full", "throttled", "step", "wrong")
 _EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
 _MOST_EVENTS = 1000  # per message
 _MESSAGE_BYTES = _MOST_EVENTS * _EVENT.size
@@ -44,11 +44,11 @@ def pack_events(events: Sequence[NflogEvent]) -> bytes:
 def parse_events(raw: bytes) -> list[NflogEvent]:
     """Parse such a message. MalformedError: it is anything else."""
     if not raw or len(raw) % _EVENT.size:
-        raise MalformedError(f"reader: a message of {len(raw)} bytes; events have {_EVENT.size} each")
+        raise MalformedError("event-size", f"reader: a message of {len(raw)} bytes; events have {_EVENT.size} each")
     events = []
     for generation, state, what, version, address, at_us in _EVENT.iter_unpack(raw):
         if what >= len(WHATS) or version not in (4, 6) or (version == 4 and any(address[4:])):
-            raise MalformedError("reader: invalid event")
+            raise MalformedError("invalid-event", "reader: invalid event")
         source = IPv4Address(address[:4]) if version == 4 else IPv6Address(address)
         events.append(NflogEvent(f"{generation:08x}", WHATS[what], state, source, at_us))
     return events
@@ -70,7 +70,7 @@ class NflogReader:
         if first != _READY:
             self.close()
             reason = first.removeprefix(_FAILED).decode(errors="replace") or "it ended"
-            raise HostError(f"the process that reads packets cannot give up its rights: {reason}")
+            raise HostError("sandbox-failed", f"the process that reads packets cannot give up its rights: {reason}")
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""

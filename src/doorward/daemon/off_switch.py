@@ -41,7 +41,7 @@ def is_off() -> bool:
 def refuse_if_off() -> None:
     """Raise SwitchedOff while doorward is switched off."""
     if is_off():
-        raise SwitchedOff(f"doorward is switched off ({marker()}); `doorward on` ends that")
+        raise SwitchedOff("switched-off", f"doorward is switched off ({marker()}); `doorward on` ends that")
 
 
 def switch_off() -> None:

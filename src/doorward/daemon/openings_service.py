@@ -1,113 +1,60 @@
-"""The openings of this gate. Changes happen in this order: ledger, kernel, log and fleet, hooks.
+"""The openings of this gate: performs what `core/openings.py` returns for each event.
 
-A change that the kernel rejects is rolled back; it is not logged or announced, and runs no hook.
+An opening that the kernel refuses is rolled back; it is not logged or announced, and runs no hook.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from doorward.core import openings as events
 from doorward.core.diff import Remaining, diff
-from doorward.core.openings import OpeningTable
-from doorward.core.reconcile import differences, restored_openings, shifted
-from doorward.daemon.hooks import HookQueue, HookRun
+from doorward.core.openings import (
+    Announce,
+    Effect,
+    Key,
+    LogLine,
+    OpeningTable,
+    RecordEnd,
+    RecordOpening,
+    RecordRun,
+    Reject,
+    RunHook,
+    SetElements,
+)
+from doorward.core.reconcile import restored_openings, shifted
+from doorward.daemon.hook_runner import HookRun
+from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.model import Door, Element, Opening, Place
+from doorward.errors import DoorwardError
+from doorward.kernel.event_loop import Alarm
+from doorward.model import Door, Element, Opening, Source
 from doorward.nftables.firewall import Firewall
 from doorward.nftables.nft_error import NftError
 
 _LOG_AGAIN_S = 60.0
 _RETRY_S = 5.0  # after a write to the ledger that failed
-
-Key = tuple[str, Place]  # an opening: a door and an address
+# Refused changes after which the rest is not attempted: each takes the kernel some 10 ms, and a forged ledger must not
+# block the daemon.
+_MOST_REFUSED = 50
 
 
 class OpeningsListener(Protocol):
     """A listener to changes of openings: the fleet."""
 
-    def opened(self, opening: Opening, by: str) -> None:
-        """Note an opening that is in the ledger and in the kernel, for `flush`."""
-
-    def ended(self, opening: Opening, by: str) -> None:
-        """Note an opening that has ended, for `flush`."""
-
-    def knock_rejected(self, source: Place, door: str | None, reason: str) -> None:
-        """Announce a rejected knock."""
-
-    def flush(self) -> None:
-        """Announce what was noted."""
+    def announce(self, changes: Sequence[Announce | Reject]) -> None:
+        """Announce changes that are in the ledger and in the kernel, and rejected knocks."""
 
 
-class _Line(NamedTuple):
-    key: Key
-    write: Callable[[], None]
+class KernelRefusal(NamedTuple):
+    """A change that the kernel refused; if it is of one opening, that was rolled back."""
 
-
-class Pending:
-    """The work of one recording; that of an opening that cannot be applied is dropped."""
-
-    def __init__(self, service: OpeningsService) -> None:
-        self._service = service
-        self._before: dict[Key, Opening | None] = {}  # of each opening recorded here: what was there before it
-        self._lines: list[_Line] = []
-        self._errands: list[HookRun] = []
-
-    def opened(self, key: Key, before: Opening | None) -> None:
-        """Note that an opening was recorded; the first record of an opening counts."""
-        self._before.setdefault(key, before)
-
-    def prolongs(self, opening: Opening) -> bool:
-        """Return whether an opening that was recorded here was open before."""
-        return self._before.get((opening.door, opening.address)) is not None
-
-    def line(self, key: Key, write: Callable[[], None]) -> None:
-        """Add a call that logs or announces something about an opening."""
-        self._lines.append(_Line(key, write))
-
-    def errand(self, errand: HookRun) -> None:
-        """Add a command."""
-        self._errands.append(errand)
-
-    def take_back(self, key: Key) -> None:
-        """Roll back table and ledger to before an opening that could not be applied; drop its work.
-
-        An opening that was not recorded here is not an error.
-        """
-        if key not in self._before:
-            return
-        service, before = self._service, self._before.pop(key)
-        self._lines = [line for line in self._lines if line.key != key]
-        self._errands = [errand for errand in self._errands if (errand.door, errand.address) != key]
-        service.table.restore(*key, before)
-        if before is not None:
-            service.ledger.opened(service.in_wall_time(before))
-            return
-        at_s = service.loop.now_s() + service.wall_offset_s()
-        service.ledger.ended(*key, at_s)
-        service.ledger.closed(*key, at_s, "refused")
-
-    def take_all_back(self) -> None:
-        """Roll back every opening that was recorded here."""
-        with self._service.ledger.transaction():
-            for key in tuple(self._before):
-                self.take_back(key)
-
-    def finish(self) -> None:
-        """Log and announce; then start the commands, once the ledger that owes them is on the disk."""
-        service = self._service
-        for line in self._lines:
-            line.write()
-        for listener in service.listeners:
-            listener.flush()
-        if any(errand.what == "open" for errand in self._errands):
-            service.ledger.fsync()
-        for errand in self._errands:
-            service.hooks.run(errand)
+    change: SetElements
+    error: DoorwardError
 
 
 class OpeningsService:
@@ -121,9 +68,158 @@ class OpeningsService:
         self.table = OpeningTable()
         self.doors: Mapping[str, Door] = {}
         self.listeners: list[OpeningsListener] = []
-        self.pending = Pending(self)
         self.will_repair: Callable[[], bool] = lambda: False
-        self._timer_s, self._logged_s = float("inf"), float("-inf")
+        self._alarm, self._logged_s = Alarm(self.loop, self._wake), float("-inf")
+
+    def perform(self, effects: Sequence[Effect], *, is_durable: bool = False) -> list[KernelRefusal]:
+        """Perform effects: ledger, then kernel, then log and fleet, then hooks. Return what the kernel refused.
+
+        So a crash cannot undo what the log shows. The ledger is synced before a hook for "open" starts: after a power
+        failure it still has the hook for "close" that is owed. `is_durable` syncs it before the kernel opens a door.
+        """
+        hooks = [effect for effect in effects if isinstance(effect, RunHook) and self._has_command(effect)]
+        owed = {hook.end for hook in hooks}
+        with self.ledger.transaction():
+            for effect in effects:
+                self._record(effect, owed)
+        if is_durable:
+            self.ledger.fsync()
+        refusals = self._set_elements(effects)
+        refused = {refusal.change.key for refusal in refusals} - {None}
+        self._publish([effect for effect in effects if effect.key not in refused])
+        self._run_hooks([hook for hook in hooks if hook.key not in refused])
+        for effect in effects:
+            if isinstance(effect, Reject):
+                self.hooks.run_on_refuse(effect.source, effect.code)
+        self._schedule()
+        return refusals
+
+    def perform_all(self, effects: Sequence[Effect], *, is_durable: bool = False) -> None:
+        """Perform effects; raise the first error of the kernel."""
+        for refusal in self.perform(effects, is_durable=is_durable):
+            raise refusal.error
+
+    def reject(self, source: Source, door: str | None, reason: str, code: str) -> None:
+        """Handle a rejected source."""
+        self.perform([Reject(source, door, reason, code)])
+
+    def _has_command(self, hook: RunHook) -> bool:
+        return self.hooks.has_command(HookRun(*hook.key, hook.event))
+
+    def _record(self, effect: Effect, owed: set[RecordEnd | None]) -> None:
+        """Write to the ledger. An end in `owed` is recorded once the door's command has ended."""
+        if isinstance(effect, RecordOpening):
+            self.ledger.opened(self.in_wall_time(effect.opening))
+        elif isinstance(effect, RecordRun):
+            moment = self.in_wall_time(effect.opening)
+            self.ledger.opened(moment)
+            self.ledger.closed(*effect.key, moment.until_s, "time")
+        elif isinstance(effect, RecordEnd):
+            at_s = effect.at_s + self.wall_offset_s()
+            self.ledger.ended(*effect.key, at_s)
+            if effect not in owed:
+                self.ledger.closed(*effect.key, at_s, effect.by)
+        elif isinstance(effect, Reject):
+            self.ledger.refused(effect.door, effect.source, time.time(), effect.reason)
+
+    def _publish(self, effects: Sequence[Effect]) -> None:
+        """Write the log, and notify the fleet."""
+        for effect in effects:
+            if isinstance(effect, LogLine):
+                self.log.event(effect.event, effect.fields)
+            elif isinstance(effect, Reject):
+                fields = {"address": str(effect.source), "door": effect.door, "reason": effect.reason}
+                self.log.event("refused", fields)
+        for listener in self.listeners:
+            listener.announce([effect for effect in effects if isinstance(effect, Announce | Reject)])
+
+    def _run_hooks(self, hooks: Sequence[RunHook]) -> None:
+        if any(hook.event == "open" for hook in hooks):
+            self.ledger.fsync()
+        for hook in hooks:
+            end = hook.end
+            then = partial(self._mark_closed, end) if end is not None else lambda: None
+            self.hooks.run(HookRun(*hook.key, hook.event, then))
+
+    def _mark_closed(self, end: RecordEnd) -> None:
+        if self.table.get(*end.key) is None:  # not opened again meanwhile
+            self.ledger.closed(*end.key, end.at_s + self.wall_offset_s(), end.by)
+
+    def _set_elements(self, effects: Sequence[Effect]) -> list[KernelRefusal]:
+        """Change the kernel; roll back each opening whose change it refuses."""
+        before: dict[Key | None, RecordOpening | RecordEnd] = {}
+        for effect in effects:
+            if isinstance(effect, RecordOpening | RecordEnd):
+                before.setdefault(effect.key, effect)  # a rollback restores what was there before the first
+        refusals: list[KernelRefusal] = []
+
+        def refuse(change: SetElements, error: DoorwardError) -> None:
+            refusals.append(KernelRefusal(change, error))
+            if change.key is not None and (first := before.pop(change.key, None)) is not None:
+                self._roll_back(first)
+
+        def takes_room(change: SetElements) -> bool:
+            first = before.get(change.key)
+            return change.key is not None and not (isinstance(first, RecordOpening) and first.before is not None)
+
+        self.set_each([effect for effect in effects if isinstance(effect, SetElements)], takes_room, refuse)
+        return refusals
+
+    def _roll_back(self, first: RecordOpening | RecordEnd) -> None:
+        """Roll back table and ledger to before a change."""
+        previous = first.before if isinstance(first, RecordOpening) else first.opening
+        self.table.restore(*first.key, previous)
+        if isinstance(first, RecordEnd):
+            self.ledger.reopened(self.in_wall_time(first.opening))
+        elif previous is not None:
+            self.ledger.opened(self.in_wall_time(previous))
+        else:
+            at_s = self.loop.now_s() + self.wall_offset_s()
+            self.ledger.ended(*first.key, at_s)
+            self.ledger.closed(*first.key, at_s, "refused")
+
+    def set_each(
+        self,
+        changes: Sequence[SetElements],
+        takes_room: Callable[[SetElements], bool],
+        refuse: Callable[[SetElements, DoorwardError], None],
+    ) -> None:
+        """Make changes in few transactions; call `refuse` for each that the kernel refuses, without the others.
+
+        Once a set is full, or many were refused, changes for which `takes_room` is true are not attempted.
+        """
+        full: dict[type[Source], DoorwardError] = {}  # addresses and networks of each family have their own set
+        count, last = 0, None
+        waiting = [[change for change in changes if change.elements]]
+        while waiting:
+            attempted = []
+            for change in waiting.pop():
+                error = full.get(type(change.elements[0].address), last)
+                if error is not None and takes_room(change):
+                    refuse(change, error)
+                else:
+                    attempted.append(change)
+            if not attempted:
+                continue
+            try:
+                self._set_together(attempted)
+            except DoorwardError as error:
+                if len(attempted) > 1:
+                    middle = len(attempted) // 2
+                    waiting += [attempted[middle:], attempted[:middle]]
+                    continue
+                if isinstance(error, NftError) and error.is_full:
+                    full[type(attempted[0].elements[0].address)] = error
+                count += 1
+                last = error if count >= _MOST_REFUSED else None
+                refuse(attempted[0], error)
+
+    def _set_together(self, changes: Sequence[SetElements]) -> None:
+        have: dict[Element, float] = {}
+        for change in changes:
+            have.update(change.have or {})
+        elements = tuple(dict.fromkeys(element for change in changes for element in change.elements))
+        self.apply_openings(elements, None if any(change.have is None for change in changes) else have)
 
     def reconcile(self) -> None:
         """Read the open sets back: add openings that were not logged, and end those that are gone."""
@@ -134,62 +230,7 @@ class OpeningsService:
             if self.will_repair():
                 return
             raise
-        seen = differences(self.table, have, tuple(self.doors.values()), now_s)
-        with self.recording():
-            for opening in seen.lost:
-                self.table.close(opening.door, opening.address)
-                self.record_end(opening, "lost")
-            for opening in seen.found:
-                self.record_opening(opening)
-
-    def record_opening(self, new: Opening, *, is_learnt: bool = False) -> None:
-        """Enter an opening into table, ledger and log, and notify the fleet unless it came from there."""
-        key, before = (new.door, new.address), self.table.get(new.door, new.address)
-        opening, event = self.table.open(new), "opened" if before is None else "prolonged"
-        self.ledger.opened(self.in_wall_time(opening))
-        left_s = opening.until_s - self.loop.now_s()
-        self.pending.opened(key, before)
-        self.pending.line(key, lambda: self.log.opening(event, opening, left_s, new.by))
-        if not is_learnt:
-            for listener in self.listeners:
-                self.pending.line(key, partial(listener.opened, opening, new.by))
-        if before is None:
-            self._send(HookRun(*key, "open"))
-        self._schedule()
-
-    def record_command_run(self, knock: Opening) -> None:
-        """Run the command of a door that opens no ports, and record that it ran."""
-        moment = self.in_wall_time(knock._replace(until_s=knock.since_s))  # over as it begins
-        self.ledger.opened(moment)
-        self.ledger.closed(knock.door, knock.address, moment.until_s, "time")
-        fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
-        self.pending.line((knock.door, knock.address), lambda: self.log.event("ran", fields))
-        self._send(HookRun(knock.door, knock.address, "open"))
-
-    def record_end(self, opening: Opening, by: str) -> None:
-        """Write the end of an opening into ledger and log: by "time", "hand", "ban", "fleet" or "lost".
-
-        The ledger keeps the command as owed until it has ended, so that after a crash the next daemon runs it.
-        """
-        ended_s = opening.until_s if by == "time" else self.loop.now_s()  # it may have ended while no daemon ran
-        at_s = ended_s + self.wall_offset_s()
-        self.ledger.ended(opening.door, opening.address, at_s)
-        key = opening.door, opening.address
-        self._send(HookRun(*key, "close", lambda: self._mark_closed(opening, at_s, by)))
-        self.pending.line(key, lambda: self.log.opening("closed", opening, ended_s - opening.since_s, by))
-        for listener in self.listeners:
-            self.pending.line(key, partial(listener.ended, opening, by))
-        self._schedule()
-
-    def _send(self, errand: HookRun) -> None:
-        if self.hooks.has_command(errand):
-            self.pending.errand(errand)
-        else:
-            errand.then()
-
-    def _mark_closed(self, opening: Opening, at_s: float, by: str) -> None:
-        if self.table.get(opening.door, opening.address) is None:  # not opened again meanwhile
-            self.ledger.closed(opening.door, opening.address, at_s, by)
+        self.perform(events.on_reconcile(self.table, have, tuple(self.doors.values()), now_s))
 
     def in_wall_time(self, opening: Opening) -> Opening:
         """Return an opening with times since the epoch."""
@@ -198,28 +239,6 @@ class OpeningsService:
     def wall_offset_s(self) -> float:
         """Return the offset from the loop's clock to wall time."""
         return self.ledger.wall_offset(self.loop.now_s(), time.time())
-
-    @contextmanager
-    def recording(self, and_then: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Write the records made inside in one transaction, then the log; once they are synced, start the commands.
-
-        `and_then` is called in between, to open doors in the kernel. If it fails, the openings recorded inside are
-        rolled back, and nothing is logged or run for them.
-
-        So a crash cannot undo what the log shows, and after a power failure the ledger still has an `on_close` whose
-        `on_open` has run. All records are made inside of this.
-        """
-        outer, self.pending = self.pending, Pending(self)  # a repair may record while an opening is being applied
-        try:
-            with self.ledger.transaction():
-                yield
-            and_then()
-        except BaseException:
-            self.pending.take_all_back()
-            raise
-        finally:
-            done, self.pending = self.pending, outer
-            done.finish()
 
     def apply_openings(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
         """Update these entries of the open sets to the state of the table.
@@ -248,32 +267,15 @@ class OpeningsService:
         self._schedule()
         return [opening for opening in openings if opening.until_s <= now_s]
 
-    def reject(self, source: Place, door: str | None, reason: str, why: str) -> None:
-        """Record a rejected source; `reason` is a text for people, `why` a word for programs."""
-        self.ledger.refused(door, source, time.time(), reason)
-        self.log.event("refused", {"address": str(source), "door": door, "reason": reason})
-        self.hooks.run_on_refuse(source, why)
-        for listener in self.listeners:
-            listener.knock_rejected(source, door, reason)
-        self._schedule()
-
     def _schedule(self) -> None:
-        """Set the timer for the next end of an opening, a ledger retry, or a count of suppressed log lines."""
+        """Set the alarm for the next end of an opening, a ledger retry, or a count of suppressed log lines."""
         ends = self.table.next_end()
-        due = min(
-            ends.until_s if ends else float("inf"),
-            self.loop.now_s() + _RETRY_S if self.ledger.trouble else float("inf"),
-            self.log.due_s,
-        )
-        if due < self._timer_s:
-            self._timer_s = due
-            self.loop.at(due, self._wake)
+        self._alarm.set(ends.until_s if ends else float("inf"))
+        self._alarm.set(self.loop.now_s() + _RETRY_S if self.ledger.trouble else float("inf"))
+        self._alarm.set(self.log.due_s)
 
     def _wake(self) -> None:
-        self._timer_s = float("inf")
-        with self.recording():
-            for opening in self.table.expire(self.loop.now_s()):
-                self.record_end(opening, "time")
+        self.perform(events.on_expire(self.table, self.loop.now_s()))
         if self.ledger.trouble:
             self._retry_ledger()
         if self.loop.now_s() >= self.log.due_s:
@@ -284,8 +286,10 @@ class OpeningsService:
         """Retry failed writes; log a failure once per minute, and the recovery."""
         now_s = self.loop.now_s()
         if self.ledger.flush():
-            self.log.message("the ledger is written again")
+            self.log.message("ledger-restored", "the ledger is written again")
             self._logged_s = float("-inf")
         elif now_s >= self._logged_s + _LOG_AGAIN_S:
-            self.log.message(f"{self.ledger.trouble}; make room there, doors still open and close", "error")
+            self.log.message(
+                "ledger-not-written", f"{self.ledger.trouble}; make room there, doors still open and close", "error"
+            )
             self._logged_s = now_s

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
+from doorward.core.openings import Key, SetElements, distinct_elements, on_lost
 from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
-from doorward.model import Address, Element, Opening, Place
-from doorward.nftables.nft_error import NftError
+from doorward.model import Address, Element, Opening
 
 _MOST_NAMED = 8  # openings in one log line; the ledger has all
-# Rejections after which the rest is not attempted: a forged ledger must not block the daemon.
-_MOST_REFUSED = 50
-
-
-def settle_each(
-    service: OpeningsService,
-    openings: Sequence[Opening],
-    is_there: Callable[[Opening], bool],
-    refused: Callable[[Opening, DoorwardError], None],
-) -> None:
-    """Add the entries of openings in few transactions; call `refused` for each opening that nftables rejects.
-
-    A rejection takes the kernel some 10 ms. Once a set is full, or many were rejected, openings for which `is_there`
-    is false are not attempted.
-    """
-    full: dict[type[Place], DoorwardError] = {}  # addresses and networks of each family have their own set
-    count, last = 0, None
-    waiting = [list(openings)]
-    while waiting:
-        some = []
-        for opening in waiting.pop():
-            if (error := full.get(type(opening.address), last)) is None or is_there(opening):
-                some.append(opening)
-            else:
-                refused(opening, error)
-        try:
-            service.apply_openings(tuple(dict.fromkeys(element for each in some for element in each.elements())), {})
-        except DoorwardError as error:
-            if len(some) > 1:
-                middle = len(some) // 2
-                waiting += [some[middle:], some[:middle]]
-                continue
-            if isinstance(error, NftError) and error.is_full:
-                full[type(some[0].address)] = error
-            count += 1
-            last = error if count >= _MOST_REFUSED else None
-            refused(some[0], error)
 
 
 def remaining(service: OpeningsService) -> dict[Element, float]:
@@ -67,8 +30,8 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
     `restored` are the entries that were loaded with the ruleset. `refusal` is why it was loaded without any, or "" if
     it was loaded with all. Return which openings were lost and why, or "".
     """
-    openings, lost, have = _narrow_first(service.table), list[tuple[Opening, DoorwardError]](), dict[Element, float]()
-    wanted = tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
+    openings, lost = _narrow_first(service.table), dict[Key, DoorwardError]()
+    wanted, have = distinct_elements(openings), dict[Element, float]()
     if not refusal:
         closed = tuple(set(restored).difference(wanted))  # during the repair
         try:
@@ -80,22 +43,23 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
     if not refusal:
         return ""
 
-    def is_there(opening: Opening) -> bool:
-        return all(element in have for element in opening.elements())
+    def takes_room(change: SetElements) -> bool:
+        return not all(element in have for element in change.elements)
 
-    def lose(opening: Opening, error: DoorwardError) -> None:
-        service.table.close(opening.door, opening.address)
-        lost.append((opening, error))
+    def lose(change: SetElements, error: DoorwardError) -> None:
+        assert change.key is not None  # noqa: S101
+        service.table.close(*change.key)
+        lost[change.key] = error
 
-    settle_each(service, openings, is_there, lose)
-    left = tuple(dict.fromkeys(element for opening, _ in lost for element in opening.elements()))
-    with service.recording(lambda: service.apply_openings(left, have)):
-        for opening, _ in lost:
-            service.record_end(opening, "lost")
-    named = ", ".join(f"{each.door} to {each.address} ({why})" for each, why in lost[:_MOST_NAMED])
-    rest = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+    service.set_each([SetElements(each.key, each.elements(), {}) for each in openings], takes_room, lose)
+    ended = [opening for opening in openings if opening.key in lost]
+    service.perform_all(on_lost(service.table, ended, have, service.loop.now_s()))
+    named = ", ".join(f"{each.door} to {each.address} ({lost[each.key]})" for each in ended[:_MOST_NAMED])
+    rest = f" and {len(ended) - _MOST_NAMED} more" if len(ended) > _MOST_NAMED else ""
     trouble = f"restored without {named}{rest}; to open again, knock or use `doorward open`" if lost else ""
-    service.log.message(f"the gate was {trouble or f'restored, its openings one by one: {refusal}'}", "error")
+    service.log.message(
+        "restored-in-part", f"the gate was {trouble or f'restored, its openings one by one: {refusal}'}", "error"
+    )
     return trouble
 
 
@@ -105,12 +69,6 @@ def close_removed(service: OpeningsService) -> None:
     The kernel may have opened such a door while no daemon ran: then only its ports are known.
     """
     removed = [opening for opening in service.table if opening.door not in service.doors]
-    for opening in removed:
-        service.table.close(opening.door, opening.address)
     have, ports = service.firewall.elements(), {port for door in service.doors.values() for port in door.opens}
-    touched = [element for opening in removed for element in opening.elements()]
-    touched += [element for element in have if element.port not in ports]
-    service.apply_openings(tuple(dict.fromkeys(touched)), have)
-    with service.recording():
-        for opening in removed:
-            service.record_end(opening, "lost")
+    others = [element for element in have if element.port not in ports]
+    service.perform_all(on_lost(service.table, removed, have, service.loop.now_s(), others))

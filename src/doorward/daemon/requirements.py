@@ -21,16 +21,16 @@ class Requirement(NamedTuple):
     look: Callable[[], object]
 
 
-def of(configuration: Configuration, folder: Path) -> Iterator[Requirement]:
-    """List the requirements; the files that the configuration names are relative to `folder`."""
+def of(configuration: Configuration, directory: Path) -> Iterator[Requirement]:
+    """List the requirements; the files that the configuration names are relative to `directory`."""
     gate, signed, fleet = configuration.gate, configuration.signed, configuration.fleet
     yield Requirement(("gate", "control_group"), lambda: group_id(gate.control_group))
     if signed is not None:
         from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
 
-        yield Requirement(("signed", "key"), lambda: read_private_key(key_path(signed, folder)))
-        yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, folder)))
+        yield Requirement(("signed", "key"), lambda: read_private_key(key_path(signed, directory)))
+        yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, directory)))
     if fleet is not None:
         from doorward.fleet.etcd import read_access  # with `ssl`, likewise
 
-        yield Requirement(("fleet",), lambda: read_access(fleet, folder))
+        yield Requirement(("fleet",), lambda: read_access(fleet, directory))

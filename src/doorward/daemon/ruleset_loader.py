@@ -88,12 +88,11 @@ def memory_bytes() -> int:
 def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     """Compile a configuration for a host with `memory` bytes."""
     gate = configuration.gate
-    signed = configuration.signed
-    public = gate.public if signed is None else (*gate.public, signed.port)
+    signed_ports = configuration.signed_ports
+    public = (*gate.public, *signed_ports)
     automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
-    signed_port = None if signed is None else signed.port.number
-    return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_port)
+    return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_ports)
 
 
 class RestoredRuleset(NamedTuple):
@@ -164,13 +163,13 @@ def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
     configuration = parse(text, str(path))
     loaded = load(configuration, path.parent, restore, keep)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
-    warning = f"{path}: {exposed[0]}; {exposed[1]}" if exposed else ""
+    warning = f"{path}: {exposed.fault}; {exposed.remedy}" if exposed else ""
     return replace(loaded, warning=warning, digest=digest_of(text))
 
 
-def load(configuration: Configuration, folder: Path, restore: Remaining, keep: Path) -> LoadResult:
-    """Load a configuration if the host meets its requirements; its files are relative to `folder`."""
-    for requirement in requirements.of(configuration, folder):  # before anything is changed
+def load(configuration: Configuration, directory: Path, restore: Remaining, keep: Path) -> LoadResult:
+    """Load a configuration if the host meets its requirements; its files are relative to `directory`."""
+    for requirement in requirements.of(configuration, directory):  # before anything is changed
         requirement.look()
     return load_gate(configuration, restore, keep)
 
@@ -206,7 +205,7 @@ def load_gate(
     )
 
 
-def put_back(keep: Path, restore: Remaining) -> RestoredRuleset:
+def load_saved(keep: Path, restore: Remaining) -> RestoredRuleset:
     """Load the saved ruleset; a child does this if another program changed it."""
     text = saved_ruleset.read_saved(keep)
     return RestoredRuleset(_watched(lambda: NftFirewall().restore(text, restore, established_connections())))

@@ -29,9 +29,9 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
     another user could redirect it by a link.
     """
     identity, why = _choose(config, ledger, control.parent) if os.geteuid() == 0 else (None, "")
-    for folder, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
-        if not folder.exists():
-            _make(folder, mode, identity)
+    for directory, mode in ((ledger.parent, _STATE_MODE), (control.parent, _RUNTIME_MODE)):
+        if not directory.exists():
+            _make(directory, mode, identity)
     if os.geteuid() == 0:
         kept = [ledger.with_name(name) for name in (bans.NAME, saved_ruleset.NAME, saved_ruleset.TRIAL_NAME)]
         if identity is None:
@@ -44,7 +44,7 @@ def prepare(config: Path, ledger: Path, control: Path) -> tuple[Identity | None,
 def refuse_shared(path: Path, remedy: str) -> None:
     """Raise HostError if another user could replace this file or put links in its path."""
     if wrong := find_unsafe(parent_directories(path), trusted_owners()):
-        raise HostError(f"{path}: {wrong.fault}; {remedy}")
+        raise HostError(wrong.code, f"{path}: {wrong.fault}; {remedy}")
 
 
 def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
@@ -61,21 +61,23 @@ def refuse_foreign(files: Iterable[Path], identity: Identity | None) -> None:
             continue
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             what = "a file with several names" if stat.S_ISREG(found.st_mode) else "not a regular file"
-            raise HostError(f"{path}: this is {what}, which doorward never makes; look at it, and remove it")
+            raise HostError(
+                "unexpected-file-kind", f"{path}: this is {what}, which doorward never makes; look at it, and remove it"
+            )
         if found.st_mode & _OWN_MODE != _OWN_MODE:
-            raise HostError(f"{path}: its owner may not read and write it; run `chmod u+rw {path}`")
+            raise HostError("unreadable-file", f"{path}: its owner may not read and write it; run `chmod u+rw {path}`")
         if found.st_uid not in owners:
             foreign.append(path)
     if foreign:
         name = str(os.geteuid()) if identity is None else identity.name
         what = f"this file belongs to user {foreign[0].lstat().st_uid}, not to {name}"
-        raise HostError(f"{foreign[0]}: {what}; run `chown -h {name} {' '.join(map(str, foreign))}`")
+        raise HostError("foreign-owner", f"{foreign[0]}: {what}; run `chown -h {name} {' '.join(map(str, foreign))}`")
 
 
-def _make(folder: Path, mode: int, identity: Identity | None) -> None:
+def _make(directory: Path, mode: int, identity: Identity | None) -> None:
     try:
-        folder.mkdir(parents=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        directory.mkdir(parents=True)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchmod(handle, mode)
             if identity is not None:
@@ -83,7 +85,9 @@ def _make(folder: Path, mode: int, identity: Identity | None) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise HostError(f"{folder}: {error.strerror}; create that directory, or choose another") from None
+        raise HostError(
+            "unwritable-directory", f"{directory}: {error.strerror}; create that directory, or choose another"
+        ) from None
 
 
 def drop_privileges(identity: Identity | None) -> None:
@@ -93,7 +97,9 @@ def drop_privileges(identity: Identity | None) -> None:
     try:
         privileges.drop_privileges(identity, NET_ADMIN if identity else NET_ADMIN | _FILE_RIGHTS)
     except OSError as error:
-        raise HostError(f"cannot drop privileges: {error.strerror}; is doorward started in a sandbox?") from None
+        raise HostError(
+            "privileges-not-dropped", f"cannot drop privileges: {error.strerror}; is doorward started in a sandbox?"
+        ) from None
 
 
 def _choose(config: Path, ledger: Path, runtime: Path) -> tuple[Identity | None, str]:

@@ -50,7 +50,9 @@ def read_saved(path: Path) -> str:
     try:
         return atomic_file.read(path)
     except OSError as error:
-        raise HostError(f"{path}: the gate cannot be read back ({error.strerror}); let doorward read it") from None
+        raise HostError(
+            "ruleset-unreadable", f"{path}: the gate cannot be read back ({error.strerror}); let doorward read it"
+        ) from None
 
 
 def _beside(path: Path) -> Path:

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, Signed
+from doorward.core.openings import Effect, Key, new_opening, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
-from doorward.daemon.key_files import key_path, keys_path, read_judge
+from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.repairs import settle_each
 from doorward.daemon.replay_cache import Clock, PacketId
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
-from doorward.model import Address, Opening, Place
+from doorward.model import Address, Opening, Source
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import KnockClose, KnockGrant
@@ -64,15 +64,15 @@ class SignedKnocks:
         # Packets that only a damaged ledger knew may have been dated ahead.
         floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
         if warning := openings.ledger.seen.begin(_clock, floor_ms):
-            openings.log.message(warning, "warning")
+            openings.log.message("clock-warning", warning, "warning")
         with suppress(HostError):  # without inotify the files are polled
             self._watches = FileWatcher()
             openings.loop.on_readable(self._watches.fileno(), self._changed)
         self._poll_files()
 
-    def configure(self, configuration: Configuration, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
-        self._settings = configuration, folder
+    def configure(self, configuration: Configuration, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
+        self._settings = configuration, directory
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -95,20 +95,22 @@ class SignedKnocks:
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
-        configuration, folder = self._settings or (None, Path())
+        configuration, directory = self._settings or (None, Path())
         signed = configuration.signed if configuration is not None and configuration.signed else Signed()
-        return [key_path(signed, folder), keys_path(signed, folder)]
+        return [key_path(signed, directory), keys_path(signed, directory)]
 
     def _start(self) -> None:
         if self._settings is None:
             return
-        configuration, folder = self._settings
+        configuration, directory = self._settings
         self._stop_candidate()
         self._stamps = [_stamp(path) for path in self._files()]
         try:
-            self._next = Verifier(self._log, lambda: read_judge(configuration, folder))
+            self._next = Verifier(self._log, lambda: read_authorizer(configuration, directory))
         except OSError as error:
-            self._openings.log.message(f"cannot start the verifier of signed knocks: {error.strerror}", "error")
+            self._openings.log.message(
+                "verifier-start-failed", f"cannot start the verifier of signed knocks: {error.strerror}", "error"
+            )
             self._stop_worker()  # its keys may be outdated
             self._schedule_restart()
             return
@@ -123,7 +125,7 @@ class SignedKnocks:
         if self._is_closed:
             return
         if warning := self._openings.ledger.seen.follow_clock(self._window_ms):
-            self._openings.log.message(warning, "warning")
+            self._openings.log.message("clock-warning", warning, "warning")
         if self._settings is not None:
             self._restart_if_changed()
         self._openings.loop.at(self._openings.loop.now_s() + _POLL_S, self._poll_files)
@@ -147,22 +149,26 @@ class SignedKnocks:
         except MalformedError as error:  # killed, or out of memory
             self._stop_candidate()
             self._stop_worker()  # its files have changed, so it must not go on
-            self._openings.log.message(f"the verifier of signed knocks did not start ({error}); restarting it", "error")
+            self._openings.log.message(
+                "verifier-start-failed",
+                f"the verifier of signed knocks did not start ({error}); restarting it",
+                "error",
+            )
             self._schedule_restart()
             return
         if not isinstance(ready, VerifierReady):
             return
         for fault in ready.faults:
-            self._openings.log.message(fault, "error")
+            self._openings.log.message("authorized-keys-fault", fault, "error")
         self._stop_worker()
         if ready.trouble:
-            self._openings.log.message(f"no signed knock is accepted: {ready.trouble}", "error")
+            self._openings.log.message("signed-knocks-off", f"no signed knock is accepted: {ready.trouble}", "error")
             self._stop_candidate()
             return
         self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
         self._openings.loop.unregister(self._verifier.fileno())
         self._openings.loop.on_readable(self._verifier.fileno(), self._on_report)
-        self._openings.log.message("accepting signed knocks")
+        self._openings.log.message("accepting-signed-knocks", "accepting signed knocks")
 
     def _on_report(self) -> None:
         """Handle all waiting reports together, so that the ledger is written once for many grants."""
@@ -182,7 +188,9 @@ class SignedKnocks:
                 if len(granted) >= _TOGETHER:
                     break
         except MalformedError as error:
-            self._openings.log.message(f"the verifier of signed knocks failed ({error}); restarting it", "error")
+            self._openings.log.message(
+                "verifier-failed", f"the verifier of signed knocks failed ({error}); restarting it", "error"
+            )
             self._stop_worker()
             self._schedule_restart()
         if granted:
@@ -233,7 +241,7 @@ class SignedKnocks:
     def _reject(self, knock: KnockGrant | KnockClose, reason: str, words: str) -> None:
         self._refuse(knock.place, knock.door, reason, f"packet from key {knock.key} rejected: {words}")
 
-    def _refuse(self, place: Place, door: str, reason: str, words: str) -> None:
+    def _refuse(self, place: Source, door: str, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
         self.counts[reason] += 1
         if self._limit.admits(self._openings.loop.now_s()):
@@ -241,21 +249,20 @@ class SignedKnocks:
 
     def _open(self, grants: list[KnockGrant]) -> None:
         openings, now_s = self._openings, self._openings.loop.now_s()
-        opened: list[Opening] = []
-        with openings.recording(lambda: settle_each(openings, opened, openings.pending.prolongs, self._not_opened)):
-            for grant in grants:
-                door = openings.doors.get(grant.door)
-                if door is None:  # removed by a reload meanwhile
-                    continue
-                by = f"key {grant.key}"
-                new = Opening(door.name, grant.place, door.opens, now_s, now_s + grant.for_ms / 1000, by)
-                if not door.is_opening:
-                    openings.record_command_run(new)
-                elif objection := self._no_room(new):
-                    self._reject(grant, *objection)
-                else:
-                    openings.record_opening(new)
-                    opened.append(new)
+        effects: list[Effect] = []
+        opened: dict[Key | None, Opening] = {}
+        for grant in grants:
+            door = openings.doors.get(grant.door)
+            if door is None:  # removed by a reload meanwhile
+                continue
+            new = new_opening(door, grant.place, grant.for_ms / 1000, f"key {grant.key}", now_s)
+            if door.is_opening and (objection := self._no_room(new)):
+                self._reject(grant, *objection)
+                continue
+            effects += on_open(openings.table, door, new, now_s)
+            opened[new.key] = new
+        for refusal in openings.perform(effects):
+            self._not_opened(opened[refusal.change.key], refusal.error)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""
@@ -274,8 +281,7 @@ class SignedKnocks:
         )
 
     def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
-        """Take back an opening that nftables refused."""
-        self._openings.pending.take_back((opening.door, opening.address))
+        """Reject the grant of an opening that nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
 

@@ -17,7 +17,7 @@ from doorward.daemon.control_client import answering
 from doorward.daemon.log import Log
 from doorward.daemon.off_switch import SwitchedOff
 from doorward.daemon.ruleset_guard import RulesetGuard
-from doorward.daemon.ruleset_loader import LoadResult, put_back
+from doorward.daemon.ruleset_loader import LoadResult, load_saved
 from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.escape import visible
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
@@ -122,7 +122,7 @@ def restore(before: Path | None) -> None:
     if before is None:
         NftFirewall().unload()
     else:
-        put_back(before, {})
+        load_saved(before, {})
 
 
 _TICK_S = 1.0  # during suspend the loop's clock stops, and the deadline's does not
@@ -153,7 +153,10 @@ class Trial:
         self._gate = owner.saved
         self._back = self._gate if before is not None or self._has_previous() else None
         if before is not None and before.not_kept:
-            raise HostError(f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}")
+            raise HostError(
+                "gate-not-saved",
+                f"the present gate could not be kept, so no trial could be taken back: {before.not_kept}",
+            )
         self._deadline_s = now_s() + for_s
         self._noted = frozenset(established_connections(loopback=True))
         self._watchdog = RollbackWatchdog(self._deadline_s, self._back, owner.control_path)
@@ -176,7 +179,9 @@ class Trial:
             self._deadline_s = now_s()
         self._tick()
         if loaded.not_kept:
-            raise HostError(f"the gate on trial cannot be kept: {loaded.not_kept}; make room there, and try again")
+            raise HostError(
+                "gate-not-saved", f"the gate on trial cannot be kept: {loaded.not_kept}; make room there, and try again"
+            )
 
     def drop(self) -> None:
         """End the trial without a rollback."""
@@ -189,16 +194,16 @@ class Trial:
         if connection is not None:
             self._check(connection)
         if trouble := saved_ruleset.replace_saved(self._owner.saved, self._gate):
-            raise HostError(f"{trouble}; the trial goes on: make room there, and confirm again")
+            raise HostError("gate-not-saved", f"{trouble}; the trial goes on: make room there, and confirm again")
         self.drop()
-        self._owner.log.message("the trial is confirmed: the new gate stays")
+        self._owner.log.message("trial-confirmed", "the trial is confirmed: the new gate stays")
 
     def end(self) -> None:
         """Roll back at once, since the daemon ends during the trial."""
         try:
             restore(self._back)
         except DoorwardError as error:
-            self._owner.log.message(f"the gate on trial could not be taken back: {error}", "error")
+            self._owner.log.message("rollback-failed", f"the gate on trial could not be taken back: {error}", "error")
             self._watchdog.abandon()
             return
         self._over("the trial was not confirmed; " + self._result())
@@ -214,18 +219,22 @@ class Trial:
             return False
         if not os.access(self._gate, os.R_OK):
             raise HostError(
-                f"a gate stands and {self._gate} has no copy of it to go back to; run doorward once without --trial"
+                "no-saved-gate",
+                f"a gate is loaded, and {self._gate} has no copy to go back to; run doorward once without --trial",
             )
         return True
 
     def _check(self, connection: Connection) -> None:
         source = f"{connection.source} port {connection.source_port}"
         if connection in self._noted:
-            raise NegativeResult(f"the connection of this session (from {source}) is older than the trial; {HOW}")
+            raise NegativeResult(
+                "session-too-old", f"the connection of this session (from {source}) is older than the trial; {HOW}"
+            )
         if connection not in established_connections(loopback=True):
             raise NegativeResult(
-                f"the connection that this session tells of (from {source}) does not stand on this host;"
-                f" outside of tmux and screen, {HOW}"
+                "session-not-established",
+                f"the connection of this session (from {source}) is not established on this host;"
+                f" outside of tmux and screen, {HOW}",
             )
 
     def _tick(self) -> None:
@@ -238,12 +247,12 @@ class Trial:
         else:
             self._owner.saved = self._gate
             self._owner.put_in_force(self._before)
-            self._over("the trial was not confirmed in time; the gate that stood before comes back")
+            self._over("the trial was not confirmed in time; the previous gate is being restored")
             self._owner.guard.roll_back(self._watchdog.dismiss)
 
     def _over(self, words: str) -> None:
         self._owner.trial = None
-        self._owner.log.message(words, "warning")
+        self._owner.log.message("trial-ended", words, "warning")
 
     def _result(self) -> str:
-        return "the gate is taken away: none stood before" if self._back is None else "the gate before it is back"
+        return "the gate is removed: none was loaded before" if self._back is None else "the previous gate is restored"

@@ -19,10 +19,11 @@ from typing import NamedTuple, cast
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.nflog_reader import give_up_everything
 from doorward.errors import ConfigFault, DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import Datagram, LogSocket
-from doorward.model import NAME, Address, parse_address, parse_place
+from doorward.model import NAME, Address, parse_address, parse_source
 from doorward.signed.authorize import (
     FORBIDDEN,
     GARBAGE,
@@ -85,17 +86,15 @@ def pack_report(report: VerifierReport) -> bytes:
         }
         for knock in report.knocks
     ]
-    refused = [{**why._asdict(), "words": _fit(why.words), "source": str(source)} for source, why in report.refused]
+    refused = [
+        {**why._asdict(), "words": printable(why.words, _MAX_LINE_LENGTH), "source": str(source)}
+        for source, why in report.refused
+    ]
     return _packed({"knocks": knocks, "refused": refused, "counts": report.counts})
 
 
 def _packed(message: dict[str, object]) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode(errors="replace")  # a path may hold bytes that are not text
-
-
-def _fit(words: str) -> str:
-    """Shorten and clean a text so that the daemon accepts it; a file's name may be long, or hold anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words[:_MAX_LINE_LENGTH])
 
 
 def parse_report(raw: bytes) -> VerifierReport:
@@ -108,7 +107,7 @@ def parse_report(raw: bytes) -> VerifierReport:
         if max(len(knocks), len(refused)) > _MAX_PER_REPORT:
             raise ValueError("too many in one message")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"verifier: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
     return VerifierReport(knocks, refused, counts)
 
 
@@ -128,7 +127,7 @@ def _knock(
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     close = KnockClose(
-        door, parse_place(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
+        door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
     )  # fmt: skip
     return close if for_ms is None else KnockGrant(**close._asdict(), for_ms=_number(for_ms, MAX_FOR_MS))
@@ -182,7 +181,7 @@ class Verifier(Worker):
         if raw is None:
             return None
         if not raw:
-            raise MalformedError("the process ended")
+            raise MalformedError("process-ended", "the process ended")
         if self.is_ready:
             return parse_report(raw)
         self.is_ready = True
@@ -194,7 +193,7 @@ def _parse_ready(raw: bytes) -> VerifierReady:
         found = json.loads(raw)
         return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise MalformedError(f"verifier: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
 
 
 def _verify(
@@ -214,7 +213,7 @@ def _verify(
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
-    shown = [_fit(fault) for fault in faults[:_MAX_PER_REPORT]]
+    shown = [printable(fault, _MAX_LINE_LENGTH) for fault in faults[:_MAX_PER_REPORT]]
     return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 

@@ -35,9 +35,11 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
         yield _problem(file, configuration, drop, uses, is_certain=is_certain)
     for rule in trace.unchecked:
         remedy = "check it by hand, or try a knock from outside"
-        yield Problem(Level.WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
+        yield Problem("firewall-unchecked", Level.WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
     if not blocking and not trace.unchecked and trace.tables:
-        yield Problem(Level.OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open")
+        yield Problem(
+            "firewall-accepts", Level.OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open"
+        )
     yield from _unused_ports(facts, doors)
     yield from _mark_conflicts(configuration, facts)
 
@@ -69,7 +71,7 @@ def _problem(
     if mark is None and any("mark" in command for command in fix.commands):
         text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, reload the daemon, and {text}'
     level = Level.ERROR if blocking.is_decisive and is_certain else Level.WARNING
-    return Problem(level, blocking.block.rule, f"{verb} {what}{later}{scope}", text, fix.commands)
+    return Problem("firewall-blocks", level, blocking.block.rule, f"{verb} {what}{later}{scope}", text, fix.commands)
 
 
 def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
@@ -85,7 +87,9 @@ def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
         reached = {path.arrival for path in paths}
         if reached and not any(path.forwarded_to for path in paths) and not reached & facts.listening:
             what = f"door {name!r} opens {port}, but nothing listens there"
-            yield Problem(Level.WARNING, f"port {port}", what, "start the service, or remove the port from `opens`")
+            yield Problem(
+                "no-listener", Level.WARNING, f"port {port}", what, "start the service, or remove the port from `opens`"
+            )
 
 
 def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
@@ -94,4 +98,6 @@ def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Prob
         if mark is not None and rule.mask & mark.mask and not (rule.value ^ mark.value) & rule.mask & mark.mask:
             where = f"ip rule, fwmark {rule.value:#x}/{rule.mask:#x}"
             what = f"accept_mark {mark} sets bits that this rule matches: it may reroute accepted connections"
-            yield Problem(Level.WARNING, where, what, "choose bits for accept_mark that no rule matches")
+            yield Problem(
+                "mark-conflict", Level.WARNING, where, what, "choose bits for accept_mark that no rule matches"
+            )

@@ -123,7 +123,7 @@ def _number(raw: memoryview | None, size: int) -> int:
     if raw is None:
         return 0
     if len(raw) != size:
-        raise MalformedError(f"nf_tables: a number in a trace has {len(raw)} bytes, expected {size}")
+        raise MalformedError("trace-number", f"nf_tables: a number in a trace has {len(raw)} bytes, expected {size}")
     return int.from_bytes(raw, "big")
 
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
 from doorward.doctor.rules import ForeignRuleset, Helper
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Address, Port
 
 
@@ -129,7 +129,7 @@ class Boot(NamedTuple):
 class Facts:
     """All collected facts. One that could not be read is None or empty, and `unread` says why."""
 
-    session: SshConnection | None
+    session: Connection | None
     network: Network
     listening: frozenset[Port] | None
     trace: Trace

@@ -23,7 +23,9 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     port = Port(Protocol.TCP, session.destination_port)
     interface = facts.network.interface_with(session.destination)
     if interface is not None and not is_watched(configuration.gate.interfaces, interface):
-        yield Problem(Level.OK, interface, f"your session uses {interface}, which the gate does not watch")
+        yield Problem(
+            "session-not-watched", Level.OK, interface, f"your session uses {interface}, which the gate does not watch"
+        )
         return
     yield _port_problem(
         file, configuration, facts, port, f"the port of your session from {session.source}", Level.ERROR
@@ -43,33 +45,52 @@ def _port_problem(
     opening = [door for door in configuration.doors if port in door.opens]
     knocked = next((door for door in opening if door.knock), None)
     if gate.mode is Mode.OBSERVE:
-        return Problem(Level.OK, file, f"{port}, {description}, stays open: mode observe drops nothing")
+        return Problem(
+            "ssh-stays-open", Level.OK, file, f"{port}, {description}, stays open: mode observe drops nothing"
+        )
     if knocked is not None:
-        return Problem(Level.OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock")
+        return Problem(
+            "ssh-hidden", Level.OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock"
+        )
     signed = next((door for door in opening if door.name in facts.signed_doors), None)
     if signed is not None:
         what = (
             f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
         )
         if facts.daemon is None and facts.is_table_loaded:
-            return Problem(Level.ERROR, file, f"{what}, and no daemon is running to verify them", "start the daemon")
+            return Problem(
+                "signed-knocks-unverified",
+                Level.ERROR,
+                file,
+                f"{what}, and no daemon is running to verify them",
+                "start the daemon",
+            )
         if facts.daemon is not None and _cannot_verify(facts.daemon):
-            return Problem(Level.ERROR, file, f"{what}, and the daemon cannot verify them", "see the daemon's log")
+            return Problem(
+                "signed-knocks-unverified",
+                Level.ERROR,
+                file,
+                f"{what}, and the daemon cannot verify them",
+                "see the daemon's log",
+            )
         return Problem(
-            Level.OK, file, f"{port}, {description}, is hidden; door {signed.name!r} opens it by a signed knock"
+            "ssh-hidden",
+            Level.OK,
+            file,
+            f"{port}, {description}, is hidden; door {signed.name!r} opens it by a signed knock",
         )
     if opening and configuration.signed is not None:
         why = facts.signed_error or "no key of its authorized_keys may open it"
         what = f"{port}, {description}, is hidden, and its door {opening[0].name!r} accepts no signed knock: {why}"
-        return Problem(severity, file, what, "fix that; `doorward check` shows details")
+        return Problem("no-signed-knock-accepted", severity, file, what, "fix that; `doorward check` shows details")
     if opening:
         what = f"{port}, {description}, is hidden, and its door {opening[0].name!r} opens by hand only"
         remedy = f"write [signed], or give door {opening[0].name!r} a `knock`, or take {port} out of its `opens`"
-        return Problem(severity, file, what, remedy)
+        return Problem("opens-by-hand-only", severity, file, what, remedy)
     if gate.mode is Mode.STEALTH and port not in gate.public:
         what = (
             f"{port}, {description}, would be hidden, and no door opens it: only established connections would continue"
         )
         remedy = f'add a door with opens = ["{port}"] and a `knock`, or add "{port}" to `public`'
-        return Problem(severity, file, what, remedy)
-    return Problem(Level.OK, file, f"{port}, {description}, stays open to everyone")
+        return Problem("ssh-locked-out", severity, file, what, remedy)
+    return Problem("ssh-stays-open", Level.OK, file, f"{port}, {description}, stays open to everyone")

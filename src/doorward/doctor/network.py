@@ -48,7 +48,7 @@ def dump_bodies(request_type: int, families: Iterable[int] = (socket.AF_INET, so
 def _dump(request_type: int, header: struct.Struct) -> Iterator[_Reply]:
     for body in dump_bodies(request_type):
         if len(body) < header.size:
-            raise MalformedError(f"rtnetlink: {len(body)} bytes, the header needs {header.size}")
+            raise MalformedError("short-message", f"rtnetlink: {len(body)} bytes, the header needs {header.size}")
         yield _Reply(header.unpack_from(body), netlink.attributes(body[header.size :]))
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 from doorward.config.schema import Configuration
 from doorward.doctor.host import LocalAddress, Network, PacketPath, Probe, is_watched
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Address
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -19,7 +19,7 @@ _CLIENTS = {
 }
 
 
-def plan_probes(configuration: Configuration, network: Network, session: SshConnection | None) -> Iterator[Probe]:
+def plan_probes(configuration: Configuration, network: Network, session: Connection | None) -> Iterator[Probe]:
     """Yield the connections to the ports that doors open, then the first packets of knocks, in each family."""
     opened = [port for door in configuration.doors for port in door.opens]
     knocks = [port for door in configuration.doors if door.target is None for port in door.knock]
@@ -65,7 +65,7 @@ def _client_addresses(network: Network, local: LocalAddress) -> tuple[Address, .
 
 
 def _local_address(
-    configuration: Configuration, network: Network, session: SshConnection | None, version: int
+    configuration: Configuration, network: Network, session: Connection | None, version: int
 ) -> LocalAddress | None:
     """Return the watched address that clients reach: the session's, or one on the default route's interface."""
     candidates = [

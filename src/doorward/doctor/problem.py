@@ -1,4 +1,4 @@
-"""The doctor's findings: severity, location, message, remedy."""
+"""The doctor's findings: code, severity, location, message, remedy."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Level(StrEnum):
 class Problem(NamedTuple):
     """The result of one check. `where` is a file, a rule or a unit; `commands` perform the remedy."""
 
+    code: str
     level: Level
     where: str
     what: str

@@ -72,7 +72,9 @@ def snapshot() -> HostNetwork:
     links = tuple(link for link in map(_link, dump_bodies(_GET_LINK, (socket.AF_UNSPEC,))) if link.ifindex != _LOOPBACK)
     routes = tuple(sorted(filter(None, map(_route, dump_bodies(_GET_ROUTE))), key=_is_through_gateway))
     if len(links) > MAX_LINKS or len(routes) > MAX_ROUTES:
-        raise UncheckedError(f"{len(links)} interfaces and {len(routes)} routes are too many to copy")
+        raise UncheckedError(
+            "network-too-large", f"{len(links)} interfaces and {len(routes)} routes are too many to copy"
+        )
     names = [f"{version}/conf/{name}/{word}" for version, words in _OF_INTERFACE.items() for word in words
              for name in ("all", "default", *(os.fsdecode(link.name) for link in links))]  # fmt: skip
     settings = {}
@@ -93,7 +95,9 @@ class Replica:
 
     def __init__(self, seen: HostNetwork) -> None:
         if not has_module("veth") or not Path("/proc/net/packet").exists():
-            raise UncheckedError("a kernel module is not loaded; `modprobe -a veth af_packet`, and run doctor again")
+            raise UncheckedError(
+                "module-missing", "a kernel module is not loaded; `modprobe -a veth af_packet`, and run doctor again"
+            )
         self._links = {link.ifindex: link for link in seen.links}
         self.index = {os.fsdecode(link.name): link.ifindex for link in seen.links if link.is_up}
         _new_namespace()
@@ -110,7 +114,7 @@ class Replica:
             with far_ends:
                 _copy(seen, outside, far_ends)
         except OSError as error:
-            raise UncheckedError(f"the host's network cannot be copied: {error}") from None
+            raise UncheckedError("network-not-copied", f"the host's network cannot be copied: {error}") from None
 
     def send_in(self, packed: bytes, index: int) -> None:
         """Make an IP packet arrive through an interface."""
@@ -124,7 +128,9 @@ class Replica:
 def _new_namespace() -> None:
     if _libc.unshare(_CLONE_NEWNET):
         number = ctypes.get_errno()
-        raise UncheckedError("needs CAP_SYS_ADMIN" if number == errno.EPERM else f"no namespace: {os.strerror(number)}")
+        raise UncheckedError(
+            "no-namespace", "needs CAP_SYS_ADMIN" if number == errno.EPERM else f"no namespace: {os.strerror(number)}"
+        )
 
 
 def has_module(name: str) -> bool:

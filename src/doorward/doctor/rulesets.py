@@ -51,7 +51,8 @@ def read_rulesets() -> list[ForeignRuleset]:
     for ruleset in legacy:
         if (ruleset.family, ruleset.table) in listed:
             raise UncheckedError(
-                f"{ruleset.name} and the table {ruleset.family} {ruleset.table} of nftables are both in use"
+                "two-rulesets",
+                f"{ruleset.name} and the table {ruleset.family} {ruleset.table} of nftables are both in use",
             )
     return [*own, *saved, *legacy]
 
@@ -80,7 +81,7 @@ def _run_save(family: str, program: str) -> Iterator[ForeignRuleset]:
 def _run(program: str, text: str) -> str:
     path = shutil.which(program) or shutil.which(program, path=_SBIN)
     if path is None:
-        raise UncheckedError(f"{program} is not installed; without it its rules cannot be read")
+        raise UncheckedError("missing-program", f"{program} is not installed; without it its rules cannot be read")
     done = subprocess.run(
         [path],
         input=text.encode(errors="surrogateescape"),
@@ -89,7 +90,7 @@ def _run(program: str, text: str) -> str:
         preexec_fn=lambda: exit_with_parent(signal.SIGKILL),
     )
     if done.returncode:
-        raise _ProgramError(done.stderr.decode(errors="replace"))
+        raise _ProgramError("program-failed", done.stderr.decode(errors="replace"))
     return os.fsdecode(done.stdout)
 
 
@@ -195,7 +196,7 @@ class LoadedRulesets:
             return
         for module in ("nft_compat", *(("nft_chain_nat",) if ruleset.table == "nat" else ())):
             if not has_module(module):
-                raise UncheckedError(f"the kernel module {module} is not loaded")
+                raise UncheckedError("module-missing", f"the kernel module {module} is not loaded")
         _run(f"{_NFT[ruleset.family]}-restore", ruleset.text)
 
     def _list_table(self, ruleset: ForeignRuleset) -> str:

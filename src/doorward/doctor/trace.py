@@ -22,7 +22,7 @@ from doorward.doctor.rulesets import LoadedRulesets, read_handles, read_rulesets
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
 from doorward.kernel.child_process import run_in_child
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Address, Port, Protocol
 from doorward.nftables.libnftables import NftFirewall
 
@@ -80,7 +80,7 @@ class _Outcome(NamedTuple):
         return self.event is not None and self.event.is_drop
 
 
-def trace(configuration: Configuration, network: Network, session: SshConnection | None) -> Trace:
+def trace(configuration: Configuration, network: Network, session: Connection | None) -> Trace:
     """Send the packets of doors' users and return which rules drop them, within TIMEOUT_S."""
     probes = tuple(plan_probes(configuration, network, session))
     try:
@@ -157,7 +157,7 @@ class _Tracer:
     def _flow(self, probe: Probe, source: Address) -> PacketFlow:
         number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
         if number is None:
-            raise UncheckedError("there are too many ports to test")
+            raise UncheckedError("too-many-ports", "there are too many ports to test")
         return PacketFlow(source, number, probe.destination, probe.port)
 
     def _connection(self, probe: Probe, flow: PacketFlow) -> Iterator[PacketPath]:
@@ -197,7 +197,7 @@ class _Tracer:
             blocks += (Block(self._loaded.ruleset(last.family, last.table), self._loaded.bases[base], rule),)
             self._passes.append(f"insert rule {' '.join(base)} {flow.match(step)} accept")
             self._loaded.run(self._passes[-1])
-        raise UncheckedError(f"the rules after {blocks[-1].rule}")
+        raise UncheckedError("rules-untested", f"the rules after {blocks[-1].rule}")
 
     def _send(self, flow: PacketFlow, step: Step, probe: Probe, interface: int | None) -> _Outcome:
         """Send a packet; confirm a drop with reset limits, since on the host it may be the only packet."""
@@ -214,7 +214,8 @@ class _Tracer:
         entrance = self._replica.index.get(probe.interface)
         if entrance is None:
             raise UncheckedError(
-                f"no packet can arrive through {probe.interface}: it is down, or the loopback interface"
+                "interface-down",
+                f"no packet can arrive through {probe.interface}: it is down, or the loopback interface",
             )
         if interface == 0:
             with suppress(OSError):  # no route
@@ -230,7 +231,7 @@ class _Tracer:
             try:
                 raw = memoryview(self._events.recv(_RECEIVE_BYTES))
             except OSError as error:
-                raise UncheckedError(f"the trace of a packet is too long: {error.strerror}") from None
+                raise UncheckedError("trace-too-long", f"the trace of a packet is too long: {error.strerror}") from None
             for message in netlink.messages(raw):
                 if message.kind == TRACE:
                     event = parse_event(message.body)

@@ -34,13 +34,12 @@ class CompiledConfig:
     ports: frozenset[Port]
     services: dict[Port, tuple[int, ...]]
     doors_by_number: dict[int, list[int]]  # port number, of either protocol -> doors with it in their sequence
-    signed_port: Port | None = None  # the port for signed knocks
+    signed_ports: tuple[Port, ...] = ()
 
     @property
     def numbers(self) -> frozenset[int]:
         """All port numbers that matter, whatever the protocol."""
-        signed = () if self.signed_port is None else (self.signed_port,)
-        return frozenset(port.number for port in (*self.ports, *self.services, *signed))
+        return frozenset(port.number for port in (*self.ports, *self.services, *self.signed_ports))
 
     @property
     def targets(self) -> frozenset[bytes]:
@@ -54,8 +53,8 @@ class CompiledConfig:
 
 def build_config(configuration: Configuration) -> CompiledConfig:
     """Return the configuration, compiled as the daemon does it."""
-    gate, doors, signed = configuration.gate, configuration.doors, configuration.signed
-    uncounted = gate.public if signed is None else (*gate.public, signed.port)
+    gate, doors = configuration.gate, configuration.doors
+    uncounted = (*gate.public, *configuration.signed_ports)
     automaton = compile_doors(doors, public=uncounted, known_only=gate.wrong_port is WrongPort.KNOWN)
     keys = {machine.key: n for n, machine in enumerate(automaton.machines)}
     machine_by_door = tuple(keys[machine_key(door)] if door.knock else None for door in doors)
@@ -65,7 +64,6 @@ def build_config(configuration: Configuration) -> CompiledConfig:
             services[port] = (*services.get(port, ()), index)
     ports = frozenset(port for door in doors for port in door.knock)
     progress_by_state = _state_progress(doors, automaton, machine_by_door)
-    signed_port = None if signed is None else signed.port
     return CompiledConfig(
         doors,
         gate,
@@ -75,7 +73,7 @@ def build_config(configuration: Configuration) -> CompiledConfig:
         ports,
         services,
         _doors_by_number(doors),
-        signed_port,
+        configuration.signed_ports,
     )
 
 

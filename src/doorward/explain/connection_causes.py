@@ -83,7 +83,7 @@ def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | No
     is_silent = step.captured.flow.protocol == Protocol.UDP and not period.context.has_answers
     if answer is None and (is_answer_received or is_silent):  # the client continues as if it had been answered
         remedy = "the capture shows one direction only: capture both to see the answer"
-        return Cause("came_in", f"success: {opened}", remedy)
+        return Cause("connected_one_way", f"success: {opened}", remedy)
     if answer is None:
         what = f"{opened}, but nothing answered"
         return Cause("unanswered", what, "run `doorward doctor`: another firewall or a route may drop it")
@@ -94,8 +94,8 @@ def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | No
         return Cause("rejected", what, "run `doorward doctor`: another firewall rejects it")
     if answer.kind == ACCEPTED and not is_answer_received:
         what = f"{opened} and was accepted, but the answer did not reach the client"
-        return Cause("unheard", what, "check the return path: routing, or a firewall at the client")
-    return Cause("as_it_should", f"success: {opened} and was answered")
+        return Cause("answer_lost", what, "check the return path: routing, or a firewall at the client")
+    return Cause("connected", f"success: {opened} and was answered")
 
 
 def _is_answer_received(period: OpenPeriod, step: ReplayStep) -> bool:

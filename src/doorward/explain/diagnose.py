@@ -116,7 +116,7 @@ def _faults(attempt: KnockAttempt) -> list[Cause]:
 
 def _unexplained(door: Door) -> Cause:
     what = f"the knocks of door {door.name} came in order and in time, but it did not open"
-    return Cause("puzzle", what, "please report this, with the capture and the configuration")
+    return Cause("unexplained", what, "please report this, with the capture and the configuration")
 
 
 def _is_sweep(context: SourceContext, alignment: Alignment) -> bool:
@@ -130,10 +130,10 @@ def _is_sweep(context: SourceContext, alignment: Alignment) -> bool:
 
 def _no_attempt_cause(context: SourceContext) -> Cause:
     """Return the cause for a source that attempted no sequence."""
-    if any(step.verdict is PacketVerdict.SIGNED for step in context.steps):
+    if signed := list(dict.fromkeys(str(step.port) for step in context.steps if step.verdict is PacketVerdict.SIGNED)):
         port = answered_port(context)
-        came_in = f"; {port} answered it" if port else ""
-        what = f"it sent to {context.config.signed_port}, the port for signed knocks, and no port sequence{came_in}"
+        answered = f"; {port} answered it" if port else ""
+        what = f"it sent to {', '.join(signed)}, for signed knocks, and no port sequence{answered}"
         command = f"`doorward explain {wording.address(context.trace.source)}` shows the daemon's decision"
         return Cause("signed", what, f"a capture cannot show whether it is valid: {command}")
     if (fault := no_knock_cause(context)) is not None:

@@ -49,7 +49,7 @@ class PacketVerdict(StrEnum):
     ELSEWHERE = "elsewhere"
     UNKNOWN = "unknown"  # in no sequence, with wrong_port = "known"
     PUBLIC = "public"
-    SIGNED = "signed"  # to the port for signed knocks, which the daemon verifies
+    SIGNED = "signed"  # to a port for signed knocks, which the daemon verifies
     ENTERS = "enters"  # to a port that is open to its source
     HIDDEN = "hidden"  # to a door's port that is closed to its source
     CONNECTION = "connection"
@@ -142,7 +142,7 @@ class Replayer:
         left_s = self._open.get((packet.source, packet.port), self._now_s) - self._now_s
         if left_s > 0:
             return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s)
-        if packet.port == self._config.signed_port:
+        if packet.port in self._config.signed_ports:
             self._signing[packet.source] = None
             if len(self._signing) > MOST_OPEN:
                 del self._signing[next(iter(self._signing))]

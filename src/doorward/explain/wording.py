@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from doorward.config.duration import format_duration
+from doorward.config.duration import format_duration, rough_duration
 from doorward.config.schema import Mode
 from doorward.explain.compiled_config import CompiledConfig, Progress
 from doorward.explain.replay import UNNAMED, MachineStep, PacketVerdict, ReplayStep
@@ -33,7 +33,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a duration in a fitting unit: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2 min 5 s`."""
+    """Return a duration in a fitting unit: `40 µs`, `0.4 ms`, `12 ms`, `6.2 s`, `2m 5s`."""
     seconds = max(0.0, seconds)
     if seconds < 0.0001:
         return f"{seconds * 1e6:.0f} µs"
@@ -43,11 +43,7 @@ def span(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" + (f" {rest} s" if rest else "")
+    return rough_duration(seconds)
 
 
 def span_beyond(seconds: float, limit_s: float) -> str:

@@ -64,9 +64,9 @@ class FleetAdmin:
     def remove(self, gate: str) -> None:
         """Remove a gate from the members; raise NegativeResult if it is up or unknown."""
         if gate in self._names("gates"):
-            raise NegativeResult(f"{gate} is up; stop its daemon first")
+            raise NegativeResult("gate-up", f"{gate} is up; stop its daemon first")
         if gate not in self._names("members"):
-            raise NegativeResult(f"unknown gate {gate!r}; `doorward status --fleet` lists the gates")
+            raise NegativeResult("unknown-gate", f"unknown gate {gate!r}; `doorward status --fleet` lists the gates")
         self._etcd.delete(self._tree.under("members", gate))
 
     def openings(self) -> list[tuple[OpeningKey, etcd_records.StoredOpening]]:
@@ -111,7 +111,8 @@ def opening_key(door: str, address: str) -> OpeningKey:
         return parse_key(f"{door}/{address}")
     except ValueError:
         raise UsageError(
-            f"invalid opening: expected the name of a door and an IP address or network, got {door!r} and {address!r}"
+            "invalid-opening",
+            f"invalid opening: expected the name of a door and an IP address or network, got {door!r} and {address!r}",
         ) from None
 
 

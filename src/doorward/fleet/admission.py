@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from doorward.fleet.protocol import Item
-from doorward.model import Address, Door, Opening, Place
+from doorward.model import Address, Door, Opening, Source
 from doorward.nftables.ruleset import OPEN_NETS_SIZE, OPEN_SIZE
 
 SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would include unrelated hosts
@@ -77,7 +77,7 @@ def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:
     return min(item.until_ms, item.until_ms - item.for_ms + longest_ms, now_ms + longest_ms)
 
 
-def _reject_address(place: Place, limits: Limits) -> Rejected | None:
+def _reject_address(place: Source, limits: Limits) -> Rejected | None:
     mapped = isinstance(place, IPv6Address) and place.ipv4_mapped is not None
     if mapped or place.is_unspecified or place.is_multicast or place.is_loopback or place.is_link_local:
         return Rejected("address", f"{place} is not the address of a client")
@@ -91,6 +91,6 @@ def _reject_address(place: Place, limits: Limits) -> Rejected | None:
     return None
 
 
-def _open_set(place: Place) -> tuple[bool, int]:
+def _open_set(place: Source) -> tuple[bool, int]:
     """Return the open set for an address or network: whether it is the set of networks, and the family."""
     return not isinstance(place, Address), place.version

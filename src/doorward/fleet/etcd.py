@@ -145,7 +145,9 @@ class Etcd:
             except (EtcdUnavailableError, OSError, http.client.HTTPException, MalformedError) as error:
                 why = f"{self.endpoint}: {_reason(error)}"
                 self.next_endpoint()
-        raise EtcdUnavailableError(f"etcd does not answer ({why}); is it running, and can this host reach it?")
+        raise EtcdUnavailableError(
+            "etcd-unavailable", f"etcd does not answer ({why}); is it running, and can this host reach it?"
+        )
 
     def close(self) -> None:
         """Close the connection."""
@@ -194,7 +196,7 @@ class Etcd:
             raise
         if len(raw) > MAX_ANSWER_BYTES:
             self.close()
-            raise MalformedError("etcd: the answer is too long")
+            raise MalformedError("answer-too-long", "etcd: the answer is too long")
         return _Answer(response.status, raw)
 
     @contextlib.contextmanager
@@ -218,7 +220,9 @@ class Etcd:
                 _result(_Answer(response.status, response.read(MAX_ANSWER_BYTES)))
             yield EtcdWatch(connection, response)
         except (OSError, http.client.HTTPException, MalformedError) as error:
-            raise EtcdUnavailableError(f"etcd does not answer ({self.endpoint}: {_reason(error)})") from None
+            raise EtcdUnavailableError(
+                "etcd-unavailable", f"etcd does not answer ({self.endpoint}: {_reason(error)})"
+            ) from None
         finally:
             if connection is not None:
                 connection.close()
@@ -245,11 +249,11 @@ class EtcdWatch:
             )
         except (OSError, http.client.HTTPException, MalformedError, ValueError, AttributeError) as error:
             # ValueError and AttributeError: `stop` closed the connection meanwhile.
-            raise EtcdUnavailableError(f"etcd does not answer: {_reason(error)}") from None
+            raise EtcdUnavailableError("etcd-unavailable", f"etcd does not answer: {_reason(error)}") from None
         if message.compacted:
-            raise CompactedError(f"etcd compacted the revisions before {message.compacted}")
+            raise CompactedError("revision-compacted", f"etcd compacted the revisions before {message.compacted}")
         if message.ended:
-            raise EtcdUnavailableError(f"etcd ended the watch: {message.ended}")
+            raise EtcdUnavailableError("watch-ended", f"etcd ended the watch: {message.ended}")
         return message
 
     def stop(self) -> None:
@@ -288,15 +292,17 @@ def _result(answer: _Answer) -> Message:
     if not answer.raw and answer.status == http.client.OK:
         return {}
     if answer.status == http.client.BAD_REQUEST and not answer.raw.startswith(b"{"):  # plain text of the gateway
-        raise EtcdRejectedError(f"etcd rejected the request: {answer.raw[:200].decode(errors='replace').strip()}")
+        raise EtcdRejectedError(
+            "etcd-rejected", f"etcd rejected the request: {answer.raw[:200].decode(errors='replace').strip()}"
+        )
     message = etcd_codec.parse(answer.raw)
     if answer.status == http.client.OK and "error" not in message:
         return message
     reason = message.get("message") or message.get("error") or f"status {answer.status}"
     text = str(reason)[:200]
     if message.get("code") in _UNAVAILABLE or answer.status == http.client.SERVICE_UNAVAILABLE:
-        raise EtcdUnavailableError(text)
-    raise EtcdRejectedError(f"etcd rejected the request: {text}")
+        raise EtcdUnavailableError("etcd-unavailable", text)
+    raise EtcdRejectedError("etcd-rejected", f"etcd rejected the request: {text}")
 
 
 def _reason(error: Exception) -> str:
@@ -346,7 +352,7 @@ def _context(fleet: Fleet, directory: Path) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{ca}: not a CA certificate ({_why(error)}); expected a PEM file") from None
+        raise UsageError("invalid-ca", f"{ca}: not a CA certificate ({_why(error)}); expected a PEM file") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if fleet.certificate:
         certificate, key = directory / fleet.certificate, directory / fleet.key
@@ -355,7 +361,9 @@ def _context(fleet: Fleet, directory: Path) -> ssl.SSLContext:
             context.load_cert_chain(certificate, key, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
             what = f"{certificate} and {key}: not a certificate with its private key ({_why(error)})"
-            raise UsageError(f"{what}; write both as PEM, the key without a passphrase") from None
+            raise UsageError(
+                "invalid-certificate", f"{what}; write both as PEM, the key without a passphrase"
+            ) from None
     return context
 
 
@@ -363,7 +371,9 @@ def _password(path: Path) -> str:
     _reject_exposed(path)
     password = read_text(path, trusted_owners()).strip()
     if not 1 <= len(password) <= _MAX_PASSWORD or not password.isprintable():
-        raise UsageError(f"{path}: invalid password: expected one line of at most {_MAX_PASSWORD} characters")
+        raise UsageError(
+            "invalid-password", f"{path}: invalid password: expected one line of at most {_MAX_PASSWORD} characters"
+        )
     return password
 
 
@@ -371,9 +381,9 @@ def _reject_exposed(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; it is configured in [fleet]") from None
+        raise UsageError("unreadable-file", f"{path}: {error.strerror}; it is configured in [fleet]") from None
     if mode & stat.S_IROTH:
-        raise UsageError(f"{path}: other users can read it; run `chmod o-r {path}`")
+        raise UsageError("readable-by-others", f"{path}: other users can read it; run `chmod o-r {path}`")
 
 
 def _why(error: Exception) -> str:

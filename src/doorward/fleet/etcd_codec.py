@@ -102,9 +102,9 @@ def parse(raw: bytes) -> Message:
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
-        raise MalformedError("etcd: the answer is not JSON") from None
+        raise MalformedError("not-json", "etcd: the answer is not JSON") from None
     if not isinstance(answer, dict):
-        raise MalformedError("etcd: the answer is not a JSON object")
+        raise MalformedError("not-an-object", "etcd: the answer is not a JSON object")
     return answer
 
 
@@ -114,7 +114,7 @@ def int64(message: Message, key: str) -> int:
     if isinstance(value, str) and len(value) < 21 and value.removeprefix("-").isdecimal():
         value = int(value)
     if type(value) is not int or not -_LARGEST <= value < _LARGEST:
-        raise MalformedError(f"etcd: invalid number in field {key!r}")
+        raise MalformedError("invalid-number", f"etcd: invalid number in field {key!r}")
     return value
 
 
@@ -122,7 +122,7 @@ def child(message: Message, key: str) -> Message:
     """Return an object; a missing one is empty."""
     value = message.get(key, {})
     if not isinstance(value, dict):
-        raise MalformedError(f"etcd: field {key!r} is not an object")
+        raise MalformedError("field-not-object", f"etcd: field {key!r} is not an object")
     return value
 
 
@@ -130,7 +130,7 @@ def children(message: Message, key: str) -> list[Message]:
     """Return a list of objects; a missing one is empty."""
     value = message.get(key, [])
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise MalformedError(f"etcd: field {key!r} is not a list of objects")
+        raise MalformedError("field-not-list", f"etcd: field {key!r} is not a list of objects")
     return value
 
 
@@ -177,7 +177,7 @@ def parse_watch(message: Message) -> WatchMessage:
 def _change(message: Message) -> KeyChange:
     kind = message.get("type", "PUT")
     if kind not in ("PUT", "DELETE"):
-        raise MalformedError("etcd: an event is neither PUT nor DELETE")
+        raise MalformedError("invalid-event", "etcd: an event is neither PUT nor DELETE")
     return KeyChange(_entry(child(message, "kv")), kind == "PUT")
 
 
@@ -192,4 +192,4 @@ def _bytes(message: Message, key: str) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError):
-        raise MalformedError(f"etcd: invalid base64 in field {key!r}") from None
+        raise MalformedError("invalid-base64", f"etcd: invalid base64 in field {key!r}") from None

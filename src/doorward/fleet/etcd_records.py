@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from doorward import escape
 from doorward.errors import MalformedError
-from doorward.model import NAME, Place, parse_place
+from doorward.model import NAME, Source, parse_source
 
 MAX_FOR_MS = 365 * 86_400_000
 MAX_TEXT_LENGTH = 200
@@ -27,7 +26,7 @@ class OpeningKey(NamedTuple):
     """A door, and the address or network it is open to."""
 
     door: str
-    address: Place
+    address: Source
 
     def __str__(self) -> str:
         return f"{self.door}/{self.address}"
@@ -83,17 +82,12 @@ def read_int(value: object, limit: int = 1 << 53, least: int = 0) -> int:
     return value
 
 
-def read_address(value: object) -> Place:
+def read_address(value: object) -> Source:
     """Return an address or a network from its canonical form; raise ValueError for any other."""
-    address = parse_place(read_text(value))
+    address = parse_source(read_text(value))
     if str(address) != value:
         raise ValueError("the address is not in canonical form")
     return address
-
-
-def printable(text: str, limit: int = MAX_TEXT_LENGTH) -> str:
-    """Return text that `read_text` accepts: cut to `limit`, with "?" for control characters."""
-    return escape.printable(text[:limit])
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
@@ -127,7 +121,7 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
             read_name(members["gate"]),
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise MalformedError(f"fleet: invalid opening ({error})") from None
+        raise MalformedError("invalid-record", f"fleet: invalid opening ({error})") from None
 
 
 def parse_key(rest: str) -> OpeningKey:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import MalformedError
-from doorward.fleet.etcd_records import OpeningKey, printable, read_address, read_int, read_name, read_text
+from doorward.escape import printable
+from doorward.fleet.etcd_records import MAX_TEXT_LENGTH, OpeningKey, read_address, read_int, read_name, read_text
 
 MAX_PER_MESSAGE = 100  # openings per message
 MESSAGE_BYTES = 1 << 17
@@ -26,7 +27,7 @@ class Item(NamedTuple):
     for_ms: int
 
 
-class Standing(NamedTuple):
+class OpeningsSnapshot(NamedTuple):
     """To the process, first: the gate's openings, and what was closed by hand while no process ran."""
 
     openings: list[Item]
@@ -70,9 +71,10 @@ class Recorded(NamedTuple):
     words: str
 
 
-class Say(NamedTuple):
+class LogMessage(NamedTuple):
     """To the daemon: a line for its log."""
 
+    code: str
     level: str
     words: str
 
@@ -86,7 +88,7 @@ class State(NamedTuple):
     revision: int
 
 
-Message = Standing | Opened | Closed | Claim | Claimed | Recorded | Say | State
+Message = OpeningsSnapshot | Opened | Closed | Claim | Claimed | Recorded | LogMessage | State
 M = TypeVar("M")
 T = TypeVar("T")
 
@@ -104,7 +106,7 @@ def parse(raw: bytes) -> Message:
         members = json.loads(raw)
         return _PARSERS[members.pop("what")](**members)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"fleet: invalid message: {error}") from None
+        raise MalformedError("invalid-message", f"fleet: invalid message: {error}") from None
 
 
 def batches(rows: list[T]) -> list[list[T]]:
@@ -114,7 +116,7 @@ def batches(rows: list[T]) -> list[list[T]]:
 
 def build_item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
     """Return an opening whose text fits into a message."""
-    return Item(key, until_ms, printable(by), for_ms)
+    return Item(key, until_ms, printable(by, MAX_TEXT_LENGTH), for_ms)
 
 
 def _plain(value: Any) -> Any:
@@ -153,8 +155,8 @@ def _id(value: object) -> str:
     return str(value)
 
 
-def _standing(openings: Any, closed: Any, is_last: Any) -> Standing:
-    return Standing(_list(_item, openings), _list(_key, closed), _flag(is_last))
+def _snapshot(openings: Any, closed: Any, is_last: Any) -> OpeningsSnapshot:
+    return OpeningsSnapshot(_list(_item, openings), _list(_key, closed), _flag(is_last))
 
 
 def _claimed(number: Any, are_new: Any, why: Any) -> Claimed:
@@ -169,8 +171,8 @@ def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
-def _say(level: Any, words: Any) -> Say:
-    return Say(read_name(level), read_text(words, MAX_LINE_LENGTH))
+def _log_message(code: Any, level: Any, words: Any) -> LogMessage:
+    return LogMessage(read_name(code), read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
@@ -178,12 +180,12 @@ def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
 
 
 _PARSERS: dict[str, Callable[..., Message]] = {
-    "Standing": _standing,
+    "OpeningsSnapshot": _snapshot,
     "Opened": lambda openings: Opened(_list(_item, openings)),
     "Closed": lambda keys: Closed(_list(_key, keys)),
     "Claim": lambda number, ids: Claim(read_int(number), _list(_id, ids)),
     "Claimed": _claimed,
     "Recorded": _recorded,
-    "Say": _say,
+    "LogMessage": _log_message,
     "State": _state,
 }

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.fleet.etcd_records import OpeningKey
+from doorward.nftables.ruleset import OPEN_SIZE
 
+# Keys of etcd that are remembered; they may name doors that this gate does not have. The open sets of both families
+# together have as many elements. Beyond it new openings of other gates are ignored until others end.
+MAX_KNOWN = 2 * OPEN_SIZE
 END_TOLERANCE_MS = 50  # ends that differ by less are the same
 PRUNE_AFTER_MS = 60_000  # after the end: by then its key is gone, or is read again and seen to have ended
 
@@ -69,6 +73,7 @@ class SharedOpeningTable:
         self._gate = gate
         self._known: dict[OpeningKey, OpeningState] = {}
         self.changed: set[OpeningKey] = set()  # since the caller last emptied it
+        self.ignored = 0  # openings beyond MAX_KNOWN, since the caller last reset it
 
     def __len__(self) -> int:
         return sum(not known.is_closing for known in self._known.values())
@@ -84,7 +89,10 @@ class SharedOpeningTable:
         saved: Mapping[OpeningKey, OpeningState],
         now_ms: int,
     ) -> list[Effect]:
-        """Start from this gate's openings and closes, and from the last known state of etcd."""
+        """Start from this gate's openings and closes, and from the last known state of etcd.
+
+        Saved keys that this gate has no use for are changed too, so that they are deleted.
+        """
         for key, state in saved.items():
             if state.is_closing:
                 self._known[key] = state
@@ -98,6 +106,7 @@ class SharedOpeningTable:
             if key in saved:
                 self._known[key] = saved[key]
             effects += self.on_closed(key, now_ms)
+        self.changed |= saved.keys() - self._known.keys()
         return effects
 
     def on_opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
@@ -124,6 +133,9 @@ class SharedOpeningTable:
         """Handle a key that was written, by this or another gate."""
         known = self._known.get(observed.key)
         if known is not None and known.revision >= observed.revision:
+            return []
+        if known is None and len(self._known) >= MAX_KNOWN:
+            self.ignored += 1
             return []
         until_ms = now_ms + observed.left_ms
         self.changed.add(observed.key)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from doorward.errors import HostError
 from doorward.fleet.etcd_records import OpeningKey, parse_key
-from doorward.fleet.state import OpeningState
+from doorward.fleet.state import MAX_KNOWN, OpeningState
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS known (
@@ -36,7 +36,9 @@ class FleetStateFile:
     def read(self, offset_ms: int) -> dict[OpeningKey, OpeningState]:
         """Return the saved states; `offset_ms` is subtracted from wall time. Malformed rows are skipped."""
         states: dict[OpeningKey, OpeningState] = {}
-        for key, until_ms, revision, closing in self._db.execute("SELECT key, until, revision, closing FROM known"):
+        limit = 2 * MAX_KNOWN  # those of other gates, and as many of this one
+        rows = self._db.execute("SELECT key, until, revision, closing FROM known LIMIT ?", (limit,))
+        for key, until_ms, revision, closing in rows:
             try:
                 states[parse_key(key)] = OpeningState(
                     int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing)
@@ -81,7 +83,7 @@ def _recreate(path: Path) -> sqlite3.Connection:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return _connect(path)
     except (sqlite3.Error, OSError) as error:
-        raise HostError(f"{path}: {error}; make the directory writable for doorward") from None
+        raise HostError("state-unavailable", f"{path}: {error}; make the directory writable for doorward") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from doorward.errors import MalformedError
+from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key, printable
-from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
+from doorward.fleet.state import MAX_KNOWN, CloseHere, Effect, OpenHere, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
 from doorward.fleet.writer import (
@@ -76,7 +77,7 @@ class FleetWorker:
         self._is_unreachable, self._has_reported = False, False
         self._revision, self._slot, self._queued_records = 0, 0, 0
         self._last_errors: dict[type, str] = {}  # task type: why the last one failed
-        self._has_duplicate = False
+        self._has_duplicate = self._is_full = False
         self._state: protocol.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
@@ -111,8 +112,8 @@ class FleetWorker:
                 break
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
-    def _log(self, level: str, text: str) -> None:
-        self._send(protocol.Say(level, printable(text, protocol.MAX_LINE_LENGTH)))
+    def _log(self, code: str, level: str, text: str) -> None:
+        self._send(protocol.LogMessage(code, level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:
@@ -122,7 +123,7 @@ class FleetWorker:
 
     def _on_message(self, received: FromDaemon) -> None:
         message = received.message
-        if isinstance(message, protocol.Standing):
+        if isinstance(message, protocol.OpeningsSnapshot):
             self._on_start(message)
         elif isinstance(message, protocol.Opened):
             now = now_ms()
@@ -135,7 +136,7 @@ class FleetWorker:
         elif isinstance(message, protocol.Recorded):
             self._record(message)
 
-    def _on_start(self, message: protocol.Standing) -> None:
+    def _on_start(self, message: protocol.OpeningsSnapshot) -> None:
         self._initial += message.openings
         self._initial_closed += message.closed
         if not message.is_last:
@@ -219,26 +220,43 @@ class FleetWorker:
         kind = type(failed.task)
         if failed.why and failed.why != self._last_errors.get(kind):
             self._last_errors[kind] = failed.why
-            self._log("error", failed.why)
+            self._log("fleet-write-failed", "error", failed.why)
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         self._heartbeats.append(beat)
         if self._is_unreachable or not self._has_reported:
-            self._log("info", f"connected to the fleet {self._settings.fleet}")
+            self._log("fleet-connected", "info", f"connected to the fleet {self._settings.fleet}")
             self._has_reported = True
         self._is_unreachable = False
         self._openings.prune(now_ms())
+        self._log_ignored()
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
+    def _log_ignored(self) -> None:
+        """Log it once that openings of other gates are ignored, until they fit again."""
+        ignored, self._openings.ignored = self._openings.ignored, 0
+        if ignored and not self._is_full:
+            limit = f"etcd has more than {MAX_KNOWN:,} openings of this fleet"
+            self._log(
+                "fleet-full", "error", f"{limit}; further ones of other gates are ignored: find out what writes them"
+            )
+        self._is_full = bool(ignored)
+
     def _on_unreachable(self, unreachable: Unreachable) -> None:
         if not self._is_unreachable:
-            self._log("warning", f"{unreachable.why.partition('; ')[0]}; this gate continues alone")
+            self._log(
+                "fleet-unreachable", "warning", f"{unreachable.why.partition('; ')[0]}; this gate continues alone"
+            )
         self._is_unreachable = self._has_reported = True
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
         if not self._has_duplicate:  # log it once: every heartbeat finds it
-            self._log("error", f"another gate is named {self._settings.gate}, too; give each gate a unique name")
+            self._log(
+                "duplicate-gate-name",
+                "error",
+                f"another gate is named {self._settings.gate}, too; give each gate a unique name",
+            )
         self._has_duplicate = True
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
@@ -299,7 +317,7 @@ class FleetWorker:
             self._state_db.write([(key, self._openings.get(key)) for key in changed], _wall_offset_ms())
             if self._state_db.error and not last_error:
                 text = f"{self._settings.directory / STATE_FILE}: {self._state_db.error}; free disk space: a restart"
-                self._log("error", f"{text} may reopen what other gates closed")
+                self._log("fleet-state-not-saved", "error", f"{text} may reopen what other gates closed")
 
     def _send_state(self) -> None:
         owed = len(self._openings.owed(now_ms()))

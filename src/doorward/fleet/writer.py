@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from doorward.errors import DoorwardError, MalformedError
+from doorward.escape import printable
 from doorward.fleet import etcd_codec, etcd_records
 from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError, now_ms, wall_ms
-from doorward.fleet.etcd_records import LEASE_MARGIN_S, KeySpace, OpeningKey, StoredOpening, printable
+from doorward.fleet.etcd_records import LEASE_MARGIN_S, MAX_TEXT_LENGTH, KeySpace, OpeningKey, StoredOpening
 from doorward.fleet.protocol import MAX_LINE_LENGTH, Claim, Claimed
 from doorward.fleet.state import SeenOpening
 from doorward.fleet.watcher import Watcher
@@ -170,7 +171,7 @@ class EtcdWriter(threading.Thread):
         left_ms = max(1, task.until_ms - now_ms())
         until_ms = wall_ms() + left_ms
         spare_ms = max(0, ends_ms - task.until_ms)
-        shared = StoredOpening(left_ms, until_ms, spare_ms, printable(task.by), self._gate)
+        shared = StoredOpening(left_ms, until_ms, spare_ms, printable(task.by, MAX_TEXT_LENGTH), self._gate)
         return etcd_codec.to_put(self._tree.opening(task.key), etcd_records.pack(shared, task.key), lease)
 
     def _delete(self, task: DeleteKey) -> object:

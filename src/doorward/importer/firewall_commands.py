@@ -62,13 +62,13 @@ def _simple_commands(command: str) -> list[list[str]]:
     try:
         words = list(lexer)
     except ValueError:
-        raise NotUnderstoodError("it has an unclosed quote") from None
+        raise NotUnderstoodError("unclosed-quote", "it has an unclosed quote") from None
     commands: list[list[str]] = [[]]
     for word in words:
         if word in _SEPARATORS:
             commands.append([])
         elif _SHELL.fullmatch(word) or word.startswith("#") or set(word) & set("$`\n"):
-            raise NotUnderstoodError(f"it uses the shell ({word[:20]!r})")
+            raise NotUnderstoodError("uses-shell", f"it uses the shell ({word[:20]!r})")
         else:
             commands[-1].append(word)
     return [words for words in commands if words]
@@ -82,7 +82,7 @@ def _rule(words: list[str], service: Service) -> ParsedRule | None:
     tool = re.sub(r"-(legacy|nft)$", "", program)
     parse = _TOOLS.get(tool)
     if parse is None:
-        raise NotUnderstoodError(f"unknown firewall command {program or 'sudo'!r}")
+        raise NotUnderstoodError("unknown-command", f"unknown firewall command {program or 'sudo'!r}")
     if tool in ("ufw", "firewall-cmd") and words[1:] and words[1] in _RELOADS:
         return None
     return parse(tool, words[1:], service)
@@ -133,14 +133,14 @@ def _iptables(_: str, words: list[str], service: Service) -> ParsedRule:
         _check_option(option, options.get(option, []))
     chains = [(option, chain) for option in ("-A", "-I", "-D") for chain in options.get(option, [])]
     if len(chains) != 1:
-        raise NotUnderstoodError("it is not one -A, -I or -D")
+        raise NotUnderstoodError("not-one-rule", "it is not one -A, -I or -D")
     if chains[0][1] != "INPUT":
-        raise NotUnderstoodError(f"the chain {chains[0][1]!r} is not INPUT")
+        raise NotUnderstoodError("other-chain", f"the chain {chains[0][1]!r} is not INPUT")
     if any("NEW" not in states.upper().split(",") for states in options.get("--state", [])):
-        raise NotUnderstoodError("it is not for new connections")
+        raise NotUnderstoodError("not-new-connections", "it is not for new connections")
     protocol = (options.get("-p") or ["tcp"])[0]
     if "--dport" not in options:
-        raise NotUnderstoodError("it opens every port")
+        raise NotUnderstoodError("opens-every-port", "it opens every port")
     remarks = [
         f"it was limited to the interface {name}; doorward opens on all watched interfaces"
         for name in options.get("-i", [])
@@ -170,18 +170,20 @@ def _options(words: list[str]) -> dict[str, list[str]]:
             options.setdefault(option, []).append(value)
             previous = option
         else:
-            raise NotUnderstoodError(f"{word!r} is not understood")
+            raise NotUnderstoodError("unknown-word", f"{word!r} is not understood")
     return options
 
 
 def _check_option(option: str, values: Sequence[str]) -> None:
     for value in values:
         if not _GOOD[option](value):
-            raise NotUnderstoodError(f"{option} {value!r} is not understood")
+            raise NotUnderstoodError("unknown-value", f"{option} {value!r} is not understood")
     if len(values) > 1 and option != "-m":
-        raise NotUnderstoodError(f"{option} occurs twice")
+        raise NotUnderstoodError("duplicate-option", f"{option} occurs twice")
     if not values and option in ("-j", "-s"):
-        raise NotUnderstoodError("it does not accept packets" if option == "-j" else "it is not limited to %IP%")
+        raise NotUnderstoodError(
+            "unfit-rule", "it does not accept packets" if option == "-j" else "it is not limited to %IP%"
+        )
 
 
 # ufw --------------------------------------------------------------------------------------------------------------
@@ -195,13 +197,13 @@ def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
     elif remaining[:1] == ["insert"] and remaining[1:2] and remaining[1].isdigit():
         remaining = remaining[2:]
     if remaining[:1] != ["allow"]:
-        raise NotUnderstoodError("it is not `ufw allow` or `ufw delete allow`")
+        raise NotUnderstoodError("not-ufw-allow", "it is not `ufw allow` or `ufw delete allow`")
     pairs = _pairs(remaining[2:] if remaining[1:2] == ["in"] else remaining[1:])
     unknown = pairs.keys() - {"from", "to", "port", "proto", "comment", "on"}
     if unknown or not is_source(pairs.get("from", "")) or pairs.get("to", "any") != "any":
-        raise NotUnderstoodError(f"{' '.join(sorted(unknown)) or 'from or to'} is not understood")
+        raise NotUnderstoodError("unknown-word", f"{' '.join(sorted(unknown)) or 'from or to'} is not understood")
     if "port" not in pairs:
-        raise NotUnderstoodError("it opens every port")
+        raise NotUnderstoodError("opens-every-port", "it opens every port")
     remarks = []
     if "proto" not in pairs:
         remarks.append("without proto, ufw opens tcp and udp; remove the one that is not needed")
@@ -214,7 +216,7 @@ def _ufw(tool: str, words: list[str], service: Service) -> ParsedRule:
 
 def _pairs(words: list[str]) -> dict[str, str]:
     if len(words) % 2 or len(set(words[::2])) < len(words) // 2:
-        raise NotUnderstoodError("its words are not understood")
+        raise NotUnderstoodError("unknown-word", "its words are not understood")
     return dict(zip(words[::2], words[1::2], strict=True))
 
 

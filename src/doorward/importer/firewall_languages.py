@@ -33,11 +33,11 @@ def firewalld(tool: str, words: list[str], service: Service) -> ParsedRule:
             value = word.partition("=")[2] or next(remaining, "")
             for_s = _timeout_s(value) if word.startswith("--timeout") else for_s
         elif word.startswith(("--add-port", "--add-service")):
-            raise NotUnderstoodError("it is not limited to %IP%")
+            raise NotUnderstoodError("not-limited", "it is not limited to %IP%")
         elif word not in ("-q", "--quiet"):
-            raise NotUnderstoodError(f"{word!r} is not understood")
+            raise NotUnderstoodError("unknown-word", f"{word!r} is not understood")
     if len(rich) != 1:
-        raise NotUnderstoodError("it is not one rich rule")
+        raise NotUnderstoodError("not-one-rule", "it is not one rich rule")
     action, text = rich[0]
     return build_rule(action == "add", tool, _rich_ports(text, service), for_s=for_s, remarks=remarks)
 
@@ -45,7 +45,7 @@ def firewalld(tool: str, words: list[str], service: Service) -> ParsedRule:
 def _timeout_s(text: str) -> int:
     match = _TIMEOUT.fullmatch(text)
     if match is None:
-        raise NotUnderstoodError(f"the timeout {text!r} is not understood")
+        raise NotUnderstoodError("unknown-timeout", f"the timeout {text!r} is not understood")
     return int(match[1]) * _UNIT_S[match[2]]
 
 
@@ -54,36 +54,36 @@ def _rich_ports(text: str, service: Service) -> tuple[Port, ...]:
     try:
         words = shlex.split(text)
     except ValueError:
-        raise NotUnderstoodError("the rich rule's quotes are not closed") from None
+        raise NotUnderstoodError("unclosed-quote", "the rich rule's quotes are not closed") from None
     values = dict(word.split("=", 1) for word in words if "=" in word)
     plain = {word for word in words if "=" not in word}
     if not is_source(values.get("address", "")):
-        raise NotUnderstoodError("it is not limited to %IP%")
+        raise NotUnderstoodError("not-limited", "it is not limited to %IP%")
     if plain == {"rule", "source", "port", "accept"} and values.keys() - _RULE == {"port", "protocol"}:
         return parse_ports(values["port"], values["protocol"], service)
     if plain == {"rule", "source", "service", "accept"} and values.keys() - _RULE == {"name"}:
         return parse_ports(values["name"], "tcp", service)
-    raise NotUnderstoodError(f"the rich rule {text[:40]!r} is not understood")
+    raise NotUnderstoodError("unknown-rich-rule", f"the rich rule {text[:40]!r} is not understood")
 
 
 def nft(tool: str, words: list[str], service: Service) -> ParsedRule:
     """Parse `nft add rule …`; nft deletes rules by their handle only, which is unknown here."""
     tokens = _NFT.findall(" ".join(words))
     if tokens[:1] not in (["add"], ["insert"]) or tokens[1:2] != ["rule"]:
-        raise NotUnderstoodError(f"`nft {' '.join(tokens[:2])}` is not `nft add rule`")
+        raise NotUnderstoodError("not-add-rule", f"`nft {' '.join(tokens[:2])}` is not `nft add rule`")
     start = 3 if tokens[2:3] and tokens[2] in _FAMILIES else 2
     if [chain.lower() for chain in tokens[start + 1 : start + 2]] != ["input"]:
-        raise NotUnderstoodError("the chain is not input")
+        raise NotUnderstoodError("other-chain", "the chain is not input")
     remaining = tokens[start + 2 :]
     if remaining[:1] and remaining[0] in ("position", "handle", "index"):
         remaining = remaining[2:]
     statements = _statements(remaining)
     if not is_source(statements.get("saddr", "")) or "accept" not in statements:
         raise NotUnderstoodError(
-            "it is not limited to %IP%" if "accept" in statements else "it does not accept packets"
+            "unfit-rule", "it is not limited to %IP%" if "accept" in statements else "it does not accept packets"
         )
     if "dport" not in statements:
-        raise NotUnderstoodError("it opens every port")
+        raise NotUnderstoodError("opens-every-port", "it opens every port")
     return build_rule(True, tool, parse_ports(statements["dport"], statements["protocol"], service))
 
 
@@ -101,13 +101,13 @@ def _statements(tokens: list[str]) -> dict[str, str]:
             states, size = _set(tokens[2:])
             size += 2
             if "new" not in states.split(","):
-                raise NotUnderstoodError("it is not for new connections")
+                raise NotUnderstoodError("not-new-connections", "it is not for new connections")
         elif first in ("counter", "accept"):
             statements[first] = ""
         elif first == "comment":
             size = 2
         else:
-            raise NotUnderstoodError(f"{first!r} is not understood")
+            raise NotUnderstoodError("unknown-word", f"{first!r} is not understood")
         tokens = tokens[size:]
     return statements
 

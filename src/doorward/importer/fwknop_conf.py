@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.values import MAX_OPENS
-from doorward.errors import ConfigError, ConfigFault
+from doorward.errors import ConfigError, ConfigFault, InvalidValueError
 from doorward.model import Port, Protocol
 
 MAX_SECONDS = (1 << 31) - 1
@@ -55,7 +55,7 @@ def _network(word: str) -> IPv4Network:
         return IPv4Network((match[1], _prefix(match[2] or "32")), strict=False)
     except ValueError:
         remedy = "write addresses like 192.0.2.7 or 203.0.113.0/24 with commas between them, or ANY"
-        raise ValueError(f"invalid IPv4 address {shown(word)}; {remedy}") from None
+        raise InvalidValueError("invalid-address", f"invalid IPv4 address {shown(word)}; {remedy}") from None
 
 
 def _prefix(text: str) -> int:
@@ -74,7 +74,7 @@ def ports(text: str) -> tuple[Port, ...]:
     parsed = tuple(dict.fromkeys(port(word.strip()) for word in text.split(",")))
     if len(parsed) > MAX_OPENS:
         fault = f"{len(parsed)} ports are too many for one door"
-        raise ValueError(f"{fault}; write two stanzas, each with at most {MAX_OPENS} of them")
+        raise InvalidValueError("too-many-ports", f"{fault}; write two stanzas, each with at most {MAX_OPENS} of them")
     return parsed
 
 
@@ -83,9 +83,9 @@ def port(word: str) -> Port:
     match = _PORT.fullmatch(word)
     if match is None:
         remedy = "write ports like tcp/22 with commas between them, each by itself"
-        raise ValueError(f"invalid port {shown(word)}, which fwknopd misreads; {remedy}")
+        raise InvalidValueError("invalid-port", f"invalid port {shown(word)}, which fwknopd misreads; {remedy}")
     if not 1 <= int(match[2]) <= 65535:
-        raise ValueError(f"port {int(match[2])} does not exist; write a number from 1 to 65535")
+        raise InvalidValueError("port-range", f"port {int(match[2])} does not exist; write a number from 1 to 65535")
     return Port(Protocol[match[1].upper()], int(match[2]))
 
 
@@ -93,9 +93,9 @@ def seconds(text: str) -> int | None:
     """Parse a time in seconds; None (0 in the file) means the default."""
     match = _SECONDS.fullmatch(text)
     if match is None:
-        raise ValueError(f"invalid time {shown(text)}; write a whole number of seconds, like 30")
+        raise InvalidValueError("invalid-time", f"invalid time {shown(text)}; write a whole number of seconds, like 30")
     if int(match[1]) > MAX_SECONDS:
-        raise ValueError(f"{int(match[1])} seconds is out of range; write at most {MAX_SECONDS}")
+        raise InvalidValueError("time-range", f"{int(match[1])} seconds is out of range; write at most {MAX_SECONDS}")
     return int(match[1]) or None
 
 
@@ -104,7 +104,9 @@ def boolean(text: str) -> bool:
     word = text.partition("#")[0].strip().lower()
     if word not in _YES_OR_NO:
         means = "yes" if word.startswith("y") else "no"
-        raise ValueError(f"{shown(text)} is neither Y nor N, and fwknopd reads it as {means}; write Y or N")
+        raise InvalidValueError(
+            "not-y-or-n", f"{shown(text)} is neither Y nor N, and fwknopd reads it as {means}; write Y or N"
+        )
     return _YES_OR_NO[word]
 
 
@@ -117,7 +119,9 @@ def expiry(text: str) -> str:
         month, day, year = map(int, match.groups())
         return date(year + 2000 if year < 100 else year, month, day).isoformat().replace("-", "")
     except ValueError:
-        raise ValueError(f"invalid date {shown(text)}; write it as MM/DD/YYYY, like 12/31/2030") from None
+        raise InvalidValueError(
+            "invalid-date", f"invalid date {shown(text)}; write it as MM/DD/YYYY, like 12/31/2030"
+        ) from None
 
 
 def expiry_epoch(text: str) -> str | None:
@@ -128,7 +132,9 @@ def expiry_epoch(text: str) -> str | None:
             raise ValueError
         return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y%m%d%H%M%SZ}" if int(match[1]) else None
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"invalid time {shown(text)}; write seconds since 1970, like 1900000000") from None
+        raise InvalidValueError(
+            "invalid-time", f"invalid time {shown(text)}; write seconds since 1970, like 1900000000"
+        ) from None
 
 
 def translation(text: str) -> SourceAddress:
@@ -139,7 +145,9 @@ def translation(text: str) -> SourceAddress:
             raise ValueError
         return SourceAddress(str(IPv4Network(match[1]).network_address), int(match[2]))
     except ValueError:
-        raise ValueError(f"invalid address and port {shown(text)}; write both, like 192.0.2.7 22") from None
+        raise InvalidValueError(
+            "invalid-address-and-port", f"invalid address and port {shown(text)}; write both, like 192.0.2.7 22"
+        ) from None
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -286,15 +294,15 @@ class _Reader:
     stanzas: list[_Stanza] = field(default_factory=list)
     includes: list[Include] = field(default_factory=list)
 
-    def fault(self, line: int, fault: str, remedy: str) -> None:
-        self.faults.append(ConfigFault(self.file, line, fault, remedy))
+    def fault(self, code: str, line: int, fault: str, remedy: str) -> None:
+        self.faults.append(ConfigFault(code, self.file, line, fault, remedy))
 
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
-            self.fault(number, "a NUL byte is in the line", "save the file as text")
+            self.fault("nul-byte", number, "a NUL byte is in the line", "save the file as text")
         elif len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
             fault = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd reads the rest as another line"
-            self.fault(number, fault, "write shorter lines")
+            self.fault("line-too-long", number, fault, "write shorter lines")
         elif line.strip() and not line.lstrip().startswith(("#", ";")):
             self.read_setting(number, line)
 
@@ -302,15 +310,19 @@ class _Reader:
         match, word = _LINE.match(line), first_word(line)
         value = match[2].strip() if match else ""
         if word not in WORDS:
-            self.fault(number, "the line begins with an unknown keyword", _remedy(word))
+            self.fault("unknown-keyword", number, "the line begins with an unknown keyword", _remedy(word))
         elif not value:
-            self.fault(number, f"{word} has no value", f"write {word}, a blank and its value")
+            self.fault("no-value", number, f"{word} has no value", f"write {word}, a blank and its value")
         elif word in INCLUDES:
             self.includes.append(Include(number, value))
         elif word == SOURCE and len(self.stanzas) == MAX_STANZAS:
-            self.fault(number, f"there are more than {MAX_STANZAS} stanzas", "import the file in parts")
+            self.fault(
+                "too-many-stanzas", number, f"there are more than {MAX_STANZAS} stanzas", "import the file in parts"
+            )
         elif word != SOURCE and not self.stanzas:
-            self.fault(number, f"{word} is above the first SOURCE, and fwknopd ignores it", "write it below")
+            self.fault(
+                "outside-stanza", number, f"{word} is above the first SOURCE, and fwknopd ignores it", "write it below"
+            )
         else:
             self.assign(number, word, value)
 
@@ -324,24 +336,31 @@ class _Reader:
                 stanza.fields[SETTINGS[word].field] = SETTINGS[word].read(text)
             elif word in FLAGS:
                 stanza.flags[word] = boolean(text)
-        except ValueError as error:
+        except InvalidValueError as error:
             fault, _, remedy = str(error).rpartition("; ")
-            self.fault(number, f"{word}: {fault}", remedy)
+            self.fault(error.code, number, f"{word}: {fault}", remedy)
 
     def complete(self, stanza: _Stanza) -> None:
         named = set(stanza.named)
         for word, other in (("CMD_CYCLE_OPEN", "CMD_CYCLE_CLOSE"), ("CMD_CYCLE_CLOSE", "CMD_CYCLE_OPEN")):
             if word in named and other not in named:
-                self.fault(stanza.line, f"the stanza has {word} and no {other}", f"write {other} too")
+                self.fault(
+                    "missing-setting", stanza.line, f"the stanza has {word} and no {other}", f"write {other} too"
+                )
         closes = stanza.fields.get("cycle_close", NO_COMMAND) != NO_COMMAND
         if closes and "CMD_CYCLE_OPEN" in named and "CMD_CYCLE_TIMER" not in named:
-            self.fault(stanza.line, "the stanza has no CMD_CYCLE_TIMER", "write after how many seconds it closes")
+            self.fault(
+                "no-cycle-timer",
+                stanza.line,
+                "the stanza has no CMD_CYCLE_TIMER",
+                "write after how many seconds it closes",
+            )
 
     def nothing(self) -> None:
         remedy = "write SOURCE ANY and OPEN_PORTS tcp/22"
         if self.includes:
             remedy = f"import the file that line {self.includes[0].line} includes"
-        self.fault(1, "there is no stanza", remedy)
+        self.fault("no-stanza", 1, "there is no stanza", remedy)
 
 
 def _remedy(word: str) -> str:

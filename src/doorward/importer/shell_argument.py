@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from doorward.errors import InvalidValueError
+
 PLACEHOLDER = "%IP%"
 
 _SET = r"set\b(?!\s+[-+][A-Za-z]+\s*(?:[;&|\n]|$))"  # except options, as in `set -e`
@@ -29,9 +31,9 @@ def as_argument(script: str) -> str:
     if PLACEHOLDER not in script:
         return script
     if _OWN_ARGUMENTS.search(script):
-        raise ValueError("it sets arguments of its own")
+        raise InvalidValueError("own-arguments", "it sets arguments of its own")
     if f"~{PLACEHOLDER}" in script:
-        raise ValueError("a ~ is before the address")
+        raise InvalidValueError("tilde-before-address", "a ~ is before the address")
     return _Rewriter(script).rewrite()
 
 
@@ -50,7 +52,7 @@ class _Rewriter:
             is_quoted = self._open[-1:] == ['"']
             done.append(self._quoted() if is_quoted else self._unquoted())
         if self._open:
-            raise ValueError("its quotes or brackets are not closed")
+            raise InvalidValueError("unclosed-quote", "its quotes or brackets are not closed")
         return "".join(done)
 
     def _consume(self, count: int) -> str:
@@ -94,15 +96,15 @@ class _Rewriter:
         if self._next_is("#") and begins_word is not False:
             return self._comment(begins_word)
         if self._next_is("<<"):
-            raise ValueError("it has a here-document")
+            raise InvalidValueError("here-document", "it has a here-document")
         matched = self._expansion() or self._matched(_WORD)
         if matched == "case" and "$(" in self._open:
-            raise ValueError("it has a `case` within `$(…)`")
+            raise InvalidValueError("case-in-substitution", "it has a `case` within `$(…)`")
         return matched or self._single()
 
     def _comment(self, begins_word: bool | None) -> str:
         if self._open or begins_word is None:
-            raise ValueError("it has a comment next to a bracket")
+            raise InvalidValueError("comment-at-bracket", "it has a comment next to a bracket")
         return self._matched(_COMMENT).replace(PLACEHOLDER, "$1")
 
     def _single(self) -> str:
@@ -117,21 +119,21 @@ class _Rewriter:
     def _pair(self) -> str:
         pair = self._consume(2)
         if pair[1:] in ("", "\n"):
-            raise ValueError("a line of it ends with a backslash")
+            raise InvalidValueError("line-continuation", "a line of it ends with a backslash")
         return pair
 
     def _literal(self) -> str:
         """Rewrite a single-quoted string: close the quotes before an address and reopen them after it."""
         matched = self._matched(_LITERAL)
         if not matched:
-            raise ValueError("it has an unclosed quote")
+            raise InvalidValueError("unclosed-quote", "it has an unclosed quote")
         return '"$1"'.join(f"'{part}'" if part else "" for part in matched[1:-1].split(PLACEHOLDER)) or "''"
 
     def _expansion(self) -> str:
         """Rewrite an expansion with `$` or backticks; return nothing for a literal `$`."""
         if matched := self._matched(_EXPANSION):
             if PLACEHOLDER in matched and not (matched.startswith("`") and "IFS" not in self._script):
-                raise ValueError("the address is within an expansion")
+                raise InvalidValueError("address-in-expansion", "the address is within an expansion")
             return matched.replace(PLACEHOLDER, "${1}")
         if self._next_is("$(") and not self._next_is("$(("):
             self._open.append("$(")
@@ -140,7 +142,7 @@ class _Rewriter:
         behind = self._script[self._at + 1 : self._at + 2]
         is_literal = behind in ("", " ", "\t", "\n") or (behind in "\"'/.:,;)=%" and not self._is_special(behind))
         if self._next_is("`") or (self._next_is("$") and not is_literal):
-            raise ValueError(f"{self._script[self._at : self._at + 12]!r} is not understood")
+            raise InvalidValueError("unknown-word", f"{self._script[self._at : self._at + 12]!r} is not understood")
         return ""
 
     def _is_special(self, behind: str) -> bool:

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from doorward.client.hosts_writer import host_table
-from doorward.client.link_uri import MAX_DOORS, KnockLink, format_link, parse_link
+from doorward.client.link_uri import MAX_DOORS, KnockLink, format_link, parse_link, unless_default
 from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, TCP_FLAGS, Door, Port, Protocol
+from doorward.model import TCP_FLAGS, Door, Port, Protocol
 
 MAX_DELAY_MS = 250  # between two packets: a mobile network may reorder closer ones
 _WITHIN_DIVISOR = 2  # the other half is for network latency
@@ -37,19 +37,18 @@ def knock_link(configuration: Configuration, key: str | None, address: str, door
 
     UsageError: they do not fit into a link.
     """
-    signed = configuration.signed
-    port = signed.port.number if signed is not None and signed.port != DEFAULT_SIGNED_PORT else None
     shared = [
         (door.name, door.knock if is_knockable(door) else ())
         for door in doors
         if is_shareable(door, signed=key is not None)
     ]
     gate = configuration.gate.name if key is not None else None
-    link = KnockLink(_without_brackets(address), port if key is not None else None, key, gate, tuple(shared))
+    ports = unless_default(configuration.signed_ports) if key is not None else ()
+    link = KnockLink(_without_brackets(address), ports, key, gate, tuple(shared))
     try:
         parse_link(format_link(link))
     except MalformedError as error:
-        raise UsageError(f"cannot create a link: {error}") from None
+        raise UsageError(error.code, f"cannot create a link: {error}") from None
     return link
 
 
@@ -59,7 +58,9 @@ def validate_address(text: str) -> str:
     try:
         parse_link(format_link(example))
     except MalformedError:
-        raise UsageError(f"invalid host {text[:60]!r}: expected a name or an address, e.g. 192.0.2.7") from None
+        raise UsageError(
+            "invalid-host", f"invalid host {text[:60]!r}: expected a name or an address, e.g. 192.0.2.7"
+        ) from None
     return text
 
 
@@ -71,9 +72,8 @@ def shareable_doors(configuration: Configuration, *, signed: bool) -> tuple[list
 
 def hosts_table(name: str, link: KnockLink) -> str:
     """Return the link as a table of hosts.toml, as `doorward add` writes it."""
-    port = None if link.signed_port is None else f"{link.signed_port}/udp"
-    values = {"address": link.host, "server_key": link.key, "signed_port": port, "gate": link.gate}
-    return host_table(name, {key: value for key, value in values.items() if value is not None}, dict(link.doors))
+    values = {"address": link.host, "server_key": link.key, "signed_port": link.signed_ports, "gate": link.gate}
+    return host_table(name, {key: value for key, value in values.items() if value}, dict(link.doors))
 
 
 def knock_on_ports(door: Door, address: str) -> dict[str, Any]:
@@ -115,11 +115,13 @@ def delay_ms(door: Door) -> int:
 def _reject_unknockable(door: Door) -> None:
     if not door.knock:
         raise UsageError(
-            f"door {door.name!r} has no sequence; share it as a link (--format doorward), for signed knocks"
+            "no-sequence",
+            f"door {door.name!r} has no sequence; share it as a link (--format doorward), for signed knocks",
         )
     if not matches_syn(door):
         raise UsageError(
-            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, the only packet that apps send"
+            "door-needs-flags",
+            f"door {door.name!r}: its `flags` ({door.flags}) do not match a plain SYN, the only packet that apps send",
         )
 
 

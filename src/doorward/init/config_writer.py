@@ -12,7 +12,7 @@ from doorward.config.schema import Configuration, Mark, Mode
 from doorward.doctor import firewalls
 from doorward.doctor.host import Facts
 from doorward.doctor.remedies import DEFAULT_MARK
-from doorward.errors import UsageError
+from doorward.errors import InvalidValueError, UsageError
 from doorward.escape import printable, toml_list, toml_text
 from doorward.init.random_sequence import Pick, choose_sequence
 from doorward.init.survey import HostSurvey
@@ -62,9 +62,11 @@ def parse_door(text: str) -> DoorSpec:
     try:
         opens = [_port(word) for word in ports.split(",")] if equals else []
         return DoorSpec(values.name(name.strip()), values.opens(opens))
-    except ValueError as error:
+    except InvalidValueError as error:
         what = f"invalid door {text[:60]!r}" + (f": {str(error).partition('; ')[0]}" if equals else "")
-        raise UsageError(f"{what}; expected NAME=PORTS, e.g. ssh=22/tcp or web=80/tcp,443/tcp") from None
+        raise UsageError(
+            "invalid-door", f"{what}; expected NAME=PORTS, e.g. ssh=22/tcp or web=80/tcp,443/tcp"
+        ) from None
 
 
 def gate_name(*names: str) -> str | None:
@@ -84,10 +86,12 @@ def parse_doors(texts: Iterable[str]) -> tuple[DoorSpec, ...]:
     ):
         twice = next((thing for place, thing in enumerate(things) if thing in things[:place]), None)
         if twice is not None:
-            raise UsageError(f"duplicate {what} {twice}; each door needs its own")
+            raise UsageError("duplicate-door", f"duplicate {what} {twice}; each door needs its own")
     signed = next((door for door in doors if DEFAULT_SIGNED_PORT in door.opens), None)
     if signed is not None:
-        raise UsageError(f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is reserved for signed knocks; leave it out")
+        raise UsageError(
+            "reserved-port", f"door {signed.name!r}: {DEFAULT_SIGNED_PORT} is reserved for signed knocks; leave it out"
+        )
     return doors
 
 
@@ -97,8 +101,8 @@ def parse_public(text: str) -> tuple[Port, ...]:
         ports = [
             values.port_range(f"{word}/tcp" if word.isdecimal() else word) for word in text.replace(",", " ").split()
         ]
-    except ValueError as error:
-        raise UsageError(f"{error} (separate public ports with commas)") from None
+    except InvalidValueError as error:
+        raise UsageError(error.code, f"{error} (separate public ports with commas)") from None
     return values.public(ports)
 
 

@@ -39,7 +39,7 @@ class ExistingFiles(NamedTuple):
 def read_keys(path: Path) -> ExistingFiles:
     """Return the keys of a file. UsageError, ConfigError: it is missing, or writable by others."""
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; expected a file of SSH public keys, one per line")
+        raise UsageError("no-such-file", f"{path}: no such file; expected a file of SSH public keys, one per line")
     text = read_text(path)
     keys, faults = authorized_keys.parse(text, str(path))
     lines = text.split("\n")
@@ -118,4 +118,6 @@ def _host_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise HostError(f"{where}: {error.strerror}; run this as a user who may write there") from None
+        raise HostError(
+            "unwritable-file", f"{where}: {error.strerror}; run this as a user who may write there"
+        ) from None

@@ -31,7 +31,7 @@ def choose_sequence(
         knock = tuple(Port(list(Protocol)[pick(len(Protocol))], numbers[pick(len(numbers))]) for _ in range(KNOCKS))
         if is_strong(knock, far_from):
             return knock
-    raise HostError("too few free ports for a sequence; set `knock` yourself, see doorward.toml(5)")
+    raise HostError("no-free-ports", "too few free ports for a sequence; set `knock` yourself, see doorward.toml(5)")
 
 
 def candidate_ports(taken: Collection[Port], ephemeral: range) -> list[int]:

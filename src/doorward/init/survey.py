@@ -14,8 +14,8 @@ from typing import NamedTuple
 from doorward.doctor.host import Network
 from doorward.doctor.network import read_network
 from doorward.errors import HostError
-from doorward.kernel.sock_diag import listeners
-from doorward.kernel.ssh_session import SshConnection, ssh_connection
+from doorward.kernel.sock_diag import Connection, listeners
+from doorward.kernel.ssh_session import ssh_connection
 from doorward.model import Address, Port, Protocol
 
 SSH_PROGRAMS = ("sshd", "dropbear", "tinysshd")
@@ -41,7 +41,7 @@ class HostSurvey(NamedTuple):
     services: tuple[Service, ...]
     taken: frozenset[Port]
     ephemeral: range
-    session: SshConnection | None
+    session: Connection | None
     network: Network
 
     def ssh_ports(self) -> tuple[Port, ...]:
@@ -82,7 +82,7 @@ def survey_host() -> HostSurvey:
     try:
         network = read_network()
     except OSError as error:
-        raise HostError(f"cannot read this host's addresses: {error.strerror}") from None
+        raise HostError("no-addresses", f"cannot read this host's addresses: {error.strerror}") from None
     services = tuple(Service(port, program) for port, program in sorted(services_by_port.items()))
     return HostSurvey(
         services, frozenset(listener.port for listener in with_loopback), ephemeral, ssh_connection(), network

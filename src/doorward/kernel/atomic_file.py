@@ -55,7 +55,7 @@ def create(path: Path, text: str, access: FileOwnership) -> bool:
     """Create a file, atomically and durably; return False if it exists. OSError: it cannot be written."""
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
-        _write(handle, text, access)
+        fill(handle, text.encode(), access)
         os.link(new, path)  # unlike a rename it never replaces a file
     except FileExistsError:
         return False
@@ -65,11 +65,14 @@ def create(path: Path, text: str, access: FileOwnership) -> bool:
     return True
 
 
-def replace(path: Path, text: str, access: FileOwnership) -> None:
-    """Write a file, atomically and durably; it replaces an existing one. OSError: it cannot be written."""
+def replace(path: Path, raw: bytes, access: FileOwnership | None = None) -> None:
+    """Write a file, atomically and durably; it replaces an existing one. OSError: it cannot be written.
+
+    Without `access`, only this process's user may read it.
+    """
     handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     try:
-        _write(handle, text, access)
+        fill(handle, raw, access)
         rename(Path(new), path)
     except OSError:
         Path(new).unlink(missing_ok=True)
@@ -84,11 +87,13 @@ def make_directories(directory: Path, mode: int) -> None:
         sync(path.parent)
 
 
-def _write(handle: int, text: str, access: FileOwnership) -> None:
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        if (access.user, access.group) != (os.geteuid(), os.getegid()):
-            os.chown(handle, access.user, access.group)
-        os.fchmod(handle, access.mode)
-        file.write(text)
+def fill(handle: int, raw: bytes, access: FileOwnership | None) -> None:
+    """Write a new file's content, ownership and mode to the disk, and close it. OSError: they are not there."""
+    with os.fdopen(handle, "wb") as file:
+        if access is not None:
+            if (access.user, access.group) != (os.geteuid(), os.getegid()):
+                os.chown(handle, access.user, access.group)
+            os.fchmod(handle, access.mode)
+        file.write(raw)
         file.flush()
         os.fsync(handle)

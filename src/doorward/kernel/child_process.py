@@ -130,7 +130,9 @@ def send_result(send: int, call: Callable[[], T]) -> NoReturn:
 def result_of(pid: int, raw: bytes) -> Any:
     """Wait for a child that sent `raw`; return its result, or raise its DoorwardError. HostError: it crashed."""
     if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise HostError(f"a child process exited with status {code}; nothing was changed; is there memory left?")
+        raise HostError(
+            "child-failed", f"a child process exited with status {code}; nothing was changed; is there memory left?"
+        )
     outcome = pickle.loads(raw)  # noqa: S301 - from our own child, over our own pipe
     if isinstance(outcome, DoorwardError):
         raise outcome

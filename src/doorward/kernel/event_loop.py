@@ -85,3 +85,21 @@ class EventLoop:
         for number in self._wake_read.recv(4096):
             if number in self._on_signal:
                 self._on_signal[number]()
+
+
+class Alarm:
+    """A timer that may be set several times: it calls at the earliest of the times set since its last call."""
+
+    def __init__(self, loop: EventLoop, call: Callable[[], None]) -> None:
+        self._loop, self._call = loop, call
+        self._when_s = float("inf")
+
+    def set(self, when_s: float) -> None:
+        """Call at `when_s` or soon after; at infinity never."""
+        if when_s < self._when_s:
+            self._when_s = when_s
+            self._loop.at(when_s, self._ring)
+
+    def _ring(self) -> None:
+        self._when_s = float("inf")
+        self._call()

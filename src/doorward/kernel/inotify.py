@@ -23,7 +23,9 @@ class FileWatcher:
         self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             reason = os.strerror(ctypes.get_errno())
-            raise HostError(f"inotify is not available ({reason}); raise the sysctl fs.inotify.max_user_instances")
+            raise HostError(
+                "no-inotify", f"inotify is not available ({reason}); raise the sysctl fs.inotify.max_user_instances"
+            )
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""

@@ -123,7 +123,7 @@ class InterfaceMonitor:
                 else:
                     addresses.add(packed)
         except OSError as error:
-            raise HostError(f"cannot list this host's addresses: {error.strerror}") from None
+            raise HostError("no-addresses", f"cannot list this host's addresses: {error.strerror}") from None
         self._removed.clear()  # the next dump is current
         return LocalAddresses(frozenset(addresses), frozenset(prefixes))
 
@@ -141,11 +141,13 @@ def local_route(body: memoryview) -> tuple[int, bytes] | None:
     MalformedError on a wrong length.
     """
     if len(body) < _ROUTE_HEADER.size:
-        raise MalformedError(f"rtnetlink: a route of {len(body)} bytes, its header needs {_ROUTE_HEADER.size}")
+        raise MalformedError(
+            "route-size", f"rtnetlink: a route of {len(body)} bytes, its header needs {_ROUTE_HEADER.size}"
+        )
     _, bits, _, _, table, _, _, kind, _ = _ROUTE_HEADER.unpack_from(body)
     destination = netlink.attributes(body[_ROUTE_HEADER.size :]).get(_DESTINATION)
     if (table, kind) != (_LOCAL_TABLE, _LOCAL) or destination is None:
         return None
     if len(destination) not in _ADDRESS_BYTES or bits > len(destination) * 8:
-        raise MalformedError(f"rtnetlink: a route to {bits} bits of {len(destination)} bytes")
+        raise MalformedError("route-prefix", f"rtnetlink: a route to {bits} bits of {len(destination)} bytes")
     return bits, bytes(destination)

@@ -51,10 +51,10 @@ def messages(raw: memoryview) -> Iterator[NetlinkMessage]:
     at = 0
     while at < len(raw):
         if len(raw) - at < HEADER.size:
-            raise MalformedError(f"netlink: {len(raw) - at} bytes left, a header needs {HEADER.size}")
+            raise MalformedError("header-size", f"netlink: {len(raw) - at} bytes left, a header needs {HEADER.size}")
         length, kind, _, _, _ = HEADER.unpack_from(raw, at)
         if not HEADER.size <= length <= len(raw) - at:
-            raise MalformedError(f"netlink: a message of {length} bytes in {len(raw) - at}")
+            raise MalformedError("message-size", f"netlink: a message of {length} bytes in {len(raw) - at}")
         yield NetlinkMessage(kind, raw[at + HEADER.size : at + length])
         at += align(length)
 
@@ -75,7 +75,7 @@ def iter_attributes(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
     while len(raw) - at >= ATTRIBUTE.size:
         length, kind = ATTRIBUTE.unpack_from(raw, at)
         if not ATTRIBUTE.size <= length <= len(raw) - at:
-            raise MalformedError(f"netlink: an attribute of {length} bytes in {len(raw) - at}")
+            raise MalformedError("attribute-size", f"netlink: an attribute of {length} bytes in {len(raw) - at}")
         yield kind & _TYPE_MASK, raw[at + ATTRIBUTE.size : at + length]
         at += align(length)
 
@@ -83,7 +83,7 @@ def iter_attributes(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
 def error_for(body: memoryview) -> int:
     """Return the errno of an NLMSG_ERROR, 0 for an acknowledgment."""
     if len(body) < 4:
-        raise MalformedError("netlink: an error without its number")
+        raise MalformedError("error-without-number", "netlink: an error without its number")
     number: int = struct.unpack_from("=i", body)[0]
     return -number
 
@@ -99,7 +99,9 @@ def open_socket(family: int, purpose: str) -> socket.socket:
     try:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
     except OSError as error:
-        raise HostError(f"no netlink socket for {purpose} ({error.strerror}); the kernel must support it") from None
+        raise HostError(
+            "no-netlink", f"no netlink socket for {purpose} ({error.strerror}); the kernel must support it"
+        ) from None
 
 
 def enlarge_receive_buffer(sock: socket.socket, size: int) -> None:

@@ -28,14 +28,15 @@ _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
 _LAST_US = 1 << 63
 _SIGNED = b"doorward signed\0"
-_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|fast|step|wrong) ?\0?")
+_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|throttled|step|wrong) ?\0?")
 
 
 class NflogEvent(NamedTuple):
     """An event of the ruleset: the generation of its tables, what happened, the last state, the source.
 
-    `what` is "knock" (a door opened), "full" (it did not: the set is full), "fast" (over the rate limit, no state),
-    and in the log of steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no state).
+    `what` is "knock" (a door opened), "full" (it did not: the set is full), "throttled" (over the rate limit, no
+    state), and in the log of steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no
+    state).
     """
 
     generation: str
@@ -50,7 +51,7 @@ def parse_event(body: memoryview) -> NflogEvent:
     found = netlink.family_attributes(body)
     prefix = _PREFIX_TEXT.fullmatch(bytes(found.get(_PREFIX, b"")))
     if prefix is None or _PAYLOAD not in found:
-        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+        raise MalformedError("foreign-message", "netfilter log: a message that is not from doorward's rules")
     mark = found.get(_MARK)
     state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
     at_us = _microseconds(found.get(_TIMESTAMP, b""))
@@ -66,7 +67,7 @@ def _microseconds(raw: memoryview | bytes) -> int:
 
 
 class Datagram(NamedTuple):
-    """A datagram to the port for signed knocks: its source and payload."""
+    """A datagram to a port for signed knocks: its source and payload."""
 
     source: bytes  # packed
     payload: bytes
@@ -76,7 +77,7 @@ def parse_datagram(body: memoryview) -> Datagram:
     """Parse one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
     found = netlink.family_attributes(body)
     if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
-        raise MalformedError("netfilter log: a message that is not from doorward's rules")
+        raise MalformedError("foreign-message", "netfilter log: a message that is not from doorward's rules")
     return Datagram(*udp_payload(found[_PAYLOAD]))
 
 
@@ -175,9 +176,14 @@ def bound_pid(group: int) -> int | None:
 def _bind_error(error: OSError, group: int) -> HostError:
     holder = bound_pid(group)
     if holder is not None:  # the kernel returns EPERM if another process has the group
-        return HostError(f"another doorward is running here: process {holder} has its log; stop it first")
+        return HostError(
+            "other-daemon", f"another doorward is running here: process {holder} has its log; stop it first"
+        )
     if error.errno == errno.EPERM:
         return HostError(
-            "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+            "no-net-admin",
+            "reading the netfilter log needs CAP_NET_ADMIN; run doorward as root or give it that capability",
         )
-    return HostError(f"netfilter log group {group}: {error.strerror}; the kernel needs nfnetlink_log (since 2.6.14)")
+    return HostError(
+        "no-nflog", f"netfilter log group {group}: {error.strerror}; the kernel needs nfnetlink_log (since 2.6.14)"
+    )

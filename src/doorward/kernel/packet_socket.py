@@ -20,9 +20,11 @@ def packet_socket(ethertype: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EPERM:
             raise HostError(
-                "capturing packets needs CAP_NET_RAW; run doorward as root or give it that capability"
+                "no-net-raw", "capturing packets needs CAP_NET_RAW; run doorward as root or give it that capability"
             ) from None
-        raise HostError(f"no packet socket ({error.strerror}); the kernel needs CONFIG_PACKET") from None
+        raise HostError(
+            "no-packet-socket", f"no packet socket ({error.strerror}); the kernel needs CONFIG_PACKET"
+        ) from None
 
 
 def attach_filter(receiver: socket.socket, code: bytes) -> None:
@@ -33,5 +35,6 @@ def attach_filter(receiver: socket.socket, code: bytes) -> None:
         receiver.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)
     except OSError as error:
         raise HostError(
-            f"the kernel rejects the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max"
+            "filter-rejected",
+            f"the kernel rejects the packet filter ({error.strerror}); raise the sysctl net.core.optmem_max",
         ) from None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
-from doorward.model import Address, Place, Port, Protocol, holds
+from doorward.model import Address, Port, Protocol, Source, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
@@ -46,7 +46,7 @@ def established_connections(*, loopback: bool = False) -> list[Connection]:
     return [found.connection for found in _established() if loopback or not found.connection.source.is_loopback]
 
 
-def close_connections(place: Place, ports: Iterable[Port]) -> int:
+def close_connections(place: Source, ports: Iterable[Port]) -> int:
     """Close the connections from `place` to `ports`: delete their conntrack entries, and reset local sockets.
 
     Returns their number. Without the reset a local service that sends first would revive its connection.
@@ -55,15 +55,17 @@ def close_connections(place: Place, ports: Iterable[Port]) -> int:
     try:
         return _close_connections(place, frozenset(ports))
     except OSError as error:
-        raise HostError(f"cannot close the connections: {error.strerror}; the door itself is closed") from None
+        raise HostError(
+            "connections-not-closed", f"cannot close the connections: {error.strerror}; the door itself is closed"
+        ) from None
 
 
-def _close_connections(place: Place, wanted: frozenset[Port]) -> int:
+def _close_connections(place: Source, wanted: frozenset[Port]) -> int:
     reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, place, wanted))
     return max(reset, _delete_from_conntrack(place, wanted))
 
 
-def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool:
+def _is_to(connection: Connection, place: Source, ports: frozenset[Port]) -> bool:
     return holds(place, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
 
 
@@ -86,7 +88,7 @@ def read_socket(body: bytes, family: int) -> FoundSocket:
     """Parse a struct inet_diag_msg; MalformedError if it is truncated."""
     socket_id = body[4 : 4 + _SOCKET_ID.size]
     if len(socket_id) < _SOCKET_ID.size:
-        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
+        raise MalformedError("socket-size", f"sock_diag: a socket of {len(body)} bytes, it needs {4 + _SOCKET_ID.size}")
     local_port, remote_port, local, remote, _, _ = _SOCKET_ID.unpack(socket_id)
     connection = Connection(to_address(remote, family), remote_port, to_address(local, family), local_port)
     return FoundSocket(connection, socket_id, family)
@@ -110,11 +112,11 @@ def _destroy(found: FoundSocket) -> bool:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
                 return False
-            raise HostError(f"ending a connection needs CAP_NET_ADMIN ({error.strerror})") from None
+            raise HostError("no-net-admin", f"ending a connection needs CAP_NET_ADMIN ({error.strerror})") from None
     return True
 
 
-def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
+def _delete_from_conntrack(place: Source, ports: frozenset[Port]) -> int:
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
     head = netlink.FAMILY_HEADER.pack(family, 0, 0)
     deleted = 0
@@ -130,11 +132,11 @@ def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
                 deleted += 1
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it expired meanwhile
-                    raise HostError(f"conntrack: {error.strerror}") from None
+                    raise HostError("conntrack-failed", f"conntrack: {error.strerror}") from None
     return deleted
 
 
-def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
+def matching_entry(body: memoryview, place: Source, ports: Collection[Port]) -> bytes | None:
     """Return the attributes that identify a conntrack entry from `place` to one of `ports`.
 
     None for any other entry; MalformedError on a wrong length.
@@ -147,7 +149,7 @@ def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> b
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, place: Place, ports: Collection[Port]) -> bool:
+def _is_tracked(original: memoryview, place: Source, ports: Collection[Port]) -> bool:
     parts = netlink.attributes(original)
     ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
     source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
@@ -187,8 +189,9 @@ def listeners(*, loopback: bool = False) -> Iterator[Listener]:
             except OSError as error:
                 name = protocol.name
                 raise HostError(
+                    "no-sock-diag",
                     f"the kernel cannot list its {name} sockets ({error.strerror}); it needs CONFIG_INET_DIAG"
-                    f" and, as module or built in, {name.lower()}_diag"
+                    f" and, as module or built in, {name.lower()}_diag",
                 ) from None
 
 
@@ -211,6 +214,6 @@ def reachable_port(body: memoryview, family: int) -> int:
     MalformedError if it is truncated.
     """
     if len(body) < _LOCAL.size:
-        raise MalformedError(f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
+        raise MalformedError("socket-size", f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
     number, address = _LOCAL.unpack_from(body)
     return 0 if to_address(address, family).is_loopback else int(number)

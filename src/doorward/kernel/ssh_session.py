@@ -7,24 +7,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import NamedTuple
 
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Address
 
 _NAME = "SSH_CONNECTION"
 _MAX_ANCESTORS = 64  # a shell in a terminal multiplexer below sudo is a dozen deep
 
 
-class SshConnection(NamedTuple):
-    """A TCP connection to this host's SSH server, from the client's side."""
-
-    source: Address
-    source_port: int
-    destination: Address
-    destination_port: int
-
-
-def ssh_connection(proc: Path = Path("/proc")) -> SshConnection | None:
+def ssh_connection(proc: Path = Path("/proc")) -> Connection | None:
     """Return the session's connection; None on a console. sudo and su drop the variable, so parents are read too.
 
     In a terminal multiplexer it is the connection that started it, which may be gone.
@@ -37,7 +28,7 @@ def ssh_connection(proc: Path = Path("/proc")) -> SshConnection | None:
     return None
 
 
-def parse(text: str) -> SshConnection | None:
+def parse(text: str) -> Connection | None:
     """Parse `CLIENT PORT SERVER PORT`; None for anything else."""
     words = text.split()
     if len(words) != 4 or not all(_is_port(word) for word in words[1::2]):
@@ -46,7 +37,7 @@ def parse(text: str) -> SshConnection | None:
         source, destination = map(_address, words[::2])
     except ValueError:
         return None
-    return SshConnection(source, int(words[1]), destination, int(words[3]))
+    return Connection(source, int(words[1]), destination, int(words[3]))
 
 
 def _is_port(word: str) -> bool:

@@ -154,8 +154,9 @@ class _Receiver:
             return mmap.mmap(self._socket.fileno(), BLOCKS * BLOCK_BYTES)
         except OSError as error:
             raise HostError(
+                "no-packet-ring",
                 f"no packet ring ({error.strerror}); the kernel needs TPACKET_V3 (since 3.2) and"
-                f" {BLOCKS * BLOCK_BYTES >> 20} MiB for each family"
+                f" {BLOCKS * BLOCK_BYTES >> 20} MiB for each family",
             ) from None
 
     def fileno(self) -> int:

@@ -6,19 +6,20 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
+from doorward.core.guard_states import PAUSE_S, RepairLogLimiter
 from doorward.core.openings import OpeningTable
 from doorward.core.reconcile import restored_openings, shifted
-from doorward.daemon.hook_runner import HookReport, HookRunner
+from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.daemon.ledger import Ledger
-from doorward.daemon.ruleset_guard import PAUSE_S, RepairLogLimiter
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import sd_notify
-from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.event_loop import Alarm, EventLoop
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.sock_diag import listening_ports
 from doorward.knockd.adapter import build_commands, is_opening, to_door, unique_keys
@@ -27,7 +28,7 @@ from doorward.knockd.engine import Engine, EngineEvent
 from doorward.knockd.knockd_log import KnockdLog
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.reverse_dns import ReverseResolver
-from doorward.model import Door, Opening, Place, Port
+from doorward.model import Door, Opening, Port, Source
 
 POLL_S = 2.0  # polling interval for listening services and edited one-time files
 
@@ -36,7 +37,7 @@ class KnockdSettings(NamedTuple):
     """The command line options, which override the file."""
 
     config: Path
-    folder: Path  # the initial working directory, which relative paths refer to
+    directory: Path  # the initial working directory, which relative paths refer to
     interface: str | None = None
     only_ipv4: bool = False
     lookup: bool = False
@@ -56,12 +57,11 @@ class Knockd:
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
         self._loop, self._openings, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
-        self._running: dict[int, tuple[str, str, Place]] = {}  # by the runner's number: door, event, address
-        self._timer_s = float("inf")
+        self._alarm, self._repair_alarm = Alarm(self._loop, self._on_timer), Alarm(self._loop, self._repair)
         self._end_signal = self._lost = 0
-        self._has_run = self._is_stale = self._is_repairing = False
+        self._has_run = self._is_stale = False
         self._repaired_s, self._repair_log = float("-inf"), RepairLogLimiter()
-        self._due: list[tuple[str, Place]] = []  # commands to start once their stop commands are recorded
+        self._due: list[tuple[str, Source]] = []  # commands to start once their stop commands are recorded
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
@@ -117,7 +117,7 @@ class Knockd:
         self._runner = self._new_runner()
 
     def _path(self, written: str) -> str:
-        return str(self._settings.folder / written)
+        return str(self._settings.directory / written)
 
     def _watch(self, files: Mapping[str, str]) -> None:
         if self._watches is not None:
@@ -170,14 +170,13 @@ class Knockd:
             self._ledger.fsync()  # a power failure must not lose the stop command of a start command that ran
         for key, address in due:
             self._start(key, "open", address)
-        if self._engine.culprit and not self._is_repairing:
-            self._is_repairing = True
-            self._loop.at(self._repaired_s + PAUSE_S, self._repair)
+        if self._engine.culprit:
+            self._repair_alarm.set(self._repaired_s + PAUSE_S)
         self._schedule()
 
     def _repair(self) -> None:
         """Restore rules that another program removed: at most 20 times per second, with rate-limited log lines."""
-        self._is_repairing, self._repaired_s = False, self._loop.now_s()
+        self._repaired_s = self._loop.now_s()
         if culprit := self._engine.culprit:
             self._load()
             message = self._repair_log.line(
@@ -201,7 +200,7 @@ class Knockd:
                 self._output.log(f"{name}: OPEN SESAME", who=event.source)
                 self._on_knock(stage.door, event.source)
 
-    def _on_knock(self, door: Door, address: Place) -> None:
+    def _on_knock(self, door: Door, address: Source) -> None:
         """Run the door's command. A one-time sequence is marked as used first, so that no crash revives it."""
         key = door.name
         if self._doors[key].one_time_file:
@@ -221,32 +220,33 @@ class Knockd:
         else:
             self._due.append((key, address))
 
-    def _start(self, key: str, event: str, address: Place) -> None:
+    def _start(self, key: str, event: str, address: Source) -> None:
         if self._commands[key].of(event, address) is not None:
-            self._running[self._runner.run(key, address, event)] = (key, event, address)
+            self._runner.run(self._hook_run(key, event, address))
 
-    def _on_hook_report(self, report: HookReport) -> None:
+    def _hook_run(self, key: str, event: str, address: Source) -> HookRun:
+        return HookRun(key, address, event, partial(self._on_hook_ended, key, event, address))
+
+    def _on_hook_ended(self, key: str, event: str, address: Source) -> None:
+        if event == "close" and self._openings.get(key, address) is None:
+            self._ledger.closed(key, address, time.time(), "time")
+
+    def _on_hook_report(self, run: HookRun | None, report: HookReport) -> None:
         if report.event == "gone":
             self._output.error(f"error: {report.text}; starting it again")
-            self._runner = self._new_runner()
-            owed = [entry for entry in self._running.values() if entry[1] == "close"]
-            self._running.clear()
-            for entry in owed:
-                self._start(*entry)
+            owed, self._runner = self._runner.owed, self._new_runner()
+            for each in owed:
+                self._start(each.door, each.event, each.address)
             return
-        key, event, address = self._running.get(report.number, ("", "", None))
+        key = run.door if run is not None else ""
         name = self._doors[key].name if key in self._doors else key
         if report.event == "running":
             self._output.log(f"{name}: running command: {report.text}")
         elif report.event in ("output", "hangs"):
             for line in report.text.splitlines():
                 self._output.log(f"{name}: {line}")
-        else:
-            self._running.pop(report.number, None)
-            if report.status:
-                self._output.error(f"{name}: command returned non-zero status code ({report.status})")
-            if event == "close" and address is not None and self._openings.get(key, address) is None:
-                self._ledger.closed(key, address, time.time(), "time")
+        elif report.status:
+            self._output.error(f"{name}: command returned non-zero status code ({report.status})")
 
     def _restore_openings(self) -> None:
         """Restore openings of an earlier run; overdue stop commands run immediately."""
@@ -267,7 +267,6 @@ class Knockd:
         return self._ledger.wall_offset(self._loop.now_s(), time.time())
 
     def _on_timer(self) -> None:
-        self._timer_s = float("inf")
         now_s = self._loop.now_s()
         for address, stage in self._attempts.expire(now_s):
             if (door := self._doors.get(stage.door.name)) is not None:
@@ -279,10 +278,7 @@ class Knockd:
 
     def _schedule(self) -> None:
         opening, attempt_s = self._openings.next_end(), self._attempts.next_deadline_s()
-        due_s = min(opening.until_s if opening else float("inf"), attempt_s or float("inf"))
-        if due_s < self._timer_s:
-            self._timer_s = due_s
-            self._loop.at(due_s, self._on_timer)
+        self._alarm.set(min(opening.until_s if opening else float("inf"), attempt_s or float("inf")))
 
     def _on_files_changed(self) -> None:
         """Re-read edited one-time files, and watch the files that now have their names."""
@@ -322,8 +318,7 @@ class Knockd:
             for opening in removed:  # only the previous runner has their commands
                 self._openings.close(opening.door, opening.address)
                 if commands[opening.door].of("close", opening.address) is not None:
-                    number = previous.run(opening.door, opening.address, "close")
-                    self._running[number] = (opening.door, "close", opening.address)
+                    previous.run(self._hook_run(opening.door, "close", opening.address))
             previous.finish()
             self._open_log(configuration)
         except DoorwardError as error:

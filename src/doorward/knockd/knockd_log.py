@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import TextIO
 
 from doorward.escape import visible
-from doorward.knockd.syslog import Syslog
-from doorward.model import Place
+from doorward.model import Source
 
 _MAX_LINE = 1023  # characters; knockd truncates too
+LOG_SOCKET = "/dev/log"
+WAIT_S = 0.05  # for room in the reader's queue, ten lines by default
+BACKOFF_S = 5.0  # after a timeout, how long lines are sent without waiting: no log may delay a door
+_DAEMON, _NOTICE = 3 << 3, 5  # facility and severity, RFC 5424, 6.2.1
 
 # Calls with the address's name once it is known and earlier lines are written.
-InOrder = Callable[[Place | None, Callable[[str | None], None]], None]
+InOrder = Callable[[Source | None, Callable[[str | None], None]], None]
 
 
 class KnockdLog:
@@ -36,7 +40,7 @@ class KnockdLog:
         """Open or reopen the log file; if it cannot be opened, warn and continue without it."""
         self._in_order(None, lambda _: self._open_log(path, use_syslog=use_syslog))
 
-    def log(self, line: str, verbose: str | None = None, *, who: Place | None = None) -> None:
+    def log(self, line: str, verbose: str | None = None, *, who: Source | None = None) -> None:
         """Log a line, and print it with -v (as `verbose`, if given).
 
         `who` is put before the line, with its host name if names are looked up.
@@ -97,9 +101,48 @@ class KnockdLog:
             sys.stdout.flush()
 
 
-def _at_once(_: Place | None, call: Callable[[str | None], None]) -> None:
+def _at_once(_: Source | None, call: Callable[[str | None], None]) -> None:
     call(None)
 
 
-def _named(who: Place, name: str | None) -> str:
+def _named(who: Source, name: str | None) -> str:
     return f"{who} ({name})" if name else str(who)
+
+
+class Syslog:
+    """Sends lines to /dev/log as syslog(3) does, but without waiting indefinitely for a reader.
+
+    A line without room in the queue in time is lost.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._socket: socket.socket | None = None
+        self._backoff_until_s = 0.0
+
+    def write(self, line: str) -> None:
+        """Send one line; reconnect if the log daemon was restarted."""
+        message = f"<{_DAEMON | _NOTICE}>{time.strftime('%b %e %H:%M:%S')} {self._program}: {line}".encode()
+        for _ in range(2):
+            try:
+                self._send(message)
+            except (BlockingIOError, TimeoutError):
+                self._backoff_until_s = time.monotonic() + BACKOFF_S
+                return
+            except OSError:
+                self.close()
+            else:
+                return
+
+    def close(self) -> None:
+        """Close the socket; the next line opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, message: bytes) -> None:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.connect(LOG_SOCKET)
+        self._socket.settimeout(WAIT_S if time.monotonic() >= self._backoff_until_s else 0)
+        self._socket.send(message)

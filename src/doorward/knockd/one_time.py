@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from doorward.config.knockd import WHITESPACE, sequence
-from doorward.errors import ConfigFault, HostError
+from doorward.config.knockd import WHITESPACE, sequence, split_messages
+from doorward.errors import ConfigFault, HostError, InvalidValueError
 from doorward.knockd.knockd_log import KnockdLog
 from doorward.model import Port
 
@@ -42,8 +42,8 @@ def sequences(text: str, file: str) -> OneTimeFile:
         if words and not words.startswith("#"):
             try:
                 unused.append(OneTime(number, offset, sequence(words)))
-            except (ValueError, ExceptionGroup) as error:
-                faults += _faults(file, number, error)
+            except (InvalidValueError, ExceptionGroup) as error:
+                faults += (ConfigFault(code, file, number, *fault) for code, *fault in split_messages(error))
         offset += len(line.encode(ENCODING, ERRORS)) + 1
     return OneTimeFile(tuple(unused), tuple(faults))
 
@@ -56,14 +56,8 @@ def mark_used(raw: bytes, offset: int) -> bytes:
     begins = offset == 0 or raw[offset - 1 : offset] == b"\n"
     line = raw[offset:].split(b"\n", 1)[0].strip(WHITESPACE.encode())
     if offset < 0 or not begins or not line or line.startswith(MARK):
-        raise ValueError(f"no unused line begins at byte {offset}; read the file again")
+        raise InvalidValueError("line-changed", f"no unused line begins at byte {offset}; read the file again")
     return raw[:offset] + MARK + raw[offset + 1 :]
-
-
-def _faults(file: str, line: int, error: ValueError | ExceptionGroup[ValueError]) -> list[ConfigFault]:
-    errors = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-    parts = (str(single).rpartition("; ") for single in errors)
-    return [ConfigFault(file, line, what, instead) for what, _, instead in parts]
 
 
 MAX_BYTES = 16 << 20  # half a million sequences
@@ -83,7 +77,7 @@ def use(path: str, knock: tuple[Port, ...]) -> tuple[OneTime, ...]:
     unused = sequences(raw.decode(ENCODING, ERRORS), path).unused
     line = next((line for line in unused if line.knock == knock), None)
     if line is None:
-        raise HostError(f"{path}: the sequence is no longer in the file; it opens nothing")
+        raise HostError("sequence-gone", f"{path}: the sequence is no longer in the file; it opens nothing")
     mark_used(raw, line.offset)  # raises if the bytes have changed
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -93,7 +87,9 @@ def use(path: str, knock: tuple[Port, ...]) -> tuple[OneTime, ...]:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}; the used sequence could not be marked") from None
+        raise HostError(
+            "sequence-not-marked", f"{path}: {error.strerror}; the used sequence could not be marked"
+        ) from None
     return tuple(other for other in unused if other is not line)
 
 
@@ -111,9 +107,11 @@ def _bytes(path: str) -> bytes:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}; it must hold the door's one-time sequences") from None
+        raise HostError(
+            "unreadable-file", f"{path}: {error.strerror}; it must hold the door's one-time sequences"
+        ) from None
     if len(raw) > MAX_BYTES:
-        raise HostError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is this the right file?")
+        raise HostError("file-too-large", f"{path}: larger than {MAX_BYTES >> 20} MiB; is this the right file?")
     return raw
 
 

@@ -139,7 +139,7 @@ class Demo:
             os.close(waits)
         log_text = (self._directory / "log").read_text()
         if daemon.poll() is not None:
-            raise HostError(f"the daemon did not start: {log_text.strip()}")
+            raise HostError("daemon-not-started", f"the daemon did not start: {log_text.strip()}")
         self._print(log_text)
 
     def _knock_and_connect(self) -> socket.socket:
@@ -186,7 +186,7 @@ class Demo:
 
         connection, took_s = self._lab.client.call(inside)
         if isinstance(connection, Reply):
-            raise HostError("the signed knock opened nothing; `doorward log` may show why")
+            raise HostError("signed-knock-failed", "the signed knock opened nothing; `doorward log` may show why")
         with connection:
             self._print(
                 f"connected to port 22, {took_s * 1000:.2f} ms after the packet of {len(packet)} bytes was sent"
@@ -209,7 +209,7 @@ class Demo:
                 if part in log.readline():
                     return
                 time.sleep(0.02)
-        raise HostError(f"the log does not contain {part!r}; `doorward log` may show why")
+        raise HostError("log-line-missing", f"the log does not contain {part!r}; `doorward log` may show why")
 
     def _check_connection(self, connection: socket.socket) -> None:
         with connection:

@@ -45,10 +45,10 @@ def ip(*words: str, batch: Sequence[str] = ()) -> str:
             process_group=0,  # Ctrl-C must not interrupt it
         )
     except FileNotFoundError:
-        raise HostError("the command `ip` is missing; install the package iproute2") from None
+        raise HostError("missing-program", "the command `ip` is missing; install the package iproute2") from None
     if process.returncode:
         errors = "; ".join(process.stderr.strip().splitlines())
-        raise HostError(_explained(f"`{' '.join(command)}` said: {errors}"))
+        raise HostError("command-failed", _explained(f"`{' '.join(command)}` said: {errors}"))
     return process.stdout
 
 
@@ -165,7 +165,7 @@ class NamespaceHost:
         greeter = self.popen([sys.executable, "-m", "doorward.lab.banner_server", port], **options)
         assert greeter.stdout is not None  # noqa: S101 (the default above)
         if greeter.stdout.readline() != "ready\n":
-            raise HostError(f"the banner server did not start on port {port}")
+            raise HostError("server-not-started", f"the banner server did not start on port {port}")
         return greeter
 
     def pids(self) -> set[int]:

@@ -151,7 +151,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
-            raise HostError("network namespaces need root; run this with sudo")
+            raise HostError("needs-root", "network namespaces need root; run this with sudo")
         atexit.register(self.close)  # for a signal between the end of the block and `__exit__`
         try:
             self._signals.install()
@@ -247,7 +247,7 @@ def _write_sysctls(settings: dict[str, str]) -> None:
         try:
             path.write_text(value)
         except OSError as error:
-            raise HostError(f"cannot write {path} in a namespace: {error.strerror}") from None
+            raise HostError("unwritable-file", f"cannot write {path} in a namespace: {error.strerror}") from None
 
 
 def _wait_for_links(hosts: Sequence[NamespaceHost]) -> None:
@@ -255,4 +255,6 @@ def _wait_for_links(hosts: Sequence[NamespaceHost]) -> None:
     for host in hosts:
         while any(link["operstate"] != "UP" for link in json.loads(host.ip("-j", "link", "show", "type", "veth"))):
             if time.monotonic() > deadline_s:
-                raise HostError(f"the links of {host.namespace} did not come up in {LINK_PATIENCE_S:.0f} s")
+                raise HostError(
+                    "links-down", f"the links of {host.namespace} did not come up in {LINK_PATIENCE_S:.0f} s"
+                )

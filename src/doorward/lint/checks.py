@@ -25,7 +25,7 @@ Check = Callable[[Configuration], Iterator[LocatedFinding]]
 def warnings(configuration: Configuration, lines: Mapping[Keys, int]) -> list[Finding]:
     """Return all findings, sorted by line (`lines` is `find_lines` of the same text)."""
     findings = [
-        Finding(weakness.level, line_of(lines, weakness.path), weakness.what, weakness.remedy)
+        Finding(weakness.code, weakness.level, line_of(lines, weakness.path), weakness.what, weakness.remedy)
         for check in CHECKS
         for weakness in check(configuration)
     ]
@@ -46,10 +46,10 @@ def _mode(configuration: Configuration) -> Iterator[LocatedFinding]:
     stealth = 'write mode = "stealth" and list in `public` what everyone may reach'
     if configuration.gate.mode is Mode.OBSERVE:
         what = "mode observe drops nothing: every door is open to everyone"
-        yield LocatedFinding("warning", path, what, f'write mode = "guard", or {stealth}')
+        yield LocatedFinding("mode-observe", "warning", path, what, f'write mode = "guard", or {stealth}')
     if configuration.gate.mode is Mode.GUARD:
         what = "mode guard hides only the doors' ports: a scan still sees that the host is there"
-        yield LocatedFinding("note", path, what, f"to hide everything, {stealth}")
+        yield LocatedFinding("mode-guard", "note", path, what, f"to hide everything, {stealth}")
 
 
 def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -59,7 +59,9 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
             if port in public:
                 what = f"{port} is public, and door {door.name!r} opens it: only clients that knock get in"
                 remedy = "remove it from `public` or from `opens`"
-                yield LocatedFinding("warning", ("doors", door.name, "opens", str(index)), what, remedy)
+                yield LocatedFinding(
+                    "opens-public-port", "warning", ("doors", door.name, "opens", str(index)), what, remedy
+                )
 
 
 def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -68,7 +70,7 @@ def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
     if several:
         what = f"{_doors_open(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
         remedy = "write a door for each, unless they belong together"
-        yield LocatedFinding("note", ("doors", several[0].name, "opens"), what, remedy)
+        yield LocatedFinding("opens-several", "note", ("doors", several[0].name, "opens"), what, remedy)
 
 
 def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -78,7 +80,7 @@ def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
                 f"door {door.name!r} stays open for {format_duration(door.for_ms)}: anyone who has that address by then"
             )
             remedy = "write a `for` of at most a day; established connections stay open"
-            yield LocatedFinding("warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
+            yield LocatedFinding("opens-long", "warning", ("doors", door.name, "for"), f"{what} gets in too", remedy)
 
 
 def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -93,7 +95,7 @@ def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
         remedy = (
             "a signed knock cannot be replayed: write [signed] instead of `knock`; `doorward key server` makes its key"
         )
-        yield LocatedFinding("note", ("doors", shells[0].name, "opens"), what, remedy)
+        yield LocatedFinding("opens-shell", "note", ("doors", shells[0].name, "opens"), what, remedy)
 
 
 def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -104,7 +106,7 @@ def _unnamed(configuration: Configuration) -> Iterator[LocatedFinding]:
             "where several gates have one key, give each a `name` in [gate], and every client the same `gate`: "
             "without it no signed knock opens a gate that has a name"
         )
-        yield LocatedFinding("note", ("signed",), what, remedy)
+        yield LocatedFinding("no-gate-name", "note", ("signed",), what, remedy)
 
 
 def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -116,7 +118,7 @@ def _opens_both(configuration: Configuration) -> Iterator[LocatedFinding]:
             f"{_doors_open(both)} to a sequence as well as to a signed knock: anyone who sees its packets can replay it"
         )
         remedy = "once a key opens it, remove `knock`, so that only keys do"
-        yield LocatedFinding("note", ("doors", both[0].name, "knock"), what, remedy)
+        yield LocatedFinding("opens-both-ways", "note", ("doors", both[0].name, "knock"), what, remedy)
 
 
 def _opens_by_hand(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -126,7 +128,7 @@ def _opens_by_hand(configuration: Configuration) -> Iterator[LocatedFinding]:
     if shut := [door for door in configuration.doors if door.opens and not door.knock]:
         what = f"{_doors_open(shut)} to no knock, only by `doorward open`"
         remedy = "unless that is meant, write a `knock`, or [signed] (`doorward key server` makes its key)"
-        yield LocatedFinding("note", ("doors", shut[0].name, "opens"), what, remedy)
+        yield LocatedFinding("opens-by-hand", "note", ("doors", shut[0].name, "opens"), what, remedy)
 
 
 def _shell_of(door: Door) -> Port | None:
@@ -147,7 +149,9 @@ def _many_combinations(configuration: Configuration) -> Iterator[LocatedFinding]
     if len(first) > MAX_COMBINATIONS:
         what = f"{len(first)} combinations of `flags` and `within`: every packet passes an automaton for each"
         path = ("doors", first[MAX_COMBINATIONS].name)
-        yield LocatedFinding("warning", path, what, f"use at most {MAX_COMBINATIONS}: give doors the same `within`")
+        yield LocatedFinding(
+            "many-combinations", "warning", path, what, f"use at most {MAX_COMBINATIONS}: give doors the same `within`"
+        )
 
 
 def _capacity(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -161,7 +165,7 @@ def _capacity(configuration: Configuration) -> Iterator[LocatedFinding]:
         f"{capacity * 1000 // SHORT_WINDOW_MS:,}/s no new one begins"
     )
     remedy = "to withstand more, raise capacity (and the kernel's memory for it)"
-    yield LocatedFinding("note", ("gate", "capacity"), what, remedy)
+    yield LocatedFinding("capacity-memory", "note", ("gate", "capacity"), what, remedy)
 
 
 def _shares_nothing(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -169,7 +173,11 @@ def _shares_nothing(configuration: Configuration) -> Iterator[LocatedFinding]:
     if fleet is not None and not any(door.shared for door in configuration.doors):
         what = "no door is shared with the fleet: what opens at one gate opens there only"
         yield LocatedFinding(
-            "warning", ("fleet",), what, "write shared = true in each door that all gates open together"
+            "shares-nothing",
+            "warning",
+            ("fleet",),
+            what,
+            "write shared = true in each door that all gates open together",
         )
 
 
@@ -199,14 +207,16 @@ def authorized_keys_findings(keys: AuthorizedKeys, doors: int) -> Iterator[Findi
     """Yield the findings in an authorized_keys file, for a configuration with `doors` doors."""
     if not keys.lines:
         what = "no line holds a key, so no signed knock opens anything"
-        yield Finding("note", 1, what, "add the public keys of the clients that may knock, one per line", keys.file)
+        yield Finding(
+            "no-keys", "note", 1, what, "add the public keys of the clients that may knock, one per line", keys.file
+        )
     for line in keys.lines:
         for what, remedy in _excessive_options(line):
-            yield Finding("warning", line.number, f"key {line.name}: {what}", remedy, keys.file)
+            yield Finding("excessive-option", "warning", line.number, f"key {line.name}: {what}", remedy, keys.file)
         if line.options.principals is not None and ANY in line.options.principals:
             what = f"key {line.name}: anyone with a certificate from this authority may knock"
             remedy = 'principals="*" allows that; list names to limit it'
-            yield Finding("note", line.number, what, remedy, keys.file)
+            yield Finding("any-certificate", "note", line.number, what, remedy, keys.file)
     yield from _unrestricted_keys(keys, doors)
 
 
@@ -232,4 +242,11 @@ def _unrestricted_keys(keys: AuthorizedKeys, doors: int) -> Iterator[Finding]:
     if doors > 1 and len(keys.lines) > 1 and unrestricted:
         whose = f"key {unrestricted[0].name}" if len(unrestricted) == 1 else f"{len(unrestricted):,} keys"
         what = f"{whose} may open every door, of {doors:,}"
-        yield Finding("note", unrestricted[0].number, what, 'to limit a key, write doors="…" before it', keys.file)
+        yield Finding(
+            "unrestricted-key",
+            "note",
+            unrestricted[0].number,
+            what,
+            'to limit a key, write doors="…" before it',
+            keys.file,
+        )

@@ -17,6 +17,7 @@ class Finding:
     `file` None: the configuration file.
     """
 
+    code: str
     level: Level
     line: int
     what: str
@@ -30,6 +31,7 @@ class Finding:
 class LocatedFinding(NamedTuple):
     """A finding located by a path of keys instead of a line."""
 
+    code: str
     level: Level
     path: Keys
     what: str

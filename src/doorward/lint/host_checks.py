@@ -45,7 +45,7 @@ def hooks(configuration: Configuration) -> Iterator[Hook]:
 def host_findings(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
     """Return the warnings (`lines` is `find_lines` of the same text)."""
     findings = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
-    return [Finding(item.level, line_of(lines, item.path), item.what, item.remedy) for item in findings]
+    return [Finding(item.code, item.level, line_of(lines, item.path), item.what, item.remedy) for item in findings]
 
 
 def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
@@ -58,14 +58,16 @@ def _interfaces(configuration: Configuration, host: HostFacts) -> Iterator[Locat
         if not exists:
             what = f"this host has no interface {name!r}: nothing is watched there"
             remedy = "write a name that `ip link` shows, unless this one appears later"
-            yield LocatedFinding("warning", ("gate", "interfaces", str(index)), what, remedy)
+            yield LocatedFinding("unknown-interface", "warning", ("gate", "interfaces", str(index)), what, remedy)
 
 
 def _programs(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
     for hook in hooks(configuration):
         if trouble := host.programs.get(hook.words[0]):
             what = f"{hook.path[-1]}: {hook.words[0]} {trouble}, so the command will fail"
-            yield LocatedFinding("warning", hook.path, what, "install it and make it executable, or correct its path")
+            yield LocatedFinding(
+                "unusable-program", "warning", hook.path, what, "install it and make it executable, or correct its path"
+            )
 
 
 def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
@@ -76,4 +78,4 @@ def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
             placeholder = next((item for item in hook.placeholders if item == word.upper()), None)
             remedy = f"write {placeholder}" if placeholder else f"write {' or '.join(hook.placeholders)}, or remove it"
             what = f"{hook.path[-1]}: unknown placeholder {word}: the command gets it unchanged"
-            yield LocatedFinding("warning", hook.path, what, remedy)
+            yield LocatedFinding("unknown-placeholder", "warning", hook.path, what, remedy)

@@ -32,7 +32,7 @@ def wrong_port(configuration: Configuration) -> Iterator[LocatedFinding]:
         door = next(name for name, odds_of_sweep in swept.items() if odds_of_sweep == likeliest)
         how = "always" if likeliest == 1 else f"with a chance of {odds(likeliest)}"
         what += f", and one in random order opens door {door!r} {how}"
-    yield LocatedFinding("warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
+    yield LocatedFinding("wrong-port-known", "warning", ("gate", "wrong_port"), what, 'write wrong_port = "any"')
 
 
 def _sweep_chance(known: int, door: Door) -> float:
@@ -53,10 +53,10 @@ def sweeps(configuration: Configuration) -> Iterator[LocatedFinding]:
         if known or _adjacent(upward, ignored):
             gap = "" if known else " without a gap"
             what = f"door {door.name!r}: its ports {direction}{gap}, so a plain sweep opens it"
-            yield LocatedFinding("warning", path, what, "mix their order")
+            yield LocatedFinding("sweep-opens", "warning", path, what, "mix their order")
         else:
             what = f"door {door.name!r}: its ports {direction}: only the wrong ports between them keep a sweep out"
-            yield LocatedFinding("note", path, what, "mix their order")
+            yield LocatedFinding("sweep-order", "note", path, what, "mix their order")
 
 
 def _in_order(ports: tuple[Port, ...]) -> tuple[Port, ...] | None:
@@ -80,7 +80,7 @@ def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
     rated = guesses(configuration)
     for door, door_guess in zip((door for door in configuration.doors if door.knock), rated, strict=True):
         if door_guess.by_one_source >= WEAK:
-            yield LocatedFinding("warning", ("doors", door.name, "knock"), *_weak(door, door_guess))
+            yield LocatedFinding("guessable", "warning", ("doors", door.name, "knock"), *_weak(door, door_guess))
     strong = [door_guess for door_guess in rated if door_guess.by_one_source < WEAK]
     if not strong:
         return
@@ -89,14 +89,18 @@ def guessed(configuration: Configuration) -> Iterator[LocatedFinding]:
     if chance_of(total(strong)) >= WEAK:
         odds = guess_text(total(strong))
         what = f"{len(strong):,} doors: guessing ports from one address opens one of them {odds}"
-        yield LocatedFinding("warning", path, what, f"write more than {weakest.knocks} knocks in each")
+        yield LocatedFinding(
+            "guessable-doors", "warning", path, what, f"write more than {weakest.knocks} knocks in each"
+        )
     elif chance_of(total(strong) * MANY_SOURCES) >= FIT_FOR_MANY:
         whose = f"door {weakest.door!r}" if len(strong) == 1 else f"one of {len(strong):,} doors"
         what = (
             f"{MANY_SOURCES:,} addresses at once (a botnet, or an IPv6 /48) that guess ports open {whose} "
             f"{guess_text(total(strong) * MANY_SOURCES)}; one address alone {guess_text(total(strong))}"
         )
-        yield LocatedFinding("note", path, what, f"against that, write more than {weakest.knocks} knocks")
+        yield LocatedFinding(
+            "guessable-by-many", "note", path, what, f"against that, write more than {weakest.knocks} knocks"
+        )
 
 
 def _weak(door: Door, rated: Guess) -> tuple[str, str]:
@@ -123,4 +127,4 @@ def repeats(configuration: Configuration) -> Iterator[LocatedFinding]:
         if twice is not None:
             what = f"door {door.name!r} knocks at {twice} twice in a row: a retransmitted packet counts as the second"
             path = ("doors", door.name, "knock")
-            yield LocatedFinding("warning", path, what, "put another port between the two")
+            yield LocatedFinding("repeated-port", "warning", path, what, "put another port between the two")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from doorward.config.duration import nft_duration
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
-from doorward.model import TCP_FLAGS, FlagFilter
+from doorward.model import TCP_FLAGS, FlagFilter, Port
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
@@ -43,7 +43,7 @@ class ChainContext:
     gate: Gate
     generation: str
     log_steps: bool
-    signed_port: int | None = None
+    signed_ports: Sequence[Port] = ()
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -109,7 +109,7 @@ def _throttle(context: ChainContext, family: str) -> str:
     restart = [rule for group in context.groups if family in group.families for rule in group.restart(family)]
     pause = f"update @throttled{family} {{ {key} }}"
     note = f"{key} != @scanners{family} limit rate 10/second burst 20 packets add @scanners{family} {{ {key} }}"
-    return chain(f"throttle{family}", [*restart, "counter name throttled", pause, f"{note} {context.log('fast')}"])
+    return chain(f"throttle{family}", [*restart, "counter name throttled", pause, f"{note} {context.log('throttled')}"])
 
 
 def _limited(context: ChainContext, family: str) -> str:
@@ -173,7 +173,7 @@ def early(context: ChainContext) -> str:
 
 def signed(context: ChainContext) -> str:
     """Return the chains that log signed knocks to the daemon and drop them before conntrack sees them."""
-    if context.signed_port is None:
+    if not context.signed_ports:
         return ""
     verdict = "return" if context.gate.mode is Mode.OBSERVE else "drop"
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
@@ -195,7 +195,8 @@ def signed(context: ChainContext) -> str:
         f"{budget} counter name signed_budget_exceeded {verdict}",
         hand_over,
     ]
-    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {context.signed_port} goto signed"]
+    ports = ", ".join(str(port.number) for port in context.signed_ports)
+    hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {{ {ports} }} goto signed"]
     return chain("signed", rules) + chain("before_conntrack", hook)
 
 

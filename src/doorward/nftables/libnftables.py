@@ -15,7 +15,7 @@ from doorward.config.duration import UNITS_MS
 from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Element, Place, Port, parse_place, place_text
+from doorward.model import Element, Port, Source, parse_source, source_text
 from doorward.nftables import ban_sets, nfnetlink
 from doorward.nftables.maps import proto_port, timeout_commands
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
@@ -35,7 +35,9 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(_LIBRARY)
     except OSError:
-        raise HostError(f"{_LIBRARY} is missing; install nftables 1.0.6 or newer (apt install nftables)") from None
+        raise HostError(
+            "no-libnftables", f"{_LIBRARY} is missing; install nftables 1.0.6 or newer (apt install nftables)"
+        ) from None
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
     library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
@@ -127,11 +129,11 @@ class NftFirewall:
         """Add bans, each with its remaining seconds."""
         self.run("\n".join(ban_sets.ban_commands(TABLE, new)))
 
-    def unban(self, ban: Place) -> None:
+    def unban(self, ban: Source) -> None:
         """Remove a ban, if there is one."""
         self.run(ban_sets.unban_commands(TABLE, ban))
 
-    def banned(self) -> dict[Place, float]:
+    def banned(self) -> dict[Source, float]:
         """Return the bans, with the remaining seconds of each."""
         text = "".join(self.run(f"list set {TABLE} {name}") for name in ban_sets.NAMES)
         return {ban: _seconds(left) for ban, left in ban_sets.parse_bans(text)}
@@ -158,7 +160,7 @@ class NftFirewall:
         library = _library()
         context = library.nft_ctx_new(0)
         if not context:
-            raise HostError("libnftables cannot create a context; is there memory left?")
+            raise HostError("no-context", "libnftables cannot create a context; is there memory left?")
         try:
             library.nft_ctx_buffer_output(context)
             library.nft_ctx_buffer_error(context)
@@ -194,10 +196,12 @@ def read_elements(text: str) -> dict[Element, float]:
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
+            element = Element(parse_source(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
-            raise HostError(f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer") from None
+            raise HostError(
+                "unknown-element", f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer"
+            ) from None
         found[element] = _seconds(expires)
     return found
 
@@ -210,7 +214,7 @@ def _seconds(text: str) -> float:
 def _put(entries: Remaining) -> Iterable[str]:
     """Return commands that set elements with a new remaining time."""
     for element, left_s in entries.items():
-        key = f"{place_text(element.address)} . {proto_port(element.port)}"
+        key = f"{source_text(element.address)} . {proto_port(element.port)}"
         yield from timeout_commands(f"{TABLE} {nfnetlink.set_name(element)}", key, left_s)
 
 
@@ -218,7 +222,7 @@ def _preexisting(connections: Iterable[Connection]) -> Iterable[str]:
     """Return commands that replace the recorded preexisting connections by these."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
-        source, destination = place_text(c.source), place_text(c.destination)
+        source, destination = source_text(c.source), source_text(c.destination)
         by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
     for family, keys in by_family.items():
         yield f"flush set {TABLE} preexisting{family}"

@@ -60,7 +60,9 @@ def own_pid() -> int:
         for reply in netlink.messages(memoryview(sock.recv(_RECEIVE_BYTES))):
             if reply.kind == _NEW_GEN:
                 return _parse_generation(reply.body)[0]
-    raise HostError("the kernel does not report which process changes nf_tables; it must be Linux 5.11 or newer")
+    raise HostError(
+        "kernel-too-old", "the kernel does not report which process changes nf_tables; it must be Linux 5.11 or newer"
+    )
 
 
 def fingerprint() -> bytes:
@@ -98,8 +100,9 @@ class RulesetMonitor:
         except OSError as error:
             self._socket.close()
             raise HostError(
+                "no-net-admin",
                 f"monitoring nftables needs CAP_NET_ADMIN ({error.strerror}); run doorward as root or give"
-                " it that capability"
+                " it that capability",
             ) from None
         self._socket.setblocking(False)
         self._scope = ""
@@ -197,5 +200,5 @@ def _parse_generation(body: memoryview) -> tuple[int, str]:
     parts = netlink.family_attributes(body)
     process, program = parts.get(_GEN_PROCESS, b""), bytes(parts.get(_GEN_PROGRAM, b""))
     if len(process) != 4:
-        raise MalformedError("nf_tables: the end of a transaction does not name its process")
+        raise MalformedError("no-process", "nf_tables: the end of a transaction does not name its process")
     return struct.unpack("!I", process)[0], program.rstrip(b"\0").decode(errors="replace")

@@ -172,7 +172,7 @@ def parse_counter(body: memoryview) -> tuple[str, int] | None:
         return None
     packets = required_attribute(netlink.attributes(required_attribute(parts, _OBJECT_DATA)), _COUNTER_PACKETS)
     if len(packets) != 8:
-        raise MalformedError(f"nf_tables: a count of {len(packets)} bytes")
+        raise MalformedError("count-size", f"nf_tables: a count of {len(packets)} bytes")
     return to_text(required_attribute(parts, _OBJECT_NAME)), int.from_bytes(packets)
 
 
@@ -185,11 +185,15 @@ def request_reply(request: Callable[[], T], without_table: T) -> T:
             return without_table
         if error.errno == errno.EPERM:
             raise HostError(
-                "listing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+                "no-net-admin", "listing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
             ) from None
-        raise HostError(f"nf_tables cannot list the table: {os.strerror(error.errno or 0)}") from None
+        raise HostError(
+            "table-not-listed", f"nf_tables cannot list the table: {os.strerror(error.errno or 0)}"
+        ) from None
     except MalformedError as error:
-        raise HostError(f"cannot parse the answer of nf_tables ({error}); use Linux 5.11 or newer") from None
+        raise HostError(
+            "invalid-kernel-answer", f"cannot parse the answer of nf_tables ({error}); use Linux 5.11 or newer"
+        ) from None
 
 
 def dump(kind: int, read: Callable[[memoryview], T | None]) -> list[T]:
@@ -208,7 +212,7 @@ def table_attributes(body: memoryview) -> dict[int, memoryview] | None:
 def required_attribute(parts: dict[int, memoryview], kind: int) -> memoryview:
     """Return a required attribute; MalformedError if it is missing."""
     if kind not in parts:
-        raise MalformedError(f"nf_tables: an object without attribute {kind}")
+        raise MalformedError("missing-attribute", f"nf_tables: an object without attribute {kind}")
     return parts[kind]
 
 
@@ -220,7 +224,7 @@ def to_text(raw: memoryview) -> str:
 def to_u32(raw: memoryview) -> int:
     """Parse a number of four bytes."""
     if len(raw) != 4:
-        raise MalformedError(f"nf_tables: a number of {len(raw)} bytes")
+        raise MalformedError("number-size", f"nf_tables: a number of {len(raw)} bytes")
     return int.from_bytes(raw)
 
 
@@ -301,7 +305,7 @@ def parse_elements(body: memoryview, address_bytes: int) -> Iterator[ProgressEnt
         inside = netlink.attributes(element)
         key = _value(inside, _KEY)
         if len(key) not in (address_bytes, 2 * address_bytes):
-            raise MalformedError(f"nf_tables: a source of {len(key)} bytes")
+            raise MalformedError("source-size", f"nf_tables: a source of {len(key)} bytes")
         source = bytes(key[:address_bytes])
         left = inside.get(_EXPIRATION, memoryview(b""))
         state = int.from_bytes(_value(inside, _DATA), sys.byteorder)

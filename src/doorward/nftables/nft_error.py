@@ -19,7 +19,7 @@ class NftError(HostError):
 
     def __init__(self, text: str, number: int = 0) -> None:
         self.text, self.number = text, number
-        super().__init__(_explain(text))
+        super().__init__(*_explain(text))
 
     def __reduce__(self) -> tuple[type[NftError], tuple[str, int]]:
         return NftError, (self.text, self.number)
@@ -41,13 +41,14 @@ def element_error(error: OSError) -> NftError:
     return NftError(f"Error: {_OF_ENTRIES.get(number) or error.strerror}", number)
 
 
-def _explain(text: str) -> str:
-    """Return what nft's message means, and what to do."""
+def _explain(text: str) -> tuple[str, str]:
+    """Return a code, what nft's message means, and what to do."""
     errors = "; ".join(dict.fromkeys(line.split("Error: ", 1)[1] for line in text.splitlines() if "Error: " in line))
     if "Operation not permitted" in text:
-        return "changing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
+        return "no-net-admin", "changing nftables needs CAP_NET_ADMIN; run doorward as root or give it that capability"
     if "Protocol not supported" in text or "Operation not supported" in text:
         return (
-            f"this kernel lacks nf_tables or a part of it that doorward needs (Linux 5.11 or newer): {errors or text}"
+            "no-nf-tables",
+            f"this kernel lacks nf_tables or a part of it that doorward needs (Linux 5.11 or newer): {errors or text}",
         )
-    return f"nftables rejected the change: {errors or text.strip()}"
+    return "nft-rejected", f"nftables rejected the change: {errors or text.strip()}"

@@ -24,7 +24,7 @@ from doorward.config.duration import nft_duration
 from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
-from doorward.model import Door, Port, Protocol
+from doorward.model import Door, Port
 from doorward.nftables import ban_sets, chains, maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
@@ -139,22 +139,22 @@ def compile_ruleset(
     automaton: Automaton,
     gate: Gate,
     capacity: int,
-    signed_port: int | None = None,
+    signed_ports: Sequence[Port] = (),
     *,
     log_steps: bool = False,
 ) -> Ruleset:
     """Return the text of the table `inet doorward` for an automaton; with `log_steps` every step is logged.
 
-    `signed_port`: the UDP port for signed knocks, or None.
+    `signed_ports`: the ports for signed knocks.
     """
     groups = build_groups(automaton.machines)
-    sets = tuple(_sets(groups, capacity, has_signed=signed_port is not None))
+    sets = tuple(_sets(groups, capacity, has_signed=bool(signed_ports)))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_port)
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -167,8 +167,8 @@ def compile_ruleset(
         ),
         maps.opens({name: actions[action] for name, action in opening.items()}),
         *chains.matching(context),
-        chains.door(gate, has_open_nets=signed_port is not None),
-        _ports(doors, gate, signed_port),
+        chains.door(gate, has_open_nets=bool(signed_ports)),
+        _ports(doors, gate, signed_ports),
         _exempt(doors, gate) if chains.early(context) else "",
         chains.early(context),
         chains.signed(context),
@@ -260,11 +260,10 @@ def _targets(groups: Sequence[Group]) -> Iterable[str]:
             yield maps.addresses(f"set targets{family}", address, targets)
 
 
-def _ports(doors: Sequence[Door], gate: Gate, signed_port: int | None) -> str:
+def _ports(doors: Sequence[Door], gate: Gate, signed_ports: Sequence[Port]) -> str:
     verdicts = dict.fromkeys(gate.public, "accept") | {port: "goto door" for door in doors for port in door.opens}
-    if signed_port is not None:
-        # The chain `signed` drops what is to this host alone, but in mode observe, where the port is not a knock's.
-        verdicts[Port(Protocol.UDP, signed_port)] = "accept" if gate.mode is Mode.OBSERVE else "goto door"
+    # The chain `signed` drops what is to this host alone, but in mode observe, where the ports are not a knock's.
+    verdicts |= dict.fromkeys(signed_ports, "accept" if gate.mode is Mode.OBSERVE else "goto door")
     return maps.ports("ports", "inet_proto . inet_service : verdict", verdicts, sized=False)
 
 

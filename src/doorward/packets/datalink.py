@@ -46,13 +46,15 @@ def strip_link_header(link: int, data: bytes) -> NetworkPacket:
     reader = _READERS.get(link)
     if reader is None:
         name = _NAMES.get(link, "which doorward does not know")
-        raise UnknownLinkError(f"link type {link} ({name}); capture on a network interface, or with `-i any`")
+        raise UnknownLinkError(
+            "unsupported-link-type", f"link type {link} ({name}); capture on a network interface, or with `-i any`"
+        )
     return reader(memoryview(data))
 
 
 def _needs(frame: memoryview, size: int, what: str) -> None:
     if len(frame) < size:
-        raise MalformedError(f"{what} of {len(frame)} bytes, it needs {size}")
+        raise MalformedError("frame-too-short", f"{what} of {len(frame)} bytes, it needs {size}")
 
 
 def _by_type(frame: memoryview, at: int, kind: int) -> memoryview:
@@ -70,7 +72,7 @@ def _by_type(frame: memoryview, at: int, kind: int) -> memoryview:
     if kind == PPPOE:
         return _ppp(frame[at + 6 :])
     if kind not in (IPV4, IPV6):
-        raise MalformedError(f"no IP packet: protocol {kind:#06x} ({_ETHERTYPES.get(kind, 'unknown')})")
+        raise MalformedError("not-ip", f"no IP packet: protocol {kind:#06x} ({_ETHERTYPES.get(kind, 'unknown')})")
     return frame[at:]
 
 
@@ -105,7 +107,7 @@ def _bsd_loopback(frame: memoryview) -> NetworkPacket:
     _needs(frame, 4, "a loopback frame")
     families = {int.from_bytes(frame[:4], "little"), int.from_bytes(frame[:4], "big")}
     if not families & {*_FAMILIES_IPV4, *_FAMILIES_IPV6}:
-        raise MalformedError(f"no IP packet: address family {int.from_bytes(frame[:4])}")
+        raise MalformedError("not-ip", f"no IP packet: address family {int.from_bytes(frame[:4])}")
     return NetworkPacket(frame[4:], interface="lo")
 
 
@@ -115,7 +117,7 @@ def _ppp(frame: memoryview) -> memoryview:
     _needs(frame, at + (1 if short else 2), "a PPP frame")
     kind = frame[at] if short else _HALF.unpack_from(frame, at)[0]
     if kind not in (_PPP_IPV4, _PPP_IPV6):
-        raise MalformedError(f"no IP packet: PPP protocol {kind:#06x}")
+        raise MalformedError("not-ip", f"no IP packet: PPP protocol {kind:#06x}")
     return frame[at + (1 if short else 2) :]
 
 
@@ -141,11 +143,11 @@ def _netfilter_log(frame: memoryview) -> NetworkPacket:
         if length > 0xFF00 or kind > 0xFF:  # written on a host with the other byte order
             length, kind = (int.from_bytes(frame[at + n : at + n + 2], "big") for n in (0, 2))
         if length < 4:
-            raise MalformedError(f"a netfilter log attribute of {length} bytes")
+            raise MalformedError("attribute-size", f"a netfilter log attribute of {length} bytes")
         if kind == _LOG_PAYLOAD:
             return NetworkPacket(frame[at + 4 : at + length])
         at += (length + 3) // 4 * 4
-    raise MalformedError("a netfilter log message without a packet")
+    raise MalformedError("no-packet", "a netfilter log message without a packet")
 
 
 _READERS: dict[int, Callable[[memoryview], NetworkPacket]] = {

@@ -60,7 +60,7 @@ def source_address(packet: memoryview) -> Address:
         return IPv4Address(bytes(packet[12:16]))
     if version == 6 and len(packet) >= _IPV6_HEADER:
         return IPv6Address(bytes(packet[8:24]))
-    raise MalformedError(f"no IP packet: version {version}, {len(packet)} bytes")
+    raise MalformedError("not-ip", f"no IP packet: version {version}, {len(packet)} bytes")
 
 
 def parse(packet: memoryview) -> Packet:
@@ -72,13 +72,13 @@ def parse(packet: memoryview) -> Packet:
 
 
 def locate(packet: memoryview) -> TransportLocation:
-    """Locate the transport header; MalformedError if there is none, as in a later fragment."""
+    """Locate the transport header; MalformedError if the packet has none, as a later fragment."""
     version = packet[0] >> 4 if packet else 0
     if version == 4:
         return _ipv4(packet)
     if version == 6:
         return _ipv6(packet)
-    raise MalformedError(f"no IP packet: version {version}, {len(packet)} bytes")
+    raise MalformedError("not-ip", f"no IP packet: version {version}, {len(packet)} bytes")
 
 
 def udp_payload(packet: memoryview) -> tuple[bytes, bytes]:
@@ -86,25 +86,27 @@ def udp_payload(packet: memoryview) -> tuple[bytes, bytes]:
     packet, at, protocol, source, _ = locate(packet)
     length = int.from_bytes(packet[at + 4 : at + 6])
     if protocol != Protocol.UDP or not _TRANSPORT_HEADERS[Protocol.UDP] <= length <= len(packet) - at:
-        raise MalformedError(f"no whole UDP packet: protocol {protocol}, {length} bytes of {len(packet) - at}")
+        raise MalformedError(
+            "truncated-udp", f"no whole UDP packet: protocol {protocol}, {length} bytes of {len(packet) - at}"
+        )
     return source, bytes(packet[at + 8 : at + length])
 
 
 def _ipv4(packet: memoryview) -> TransportLocation:
     if len(packet) < _IPV4_HEADER:
-        raise MalformedError(f"IPv4: {len(packet)} bytes, a header needs {_IPV4_HEADER}")
+        raise MalformedError("header-size", f"IPv4: {len(packet)} bytes, a header needs {_IPV4_HEADER}")
     head, length, fragment, protocol, source, destination = _IPV4.unpack_from(packet)
     at = (head & 0xF) * 4
     if not _IPV4_HEADER <= at <= length:
-        raise MalformedError(f"IPv4: a header of {at} bytes in a packet of {length}")
+        raise MalformedError("invalid-header-length", f"IPv4: a header of {at} bytes in a packet of {length}")
     if fragment & _FRAGMENT_OFFSET:
-        raise MalformedError("IPv4: a later fragment, which has no ports")
+        raise MalformedError("later-fragment", "IPv4: a later fragment, which has no ports")
     return TransportLocation(packet[:length], at, protocol, source, destination)
 
 
 def _ipv6(packet: memoryview) -> TransportLocation:
     if len(packet) < _IPV6_HEADER:
-        raise MalformedError(f"IPv6: {len(packet)} bytes, a header needs {_IPV6_HEADER}")
+        raise MalformedError("header-size", f"IPv6: {len(packet)} bytes, a header needs {_IPV6_HEADER}")
     _, length, following, source, destination = _IPV6.unpack_from(packet)
     packet, at = packet[: _IPV6_HEADER + length], _IPV6_HEADER
     for _ in range(MAX_EXTENSIONS):
@@ -117,11 +119,13 @@ def _ipv6(packet: memoryview) -> TransportLocation:
 def _skip_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
     """Return the next header after an extension header (RFC 8200, section 4), and its offset."""
     if len(packet) - at < 8:
-        raise MalformedError(f"IPv6: {len(packet) - at} bytes of an extension header, it needs 8")
+        raise MalformedError(
+            "extension-header-size", f"IPv6: {len(packet) - at} bytes of an extension header, it needs 8"
+        )
     following, length, offset = _EXTENSION.unpack_from(packet, at)
     if kind == FRAGMENT:
         if offset & _FRAGMENT_OFFSET6:
-            raise MalformedError("IPv6: a later fragment, which has no ports")
+            raise MalformedError("later-fragment", "IPv6: a later fragment, which has no ports")
         return following, at + 8
     return following, at + (length + 1) * 8
 
@@ -129,8 +133,10 @@ def _skip_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
 def _transport(packet: memoryview, at: int, protocol: int, source: bytes, destination: bytes) -> Packet:
     needed = _TRANSPORT_HEADERS.get(protocol)
     if needed is None:
-        raise MalformedError(f"neither TCP nor UDP: protocol {protocol}")
+        raise MalformedError("not-tcp-or-udp", f"neither TCP nor UDP: protocol {protocol}")
     if len(packet) - at < needed:
-        raise MalformedError(f"protocol {protocol}: {max(len(packet) - at, 0)} bytes, a header needs {needed}")
+        raise MalformedError(
+            "header-size", f"protocol {protocol}: {max(len(packet) - at, 0)} bytes, a header needs {needed}"
+        )
     flags = packet[at + FLAGS_IN_TCP] if protocol == Protocol.TCP else 0
     return Packet(source, PORTS[protocol][bytes(packet[at + 2 : at + 4])], flags, destination)

@@ -71,14 +71,16 @@ class Stream:
 def time_ns(seconds: int, nanoseconds: int, at: int) -> int:
     """Return a time in ns since the epoch; MalformedError if it is out of range."""
     if not 0 <= seconds <= MAX_TIME_S:
-        raise MalformedError(f"byte {at:,}: invalid packet time ({seconds} s since 1970)")
+        raise MalformedError("invalid-time", f"byte {at:,}: invalid packet time ({seconds} s since 1970)")
     return seconds * 1_000_000_000 + nanoseconds
 
 
 def frame_size(size: int, at: int) -> int:
     """Return the size of a frame; MalformedError if it is too large."""
     if size > MAX_FRAME_BYTES:
-        raise MalformedError(f"byte {at:,}: invalid packet size {size:,}: at most {MAX_FRAME_BYTES:,} bytes")
+        raise MalformedError(
+            "invalid-packet-size", f"byte {at:,}: invalid packet size {size:,}: at most {MAX_FRAME_BYTES:,} bytes"
+        )
     return size
 
 
@@ -128,14 +130,18 @@ def _section(stream: Stream, at: int) -> _Section:
     length, magic = stream.read(4, "a section header"), stream.read(4, "a section header")
     order = _BYTE_ORDERS.get(magic)
     if order is None:
-        raise MalformedError(f"byte {at + 8:,}: a section without a byte order (it has {magic.hex()})")
+        raise MalformedError("no-byte-order", f"byte {at + 8:,}: a section without a byte order (it has {magic.hex()})")
     size = Struct(order + "I").unpack(length)[0]
     if size < _SECTION_SMALLEST:
-        raise MalformedError(f"byte {at + 4:,}: a section header of {size} bytes, it needs {_SECTION_SMALLEST}")
+        raise MalformedError(
+            "section-size", f"byte {at + 4:,}: a section header of {size} bytes, it needs {_SECTION_SMALLEST}"
+        )
     body = _body(stream, at, order, size, 12, "a section header")
     major, minor = Struct(order + "HH").unpack_from(body)
     if major != 1:
-        raise MalformedError(f"byte {at + 12:,}: pcapng of version {major}.{minor}; doorward reads version 1")
+        raise MalformedError(
+            "unsupported-version", f"byte {at + 12:,}: pcapng of version {major}.{minor}; doorward reads version 1"
+        )
     return _Section(order)
 
 
@@ -146,7 +152,7 @@ def _block(stream: Stream, at: int, section: _Section, kind: bytes) -> CapturedF
     body = _body(stream, at, order, size, 8, "a block")
     if number == _INTERFACE:
         if len(section.interfaces) == MAX_INTERFACES:
-            raise MalformedError(f"byte {at:,}: more than {MAX_INTERFACES:,} interfaces")
+            raise MalformedError("too-many-interfaces", f"byte {at:,}: more than {MAX_INTERFACES:,} interfaces")
         section.interfaces.append(_interface(body, at, order))
     elif number in (_PACKET, _OLD_PACKET):
         return _packet(body, at, section, "I" if number == _PACKET else "Hxx")
@@ -159,20 +165,25 @@ def _body(stream: Stream, at: int, order: str, size: int, begun: int, what: str)
     """Read the rest of a block after `begun` bytes; both its lengths must be equal."""
     if size < _SMALLEST or size % 4 or size > MAX_BLOCK_BYTES:
         raise MalformedError(
+            "block-size",
             f"byte {at + 4:,}: {what} of {size:,} bytes; it must be a multiple of 4 from {_SMALLEST}"
-            f" to {MAX_BLOCK_BYTES:,}"
+            f" to {MAX_BLOCK_BYTES:,}",
         )
     body = stream.read(size - begun - 4, what)
     again = Struct(order + "I").unpack(stream.read(4, what))[0]
     if again != size:
-        raise MalformedError(f"byte {stream.at - 4:,}: {what} begins with the length {size} and ends with {again}")
+        raise MalformedError(
+            "length-mismatch", f"byte {stream.at - 4:,}: {what} begins with the length {size} and ends with {again}"
+        )
     return body
 
 
 def _interface(body: bytes, at: int, order: str) -> _Interface:
     head = Struct(order + "HxxI")
     if len(body) < head.size:
-        raise MalformedError(f"byte {at:,}: an interface of {len(body)} bytes, it needs {head.size}")
+        raise MalformedError(
+            "interface-block-size", f"byte {at:,}: an interface of {len(body)} bytes, it needs {head.size}"
+        )
     link, kept = head.unpack_from(body)
     options = _options(body[head.size :], at, order)
     name = options.get(_NAME, b"")[:_MAX_NAME_BYTES].decode(errors="replace").rstrip("\0")
@@ -192,7 +203,9 @@ def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
             break
         offset += head.size
         if size > len(raw) - offset:
-            raise MalformedError(f"byte {at:,}: an option of {size} bytes, where {len(raw) - offset} are left")
+            raise MalformedError(
+                "option-size", f"byte {at:,}: an option of {size} bytes, where {len(raw) - offset} are left"
+            )
         found.setdefault(kind, raw[offset : offset + size])
         offset += (size + 3) // 4 * 4
     return found
@@ -201,11 +214,15 @@ def _options(raw: bytes, at: int, order: str) -> dict[int, bytes]:
 def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> CapturedFrame:
     head = Struct(section.order + interface_field + "IIII")
     if len(body) < head.size:
-        raise MalformedError(f"byte {at:,}: a packet block of {len(body)} bytes, it needs {head.size}")
+        raise MalformedError(
+            "packet-block-size", f"byte {at:,}: a packet block of {len(body)} bytes, it needs {head.size}"
+        )
     number, high, low, kept, length = head.unpack_from(body)
     interface = _interface_for(section, number, at)
     if frame_size(kept, at) > len(body) - head.size:
-        raise MalformedError(f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}")
+        raise MalformedError(
+            "packet-too-long", f"byte {at:,}: a packet of {kept} bytes in a block with room for {len(body) - head.size}"
+        )
     seconds, rest = divmod(high << 32 | low, interface.units_per_s)
     at_ns = time_ns(seconds + interface.offset_s, rest * _NS_PER_S // interface.units_per_s, at)
     return CapturedFrame(at_ns, interface.link, body[head.size : head.size + kept], length, interface.name)
@@ -214,7 +231,9 @@ def _packet(body: bytes, at: int, section: _Section, interface_field: str) -> Ca
 def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
     """Parse a packet without a time stamp; it gets that of the previous packet."""
     if len(body) < 4:
-        raise MalformedError(f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4")
+        raise MalformedError(
+            "packet-block-size", f"byte {at:,}: a simple packet block of {len(body)} bytes, it needs 4"
+        )
     length = Struct(section.order + "I").unpack_from(body)[0]
     interface = _interface_for(section, 0, at)
     kept = frame_size(min(length, interface.kept or length, len(body) - 4), at)
@@ -223,7 +242,9 @@ def _simple_packet(body: bytes, at: int, section: _Section) -> CapturedFrame:
 
 def _interface_for(section: _Section, number: int, at: int) -> _Interface:
     if number >= len(section.interfaces):
-        raise MalformedError(f"byte {at:,}: a packet of interface {number}, which no block before describes")
+        raise MalformedError(
+            "unknown-interface", f"byte {at:,}: a packet of interface {number}, which no block before describes"
+        )
     return section.interfaces[number]
 
 
@@ -262,7 +283,7 @@ class CaptureFile:
         try:
             magic = self._stream.read_or_end(4, "its first word")
             if not magic:
-                raise MalformedError(f"the file is empty; {_NO_CAPTURE.partition('; ')[2]}")
+                raise MalformedError("empty-file", f"the file is empty; {_NO_CAPTURE.partition('; ')[2]}")
             if magic == SECTION:
                 yield from frames(self._stream)
             else:
@@ -278,10 +299,14 @@ def _form(stream: Stream, magic: bytes) -> _Form:
             header = Struct(order + "HH12xI").unpack(stream.read(20, "the file header"))
             major, minor, link = header
             if major != _VERSION:
-                raise MalformedError(f"byte 4: pcap of version {major}.{minor}; doorward reads version 2")
+                raise MalformedError(
+                    "unsupported-version", f"byte 4: pcap of version {major}.{minor}; doorward reads version 2"
+                )
             return _Form(order, 1000 if number == _MICROSECONDS else 1, link & _LINK)
     start = magic + stream.read_some(4)
-    raise MalformedError(next((what for sign, what in _OTHERS.items() if start.startswith(sign)), _NO_CAPTURE))
+    raise MalformedError(
+        "not-a-capture", next((what for sign, what in _OTHERS.items() if start.startswith(sign)), _NO_CAPTURE)
+    )
 
 
 def _frames(stream: Stream, form: _Form) -> Iterator[CapturedFrame]:

@@ -6,12 +6,13 @@ import base64
 import hashlib
 from typing import NamedTuple
 
+from doorward.config.duration import rough_duration
 from doorward.report import doors, refusals, users
 from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import Statistics
 from doorward.report.style import STYLE
-from doorward.report.words import count, dated, moment, span
+from doorward.report.words import count, dated, moment
 
 MARK = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="doorward report'
 _HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -53,7 +54,7 @@ def render_page(statistics: Statistics, origin: PageOrigin) -> str:
     offset = f"UTC{until:%z}"
     zone = f"times in {until.tzname()}" + ("" if until.tzname() in ("UTC", None) else f", {offset[:6]}:{offset[6:8]}")
     parts = (users.section(statistics, local), refusals.section(statistics, local), doors.section(statistics, local))
-    when = f"{dated(since)} to {dated(until)}: {span(period.length_s)}"
+    when = f"{dated(since)} to {dated(until)}: {rough_duration(period.length_s)}"
     title = f"doorward at {origin.host}, {moment(until)}"
     head = fill(_HEAD, origin.version, Html(_POLICY), title, Html(STYLE))
     tiles, remarks, text = _tiles(statistics), _remarks(statistics, local), join(parts)

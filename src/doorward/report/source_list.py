@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from doorward.model import parse_place
+from doorward.model import parse_source
 from doorward.report.events import Period, Refusal
 
 MOST_NETWORKS = 12
@@ -26,8 +26,7 @@ Cell = tuple[int, int]  # (row of the map, hour)
 # Parts of a reason that differ from one refusal to the next.
 _VARIABLE_PARTS = (
     (re.compile(r"'[^']*'|\"[^\"]*\""), "…"),
-    (re.compile(r"(?<=is )(?:\d+ (?:d|h|min|s) ?)+(?=behind|ahead)"), ""),
-    (re.compile(r"(?<=is )under 1 s (?=behind|ahead)"), ""),
+    (re.compile(r"(?<=is )(?:\d+[dhms] )+(?=behind|ahead)"), ""),
     (re.compile(r"\b(from|for) (?:[0-9a-f]{0,4}[.:]){2,8}[0-9a-f]{0,4}(?:/\d+)?"), r"\1 some address"),
 )
 
@@ -90,7 +89,7 @@ def source_network(address: str) -> str:
     if match := _IPV4.fullmatch(address):
         return f"{match[1]}0/24"
     try:
-        parsed = parse_place(address)
+        parsed = parse_source(address)
     except ValueError:
         return address
     return str(IPv6Network((int(parsed), 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)

@@ -70,16 +70,16 @@ def as_json(statistics: Statistics) -> dict[str, object]:
         "until": events.period.until_s,
         "openings": len(events.sessions),
         "people": statistics.people,
-        "standing": statistics.open_now,
+        "open_now": statistics.open_now,
         "refusals": len(events.refusals),
         "addresses": statistics.addresses,
         "networks": statistics.networks,
-        "who": [_timeline_object(timeline) for timeline in statistics.timelines],
+        "users": [_timeline_object(timeline) for timeline in statistics.timelines],
         "sources": [_network_object(source) for source in statistics.sources],
         "reasons": [{"reason": reason, "refusals": count} for reason, count in statistics.reasons],
         "other_reasons": statistics.other_reasons,
-        "ahead": events.future,
-        "forgotten": events.dropped,
+        "future": events.future,
+        "dropped": events.dropped,
         "warnings": statistics.audit.levels["warning"] if statistics.audit else None,
         "notes": statistics.audit.levels["note"] if statistics.audit else None,
     }
@@ -93,7 +93,7 @@ def _timeline_object(timeline: Timeline) -> dict[str, object]:
         "open_s": timeline.open_s,
         "last": timeline.last_s,
         "addresses": timeline.addresses,
-        "standing": timeline.open_now,
+        "open_now": timeline.open_now,
     }
 
 

@@ -20,7 +20,11 @@ _PORT = re.compile(r"\b[0-9]{1,5}(?=[/:](?:tcp|udp)\b)", re.IGNORECASE)
 
 
 class DoorFinding(Protocol):
-    """A finding of `check`: level, location, fault and remedy."""
+    """A finding of `check`: code, level, location, fault and remedy."""
+
+    @property
+    def code(self) -> str:
+        """The code, in kebab case."""
 
     @property
     def level(self) -> str:
@@ -42,6 +46,7 @@ class DoorFinding(Protocol):
 class PublicFinding(NamedTuple):
     """A finding without the ports of sequences."""
 
+    code: str
     level: str
     line: int
     what: str
@@ -117,4 +122,6 @@ def _masked(finding: DoorFinding, secret_ports: set[int]) -> PublicFinding:
     def mask(match: re.Match[str]) -> str:
         return "•••" if int(match[0]) in secret_ports else match[0]
 
-    return PublicFinding(finding.level, finding.line, _PORT.sub(mask, finding.what), _PORT.sub(mask, finding.remedy))
+    return PublicFinding(
+        finding.code, finding.level, finding.line, _PORT.sub(mask, finding.what), _PORT.sub(mask, finding.remedy)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from doorward.config.duration import rough_duration
 from doorward.report import charts
 from doorward.report.charts import Tick
 from doorward.report.events import Session
@@ -11,7 +12,7 @@ from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.opening_list import SLOTS, Timeline
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import LATEST, Statistics
-from doorward.report.words import count, moment, span
+from doorward.report.words import count, moment
 
 _METHODS = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
 _ENDED = {
@@ -59,7 +60,7 @@ def _timelines(statistics: Statistics, local: LocalTime) -> Html:
         )
         for door, group in groupby(statistics.timelines, key=lambda timeline: "" if timeline.others else timeline.door)
     )
-    hint = f"A mark is at least {span(period.length_s / SLOTS)} wide, even for shorter openings."
+    hint = f"A mark is at least {rough_duration(period.length_s / SLOTS)} wide, even for shorter openings."
     return fill(_TIMELINES, hint, charts.axis(marks), join(bodies), _latest(statistics, local))
 
 
@@ -70,7 +71,7 @@ def _row(timeline: Timeline, marks: list[Tick], local: LocalTime) -> Html:
         _TIMELINE,
         _person_cell(timeline),
         f"{timeline.openings:,}",
-        span(timeline.open_s),
+        rough_duration(timeline.open_s),
         last,
         fill(' <b class="now">open now</b>') if timeline.open_now else Html(),
         charts.timeline(timeline.runs, timeline.now, marks, label),
@@ -105,7 +106,7 @@ def _session_row(session: Session, now_s: float, local: LocalTime) -> Html:
         _person_or_method(session),
         untrusted(session.address),
         ", ".join(session.ports) or "none",
-        span(min(session.until_s, now_s) - session.since_s),
+        rough_duration(min(session.until_s, now_s) - session.since_s),
         ended,
     )
 

@@ -1,10 +1,8 @@
-"""Text for numbers, times and durations. Pure."""
+"""Text for numbers and times. Pure."""
 
 from __future__ import annotations
 
 from datetime import datetime
-
-_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"), (1, "s", 1, ""))
 
 
 def count(number: int, one: str, many: str) -> str:
@@ -29,17 +27,3 @@ def moment(when: datetime) -> str:
 def dated(when: datetime) -> str:
     """Return a time to the minute, with its year."""
     return f"{when.day} {when:%b %Y, %H:%M}"
-
-
-def span(seconds: float) -> str:
-    """Return a duration in at most two units."""
-    whole = max(0, round(seconds))
-    for size, unit, smaller, small_unit in _UNITS:
-        if whole >= size:
-            rest = whole % size // smaller
-            return _length(whole // size, unit) + (f" {_length(rest, small_unit)}" if rest else "")
-    return "under 1 s"
-
-
-def _length(number: int, unit: str) -> str:
-    return count(number, "day", "days") if unit == "d" else f"{number} {unit}"

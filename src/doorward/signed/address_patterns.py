@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 from typing import NamedTuple
 
 from doorward.config.diagnostics import shown
-from doorward.model import Place
+from doorward.errors import InvalidValueError
+from doorward.model import Source
 
 Network = IPv4Network | IPv6Network
 Pattern = Network | re.Pattern[str]  # a regular expression matches the address's text
@@ -23,7 +24,7 @@ class AddressPatterns(NamedTuple):
     included: tuple[Pattern, ...]
     excluded: tuple[Pattern, ...] = ()
 
-    def matches(self, target: Place) -> bool:
+    def matches(self, target: Source) -> bool:
         """Return whether an address or a whole network is included, and no part of it excluded."""
         if isinstance(target, IPv4Address | IPv6Address):
             text = str(target)
@@ -38,27 +39,38 @@ class AddressPatterns(NamedTuple):
 def parse(text: str, *, wildcards: bool, exceptions: bool = True) -> AddressPatterns:
     """Parse `203.0.113.0/24,!203.0.113.9,2001:db8:*`; ValueError describes the fault."""
     if "!" in text and not exceptions:
-        raise ValueError(f"{shown(text)} has an exclusion, which is not allowed here; list only included addresses")
+        raise InvalidValueError(
+            "exclusion", f"{shown(text)} has an exclusion, which is not allowed here; list only included addresses"
+        )
     items = [(not item.startswith("!"), item.removeprefix("!")) for item in text.split(",")]
     patterns = [(is_included, _pattern(item, wildcards=wildcards)) for is_included, item in items]
     included = tuple(pattern for is_included, pattern in patterns if is_included)
     if not included:
         example = "*" if wildcards else "0.0.0.0/0"
-        raise ValueError(f"{shown(text)} only excludes addresses; include some, e.g. {example},{text[:60]}")
+        raise InvalidValueError(
+            "only-exclusions", f"{shown(text)} only excludes addresses; include some, e.g. {example},{text[:60]}"
+        )
     return AddressPatterns(included, tuple(pattern for is_included, pattern in patterns if not is_included))
 
 
 def _pattern(text: str, *, wildcards: bool) -> Pattern:
     if _WITH_WILDCARDS.fullmatch(text):
         if not wildcards:
-            raise ValueError(f"{shown(text)} has a wildcard; write a prefix, e.g. 203.0.113.0/24 or ::/0")
+            raise InvalidValueError(
+                "wildcard", f"{shown(text)} has a wildcard; write a prefix, e.g. 203.0.113.0/24 or ::/0"
+            )
         return re.compile(fnmatch.translate(text.lower()))
     if text != text.strip():
-        raise ValueError(f"{shown(text)} contains a space; write the list without spaces")
+        raise InvalidValueError("contains-space", f"{shown(text)} contains a space; write the list without spaces")
     if not text:
-        raise ValueError("empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7")
+        raise InvalidValueError(
+            "empty-item", "empty item in the list; write addresses, e.g. 203.0.113.0/24,2001:db8::7"
+        )
     if not _PLAIN.fullmatch(text):
-        raise ValueError(f"invalid address {shown(text)} (host names are not allowed); write addresses or prefixes")
+        raise InvalidValueError(
+            "invalid-address",
+            f"invalid address {shown(text)} (host names are not allowed); write addresses or prefixes",
+        )
     return _network(text)
 
 
@@ -66,9 +78,11 @@ def _network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"invalid address {shown(text)}; write e.g. 203.0.113.0/24 or 2001:db8::7") from None
+        raise InvalidValueError(
+            "invalid-address", f"invalid address {shown(text)}; write e.g. 203.0.113.0/24 or 2001:db8::7"
+        ) from None
     if "/" in text and network.network_address != ip_network(text.partition("/")[0]).network_address:
-        raise ValueError(f"{shown(text)} has host bits set; write {network}")
+        raise InvalidValueError("host-bits", f"{shown(text)} has host bits set; write {network}")
     return network
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, get_args
 
+from doorward.config.duration import rough_duration
 from doorward.errors import MalformedError
-from doorward.model import Address, Place
+from doorward.model import Address, Source
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.envelope import CHECK_BYTES, Decryptor
 from doorward.signed.message import (
@@ -48,7 +49,7 @@ class KnockGrant(NamedTuple):
     """
 
     door: str
-    place: Place
+    place: Source
     for_ms: int
     key: str
     signer: bytes
@@ -62,7 +63,7 @@ class KnockClose(NamedTuple):
     """An authorized knock that closes the signer's own opening; the fields are those of a grant."""
 
     door: str
-    place: Place
+    place: Source
     key: str
     signer: bytes
     id: bytes
@@ -182,10 +183,4 @@ class PacketAuthorizer:
 
 
 def _clock_offset(behind_ms: int) -> str:
-    """Return a clock difference as text, in at most two units."""
-    seconds = abs(behind_ms) // 1000
-    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
-    while len(parts) > 1 and not parts[0][0]:
-        parts.pop(0)
-    shown = " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "under 1 s"
-    return f"{shown} {'behind' if behind_ms > 0 else 'ahead'}"
+    return f"{rough_duration(abs(behind_ms) / 1000)} {'behind' if behind_ms > 0 else 'ahead'}"

@@ -15,10 +15,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from doorward.config.diagnostics import shown
-from doorward.errors import ConfigFault, MalformedError
+from doorward.errors import ConfigFault, InvalidValueError, MalformedError
 from doorward.signed import key_options
 from doorward.signed.credential import Credential, printable_name
-from doorward.signed.key_options import ANY, KeyOptions, LocalTime, ParsedOptions
+from doorward.signed.key_options import ANY, Fault, KeyOptions, LocalTime, ParsedOptions
 from doorward.signed.message import HASH_BYTES, signer_hash
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, parse_public_key
@@ -39,8 +39,8 @@ class Line(NamedTuple):
     options: KeyOptions
 
 
-def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[tuple[str, str]]]:
-    """Parse one line; return it, if it has a key, and its faults as pairs of fault and remedy."""
+def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[Fault]]:
+    """Parse one line; return it, if it has a key, and its faults."""
     parsed = ParsedOptions(KeyOptions(), text, ())
     first = re.split(r"[ \t]", text, maxsplit=1)[0]
     if first not in KINDS and not _LIKE_A_KIND.fullmatch(first):
@@ -50,18 +50,24 @@ def read(number: int, text: str, local_s: LocalTime) -> tuple[Line | None, list[
         return None, faults
     try:
         key, comment = _key(parsed.rest)
-    except ValueError as error:
+    except InvalidValueError as error:
         what, _, instead = str(error).rpartition("; ")
-        return None, [*faults, (what, instead)]
+        return None, [*faults, (error.code, what, instead)]
     return Line(number, printable_name(comment) or key.fingerprint_text, key, parsed.options), faults
 
 
-def _semantic_faults(options: KeyOptions) -> list[tuple[str, str]]:
+def _semantic_faults(options: KeyOptions) -> list[Fault]:
     if options.is_authority and options.principals is None:
         what = "cert-authority without principals would accept every certificate of that authority"
-        return [(what, 'add principals="alice,ops", or principals="*" to accept them all')]
+        return [("unlimited-authority", what, 'add principals="alice,ops", or principals="*" to accept them all')]
     if options.principals is not None and not options.is_authority:
-        return [("principals has no effect without cert-authority", "add cert-authority, or remove it")]
+        return [
+            (
+                "principals-without-authority",
+                "principals has no effect without cert-authority",
+                "add cert-authority, or remove it",
+            )
+        ]
     return []
 
 
@@ -69,16 +75,20 @@ def _key(rest: str) -> tuple[PublicKey, str]:
     """Parse `KIND KEY COMMENT`; ValueError describes the fault."""
     kind, encoded, comment = [*re.split(r"[ \t]+", rest.strip(BLANKS), maxsplit=2), "", ""][:3]
     if kind not in KINDS:
-        raise ValueError(_unknown_kind(kind))
+        raise InvalidValueError("unknown-key-kind", _unknown_kind(kind))
     try:
         key = parse_public_key(binascii.a2b_base64(encoded, strict_mode=True))
     except (binascii.Error, ValueError):  # also for text that is not ASCII
-        raise ValueError("the key is truncated or damaged; copy the whole line of the .pub file") from None
+        raise InvalidValueError(
+            "damaged-key", "the key is truncated or damaged; copy the whole line of the .pub file"
+        ) from None
     except MalformedError as error:
         what, _, instead = str(error).partition("; ")
-        raise ValueError(f"{what}; {instead or 'copy the whole line of the .pub file'}") from None
+        raise InvalidValueError(error.code, f"{what}; {instead or 'copy the whole line of the .pub file'}") from None
     if key.kind != kind:
-        raise ValueError(f"the key is of kind {key.kind}, not {kind}; copy the whole line of the .pub file")
+        raise InvalidValueError(
+            "key-kind-mismatch", f"the key is of kind {key.kind}, not {kind}; copy the whole line of the .pub file"
+        )
     return key, comment
 
 
@@ -185,7 +195,8 @@ def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tupl
         line = raw_line.strip(BLANKS)
         if line and not line.startswith("#"):
             faults += (
-                ConfigFault(file, number, what, instead) for what, instead in _add_line(index, number, line, local_s)
+                ConfigFault(code, file, number, what, instead)
+                for code, what, instead in _add_line(index, number, line, local_s)
             )
     lines = {line.number: line for line in index.lines.values()}
     lines |= {line.number: line for lines_of in index.authorities.values() for line in lines_of.values()}
@@ -198,7 +209,7 @@ def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tupl
     return AuthorizedKeys(file, in_order, keys, index.authorities, index.faulty, unusable), faults
 
 
-def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[tuple[str, str]]:
+def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[Fault]:
     line, faults = read(number, text, local_s)
     if line is None:
         return faults
@@ -210,9 +221,9 @@ def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> 
         return []
     if first.key != line.key:
         what = f"the key's SHA-256 has the same first {HASH_BYTES} bytes as that of line {first.number}"
-        return [(what, "make another key")]
+        return [("hash-collision", what, "make another key")]
     what = f"line {first.number} has the same key" + (" and principal" if line.options.is_authority else "")
-    return [(what, "remove one of the two lines")]
+    return [("duplicate-key", what, "remove one of the two lines")]
 
 
 def _credential(certificate: Certificate, line: Line) -> Credential:

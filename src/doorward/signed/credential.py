@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from doorward.model import Address, Place
+from doorward.escape import printable
+from doorward.model import Address, Source
 from doorward.signed.address_patterns import AddressPatterns
 from doorward.signed.key_options import KeyOptions
 from doorward.signed.ssh_keys import Presence, PublicKey
@@ -24,7 +25,7 @@ class Credential(NamedTuple):
     options: KeyOptions
     certified_sources: AddressPatterns | None = None  # a certificate's `source-address`, in addition to `from`
 
-    def rejection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
+    def rejection(self, door: str, source: Address, asked: Source | None, now_s: float) -> str:
         """Return why the key may not open this door now, for this source or requested address; "" if it may."""
         options = self.options
         if options.expires_s is not None and now_s >= options.expires_s:
@@ -54,7 +55,7 @@ class Credential(NamedTuple):
 
 def printable_name(text: str) -> str:
     """Return an untrusted name as printable text of limited length, fit for logs."""
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: MAX_NAME + 1].strip())
+    clean = printable(text[: MAX_NAME + 1].strip())
     return clean if len(clean) <= MAX_NAME else clean[: MAX_NAME - 1] + "…"
 
 

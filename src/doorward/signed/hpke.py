@@ -73,7 +73,7 @@ def opener(private: bytes, info: bytes) -> Callable[[bytes], bytes]:
             message_key, nonce = key_and_nonce(shared, enc, public, info)
             return AESGCM(message_key).decrypt(nonce, sealed[KEY_BYTES:], None)
         except (InvalidTag, ValueError):
-            raise MalformedError("not sealed to this server's key") from None
+            raise MalformedError("not-sealed-to-key", "not sealed to this server's key") from None
 
     return open_sealed
 

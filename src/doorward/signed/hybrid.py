@@ -20,8 +20,9 @@ try:
     from cryptography.hazmat.primitives.asymmetric import mlkem
 except ImportError:
     raise HostError(
+        "cryptography-too-old",
         "keys of the suite mlkem768-x25519 need the Python package cryptography 48 or newer; upgrade it, or make the"
-        " server's key with `doorward key server --suite x25519`"
+        " server's key with `doorward key server --suite x25519`",
     ) from None
 
 _HPKE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
@@ -59,7 +60,7 @@ def opener(private: bytes, info: bytes) -> Callable[[bytes], bytes]:
         try:
             return _HPKE.decrypt(sealed, key, info)
         except (InvalidTag, ValueError):
-            raise MalformedError("not sealed to this server's key") from None
+            raise MalformedError("not-sealed-to-key", "not sealed to this server's key") from None
 
     return open_sealed
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.values import MAX_FOR_MS, duration
+from doorward.errors import InvalidValueError
 from doorward.model import NAME
 from doorward.signed import address_patterns
 from doorward.signed.address_patterns import AddressPatterns
@@ -36,18 +37,21 @@ class KeyOptions(NamedTuple):
     verify_required: bool = False
 
 
+Fault = tuple[str, str, str]  # code, fault, remedy
+
+
 class ParsedOptions(NamedTuple):
-    """The options, the rest of the line, and the faults as pairs of fault and remedy."""
+    """The options, the rest of the line, and the faults."""
 
     options: KeyOptions
     rest: str
-    faults: tuple[tuple[str, str], ...]
+    faults: tuple[Fault, ...]
 
 
 def parse(line: str, local_s: LocalTime) -> ParsedOptions:
     """Parse the options at the beginning of a line."""
     options: dict[str, Any] = {}
-    faults: list[tuple[str, str]] = []
+    faults: list[Fault] = []
     position, is_last = 0, False
     while not is_last:
         match = _OPTION.match(line, position)
@@ -55,9 +59,9 @@ def parse(line: str, local_s: LocalTime) -> ParsedOptions:
             return ParsedOptions(KeyOptions(), "", (*faults, _syntax_fault(line[position:])))
         try:
             _apply_option(options, match["name"].lower(), match["value"], local_s)
-        except ValueError as error:
+        except InvalidValueError as error:
             what, _, instead = str(error).rpartition("; ")
-            faults.append((what, instead))
+            faults.append((error.code, what, instead))
         position, is_last = match.end(), match["next"] != ","
     return ParsedOptions(KeyOptions(**options), line[position:], tuple(faults))
 
@@ -66,7 +70,7 @@ def _apply_option(options: dict[str, Any], name: str, value: str | None, local_s
     if name in _FLAGS or name in _VALUES:
         if (value is None) != (name in _FLAGS):
             remedy = f"write {name} alone" if name in _FLAGS else f'write {name}="…"'
-            raise ValueError(f"{name} takes {'no' if name in _FLAGS else 'a'} value; {remedy}")
+            raise InvalidValueError("option-value", f"{name} takes {'no' if name in _FLAGS else 'a'} value; {remedy}")
         if name in _FLAGS:
             options.update(_FLAGS[name])
         else:
@@ -74,19 +78,21 @@ def _apply_option(options: dict[str, Any], name: str, value: str | None, local_s
     elif name not in _IGNORED:
         near = nearest(name, [*_FLAGS, *_VALUES, *_IGNORED])
         remedy = f"did you mean {near!r}?" if near else f"remove it, or write one of {', '.join(_VALUES)}"
-        raise ValueError(f"unknown option {shown(name)}; {remedy}")
+        raise InvalidValueError("unknown-option", f"unknown option {shown(name)}; {remedy}")
 
 
 def _apply_value(options: dict[str, Any], name: str, value: str, local_s: LocalTime) -> None:
     field, parser = _VALUES[name]
     try:
         parsed = parser(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    except InvalidValueError as error:
+        raise InvalidValueError(error.code, f"{name}: {error}") from None
     if isinstance(parsed, datetime):  # the earliest of several applies, as in sshd
         parsed = min(_seconds(parsed, local_s), options.get(field, float("inf")))
     elif field in options:
-        raise ValueError(f"{name} appears twice; write one {name} with both, separated by a comma")
+        raise InvalidValueError(
+            "duplicate-option", f"{name} appears twice; write one {name} with both, separated by a comma"
+        )
     options[field] = parsed
 
 
@@ -94,29 +100,42 @@ def _seconds(moment: datetime, local_s: LocalTime) -> float:
     try:
         return moment.timestamp() if moment.tzinfo else local_s(moment)
     except (ValueError, OverflowError):  # outside the years that the system clock represents
-        raise ValueError(
-            f"expiry-time: {moment:%Y} is outside this host's time range; write an earlier or later year"
+        raise InvalidValueError(
+            "expiry-range",
+            f"expiry-time: {moment:%Y} is outside this host's time range; write an earlier or later year",
         ) from None
 
 
-def _syntax_fault(rest: str) -> tuple[str, str]:
+def _syntax_fault(rest: str) -> Fault:
     match = _BEGUN.match(rest)
     if match is None:
         where = f"where {shown(rest[:20].partition(' ')[0])} does" if rest else "after the last comma"
-        return f"no option {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
+        return "no-option", f"no option {where}", "write OPTION,OPTION KIND KEY COMMENT, or the key alone"
     name = match["name"].lower()
     if match["value"] is not None or not match["ending"]:
-        return f"unexpected text after the option {shown(name)}", "separate options by commas, without spaces"
+        return (
+            "text-after-option",
+            f"unexpected text after the option {shown(name)}",
+            "separate options by commas, without spaces",
+        )
     if match["ending"] == "=":
-        return f"{name}: the value is not in quotes", f'write {name}="…", without a space before the quotes'
-    return f"{name}: the quotes are not closed", 'close them with ", and write \\" for a quote in the value'
+        return (
+            "unquoted-value",
+            f"{name}: the value is not in quotes",
+            f'write {name}="…", without a space before the quotes',
+        )
+    return (
+        "unclosed-quotes",
+        f"{name}: the quotes are not closed",
+        'close them with ", and write \\" for a quote in the value',
+    )
 
 
 def _doors(text: str) -> frozenset[str]:
     names = text.split(",")
     for name in names:
         if not NAME.fullmatch(name):
-            raise ValueError(f'invalid door name {shown(name)}; write e.g. doors="ssh,db"')
+            raise InvalidValueError("invalid-door-name", f'invalid door name {shown(name)}; write e.g. doors="ssh,db"')
     return frozenset(names)
 
 
@@ -125,9 +144,13 @@ def _principals(text: str) -> frozenset[str]:
     for name in names:
         if not name or (name != ANY and ("*" in name or "?" in name)):
             what = f"{shown(name)} has a wildcard" if name else "empty principal"
-            raise ValueError(f'{what}; write complete names, e.g. principals="alice,ops", or "*" alone')
+            raise InvalidValueError(
+                "invalid-principal", f'{what}; write complete names, e.g. principals="alice,ops", or "*" alone'
+            )
     if ANY in names and len(names) > 1:
-        raise ValueError(f'{shown(text)} mixes * with names; write principals="*" or the names')
+        raise InvalidValueError(
+            "wildcard-with-names", f'{shown(text)} mixes * with names; write principals="*" or the names'
+        )
     return frozenset(names)
 
 
@@ -140,7 +163,7 @@ def _expiry(text: str) -> datetime:
         return datetime(*numbers, tzinfo=UTC if match["utc"] else None)  # type: ignore[arg-type,misc]
     except ValueError:
         remedy = "write YYYYMMDD or YYYYMMDDHHMM, followed by Z for UTC"
-        raise ValueError(f"invalid time {shown(text)}; {remedy}") from None
+        raise InvalidValueError("invalid-time", f"invalid time {shown(text)}; {remedy}") from None
 
 
 # No possessive groups: up to Python 3.11.4 they match too much where an alternative fails.

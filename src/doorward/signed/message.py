@@ -15,8 +15,8 @@ import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
-from doorward.errors import MalformedError
-from doorward.model import Place
+from doorward.errors import InvalidValueError, MalformedError
+from doorward.model import Source
 from doorward.signed.ssh_wire import SshReader, string
 
 VERSION = 1
@@ -59,7 +59,7 @@ class Request(NamedTuple):
     target: bytes
     signer: bytes
     for_s: int | None = None
-    asked: Place | None = None
+    asked: Source | None = None
     flags: int = 0
 
 
@@ -112,7 +112,7 @@ def pack_plaintext(body: bytes, signature: bytes, length: int, certificate: byte
     else:
         plaintext = body + (_string(certificate) if certificate else b"") + _string(signature)
     if len(plaintext) > length:
-        raise ValueError(f"{len(plaintext)} bytes do not fit in {length}")
+        raise InvalidValueError("message-too-long", f"{len(plaintext)} bytes do not fit in {length}")
     return plaintext.ljust(length, b"\0")
 
 
@@ -128,13 +128,13 @@ def parse_plaintext(plaintext: bytes) -> SignedMessage:
     request = _parse_body(body)
     if len(plaintext) == RAW_PLAINTEXT_BYTES:
         if request.flags & CERTIFICATE:
-            raise MalformedError("a certificate announced in a packet without room for one")
+            raise MalformedError("certificate-without-room", "a certificate announced in a packet without room for one")
         return SignedMessage(request, body, reader.read(RAW_SIGNATURE_BYTES), is_raw=True)
     certificate = b""
     if request.flags & CERTIFICATE:
         certificate = reader.read(reader.number(2))
         if not certificate or signer_hash(certificate) != request.signer:
-            raise MalformedError("a certificate that is not the signer")
+            raise MalformedError("certificate-not-signer", "a certificate that is not the signer")
     signature = reader.read(reader.number(2))
     _check_form(plaintext, reader.offset, signature, has_certificate=bool(certificate))
     return SignedMessage(request, body, signature, certificate)
@@ -143,25 +143,25 @@ def parse_plaintext(plaintext: bytes) -> SignedMessage:
 def _parse_body(body: bytes) -> Request:
     version, flags, time, nonce, for_s, family, bits, address, target, signer = _BODY.unpack(body)
     if version != VERSION:
-        raise MalformedError(f"unsupported version {version}; expected {VERSION}")
+        raise MalformedError("unsupported-version", f"unsupported version {version}; expected {VERSION}")
     if flags & ~_ALL_FLAGS:
-        raise MalformedError(f"unknown flags {flags:#04x}")
+        raise MalformedError("unknown-flags", f"unknown flags {flags:#04x}")
     if flags & CLOSE and (flags & ONCE or for_s):
-        raise MalformedError("closing, together with a time or a connection to open for")
-    asked = parse_place(family, bits, address) if family or bits or any(address) else None
+        raise MalformedError("close-with-time", "closing, together with a time or a connection to open for")
+    asked = parse_source(family, bits, address) if family or bits or any(address) else None
     return Request(int.from_bytes(time), nonce, target, signer, for_s or None, asked, flags)
 
 
 def _check_form(plaintext: bytes, end: int, signature: bytes, *, has_certificate: bool) -> None:
     """Check that the message is in the shortest packet that holds it, and the padding zero."""
     if plaintext[end:].strip(b"\0"):
-        raise MalformedError("non-zero padding")
+        raise MalformedError("nonzero-padding", "non-zero padding")
     if len(plaintext) not in _X25519_PLAINTEXTS:
         return  # the hybrid has one length
     if signature.startswith(_RAW_ALGORITHMS) and not has_certificate:
-        raise MalformedError(f"a signature that belongs, raw, in a packet of {RAW_BYTES} bytes")
+        raise MalformedError("not-shortest", f"a signature that belongs, raw, in a packet of {RAW_BYTES} bytes")
     if len(plaintext) > _X25519_PLAINTEXTS[0] >= end:
-        raise MalformedError(f"a message that belongs in a packet of {SHORT_BYTES} bytes")
+        raise MalformedError("not-shortest", f"a message that belongs in a packet of {SHORT_BYTES} bytes")
 
 
 def _short_string(text: str) -> bytes:
@@ -173,30 +173,30 @@ def _string(raw: bytes) -> bytes:
     return struct.pack("!H", len(raw)) + raw
 
 
-def pack_place(place: Place) -> tuple[int, int, bytes]:
-    """Return IP version, prefix length and address (16 bytes). ValueError: an IPv4 address in IPv6's form."""
+def pack_place(place: Source) -> tuple[int, int, bytes]:
+    """Return IP version, prefix length and address (16 bytes). InvalidValueError: an IPv4 address in IPv6's form."""
     if isinstance(place, IPv4Address | IPv6Address):
         bits, raw = _BITS[place.version], place.packed
     else:
         bits, raw = place.prefixlen, place.network_address.packed
     if raw.startswith(_IPV4_MAPPED):
-        raise ValueError(f"{place} is an IPv4 address in IPv6's form")
+        raise InvalidValueError("ipv4-mapped", f"{place} is an IPv4 address in IPv6's form")
     return place.version, bits, raw.ljust(16, b"\0")
 
 
-def parse_place(version: int, bits: int, raw: bytes) -> Place:
+def parse_source(version: int, bits: int, raw: bytes) -> Source:
     """Parse what `pack_place` returns. MalformedError: not in its only form."""
     if not version:
-        raise MalformedError("an address without an IP version")
+        raise MalformedError("no-ip-version", "an address without an IP version")
     whole = _BITS.get(version)
     if whole is None or not 0 < bits <= whole or any(raw[whole // 8 :]):
-        raise MalformedError(f"an address of version {version} with a prefix of {bits}")
+        raise MalformedError("invalid-prefix", f"an address of version {version} with a prefix of {bits}")
     if raw.startswith(_IPV4_MAPPED):
-        raise MalformedError("an IPv4 address in IPv6's form")
+        raise MalformedError("ipv4-mapped", "an IPv4 address in IPv6's form")
     address = ip_address(raw[: whole // 8])
     if bits == whole:
         return address
     try:
         return ip_network((address.packed, bits))
     except ValueError:
-        raise MalformedError("a network with host bits set") from None
+        raise MalformedError("host-bits", "a network with host bits set") from None

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from doorward.errors import MalformedError
-from doorward.model import Place
-from doorward.signed.message import pack_place, parse_place
+from doorward.model import Source
+from doorward.signed.message import pack_place, parse_source
 
 SALT_BYTES = 16
 REPLY_BYTES = 80
@@ -38,7 +38,7 @@ class ReplySecret(bytes):
 class Confirmation(NamedTuple):
     """The door is open to `place` for `left_s` more seconds, or closed: None; `time_ms`: the server's clock."""
 
-    place: Place
+    place: Source
     left_s: int | None
     time_ms: int
 
@@ -62,18 +62,18 @@ def seal_reply(secret: ReplySecret, confirmation: Confirmation, salt: bytes) -> 
 def open_reply(secret: ReplySecret, datagram: bytes) -> Confirmation:
     """Parse a datagram. MalformedError: not a confirmation of this knock, in its only form."""
     if len(datagram) != REPLY_BYTES:
-        raise MalformedError(f"a reply of {len(datagram)} bytes; it has {REPLY_BYTES}")
+        raise MalformedError("reply-size", f"a reply of {len(datagram)} bytes; it has {REPLY_BYTES}")
     key, nonce = _key_and_nonce(secret, datagram[:SALT_BYTES])
     try:
         text = AESGCM(key).decrypt(nonce, datagram[SALT_BYTES:], None)
     except InvalidTag:
-        raise MalformedError("not a reply to this knock") from None
+        raise MalformedError("not-sealed-to-key", "not a reply to this knock") from None
     version, code, family, bits, left_s, time, address, zeros = _TEXT.unpack(text)
     if version != _VERSION:
-        raise MalformedError(f"a reply of unsupported version {version}; expected {_VERSION}")
+        raise MalformedError("unsupported-version", f"a reply of unsupported version {version}; expected {_VERSION}")
     if code not in (_OPEN, _CLOSED) or any(zeros) or (code == _CLOSED and left_s):
-        raise MalformedError("a reply with unknown contents")
-    place = parse_place(family, bits, address)
+        raise MalformedError("invalid-reply", "a reply with unknown contents")
+    place = parse_source(family, bits, address)
     return Confirmation(place, left_s if code == _OPEN else None, int.from_bytes(time))
 
 

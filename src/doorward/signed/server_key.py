@@ -94,7 +94,7 @@ def parse_server_key(text: str) -> ServerKey:
     try:
         scheme(suite).check_public(raw)
     except ValueError:
-        raise MalformedError("invalid bytes in a server's key") from None
+        raise MalformedError("invalid-bytes", "invalid bytes in a server's key") from None
     return ServerKey(suite, raw)
 
 
@@ -103,7 +103,7 @@ def parse_private_key(text: str) -> PrivateKey:
     lines = [line.strip() for line in text.splitlines()]
     words = [line for line in lines if line and not line.startswith("#")]
     if len(words) != 1:
-        raise MalformedError(f"a server's private key is one line; found {len(words)}")
+        raise MalformedError("not-one-line", f"a server's private key is one line; found {len(words)}")
     return PrivateKey(*_parse(words[0], _PRIVATE, "a server's private key"))
 
 
@@ -118,12 +118,12 @@ def _parse(text: str, suffix: str, what: str) -> tuple[Suite, bytes]:
     suite = SUITES.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
     if suite is None or not colon:
         known = " or ".join(f"{suite_name}{suffix}:…" for suite_name in SUITES)
-        raise MalformedError(f"{what} begins with {known}")
+        raise MalformedError("key-prefix", f"{what} begins with {known}")
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError(f"{what} with invalid base64 after the colon") from None
+        raise MalformedError("invalid-base64", f"{what} with invalid base64 after the colon") from None
     expected = suite.private_bytes if suffix else suite.public_bytes
     if len(raw) != expected:
-        raise MalformedError(f"{what} of {len(raw)} bytes; {suite.name} has {expected}")
+        raise MalformedError("key-size", f"{what} of {len(raw)} bytes; {suite.name} has {expected}")
     return suite, raw

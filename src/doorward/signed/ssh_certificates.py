@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from doorward.config.diagnostics import shown
-from doorward.errors import MalformedError
+from doorward.errors import InvalidValueError, MalformedError
 from doorward.signed import address_patterns
 from doorward.signed.address_patterns import AddressPatterns
 from doorward.signed.credential import utc_text
@@ -70,12 +70,12 @@ def parse_certificate(raw: bytes) -> Certificate:
     kind = reader.string()
     name = kind.removesuffix(_ENDING)
     if name not in _FIELDS or not kind.endswith(_ENDING):
-        raise MalformedError("not a certificate of a supported kind")
+        raise MalformedError("unsupported-certificate", "not a certificate of a supported kind")
     reader.string()  # the nonce
     key = _key(name, reader)
     serial, usage = reader.number(8), reader.number(4)
     if usage != _USER:
-        raise MalformedError("a certificate for a host; sign one for a user, without -h")
+        raise MalformedError("host-certificate", "a certificate for a host; sign one for a user, without -h")
     key_id = reader.string().decode(errors="replace")
     principals = _principals(reader.string())
     valid_after_s, valid_before_s = reader.number(8), reader.number(8)
@@ -106,7 +106,7 @@ def _principals(raw: bytes) -> tuple[str, ...]:
     while reader.offset < len(raw):
         principals.append(reader.text())
         if len(principals) > MAX_PRINCIPALS:
-            raise MalformedError(f"a certificate with more than {MAX_PRINCIPALS} principals")
+            raise MalformedError("too-many-principals", f"a certificate with more than {MAX_PRINCIPALS} principals")
     return tuple(principals)
 
 
@@ -114,7 +114,7 @@ def _options(raw: bytes) -> dict[str, bytes]:
     options = dict[str, bytes]()
     for name, value in _pairs(SshReader(raw, "the certificate")):
         if name in options:
-            raise MalformedError(f"a certificate with the option {shown(name)} twice")
+            raise MalformedError("duplicate-option", f"a certificate with the option {shown(name)} twice")
         options[name] = value
     return options
 
@@ -127,7 +127,9 @@ def _pairs(reader: SshReader) -> Iterator[tuple[str, bytes]]:
 def _critical(options: dict[str, bytes]) -> tuple[AddressPatterns | None, bool]:
     unknown = options.keys() - {"source-address", "verify-required", "force-command"}
     if unknown:
-        raise MalformedError(f"a certificate with the critical option {shown(min(unknown))}, which is not supported")
+        raise MalformedError(
+            "critical-option", f"a certificate with the critical option {shown(min(unknown))}, which is not supported"
+        )
     raw = options.get("source-address")
     return None if raw is None else _sources(raw), "verify-required" in options
 
@@ -138,5 +140,5 @@ def _sources(raw: bytes) -> AddressPatterns:
     reader.expect_end()
     try:
         return address_patterns.parse(text, wildcards=False, exceptions=False)
-    except ValueError as error:
-        raise MalformedError(f"a certificate with an invalid source-address: {error}") from None
+    except InvalidValueError as error:
+        raise MalformedError(error.code, f"a certificate with an invalid source-address: {error}") from None

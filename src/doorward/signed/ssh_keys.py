@@ -83,11 +83,11 @@ def verify_data(key: PublicKey, signature: bytes, data: bytes) -> Presence:
     try:
         return _verify(loaded, signature, data)
     except InvalidSignature:
-        raise BadSignatureError("the signature is by another key, or over other data") from None
+        raise BadSignatureError("bad-signature", "the signature is by another key, or over other data") from None
     except BadSignatureError:
         raise
     except MalformedError as error:
-        raise BadSignatureError(str(error)) from None
+        raise BadSignatureError(error.code, str(error)) from None
 
 
 def _verify(loaded: _Loaded, signature: bytes, data: bytes) -> Presence:
@@ -109,7 +109,10 @@ def _load(blob: bytes) -> _Loaded:
     kind = reader.string()
     load = _KINDS.get(kind)
     if load is None:
-        raise MalformedError(f"a key of kind {_printable(kind)}; use {', '.join(name.decode() for name in _KINDS)}")
+        raise MalformedError(
+            "unsupported-key-kind",
+            f"a key of kind {_printable(kind)}; use {', '.join(name.decode() for name in _KINDS)}",
+        )
     check = load(kind, reader)
     application = reader.string() if kind.startswith(b"sk-") else None
     reader.expect_end()
@@ -122,14 +125,16 @@ _load_cached = lru_cache(MAX_CACHED)(_load)
 def _load_ed25519(kind: bytes, reader: SshReader) -> _Check:
     raw = reader.string()
     if len(raw) != _ED25519_KEY_BYTES:
-        raise MalformedError(f"an ed25519 key of {len(raw)} bytes; it has {_ED25519_KEY_BYTES}")
+        raise MalformedError("key-size", f"an ed25519 key of {len(raw)} bytes; it has {_ED25519_KEY_BYTES}")
     key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
 
     def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
         if algorithm != kind:
             raise _wrong_algorithm(algorithm, kind)
         if len(signature) != _ED25519_SIGNATURE_BYTES:
-            raise BadSignatureError(f"the ed25519 signature has {len(signature)} bytes, not {_ED25519_SIGNATURE_BYTES}")
+            raise BadSignatureError(
+                "signature-size", f"the ed25519 signature has {len(signature)} bytes, not {_ED25519_SIGNATURE_BYTES}"
+            )
         key.verify(signature, data)
 
     return check
@@ -142,7 +147,7 @@ def _load_ecdsa(
 
     def load(kind: bytes, reader: SshReader) -> _Check:
         if reader.string() != name:
-            raise MalformedError(f"a key of kind {_printable(kind)} on another curve")
+            raise MalformedError("other-curve", f"a key of kind {_printable(kind)} on another curve")
         key = _point(curve, reader.string())
 
         def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
@@ -160,11 +165,11 @@ def _load_ecdsa(
 
 def _point(curve: ec.EllipticCurve, raw: bytes) -> ec.EllipticCurvePublicKey:
     if raw[:1] != b"\x04":  # the compressed form would be a second form of the same key
-        raise MalformedError("an ecdsa key with a compressed point")
+        raise MalformedError("compressed-point", "an ecdsa key with a compressed point")
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, raw)
     except ValueError:
-        raise MalformedError("an ecdsa key whose point is not on its curve") from None
+        raise MalformedError("point-not-on-curve", "an ecdsa key whose point is not on its curve") from None
 
 
 def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
@@ -176,11 +181,15 @@ def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
     def check(algorithm: bytes, signature: bytes, data: bytes) -> None:
         hashed = _RSA_HASHES.get(algorithm)
         if algorithm == kind:
-            raise BadSignatureError("the signature is rsa with SHA-1, which is broken; sign with rsa-sha2-512")
+            raise BadSignatureError(
+                "sha1-signature", "the signature is rsa with SHA-1, which is broken; sign with rsa-sha2-512"
+            )
         if hashed is None:
             raise _wrong_algorithm(algorithm, kind)
         if len(signature) > size:
-            raise BadSignatureError(f"the rsa signature has {len(signature)} bytes, but the key has {size}")
+            raise BadSignatureError(
+                "signature-size", f"the rsa signature has {len(signature)} bytes, but the key has {size}"
+            )
         key.verify(signature.rjust(size, b"\0"), data, scheme, hashed)  # some signers omit leading zeros
 
     return check
@@ -189,20 +198,22 @@ def _load_rsa(kind: bytes, reader: SshReader) -> _Check:
 def _rsa_key(exponent: int, modulus: int) -> rsa.RSAPublicKey:
     bits = modulus.bit_length()
     if bits < RSA_MIN_BITS:
-        raise MalformedError(f"an rsa key of {bits} bits is too weak; use ed25519, or rsa of 3072 bits")
+        raise MalformedError(
+            "rsa-too-small", f"an rsa key of {bits} bits is too weak; use ed25519, or rsa of 3072 bits"
+        )
     if bits > RSA_MAX_BITS:
-        raise MalformedError(f"an rsa key of {bits} bits; use at most {RSA_MAX_BITS}")
+        raise MalformedError("rsa-too-large", f"an rsa key of {bits} bits; use at most {RSA_MAX_BITS}")
     if exponent.bit_length() > RSA_MAX_EXPONENT_BITS or modulus % 2 == 0:
-        raise MalformedError("an unusual rsa key; make a new one")
+        raise MalformedError("unusual-rsa-key", "an unusual rsa key; make a new one")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError:
-        raise MalformedError("an unusual rsa key; make a new one") from None
+        raise MalformedError("unusual-rsa-key", "an unusual rsa key; make a new one") from None
 
 
 def _wrong_algorithm(algorithm: bytes, kind: bytes) -> BadSignatureError:
     return BadSignatureError(
-        f"the signature is of kind {_printable(algorithm)}, and the key of kind {_printable(kind)}"
+        "signature-kind", f"the signature is of kind {_printable(algorithm)}, and the key of kind {_printable(kind)}"
     )
 
 

@@ -32,7 +32,9 @@ class SshReader:
         """Return the next `count` bytes."""
         end = self.offset + count
         if end > len(self.raw):
-            raise MalformedError(f"{self.what} is truncated: {len(self.raw) - self.offset} bytes left, {count} needed")
+            raise MalformedError(
+                "truncated", f"{self.what} is truncated: {len(self.raw) - self.offset} bytes left, {count} needed"
+            )
         data = self.raw[self.offset : end]
         self.offset = end
         return data
@@ -50,18 +52,18 @@ class SshReader:
         try:
             return self.string().decode()
         except UnicodeDecodeError:
-            raise MalformedError(f"{self.what} contains text that is not UTF-8") from None
+            raise MalformedError("not-utf8", f"{self.what} contains text that is not UTF-8") from None
 
     def positive(self, *, canonical: bool) -> int:
         """Return a non-negative mpint. `canonical`: reject superfluous leading zeros."""
         raw = self.string()
         if raw[:1] >= b"\x80":
-            raise MalformedError(f"{self.what} contains a negative number")
+            raise MalformedError("negative-number", f"{self.what} contains a negative number")
         if canonical and raw and raw[0] == 0 and raw[1:2] < b"\x80":
-            raise MalformedError(f"{self.what} contains a number with leading zeros")
+            raise MalformedError("leading-zeros", f"{self.what} contains a number with leading zeros")
         return int.from_bytes(raw)
 
     def expect_end(self) -> None:
         """Check that nothing is left."""
         if self.offset != len(self.raw):
-            raise MalformedError(f"{self.what} has {len(self.raw) - self.offset} bytes too many")
+            raise MalformedError("trailing-bytes", f"{self.what} has {len(self.raw) - self.offset} bytes too many")

@@ -35,15 +35,17 @@ def parse_armored(text: str) -> tuple[bytes, bytes]:
     """
     reader = SshReader(_unarmored(text), "the SSH signature")
     if reader.read(len(_MAGIC)) != _MAGIC:
-        raise MalformedError("an SSH signature without the magic SSHSIG")
+        raise MalformedError("no-magic", "an SSH signature without the magic SSHSIG")
     if (version := reader.number(4)) != _VERSION:
-        raise MalformedError(f"an SSH signature of unsupported version {version}; expected {_VERSION}")
+        raise MalformedError(
+            "unsupported-version", f"an SSH signature of unsupported version {version}; expected {_VERSION}"
+        )
     key, namespace, _, algorithm, signature = (reader.string() for _ in range(5))
     reader.expect_end()
     if namespace != NAMESPACE.encode():
-        raise MalformedError(f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
+        raise MalformedError("other-namespace", f"an SSH signature for another namespace; sign with -n {NAMESPACE}")
     if algorithm != HASH.encode():
-        raise MalformedError(f"an SSH signature with another hash; sign with -O hashalg={HASH}")
+        raise MalformedError("other-hash", f"an SSH signature with another hash; sign with -O hashalg={HASH}")
     return key, signature
 
 
@@ -53,21 +55,21 @@ def shorten_signature(signature: bytes) -> bytes:
     kind, raw = reader.string().decode(errors="replace"), reader.string()
     reader.expect_end()
     if kind not in RAW_KINDS:
-        raise MalformedError("a signature of a kind without a raw form")
+        raise MalformedError("no-raw-form", "a signature of a kind without a raw form")
     if kind != _ED25519:
         numbers = SshReader(raw, "the ecdsa signature")
         r, s = numbers.positive(canonical=False), numbers.positive(canonical=False)
         numbers.expect_end()
         raw = (r << 256 | s).to_bytes(RAW_SIGNATURE_BYTES) if max(r, s).bit_length() <= 256 else b""
     if len(raw) != RAW_SIGNATURE_BYTES:
-        raise MalformedError("a signature of the wrong length")
+        raise MalformedError("signature-size", "a signature of the wrong length")
     return raw
 
 
 def expand_signature(kind: str, raw: bytes) -> bytes:
     """Return the form of RFC 4253 of a raw signature by a key. MalformedError: its kind makes no raw signatures."""
     if kind not in RAW_KINDS:
-        raise MalformedError(f"a raw signature, which a key of kind {kind} does not make")
+        raise MalformedError("no-raw-form", f"a raw signature, which a key of kind {kind} does not make")
     half = RAW_SIGNATURE_BYTES // 2
     if kind != _ED25519:
         raw = mpint(int.from_bytes(raw[:half])) + mpint(int.from_bytes(raw[half:]))
@@ -77,8 +79,8 @@ def expand_signature(kind: str, raw: bytes) -> bytes:
 def _unarmored(text: str) -> bytes:
     lines = text.strip().splitlines()
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
-        raise MalformedError(f"an SSH signature begins with {_BEGIN} and ends with {_END}")
+        raise MalformedError("armor-mismatch", f"an SSH signature begins with {_BEGIN} and ends with {_END}")
     try:
         return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedError("an SSH signature with invalid base64") from None
+        raise MalformedError("invalid-base64", "an SSH signature with invalid base64") from None

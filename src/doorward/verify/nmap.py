@@ -38,7 +38,7 @@ class Scanner(NamedTuple):
             if numbers := port_numbers(ports, protocol):
                 seen |= _scan(self.argv(protocol, numbers), self)
         if missing := ports - seen.keys():
-            raise HostError(f"nmap reported nothing about {count_text(missing)}; run it again")
+            raise HostError("incomplete-scan", f"nmap reported nothing about {count_text(missing)}; run it again")
         return {port: seen[port] for port in ports}
 
     def argv(self, protocol: Protocol, numbers: list[int]) -> list[str]:
@@ -64,7 +64,7 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
         try:
             nmap = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         except FileNotFoundError:
-            raise HostError("the program `nmap` is missing; run `apt install nmap`") from None
+            raise HostError("no-nmap", "the program `nmap` is missing; run `apt install nmap`") from None
         try:
             reader = NmapReader()
             assert nmap.stdout is not None  # noqa: S101 - a pipe, as requested
@@ -73,7 +73,7 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
                 scanner.progress(reader.percent)
             status = nmap.wait()
         except MalformedError as error:
-            raise HostError(str(error)) from None
+            raise HostError(error.code, str(error)) from None
         finally:
             with suppress(ProcessLookupError):
                 nmap.kill()
@@ -83,13 +83,15 @@ def _scan(argv: list[str], scanner: Scanner) -> dict[Port, PortResult]:
 
 def _check_result(reader: NmapReader, status: int, errors: IO[bytes], address: Address) -> dict[Port, PortResult]:
     if status:
-        raise HostError(f"nmap failed with status {status}: {_last_line(errors)}")
+        raise HostError("nmap-failed", f"nmap failed with status {status}: {_last_line(errors)}")
     try:
         result = reader.result()
     except MalformedError as error:
-        raise HostError(f"{error} ({_last_line(errors)})") from None
+        raise HostError(error.code, f"{error} ({_last_line(errors)})") from None
     if not result.is_up:
-        raise HostError(f"{address}: no such host on this network (nothing answers for it); check the address")
+        raise HostError(
+            "no-such-host", f"{address}: no such host on this network (nothing answers for it); check the address"
+        )
     return result.seen
 
 

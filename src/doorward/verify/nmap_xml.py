@@ -1,21 +1,22 @@
 """Incremental parser for nmap's XML: the scan's progress, and each port's answer. Pure.
 
-It uses expat without a tree: entity declarations are rejected, so no short text can expand to gigabytes, and nothing
-outside the document is ever fetched.
+Entity declarations are rejected, so no short text can expand to gigabytes. Elements are dropped once they are read.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import NamedTuple
-from xml.parsers import expat
+from typing import NamedTuple, cast
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
 from doorward.errors import MalformedError
 from doorward.model import Port, Protocol
 from doorward.verify.port_set import LAST_PORT
 
+_ENTITY = "<!ENTITY"
 MAX_BYTES = 64 << 20  # 131,070 ports with a line each take 25 MB
 _PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
 _WORD = re.compile(r"[a-z][a-z -]{0,39}")
@@ -56,77 +57,70 @@ class NmapReader:
         self._seen: dict[Port, PortResult] = {}
         self._bytes = 0
         self._up = self._finished = False
-        self._port: Port | None = None
-        self._state = ""
-        self._parser = expat.ParserCreate("UTF-8")  # regardless of the document's claim, which Python may not support
-        self._parser.StartElementHandler = self._on_start
-        self._parser.EntityDeclHandler = _reject_entities
+        self._parser: XMLPullParser[Element] = XMLPullParser()
+        # UTF-8 regardless of the document's claim, in which it could hide a declaration.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._end = ""  # of the last chunk: a declaration may begin there
 
     def feed(self, raw: bytes) -> None:
         """Parse the next chunk."""
         self._bytes += len(raw)
         if self._bytes > MAX_BYTES:
-            raise MalformedError(f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
-        self._parse(raw, last=False)
+            raise MalformedError("output-too-long", f"nmap wrote more than {MAX_BYTES >> 20} MiB; ask for fewer ports")
+        text = self._decoder.decode(raw)
+        if _ENTITY in self._end + text:
+            raise MalformedError(
+                "xml-entities", "nmap's XML declares entities, which nmap never does; is `nmap` another program?"
+            )
+        self._end = (self._end + text)[-len(_ENTITY) :]
+        self._parser.feed(text)
+        self._read()
 
     def result(self) -> ScanResult:
         """Finish, and return the scan."""
-        self._parse(b"", last=True)
+        self._read(is_last=True)
         if not self._finished:
-            raise MalformedError("nmap did not finish its scan; run it again")
+            raise MalformedError("scan-unfinished", "nmap did not finish its scan; run it again")
         return ScanResult(self._seen, self._up)
 
-    def _parse(self, raw: bytes, *, last: bool) -> None:
+    def _read(self, *, is_last: bool = False) -> None:
         try:
-            self._parser.Parse(raw, last)
-        except expat.ExpatError as error:
-            raise MalformedError(f"nmap's XML cannot be read: {error}; run it again") from None
+            if is_last:
+                self._parser.close()
+            for _, element in cast("Iterator[tuple[str, Element]]", self._parser.read_events()):
+                self._on_element(element)
+        except ParseError as error:
+            raise MalformedError("invalid-xml", f"nmap's XML cannot be read: {error}; run it again") from None
 
-    def _on_start(self, name: str, attributes: dict[str, str]) -> None:
-        if name in _READERS:
-            _READERS[name](self, attributes)
-
-    def _progress(self, attributes: dict[str, str]) -> None:
-        percent = attributes.get("percent", "")
-        self.percent = float(percent) if _PERCENT.fullmatch(percent) else self.percent
-
-    def _status(self, attributes: dict[str, str]) -> None:
-        self._up = attributes.get("state") == "up"
-
-    def _begin_port(self, attributes: dict[str, str]) -> None:
-        self._port = Port(_protocol(attributes.get("protocol", "")), _number(attributes.get("portid", "")))
-
-    def _begin_state(self, attributes: dict[str, str]) -> None:
-        if self._port is not None:
-            self._seen[self._port] = port_result(
-                attributes.get("state", ""), attributes.get("reason", ""), attributes.get("reason_ip", "")
-            )
-        self._port = None
-
-    def _begin_extra(self, attributes: dict[str, str]) -> None:
-        self._state = attributes.get("state", "")
-
-    def _extra_reasons(self, attributes: dict[str, str]) -> None:
-        """Add ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
-        if "ports" not in attributes:
-            raise MalformedError("this nmap does not list the ports of its ranges; install version 7.90 or newer")
-        seen = port_result(self._state, attributes.get("reason", ""), "")
-        protocol = _protocol(attributes.get("proto", ""))
-        self._seen |= {Port(protocol, number): seen for number in _numbers(attributes["ports"])}
-
-    def _finish(self, attributes: dict[str, str]) -> None:
-        self._finished = attributes.get("exit") == "success"
+    def _on_element(self, element: Element) -> None:
+        match element.tag:
+            case "state" | "extrareasons":  # read with the element around it
+                return
+            case "taskprogress":
+                percent = element.get("percent", "")
+                self.percent = float(percent) if _PERCENT.fullmatch(percent) else self.percent
+            case "status":
+                self._up = element.get("state") == "up"
+            case "port":
+                port = Port(_protocol(element.get("protocol", "")), _number(element.get("portid", "")))
+                if (state := element.find("state")) is not None:
+                    self._seen[port] = _result(state.get("state", ""), state)
+            case "extraports":
+                for reasons in element.iter("extrareasons"):
+                    self._seen |= _grouped(reasons, element.get("state", ""))
+            case "finished":
+                self._finished = element.get("exit") == "success"
+        element.clear()
 
 
-_READERS = {
-    "taskprogress": NmapReader._progress,
-    "status": NmapReader._status,
-    "port": NmapReader._begin_port,
-    "state": NmapReader._begin_state,
-    "extraports": NmapReader._begin_extra,
-    "extrareasons": NmapReader._extra_reasons,
-    "finished": NmapReader._finish,
-}
+def _grouped(reasons: Element, state: str) -> dict[Port, PortResult]:
+    """Return the ports with the most common answer, which nmap reports by ranges (since version 7.90)."""
+    if (ports := reasons.get("ports")) is None:
+        raise MalformedError(
+            "nmap-too-old", "this nmap does not list the ports of its ranges; install version 7.90 or newer"
+        )
+    protocol = _protocol(reasons.get("proto", ""))
+    return dict.fromkeys((Port(protocol, number) for number in _numbers(ports)), _result(state, reasons))
 
 
 def port_result(state: str, reason: str, by: str) -> PortResult:
@@ -140,19 +134,19 @@ def port_result(state: str, reason: str, by: str) -> PortResult:
     return PortResult(PortAnswer.SILENT if reason.startswith("no-response") else PortAnswer.REJECTED, reason, by)
 
 
-def _reject_entities(*_: object) -> None:
-    raise MalformedError("nmap's XML declares entities, which nmap never does; is `nmap` another program?")
+def _result(state: str, element: Element) -> PortResult:
+    return port_result(state, element.get("reason", ""), element.get("reason_ip", ""))
 
 
 def _protocol(text: str) -> Protocol:
     if text not in _PROTOCOLS:
-        raise MalformedError("nmap reported a protocol other than tcp and udp; run it again")
+        raise MalformedError("unknown-protocol", "nmap reported a protocol other than tcp and udp; run it again")
     return _PROTOCOLS[text]
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LAST_PORT):
-        raise MalformedError(f"nmap reported the invalid port {text[:20]!r}; run it again")
+        raise MalformedError("invalid-port", f"nmap reported the invalid port {text[:20]!r}; run it again")
     return int(text)
 
 
@@ -160,6 +154,6 @@ def _numbers(text: str) -> Iterator[int]:
     for item in text.split(","):
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise MalformedError(f"nmap reported the invalid ports {item[:20]!r}; run it again")
+            raise MalformedError("invalid-port", f"nmap reported the invalid ports {item[:20]!r}; run it again")
         first, last = _number(match[1]), _number(match[2] or match[1])
         yield from range(first, last + 1)

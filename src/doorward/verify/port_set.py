@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from doorward.errors import InvalidValueError
 from doorward.model import Port, Protocol
 
 LAST_PORT = 65535
@@ -22,12 +23,14 @@ def parse_ports(text: str) -> Ports:
 def _item(text: str) -> Iterator[Port]:
     match = _ITEM.fullmatch(text)
     if match is None:
-        raise ValueError(f"invalid port {text[:40]!r}: expected 22, 1-1024, 7000/udp, or several separated by commas")
+        raise InvalidValueError(
+            "invalid-port", f"invalid port {text[:40]!r}: expected 22, 1-1024, 7000/udp, or several separated by commas"
+        )
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= LAST_PORT or not 1 <= last <= LAST_PORT:
-        raise ValueError(f"invalid port {text!r}: ports are 1 to {LAST_PORT}")
+        raise InvalidValueError("port-range", f"invalid port {text!r}: ports are 1 to {LAST_PORT}")
     if last < first:
-        raise ValueError(f"invalid range {text!r}: write {last}-{first}")
+        raise InvalidValueError("reversed-range", f"invalid range {text!r}: write {last}-{first}")
     protocol = Protocol[(match[3] or "tcp").upper()]
     return (Port(protocol, number) for number in range(first, last + 1))
 

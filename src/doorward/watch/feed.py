@@ -18,7 +18,7 @@ EVERY_S = 1.0  # between two requests for the counters; a quarter of it between 
 
 
 class FeedItem(NamedTuple):
-    """An item from the daemon: "began" (its status), "event", "numbers" (its counters) or "ended" (why)."""
+    """An item from the daemon: "began" (its status), "event", "stats" (its counters) or "ended" (why)."""
 
     kind: str
     data: dict[str, Any]
@@ -72,7 +72,7 @@ class DaemonFeed:
         while not self._stopped.is_set():
             begun_s = time.monotonic()
             with suppress(DoorwardError):  # the other thread reports it
-                self._put("numbers", ask(self._path, {"command": "numbers"}))
+                self._put("stats", ask(self._path, {"command": "stats"}))
             self._stopped.wait(max(0.0, begun_s + EVERY_S - time.monotonic()))
 
     def _put(self, kind: str, data: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ class WatchApp(App[int]):
         if kind == "event":
             self._state.on_event(data, now_s)
             self._show_event(data)
-        elif kind == "numbers":
+        elif kind == "stats":
             self._state.on_stats(data, now_s)
             if self._state.generation != data["generation"]:
                 self._feed.reconnect()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.nobody import nobodys_keys as nobodys_keys
+from tests.support.empty_home import empty_ssh_directory as empty_ssh_directory
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from doorward.cli.main import main
 from doorward.client.hosts import KnownHost, read_hosts
 from doorward.client.link_uri import parse_link
 from doorward.libraries import install_command
-from doorward.model import Port
+from doorward.model import DEFAULT_SIGNED_PORT, Port
 from doorward.signed.server_key import HYBRID, X25519, generate_private_text, parse_private_key
 from tests.support.ssh_keygen import key
 
@@ -20,8 +20,8 @@ LONG_KEY = str(parse_private_key(generate_private_text(HYBRID)).public)
 
 
 @pytest.fixture
-def hosts_file(nobodys_keys: Path) -> Path:
-    return nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
+def hosts_file(empty_ssh_directory: Path) -> Path:
+    return empty_ssh_directory.parent / ".config" / "doorward" / "hosts.toml"
 
 
 def only_host(path: Path) -> KnownHost:
@@ -52,7 +52,7 @@ def test_every_option_is_saved(hosts_file: Path, monkeypatch: pytest.MonkeyPatch
         "192.0.2.7",
         {"web": (), "db": (Port.parse("7000/tcp"), Port.parse("8000/udp"))},
         server_key=KEY,
-        signed_port=Port.parse("1234/udp"),
+        signed_ports=(Port.parse("1234/udp"),),
         identity=str(key("ed25519")),  # the whole path, for it is used from elsewhere
         gate="paris",
         for_s=3600,
@@ -64,8 +64,22 @@ def test_link_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["add", link, "--name", "home", "--identity", str(key("ed25519"))]) == 0
     host = only_host(hosts_file)
     assert (host.name, host.address, host.server_key, host.gate) == ("home", "192.0.2.7", KEY, "paris")
-    assert (host.signed_port, host.doors, host.identity) == (Port.parse("1234/udp"), {"db": ()}, str(key("ed25519")))
+    assert (host.signed_ports, host.doors, host.identity) == (
+        (Port.parse("1234/udp"),),
+        {"db": ()},
+        str(key("ed25519")),
+    )
     assert "    doorward knock home db -v\n" in capsys.readouterr().out
+
+
+def test_several_signed_ports_come_back_in_the_link(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--address", "192.0.2.7", "--server-key", KEY, "--signed-port", "62201,443/udp", "--door", "db", "--qr"]
+    assert main(["add", "home", *words]) == 0
+    assert 'signed_port = ["62201/udp", "443/udp"]\n' in hosts_file.read_text()
+    link = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("doorward://"))
+    assert main(["add", link, "--name", "work"]) == 0
+    hosts = read_hosts(str(hosts_file))
+    assert hosts["work"].signed_ports == hosts["home"].signed_ports == (DEFAULT_SIGNED_PORT, Port.parse("443/udp"))
 
 
 def test_link_without_name_uses_its_host(hosts_file: Path) -> None:

@@ -77,7 +77,7 @@ def test_json_of_a_weak_file(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("warning", 4),
         ("note", 7),
     ]
-    assert set(answer["warnings"][0]) == {"level", "file", "line", "what", "remedy"}
+    assert set(answer["warnings"][0]) == {"code", "level", "file", "line", "what", "remedy"}
     (rated,) = answer["strength"]  # door b opens by hand only
     assert (rated["door"], rated["knocks"], rated["ports"]) == ("a", 1, 65535)
     assert rated["one_source"] == rated["many_sources"] == 1.0
@@ -87,6 +87,7 @@ def test_json_of_a_wrong_file(file: Path, capsys: pytest.CaptureFixture[str]) ->
     file.write_text("\n[gate]\nping = 1\n")
     assert main(["check", "--json", "-c", "doorward.toml"]) == 2
     fault = {
+        "code": "not-a-boolean",
         "line": 3,
         "what": "ping: 1 is neither true nor false",
         "instead": "write true or false, without quotes",

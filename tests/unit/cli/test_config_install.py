@@ -10,6 +10,7 @@ import pytest
 
 from doorward.cli.config_install import Installation
 from doorward.errors import HostError, UsageError
+from tests.support.errors import raises
 from tests.support.processes import NOBODY, as_nobody, needs_root
 
 DIGEST = hashlib.sha256(b"new\n").hexdigest()
@@ -59,7 +60,7 @@ def test_modified_file_is_not_installed(config: Path) -> None:
     installation = Installation(config)
     installation.prepare("new\n")
     installation.new.write_text("other\n")
-    with pytest.raises(UsageError, match="is no longer the file on trial"):
+    with raises(UsageError, "trial-file-changed"):
         installation.check(DIGEST)
     installation.discard()
     with pytest.raises(HostError, match=r"doorward.toml.new: No such file"):
@@ -70,14 +71,14 @@ def test_symbolic_link_is_not_followed(config: Path) -> None:
     target = config.with_name("target")
     config.rename(target)
     config.symlink_to(target)
-    with pytest.raises(HostError, match="symbolic link"):
+    with raises(HostError, "symbolic-link"):
         Installation(config).prepare("new\n")
     assert files(config) == {"doorward.toml": "old\n", "target": "old\n"}
     config.unlink()
     target.rename(config)
     installation = Installation(config)
     installation.new.symlink_to(config)
-    with pytest.raises(HostError, match="symbolic link"):
+    with raises(HostError, "symbolic-link"):
         installation.check(DIGEST)
     installation.prepare("new\n")  # in the place of the link
     installation.check(DIGEST)
@@ -87,14 +88,14 @@ def test_file_writable_by_others_is_rejected(config: Path) -> None:
     installation = Installation(config)
     installation.prepare("new\n")
     installation.new.chmod(0o666)
-    with pytest.raises(HostError, match="chmod go-w"):
+    with raises(HostError, "writable-by-others"):
         installation.check(DIGEST)
     installation.new.unlink()
     os.mkfifo(installation.new)
-    with pytest.raises(HostError, match="not a regular file"):
+    with raises(HostError, "not-regular-file"):
         installation.check(DIGEST)
     config.chmod(0o666)
-    with pytest.raises(HostError, match="chmod go-w"):
+    with raises(HostError, "writable-by-others"):
         installation.prepare("new\n")
     config.parent.chmod(0o777)
     with pytest.raises(HostError, match=f"chmod go-w {config.parent}`"):
@@ -107,9 +108,9 @@ def test_missing_permission_is_reported_before_confirming(config: Path) -> None:
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     installation = Installation(config)
-    with pytest.raises(HostError, match="Permission denied; run this as a user who can write there"):
+    with raises(HostError, "unwritable-file"):
         as_nobody(lambda: installation.prepare("new\n"))
     installation.prepare("new\n")
     installation.new.chmod(0o644)
-    with pytest.raises(HostError, match="permission denied; run `doorward confirm` as the user who ran `apply`"):
+    with raises(HostError, "no-permission"):
         as_nobody(lambda: installation.check(DIGEST))

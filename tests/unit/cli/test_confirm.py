@@ -40,7 +40,7 @@ class Place(NamedTuple):
     def answers(self, config: Path, digest: str | None) -> dict[str, dict[str, object]]:
         status: dict[str, object] = {"config": str(config), "trial": digest and {"left_s": 60, "digest": digest}}
         done: dict[str, object] = {"summary": "1 door, mode guard", "left_s": 60}
-        return {"status": status, "apply": done, "confirm": done, "installed": {}}
+        return {"status": status, "apply": done, "confirm": done, "reload_hooks": {}}
 
     def swap(self) -> None:
         """Let each name be a file of the user's own, then a link to the secret, and so on."""

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from doorward.cli.knock_options import KnockPlan
 from doorward.cli.main import main
+from doorward.cli.signed_options import signed_knocker
+from doorward.client.hosts import KnownHost
+from doorward.client.sequence import resolve
+from doorward.model import Port
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, parse_plaintext, signed_text, signer_hash, target_hash
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
@@ -23,13 +28,13 @@ from tests.support.ssh_keygen import key
 
 SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
-pytestmark = pytest.mark.usefixtures("nobodys_keys")
+pytestmark = pytest.mark.usefixtures("empty_ssh_directory")
 
 
 @pytest.fixture
-def identity(nobodys_keys: Path) -> Path:
+def identity(empty_ssh_directory: Path) -> Path:
     """Create a key where ssh looks for it."""
-    path = nobodys_keys / "id_ed25519"
+    path = empty_ssh_directory / "id_ed25519"
     shutil.copyfile(key("ed25519"), path)
     path.chmod(0o600)
     return path
@@ -77,13 +82,13 @@ def test_every_option_is_in_the_message(receiver: socket.socket, tmp_path: Path)
     assert (request.target, request.for_s, request.asked) == (target_hash("paris", "db"), 3600, ip_address("192.0.2.7"))
 
 
-def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, nobodys_keys: Path) -> None:
+def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, empty_ssh_directory: Path) -> None:
     other = identity.rename(identity.with_name("other"))
     text = (
         f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
         f'identity = "{other}"\ngate = "paris"\nfrom = "auto"\nfor = "1m"\n[home.doors]\nssh = ["9/udp"]\n'
     )
-    write_hosts(nobodys_keys, text)
+    write_hosts(empty_ssh_directory, text)
     assert main(["knock", "home"]) == 0
     request = received(receiver)
     assert (request.target, request.for_s, request.asked) == (target_hash("paris", "ssh"), 60, ip_address("127.0.0.1"))
@@ -92,9 +97,9 @@ def test_options_override_hosts_toml(receiver: socket.socket, identity: Path, no
     assert (request.target, request.for_s) == (target_hash("rome", "db"), 2)
 
 
-def test_sequence_option_wins_over_server_key(receiver: socket.socket, nobodys_keys: Path) -> None:
+def test_sequence_option_wins_over_server_key(receiver: socket.socket, empty_ssh_directory: Path) -> None:
     door = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\n[home.doors]\nssh = ["{port_of(receiver)}/udp"]\n'
-    write_hosts(nobodys_keys, door)
+    write_hosts(empty_ssh_directory, door)
     assert main(["knock", "home", "ssh", "--sequence"]) == 0
     assert receiver.recv(9) == b"\0"
     assert main(["knock", "home", f"{port_of(receiver)}/udp"]) == 0  # ports are a sequence
@@ -121,6 +126,31 @@ def test_each_round_of_wait_is_a_fresh_packet(receiver: socket.socket, identity:
     first, second = received(receiver), received(receiver)
     assert first.nonce != second.nonce
     assert first.time_ms < second.time_ms
+
+
+def test_rounds_of_wait_try_the_ports_in_turn(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = ["9", port_of(receiver), "53"]
+    words = ["--server-key", KEY, "--signed-port", ",".join(ports), "-v"]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        waiting = ["--wait", str(closed.getsockname()[1]), "--timeout", "3s"]
+        assert main(["knock", "127.0.0.1", "ssh", *words, *waiting]) == 1
+    sent = [line.split("/")[0] for line in capsys.readouterr().out.splitlines() if " bytes for door " in line]
+    assert sent == ports
+    assert received(receiver).target == target_hash("", "ssh")
+
+
+def test_each_address_begins_with_the_first_port(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ports = (Port.parse("9/udp"), Port.parse("53/udp"))
+    host = KnownHost("home", "localhost", {}, KEY, signed_ports=ports)
+    knock = signed_knocker(KnockPlan(host, ("ssh",), ()), verbose=True)
+    for _ in range(3):  # as `doorward proxy` does: knock at one address and connect to it, then the other
+        for address in ("::1", "127.0.0.1"):
+            knock(resolve(address))
+    sent = [line.split("/")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sent == ["9", "9", "53", "53", "9", "9"]
 
 
 def test_wait_returns_0_when_port_answers(
@@ -203,9 +233,9 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
     ],
 )  # fmt: skip
 def test_invalid_call_exits_with_2(
-    nobodys_keys: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    empty_ssh_directory: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    write_hosts(nobodys_keys, f'[home]\nserver_key = "{KEY}"\n[home.doors]\nssh = ["7000/tcp"]\ndb = []\n')
+    write_hosts(empty_ssh_directory, f'[home]\nserver_key = "{KEY}"\n[home.doors]\nssh = ["7000/tcp"]\ndb = []\n')
     words = [str(key("ed25519")) if word == "KEY" else word for word in words]
     assert main(["knock", *words]) == 2
     captured = capsys.readouterr()
@@ -215,10 +245,10 @@ def test_invalid_call_exits_with_2(
 
 
 def test_likely_typo_is_reported_and_sent(
-    receiver: socket.socket, identity: Path, nobodys_keys: Path, capsys: pytest.CaptureFixture[str]
+    receiver: socket.socket, identity: Path, empty_ssh_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = {port_of(receiver)}\n'
-    write_hosts(nobodys_keys, f"{host}[home.doors]\nssh = []\n")
+    write_hosts(empty_ssh_directory, f"{host}[home.doors]\nssh = []\n")
     assert main(["knock", "home", "sssh"]) == 0
     assert received(receiver).target == target_hash("", "sssh")
     assert "'home' lists no door 'sssh'; did you mean 'ssh'?" in capsys.readouterr().err

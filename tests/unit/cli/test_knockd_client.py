@@ -152,7 +152,7 @@ def test_the_next_address_is_tried(
 
 def test_name_rejected_by_resolver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise UsageError("no host name")
+        raise UsageError("no-host", "no host name")
 
     monkeypatch.setattr(knockd_client, "resolve", refuse)
     message = "Failed to resolve hostname 'a' on port 7\ngetaddrinfo: Name or service not known\n"

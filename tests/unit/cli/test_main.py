@@ -103,11 +103,11 @@ def test_help_with_percent_in_directory(monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (NegativeResult("it is not open"), 1, "doorward: it is not open\n"),
-        (UsageError("no such door"), 2, "doorward: no such door\n"),
-        (HostError("two\nlines"), 2, "doorward: two\ndoorward: lines\n"),
+        (NegativeResult("not-open", "it is not open"), 1, "doorward: it is not open\n"),
+        (UsageError("unknown-door", "no such door"), 2, "doorward: no such door\n"),
+        (HostError("lines", "two\nlines"), 2, "doorward: two\ndoorward: lines\n"),
         (
-            ConfigError([ConfigFault("f", 2, "b", "write c"), ConfigFault("f", 1, "a", "write b")]),
+            ConfigError([ConfigFault("fault", "f", 2, "b", "write c"), ConfigFault("fault", "f", 1, "a", "write b")]),
             2,
             "doorward: f:1: a; write b\ndoorward: f:2: b; write c\n",
         ),

@@ -58,28 +58,3 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("in_kathmandu")
 def test_times_are_local() -> None:
     assert output.format_time(1_777_616_100.9) == "2026-05-01 12:00:00"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (-3.0, "0s"),
-        (0.0, "0s"),
-        (0.4, "0s"),
-        (29.6, "30s"),
-        (59.4, "59s"),
-        (59.6, "1m"),
-        (60.0, "1m"),
-        (61.0, "1m 1s"),
-        (3599.4, "59m 59s"),
-        (3599.6, "1h"),
-        (3660.0, "1h 1m"),
-        (3659.0, "1h"),
-        (86_399.0, "23h 59m"),
-        (86_400.0, "1d"),
-        (90_000.0, "1d 1h"),
-        (365 * 86_400.0, "365d"),
-    ],
-)
-def test_durations_have_at_most_two_units(seconds: float, expected: str) -> None:
-    assert output.format_duration(seconds) == expected

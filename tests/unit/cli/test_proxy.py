@@ -25,7 +25,7 @@ SERVER = parse_private_key(generate_private_text(X25519))
 KEY = str(SERVER.public)
 PATIENCE_S = 60.0
 BULK = Random(1).randbytes(1 << 20)
-pytestmark = pytest.mark.usefixtures("nobodys_keys")
+pytestmark = pytest.mark.usefixtures("empty_ssh_directory")
 
 
 class Site:
@@ -245,9 +245,9 @@ def test_timeout_returns_1_with_hint(site: Site, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_choice_of_door(
-    site: Site, nobodys_keys: Path, doors: list[str], port: str, words: list[str], door: str
+    site: Site, empty_ssh_directory: Path, doors: list[str], port: str, words: list[str], door: str
 ) -> None:
-    path = nobodys_keys.parent / ".config" / "doorward" / "hosts.toml"
+    path = empty_ssh_directory.parent / ".config" / "doorward" / "hosts.toml"
     path.parent.mkdir(parents=True)
     path.touch(0o600)
     listed = "".join(f"{each} = []\n" for each in doors)

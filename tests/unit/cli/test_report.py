@@ -71,7 +71,7 @@ def test_since(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_with_html(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--json", "--html", "page.html"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["standing"], answer["refusals"], answer["who"][0]["person"]) == (1, 1, "ada@laptop")
+    assert (answer["open_now"], answer["refusals"], answer["users"][0]["person"]) == (1, 1, "ada@laptop")
     assert answer["notes"] >= 1
     assert (folder / "page.html").exists()
 

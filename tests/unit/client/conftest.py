@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nobody import nobodys_keys as nobodys_keys
+from tests.support.empty_home import empty_ssh_directory as empty_ssh_directory
 
 
 @pytest.fixture(autouse=True)
-def _without_keys(nobodys_keys: Path) -> None:
+def _without_keys(empty_ssh_directory: Path) -> None:
     pass

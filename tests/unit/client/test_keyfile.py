@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ed448
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
@@ -17,6 +18,8 @@ from doorward.client import keyfile
 from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
+from tests.support.errors import raises
+from tests.support.signed import HAS_HYBRID
 from tests.support.ssh_agent import blob_of
 from tests.support.ssh_keygen import KINDS, key, ssh_keygen
 
@@ -69,7 +72,7 @@ def test_a_key_with_a_passphrase(tmp_path: Path, kind: str) -> None:
 def test_wrong_passphrase_is_an_error(tmp_path: Path, answers: list[bytes], times: int) -> None:
     path = locked(tmp_path, "ed25519")
     left = iter(answers)
-    with pytest.raises(NegativeResult, match=r"wrong passphrase; try again, or run `ssh-add .*-locked`"):
+    with raises(NegativeResult, "wrong-passphrase"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: next(left))
     assert len(list(left)) == len(answers) - times
 
@@ -91,7 +94,7 @@ def test_private_key_readable_by_others_is_rejected(tmp_path: Path, mode: int) -
     path = tmp_path / "key"
     shutil.copyfile(key("ed25519"), path)
     path.chmod(mode)
-    with pytest.raises(UsageError, match=re.escape(f"{path}: other users can read this private key; run `chmod 600")):
+    with raises(UsageError, "readable-by-others"):
         keyfile.read(str(path))
 
 
@@ -105,44 +108,54 @@ def test_public_key_may_be_readable_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code"),
     [
-        ("", "not a key"),
-        ("ssh-ed25519", "not a key; a public key is one line such as"),
-        ("ssh-ed25519 AAAA", "not a key"),
-        ("ssh-ed25519 !!!!", "not a key"),
-        ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA== x", "not a key"),
+        ("", "not-a-public-key"),
+        ("ssh-ed25519", "not-a-public-key"),
+        ("ssh-ed25519 AAAA", "not-a-public-key"),
+        ("ssh-ed25519 !!!!", "not-a-public-key"),
+        ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIA== x", "not-a-public-key"),
     ],
 )
-def test_invalid_public_key_line(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=f"here: {message}"):
+def test_invalid_public_key_line(text: str, code: str) -> None:
+    with raises(UsageError, code):
         keyfile.parse_public_line(text.encode(), "here")
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gone: No such file or directory; check the path, or make a key"):
+    with raises(UsageError, "unreadable-file"):
         keyfile.read(str(tmp_path / "gone"))
-    with pytest.raises(UsageError, match="not a regular file"):
+    with raises(UsageError, "not-regular-file"):
         keyfile.read(str(tmp_path))
 
 
-def test_unsupported_cipher_suggests_the_agent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "cipher",
+    [
+        "3des-cbc",
+        pytest.param(
+            "chacha20-poly1305@openssh.com",
+            marks=pytest.mark.skipif(not HAS_HYBRID, reason="cryptography 38 takes it for a wrong passphrase"),
+        ),
+    ],
+)
+def test_unsupported_cipher_suggests_the_agent(tmp_path: Path, cipher: str) -> None:
     path = tmp_path / "key"
-    ssh_keygen("-q", "-t", "ed25519", "-Z", "chacha20-poly1305@openssh.com", "-N", "a word", "-f", str(path))
-    with pytest.raises(HostError, match=r"unknown key kind or cipher; run `ssh-add .*key`"):
+    ssh_keygen("-q", "-t", "ed25519", "-Z", cipher, "-N", "a word", "-f", str(path))
+    with raises(HostError, "unknown-key-kind"):
         keyfile.load(keyfile.read(str(path)), str(path), lambda _: b"a word")
 
 
 def test_unsupported_kind_of_private_key() -> None:
     other = ed448.Ed448PrivateKey.generate()
     raw = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(UsageError, match="unsupported kind of key; make one with `ssh-keygen -t ed25519`"):
+    with raises(UsageError, "unsupported-key-kind"):
         keyfile.load(raw, "here", nobody_is_asked)
 
 
 def test_damaged_file_is_reported(tmp_path: Path) -> None:
     raw = key("ed25519").read_bytes()
-    with pytest.raises(UsageError, match="not a private key, or damaged"):
+    with raises(UsageError, "not-a-private-key"):
         keyfile.load(raw[: len(raw) // 2], "here", nobody_is_asked)
 
 
@@ -167,3 +180,15 @@ def test_any_bytes_are_a_private_key_or_an_error(noise: bytes, armored: bool) ->
     keyfile.public_blob("/nonexistent/key", raw)
     with pytest.raises((UsageError, HostError, NegativeResult)):
         keyfile.load(raw, "here", lambda _: b"")
+
+
+def test_passphrase_without_bcrypt_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key"
+    ssh_keygen("-q", "-t", "ed25519", "-N", "a word", "-f", str(path))
+
+    def load(*_: object, **__: object) -> None:
+        raise UnsupportedAlgorithm("Need bcrypt module")
+
+    monkeypatch.setattr("cryptography.hazmat.primitives.serialization.load_ssh_private_key", load)
+    with pytest.raises(HostError, match=r"needs bcrypt; run `.* install .*bcrypt`, or `ssh-add .*key`"):
+        keyfile.load(keyfile.read(str(path)), str(path), lambda _: b"a word")

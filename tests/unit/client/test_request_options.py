@@ -15,7 +15,7 @@ from doorward.client.request_options import (
     parse_for_s,
     parse_from,
     parse_gate,
-    parse_signed_port,
+    parse_signed_ports,
 )
 from doorward.model import Port
 
@@ -31,8 +31,9 @@ from doorward.model import Port
         (parse_from, "auto", AutomaticAddress()),
         (parse_gate, "paris-2", "paris-2"),
         (parse_gate, "SHA256:abc+/", "SHA256:abc+/"),
-        (parse_signed_port, "62201", Port.parse("62201/udp")),
-        (parse_signed_port, "1:udp", Port.parse("1/udp")),
+        (parse_signed_ports, "62201", (Port.parse("62201/udp"),)),
+        (parse_signed_ports, "1:udp", (Port.parse("1/udp"),)),
+        (parse_signed_ports, "443,53/udp", (Port.parse("443/udp"), Port.parse("53/udp"))),
     ],
 )
 def test_valid_values(parse: Callable[[str], object], text: str, value: object) -> None:
@@ -51,8 +52,11 @@ def test_valid_values(parse: Callable[[str], object], text: str, value: object) 
         (parse_from, "::ffff:192.0.2.1", "invalid address"),
         (parse_from, "::ffff:192.0.2.0/120", "invalid address"),
         (parse_gate, "a b", "invalid gate name 'a b'; use at most 64 letters, digits, - and _"),
-        (parse_signed_port, "22/tcp", "22/tcp is not a UDP port, which signed knocks need; write 22/udp"),
-        (parse_signed_port, "knock", "invalid port 'knock'"),
+        (parse_signed_ports, "22/tcp", "22/tcp is not a UDP port, which signed knocks need; write 22/udp"),
+        (parse_signed_ports, "knock", "invalid port 'knock'"),
+        (parse_signed_ports, "53,", "invalid port ''"),
+        (parse_signed_ports, "53,443,53/udp", "duplicate port 53/udp; write it once"),
+        (parse_signed_ports, "1,2,3,4,5,6,7,8,9", "9 ports for signed knocks; write 1 to 8"),
     ],
 )  # fmt: skip
 def test_errors_have_a_remedy(parse: Callable[[str], object], text: str, message: str) -> None:
@@ -63,7 +67,7 @@ def test_errors_have_a_remedy(parse: Callable[[str], object], text: str, message
 
 @given(st.text(max_size=30))
 def test_any_text_is_parsed_or_rejected(text: str) -> None:
-    for parse in (parse_for_s, parse_from, parse_gate, parse_signed_port):
+    for parse in (parse_for_s, parse_from, parse_gate, parse_signed_ports):
         try:
             parse(text)
         except ValueError:

@@ -12,8 +12,9 @@ import pytest
 
 from doorward.client.connector import Reply, knock_until_open
 from doorward.client.sequence import Target, knock, resolve, send
-from doorward.errors import HostError, UsageError
+from doorward.errors import DoorwardError, HostError, UsageError
 from doorward.model import Port, Protocol
+from tests.support.errors import raises
 from tests.support.processes import pending_syns
 
 LOOPBACK = {4: Target(socket.AF_INET, ("127.0.0.1", 0)), 6: Target(socket.AF_INET6, ("::1", 0, 0, 0))}
@@ -137,7 +138,7 @@ def test_next_address_is_used_if_the_first_is_unreachable(protocol: Protocol) ->
 
 
 def test_unreachable_host_error_lists_every_address() -> None:
-    with pytest.raises(HostError, match=r"cannot knock: 255\.255\.255\.255: Network is unreachable .*; 255\."):
+    with raises(HostError, "unreachable"):
         knock([NOWHERE, NOWHERE], tcp(7000))
 
 
@@ -152,38 +153,38 @@ def test_icmp_reply_to_an_earlier_packet_is_ignored(monkeypatch: pytest.MonkeyPa
 def test_locally_dropped_packet_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     results = iter([0, errno.EPERM])
     monkeypatch.setattr("doorward.client.sequence.send", lambda *_: next(results))
-    with pytest.raises(HostError, match=r"knock 2 of 3 \(2/tcp\) was not sent: .*packet filter"):
+    with raises(HostError, "send-failed"):
         knock([LOOPBACK[4]], tcp(1, 2, 3), delay_s=0)
 
 
 def test_resolve_keeps_to_the_family() -> None:
     assert resolve("127.0.0.1") == [LOOPBACK[4]]
     assert resolve("::1", socket.AF_INET6) == [LOOPBACK[6]]
-    with pytest.raises(UsageError, match="no IPv6 address"):
+    with raises(UsageError, "no-address"):
         resolve("127.0.0.1", socket.AF_INET6)
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "text"),
+    ("error", "kind", "code"),
     [
-        (socket.EAI_NONAME, UsageError, "unknown host 'gate.example'"),
-        (socket.EAI_AGAIN, HostError, "no name server answers"),
+        (socket.EAI_NONAME, UsageError, "unknown-host"),
+        (socket.EAI_AGAIN, HostError, "no-name-server"),
     ],
 )
 def test_unknown_host_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, error: int, kind: type[Exception], text: str
+    monkeypatch: pytest.MonkeyPatch, error: int, kind: type[DoorwardError], code: str
 ) -> None:
     def fail(*_: object) -> None:
         raise socket.gaierror(error, "as the library says it")
 
     monkeypatch.setattr("doorward.client.sequence.socket.getaddrinfo", fail)
-    with pytest.raises(kind, match=text):
+    with raises(kind, code):
         resolve("gate.example")
 
 
 @pytest.mark.parametrize("name", ["\u00e9" * 80, "\u00e9..example"])
 def test_invalid_host_name_is_an_error(name: str) -> None:
-    with pytest.raises(UsageError, match="invalid host name"):
+    with raises(UsageError, "invalid-host-name"):
         resolve(name)
 
 

@@ -28,7 +28,7 @@ from doorward.client.signed import (
 )
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, UsageError
-from doorward.model import Place, Port, Protocol
+from doorward.model import Port, Protocol, Source
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, SignedMessage, parse_plaintext, signed_text, signer_hash, target_hash
 from doorward.signed.server_key import HYBRID, X25519, PrivateKey, Suite
@@ -36,6 +36,7 @@ from doorward.signed.ssh_keys import parse_public_key, verify
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import expand_signature
 from tests.support.authenticator import Authenticator
+from tests.support.errors import raises
 from tests.support.signed import SUITES_HERE
 from tests.support.ssh_agent import blob_of
 from tests.support.ssh_keygen import KINDS, key, ssh_keygen
@@ -139,7 +140,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
     path = tmp_path / "id"
     public = b"\0\0\0\7ssh-rsa\0\0\0\3\1\0\1" + (1280).to_bytes(4) + b"\x80" + bytes(1279)  # 10,240 bits
     path.write_bytes(public)
-    with pytest.raises(UsageError, match="with this ssh-rsa key, and a packet for x25519 holds 1304; sign with an ed2"):
+    with raises(UsageError, "message-too-long"):
         check_fits(to(SERVER), Signer(public, "long", never))
 
 
@@ -155,7 +156,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
 )
 @settings(max_examples=60)
 def test_every_request_round_trips_or_is_rejected(
-    suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Place | None, time_ms: int, nonce: bytes
+    suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Source | None, time_ms: int, nonce: bytes
 ) -> None:
     server = SERVERS[suite]
     written = to(server, door, gate, for_s=for_s, asked=asked)
@@ -242,7 +243,7 @@ def test_unreachable_target_is_skipped_without_signing() -> None:
         assert send(to(SERVER), signer, [NOWHERE, LOOPBACK[4][0]], port) == [LOOPBACK[4][0]]
         opened(SERVER, sockets[4].recv(2000))
     assert len(signed) == 1
-    with pytest.raises(UnreachableError, match=r"cannot knock: 255.255.255.255: .*; 255.255.255.255: "):
+    with raises(UnreachableError, "unreachable"):
         send(to(SERVER), signer, [NOWHERE, NOWHERE])
     assert len(signed) == 1
 
@@ -268,7 +269,7 @@ def test_late_touch_is_reported_and_nothing_is_sent(monkeypatch: pytest.MonkeyPa
         times_ms = iter((1_000_000, 1_061_000))
         with monkeypatch.context() as patched:
             patched.setattr("doorward.client.signed.now_ms", lambda: next(times_ms))
-            with pytest.raises(HostError, match="the key signed after 61 s"):
+            with raises(HostError, "signed-too-late"):
                 send(to(SERVER), signer, [LOOPBACK[4][0]], port)
         send(to(SERVER), signer, [LOOPBACK[4][0]], port)
         assert opened(SERVER, sockets[4].recv(2000)).request.time_ms > 1_061_000  # the first that comes

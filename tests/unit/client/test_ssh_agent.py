@@ -22,6 +22,7 @@ from doorward.client.ssh_agent import (
 from doorward.errors import DoorwardError, HostError, MalformedError, NegativeResult
 from doorward.signed.ssh_keys import parse_public_key, verify_data
 from doorward.signed.ssh_wire import string
+from tests.support.errors import raises
 from tests.support.ssh_agent import FAILURE, LIST, SIGN_ANSWER, agent_that, blob_of, framed, listing, real_agent
 from tests.support.ssh_keygen import KINDS, key
 
@@ -56,9 +57,7 @@ def test_locked_agent_lists_and_signs_nothing(tmp_path: Path) -> None:
         real.add("-x", given="a word")
         with Agent(str(real.path)) as agent:
             assert agent.list_keys() == []
-            with pytest.raises(
-                NegativeResult, match=r"did not sign with the key 'ed25519 number 0': .*`ssh-add -X` unlocks"
-            ):
+            with raises(NegativeResult, "agent-refused"):
                 agent.sign(found, DATA)
 
 
@@ -67,55 +66,53 @@ def test_unconfirmed_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     with real_agent(tmp_path) as real:
         real.add("-c", key("ed25519"))
-        with Agent(str(real.path)) as agent, pytest.raises(NegativeResult, match="it was refused or not confirmed"):
+        with Agent(str(real.path)) as agent, raises(NegativeResult, "agent-refused"):
             agent.sign(agent.list_keys()[0], DATA)
 
 
 def test_missing_ssh_auth_sock() -> None:
-    with pytest.raises(NoAgentError, match=r"no ssh-agent \(SSH_AUTH_SOCK is not set\); `eval"):
+    with raises(NoAgentError, "no-agent"):
         open_agent()
 
 
-@pytest.mark.parametrize(
-    ("name", "why"), [("gone", "No such file or directory"), ("a" * 200, "AF_UNIX path too long"), (".", "Connection")]
-)
-def test_no_agent_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str) -> None:
+@pytest.mark.parametrize(("name", "code"), [("gone", "no-agent"), ("a" * 200, "no-agent"), (".", "no-agent")])
+def test_no_agent_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str) -> None:
     path = tmp_path / name
     monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
-    with pytest.raises(NoAgentError, match=f"no ssh-agent answers at {path} .*{why}"):
+    with raises(NoAgentError, code):
         open_agent()
 
 
 @pytest.mark.parametrize(
-    ("reply", "error", "text"),
+    ("reply", "error", "code"),
     [
-        (b"", HostError, "the connection ended in the middle"),
-        (b"\xff\xff\xff\xff", HostError, "a reply of 4294967295 bytes; is it an ssh-agent"),
-        (string(b""), HostError, "is truncated"),
-        (framed(99), HostError, "a reply of type 99"),
-        (framed(12, b"\0\0\0\1"), HostError, "is truncated"),
-        (framed(12, b"\0\xff\0\0"), HostError, "a list of 16711680 keys"),
-        (framed(12, b"\0\0\0\0x"), HostError, "1 bytes too many"),
-        (framed(FAILURE), HostError, "reported a failure"),
+        (b"", HostError, "no-key-list"),
+        (b"\xff\xff\xff\xff", HostError, "no-key-list"),
+        (string(b""), HostError, "no-key-list"),
+        (framed(99), HostError, "no-key-list"),
+        (framed(12, b"\0\0\0\1"), HostError, "no-key-list"),
+        (framed(12, b"\0\xff\0\0"), HostError, "no-key-list"),
+        (framed(12, b"\0\0\0\0x"), HostError, "no-key-list"),
+        (framed(FAILURE), HostError, "no-key-list"),
     ],
 )
-def test_malformed_list_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
-    with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
+def test_malformed_list_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], code: str) -> None:
+    with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, raises(error, code):
         agent.list_keys()
 
 
 @pytest.mark.parametrize(
-    ("reply", "error", "text"),
+    ("reply", "error", "code"),
     [
-        (framed(FAILURE), NegativeResult, "did not sign with a key without a comment"),
-        (framed(30), NegativeResult, "did not sign"),
-        (framed(SIGN_ANSWER), HostError, "returned no signature: .*is truncated"),
-        (framed(SIGN_ANSWER, string(b"x") + b"y"), HostError, "too many"),
-        (listing(), HostError, "a reply of type 12"),
+        (framed(FAILURE), NegativeResult, "agent-refused"),
+        (framed(30), NegativeResult, "agent-refused"),
+        (framed(SIGN_ANSWER), HostError, "no-signature"),
+        (framed(SIGN_ANSWER, string(b"x") + b"y"), HostError, "no-signature"),
+        (listing(), HostError, "no-signature"),
     ],
 )
-def test_malformed_signature_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], text: str) -> None:
-    with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, pytest.raises(error, match=text):
+def test_malformed_signature_reply(tmp_path: Path, reply: bytes, error: type[DoorwardError], code: str) -> None:
+    with agent_that(tmp_path, lambda _: reply) as path, Agent(str(path)) as agent, raises(error, code):
         agent.sign(AgentKey(b"blob", ""), DATA)
 
 
@@ -124,7 +121,7 @@ def test_silent_agent_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with (
         agent_that(tmp_path, lambda _: None) as path,
         Agent(str(path)) as agent,
-        pytest.raises(HostError, match="has not answered in time"),
+        raises(HostError, "agent-timeout"),
     ):
         agent.list_keys()
 

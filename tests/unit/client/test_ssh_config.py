@@ -9,6 +9,7 @@ import pytest
 
 from doorward.client.ssh_config import host_lines, read, save, with_host
 from doorward.errors import HostError, UsageError
+from tests.support.errors import raises
 
 LINES = "Host home\n    ProxyCommand doorward proxy %h %p\n"
 
@@ -31,13 +32,13 @@ def test_host_lines_are_appended_once(before: str, after: str) -> None:
 
 @pytest.mark.parametrize("before", ["Host home\n  User me\n", "host=home\n", "  HOST  work home other\n"])
 def test_existing_ssh_host_is_preserved(before: str) -> None:
-    with pytest.raises(UsageError, match=r"already has a Host home; .* ProxyCommand doorward proxy %h %p"):
+    with raises(UsageError, "ssh-host-exists"):
         with_host(before, "home")
 
 
 @pytest.mark.parametrize("name", ["*", "web?", "!home", "a b", "-v", 'a"b', "a#b", "%h", "a,b", "host=x", "ü", ""])
 def test_ssh_patterns_are_rejected_as_names(name: str) -> None:
-    with pytest.raises(UsageError, match="is not a plain host name for ssh"):
+    with raises(UsageError, "invalid-ssh-name"):
         with_host("", name)
 
 
@@ -68,5 +69,5 @@ def test_symbolic_link_is_preserved(tmp_path: Path) -> None:
 
 def test_inaccessible_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HostError, match="make it writable for yourself"):
+    with raises(HostError, "unwritable-file"):
         save(tmp_path / "file" / "config", LINES)

@@ -10,7 +10,7 @@ import pytest
 
 from doorward.cli.main import main
 from doorward.client.hosts import is_exposed as is_hosts_file_exposed
-from doorward.config.files import PathComponent, exposure, find_unsafe, is_exposed, read, read_text
+from doorward.config.files import PathComponent, UnsafePath, exposure, find_unsafe, is_exposed, read, read_text
 from doorward.errors import ConfigError
 from tests.support.processes import NOBODY, needs_root
 
@@ -134,10 +134,12 @@ def test_world_readable_file_gives_a_warning(
 ) -> None:
     assert exposure(config) is None  # pytest's directory is private
     assert not is_hosts_file_exposed(str(config))
-    monkeypatch.setattr("doorward.cli.check.exposure", lambda path: ("every user can read", f"run `chmod o-r {path}`"))
+    monkeypatch.setattr(
+        "doorward.cli.check.exposure", lambda _: UnsafePath("readable-by-others", "every user can read", "run chmod")
+    )
     assert main(["check", "--json", "-c", str(config)]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
-    assert (warnings[0]["level"], warnings[0]["line"]) == ("warning", 1)
+    assert (warnings[0]["code"], warnings[0]["level"], warnings[0]["line"]) == ("readable-by-others", "warning", 1)
 
 
 def test_pipes_and_devices_are_not_checked() -> None:

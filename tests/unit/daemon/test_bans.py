@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from doorward.daemon import bans as module
 from doorward.daemon.bans import BanList
 from doorward.errors import NegativeResult
-from doorward.model import parse_place
+from doorward.model import parse_source
 from doorward.nftables.fake import FakeFirewall
+from tests.support.errors import raises
 
 HERE, THERE = ip_address("192.0.2.7"), ip_address("2001:db8:a:b::7")
 CLOCK = [1_777_616_100.0]
@@ -41,13 +42,13 @@ def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
     assert bans.add(THERE, 3600) == ip_network("2001:db8:a:b::/64")
     assert gate.banned() == {HERE: 60, ip_network("2001:db8:a:b::/64"): 3600}
     for text in "192.0.2.7", "2001:db8:a:b::7", "2001:db8:a:b:ffff::1", "2001:db8:a:b::/72":
-        assert bans.contains(parse_place(text))
+        assert bans.contains(parse_source(text))
     for text in "192.0.2.8", "192.0.2.0/24", "2001:db8:a:c::7", "2001:db8::/32":
-        assert not bans.contains(parse_place(text))
+        assert not bans.contains(parse_source(text))
     CLOCK[0] += 60
     assert not bans.contains(HERE)
     assert list(bans.active()) == [ip_network("2001:db8:a:b::/64")]
-    with pytest.raises(NegativeResult, match="not banned"):
+    with raises(NegativeResult, "not-banned"):
         bans.remove(HERE)
     bans.remove(ip_address("2001:db8:a:b::99"))
     assert (bans.active(), gate.banned()) == ({}, {})
@@ -76,7 +77,7 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     bans = bans_at(tmp_path)
     bans.add(HERE, 60)
     bans.add(THERE, 60)
-    with pytest.raises(NegativeResult, match="2 are banned already"):
+    with raises(NegativeResult, "bans-full"):
         bans.add(ip_address("192.0.2.8"), 60)
     bans.add(HERE, 120)
     CLOCK[0] += 60

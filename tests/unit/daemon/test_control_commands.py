@@ -12,22 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from doorward.cli.metrics_server import build_exposition
+from doorward.cli.metrics_server import families
 from doorward.core.diff import SetChanges
 from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
+from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
-from tests.support.inside_daemon import InsideDaemon
+from tests.support.errors import raises
+from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 from tests.support.processes import own_namespace
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[InsideDaemon]:
-    daemon = InsideDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text"))
+def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
+    daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text"))
     yield daemon
     daemon.close()
 
@@ -35,7 +37,7 @@ def daemon(tmp_path: Path) -> Iterator[InsideDaemon]:
 A22, A80, A443 = (element(f"192.0.2.7 {port}/tcp") for port in (22, 80, 443))
 
 
-def test_opening_and_closing_by_hand(daemon: InsideDaemon) -> None:
+def test_opening_and_closing_by_hand(daemon: InProcessDaemon) -> None:
     assert daemon.shows() == []
     before_s = time.time()
     opening = daemon.ask("open", "ssh", "192.0.2.7")["opening"]
@@ -57,7 +59,7 @@ def test_opening_and_closing_by_hand(daemon: InsideDaemon) -> None:
     assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
 
 
-def test_status(daemon: InsideDaemon) -> None:
+def test_status(daemon: InProcessDaemon) -> None:
     assert daemon.ask("status") == {
         "pid": os.getpid(),
         "summary": "3 doors, mode guard",
@@ -78,7 +80,7 @@ def test_status(daemon: InsideDaemon) -> None:
     }
 
 
-def test_what_would_tell_of_the_file_is_the_owners(daemon: InsideDaemon) -> None:
+def test_what_would_tell_of_the_file_is_the_owners(daemon: InProcessDaemon) -> None:
     daemon.gate.loaded = replace(
         daemon.gate.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it"
     )
@@ -88,9 +90,9 @@ def test_what_would_tell_of_the_file_is_the_owners(daemon: InsideDaemon) -> None
     assert (shown["digest"], bool(shown["last_good"]), "7000" in shown["last_good"]) == ("", True, False)
 
 
-def test_numbers(daemon: InsideDaemon) -> None:
+def test_stats(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    told = daemon.ask("numbers")
+    told = daemon.ask("stats")
     assert {key: told[key] for key in ("summary", "generation", "doors", "openings", "events", "attempts", "sets")} == {
         "summary": "3 doors, mode guard",
         "generation": "0123abcd",
@@ -103,7 +105,7 @@ def test_numbers(daemon: InsideDaemon) -> None:
     assert told["counters"] == dict.fromkeys(COUNTERS, 0)
 
 
-def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDaemon) -> None:
+def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     follower = daemon.commands.answer({"command": "follow"})
     assert isinstance(follower, Subscriber)
@@ -111,7 +113,7 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDae
     assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
     ours, theirs = socket.socketpair()
     with ours, theirs, theirs.makefile("rb") as lines:
-        follower.begin(ours)
+        follower.begin(SocketWriter(daemon.loop, ours))
         daemon.ask("close", "ssh", "192.0.2.7")
         told = json.loads(lines.readline())
         assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= told.items()
@@ -121,34 +123,34 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InsideDae
         assert lines.readline() == b""
 
 
-OWNERS = ["apply", "confirm", "installed", "off", "ban", "unban"]
+OWNERS = ["apply", "confirm", "reload_hooks", "off", "ban", "unban"]
 
 
-def test_the_list_of_commands_is_whole(daemon: InsideDaemon) -> None:
-    assert daemon.commands._handlers.keys() == {*OWNERS, "bans", "close", "follow", "numbers", "open", "status"}
+def test_the_list_of_commands_is_whole(daemon: InProcessDaemon) -> None:
+    assert daemon.commands._handlers.keys() == {*OWNERS, "bans", "close", "follow", "stats", "open", "status"}
 
 
 @pytest.mark.parametrize("command", OWNERS)
-def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InsideDaemon, command: str) -> None:
+def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InProcessDaemon, command: str) -> None:
     with pytest.raises(UsageError, match=f"^{command} is for root: "):
         daemon.ask(command, address="192.0.2.7", is_owner=False)
     assert daemon.ask("bans") == {"bans": []}
 
 
 @pytest.mark.parametrize("command", [*OWNERS, "bans", "close", "follow", "open", "status"])
-def test_who_may_read_the_numbers_may_do_nothing_else(daemon: InsideDaemon, command: str) -> None:
-    with pytest.raises(UsageError, match="the numbers alone"):
+def test_who_may_read_the_stats_may_do_nothing_else(daemon: InProcessDaemon, command: str) -> None:
+    with raises(UsageError, "not-permitted"):
         daemon.ask(command, "ssh", "192.0.2.7", is_owner=False, is_reader=True)
 
 
-def test_the_numbers_name_no_address_to_who_may_read_nothing_else(daemon: InsideDaemon) -> None:
-    whole = daemon.ask("numbers")
-    numbers = daemon.ask("numbers", is_owner=False, is_reader=True)
-    assert whole.keys() - numbers.keys() == {"attempts", "listed"}
-    assert build_exposition(numbers) == build_exposition(whole)
+def test_the_stats_name_no_address_to_who_may_read_nothing_else(daemon: InProcessDaemon) -> None:
+    whole = daemon.ask("stats")
+    stats = daemon.ask("stats", is_owner=False, is_reader=True)
+    assert whole.keys() - stats.keys() == {"attempts", "listed"}
+    assert [*families(stats)] == [*families(whole)]
 
 
-def test_for_how_long(daemon: InsideDaemon) -> None:
+def test_for_how_long(daemon: InProcessDaemon) -> None:
     transcript: list[tuple[object, float]] = [
         (None, 600),  # the door's own
         ("20m", 1200),
@@ -163,20 +165,20 @@ def test_for_how_long(daemon: InsideDaemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("for_", "says"),
+    ("for_", "code"),
     [
-        ("366d", "too long; at most 365d"),
-        ("99999999999999d", "too long"),
-        ("0s", "is zero"),
-        ("90", 'write the unit too: "90s"'),
-        ("soon", "invalid duration"),
-        ("-5s", "invalid duration"),
-        ("", "invalid duration"),
-        (90, "needs a text 'for'"),
+        ("366d", "duration-too-long"),
+        ("99999999999999d", "duration-too-long"),
+        ("0s", "zero-duration"),
+        ("90", "invalid-duration"),
+        ("soon", "invalid-duration"),
+        ("-5s", "invalid-duration"),
+        ("", "invalid-duration"),
+        (90, "missing-field"),
     ],
 )
-def test_durations_that_are_none(daemon: InsideDaemon, for_: object, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_durations_that_are_none(daemon: InProcessDaemon, for_: object, code: str) -> None:
+    with raises(UsageError, code):
         daemon.ask("open", "ssh", "192.0.2.7", **{"for": for_})
     assert daemon.shows() == []
     assert daemon.has() == {}
@@ -192,7 +194,7 @@ def test_durations_that_are_none(daemon: InsideDaemon, for_: object, says: str) 
         ("::ffff:c000:207", "192.0.2.7"),
     ],
 )
-def test_an_address_has_one_spelling(daemon: InsideDaemon, written: str, meant: str) -> None:
+def test_an_address_has_one_spelling(daemon: InProcessDaemon, written: str, meant: str) -> None:
     assert daemon.ask("open", "ssh", written)["opening"]["address"] == meant
     assert daemon.has() == {element(f"{meant} 22/tcp"): 30}
     daemon.ask("close", "ssh", written)
@@ -217,7 +219,7 @@ def test_an_address_has_one_spelling(daemon: InsideDaemon, written: str, meant: 
         (["192.0.2.7"], "needs a text 'address'"),
     ],
 )
-def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: str) -> None:
+def test_addresses_that_are_none(daemon: InProcessDaemon, written: object, says: str) -> None:
     for command in "open", "close":
         with pytest.raises(UsageError, match=says):
             daemon.ask(command, "ssh", written)
@@ -244,14 +246,14 @@ def test_addresses_that_are_none(daemon: InsideDaemon, written: object, says: st
     ],
 )
 def test_what_cannot_be_answered(
-    daemon: InsideDaemon, command: str, words: list[object], error: type[DoorwardError], says: str
+    daemon: InProcessDaemon, command: str, words: list[object], error: type[DoorwardError], says: str
 ) -> None:
     with pytest.raises(error) as caught:
         daemon.ask(command, *words)
     assert says in str(caught.value)
 
 
-def test_a_port_stays_open_as_long_as_one_door_wants_it(daemon: InsideDaemon) -> None:
+def test_a_port_stays_open_as_long_as_one_door_wants_it(daemon: InProcessDaemon) -> None:
     transcript: list[tuple[str, str, dict[str, object], dict[Element, float]]] = [
         ("open", "web", {}, {A80: 600, A443: 600}),
         ("open", "admin", {"for": "20m"}, {A80: 1200, A443: 600, A22: 1200}),
@@ -266,14 +268,14 @@ def test_a_port_stays_open_as_long_as_one_door_wants_it(daemon: InsideDaemon) ->
 
 
 @pytest.mark.netns
-def test_closing_may_cut_connections_of_which_there_are_none(daemon: InsideDaemon) -> None:
+def test_closing_may_cut_connections_of_which_there_are_none(daemon: InProcessDaemon) -> None:
     with own_namespace():  # it looks at all of a host
         for address in "192.0.2.7", "2001:db8::7":
             daemon.ask("open", "ssh", address)
             assert daemon.ask("close", "ssh", address, cut=True) == {"cut": 0}
 
 
-def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InsideDaemon) -> None:
+def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     del daemon.doors["ssh"]
     with pytest.raises(UsageError):
@@ -282,14 +284,14 @@ def test_a_door_that_is_configured_no_more_can_be_closed(daemon: InsideDaemon) -
     assert daemon.has() == {}
 
 
-def test_an_entry_that_the_kernel_took_away_meanwhile_is_closed_all_the_same(daemon: InsideDaemon) -> None:
+def test_an_entry_that_the_kernel_took_away_meanwhile_is_closed_all_the_same(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     daemon.firewall.apply(SetChanges({}, frozenset({A22})))
     assert daemon.ask("close", "ssh", "192.0.2.7") == {"cut": 0}
     assert daemon.recorded() == [("ssh", "192.0.2.7", "hand")]
 
 
-def test_what_the_filter_refuses_is_not_open(daemon: InsideDaemon) -> None:
+def test_what_the_filter_refuses_is_not_open(daemon: InProcessDaemon) -> None:
     daemon.firewall.stuck = True
     with pytest.raises(HostError, match="stuck"):
         daemon.ask("open", "ssh", "192.0.2.7")
@@ -297,7 +299,7 @@ def test_what_the_filter_refuses_is_not_open(daemon: InsideDaemon) -> None:
     assert daemon.recorded() == [("ssh", "192.0.2.7", "refused")]
 
 
-def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InsideDaemon) -> None:
+def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     daemon.firewall.stuck = True
     with pytest.raises(HostError, match="stuck"):
@@ -308,7 +310,7 @@ def test_prolonging_that_the_filter_refuses_leaves_what_stood(daemon: InsideDaem
     assert daemon.recorded() == [("ssh", "192.0.2.7", None)]
 
 
-def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: InsideDaemon) -> None:
+def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     daemon.firewall.stuck = True
     with pytest.raises(HostError, match="stuck"):
@@ -319,7 +321,7 @@ def test_closing_that_the_filter_refuses_leaves_it_open_and_says_so(daemon: Insi
     assert daemon.has() == {}
 
 
-def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
+def test_a_ban_closes_every_door_and_opens_none(daemon: InProcessDaemon) -> None:
     for door, address in ("ssh", "192.0.2.7"), ("web", "192.0.2.7"), ("ssh", "192.0.2.8"), ("ssh", "2001:db8::9"):
         daemon.ask("open", door, address)
     assert daemon.ask("ban", address="192.0.2.7", **{"for": "2h"}) == {
@@ -338,24 +340,24 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InsideDaemon) -> None:
         ("2001:db8::9", "ban"),
     ]
     for address in "192.0.2.7", "2001:db8::8":
-        with pytest.raises(NegativeResult, match=f"{address} is banned; `doorward unban {address}` ends that"):
+        with raises(NegativeResult, "is-banned"):
             daemon.ask("open", "ssh", address)
     assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}
     daemon.ask("open", "ssh", "192.0.2.7")
-    with pytest.raises(NegativeResult, match=r"192\.0\.2\.7 is not banned"):
+    with raises(NegativeResult, "not-banned"):
         daemon.ask("unban", address="192.0.2.7")
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
 )
-def test_addresses_that_no_stranger_has_are_not_banned(daemon: InsideDaemon, address: str) -> None:
-    with pytest.raises(UsageError, match="cannot ban"):
+def test_addresses_that_no_stranger_has_are_not_banned(daemon: InProcessDaemon, address: str) -> None:
+    with raises(UsageError, "own-address"):
         daemon.ask("ban", address=address)
 
 
-def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InsideDaemon) -> None:
+def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     daemon.firewall.stuck = True  # the entry cannot be taken out; the ban stands before it
     with pytest.raises(HostError, match="stuck"):

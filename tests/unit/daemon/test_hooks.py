@@ -14,7 +14,8 @@ import pytest
 
 from doorward.config.files import read
 from doorward.daemon import hook_runner
-from doorward.daemon.hooks import REFUSALS_A_MINUTE, HookQueue, HookRun
+from doorward.daemon.hook_runner import HookRun
+from doorward.daemon.hooks import REFUSALS_A_MINUTE, HookQueue
 from doorward.daemon.log import Log
 from doorward.errors import MalformedError
 from doorward.kernel.event_loop import EventLoop
@@ -23,14 +24,14 @@ HERE = ip_address("192.0.2.7")
 
 
 class House:
-    """Errands with a configuration to edit, and a log to read."""
+    """A hook queue with a configuration to edit, and a log to read."""
 
     def __init__(self, folder: Path) -> None:
         self.config = folder / "doorward.toml"
         self.stream = io.StringIO()
         self.write("nothing")
         self.loop = EventLoop()
-        self.errands = HookQueue(self.loop, Log("json", self.stream), self.config, folder / "lock")
+        self.queue = HookQueue(self.loop, Log("json", self.stream), self.config, folder / "lock")
 
     def write(self, word: str) -> None:
         self.config.write_text(
@@ -39,7 +40,7 @@ class House:
 
     def load(self) -> None:
         """Do what the daemon does once it has loaded the file."""
-        self.errands.configure(read(self.config).doors)
+        self.queue.configure(read(self.config).doors)
 
     def messages(self) -> list[str]:
         lines: list[dict[str, Any]] = [json.loads(line) for line in self.stream.getvalue().splitlines()]
@@ -66,20 +67,20 @@ class House:
 def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path)
     yield house
-    house.errands.close()
-    os.waitpid(house.errands._runner.pid, 0)
+    house.queue.close()
+    os.waitpid(house.queue._runner.pid, 0)
     house.loop.close()
 
 
 def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) -> None:
     house.write("first")
     house.load()
-    house.errands.run(HookRun("wake", HERE, "open"))
-    house.errands.run(HookRun("wake", HERE, "open"))  # waits for the one before
+    house.queue.run(HookRun("wake", HERE, "open"))
+    house.queue.run(HookRun("wake", HERE, "open"))  # waits for the one before
     house.await_message("output: first 192.0.2.7")
     house.write("second")
     house.load()
-    house.errands.run(HookRun("wake", HERE, "open"))
+    house.queue.run(HookRun("wake", HERE, "open"))
     house.await_message("output: second 192.0.2.7")
     assert [message for message in house.messages() if "output" in message] == [
         f"wake: output: {word} 192.0.2.7" for word in ("first", "first", "second")
@@ -89,25 +90,25 @@ def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) 
 def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> None:
     house.write("first")
     house.load()
-    house.errands.run(HookRun("wake", HERE, "open"))
+    house.queue.run(HookRun("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     doors = read(house.config).doors
     house.write("second")
     house.config.chmod(0o602)
-    house.errands.configure(doors)
+    house.queue.configure(doors)
     house.await_message("other users can write this file")
     house.await_message("the commands stay as they were")
-    house.errands.run(HookRun("wake", ip_address("2001:db8::7"), "open"))
+    house.queue.run(HookRun("wake", ip_address("2001:db8::7"), "open"))
     house.await_message("output: first 2001:db8::7")
 
 
 def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
-    assert not house.errands.has_command(HookRun("wake", HERE, "open"))  # nothing was taken yet
+    assert not house.queue.has_command(HookRun("wake", HERE, "open"))  # nothing was taken yet
     house.write("first")
     house.load()
-    assert not house.errands.has_command(HookRun("wake", HERE, "close"))
-    assert house.errands.has_command(HookRun("wake", HERE, "open"))
-    house.errands.run(HookRun("wake", HERE, "open"))
+    assert not house.queue.has_command(HookRun("wake", HERE, "close"))
+    assert house.queue.has_command(HookRun("wake", HERE, "open"))
+    house.queue.run(HookRun("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     assert [message for message in house.messages() if "running" in message] == [
         "wake: running: /bin/echo first 192.0.2.7"
@@ -115,17 +116,17 @@ def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
 
 
 def test_refusals_run_their_command_a_few_times_a_minute(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.errands.run_on_refuse(HERE, "fast")  # there is no command for it
+    house.queue.run_on_refuse(HERE, "throttled")  # there is no command for it
     house.config.write_text(
         '[gate]\non_refuse = ["/bin/echo", "%IP% %REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
     )
     found = read(house.config)
-    house.errands.configure(found.doors, found.gate.on_refuse)
+    house.queue.configure(found.doors, found.gate.on_refuse)
     for _ in range(REFUSALS_A_MINUTE + 5):
-        house.errands.run_on_refuse(HERE, "clock")
+        house.queue.run_on_refuse(HERE, "clock")
     now_s = house.loop.now_s()
     monkeypatch.setattr(house.loop, "now_s", lambda: now_s + 60)
-    house.errands.run_on_refuse(HERE, "full")
+    house.queue.run_on_refuse(HERE, "full")
     monkeypatch.undo()
     house.await_message("on_refuse: output: 192.0.2.7 full")
     outputs = [message for message in house.messages() if "output" in message]
@@ -139,9 +140,9 @@ def test_a_reason_is_one_word(house: House, reason: str) -> None:
         '[gate]\non_refuse = ["/bin/echo", "%REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
     )
     found = read(house.config)
-    house.errands.configure(found.doors, found.gate.on_refuse)
-    hook_runner = house.errands._runner.pid
-    house.errands.run_on_refuse(HERE, reason)
+    house.queue.configure(found.doors, found.gate.on_refuse)
+    hook_runner = house.queue._runner.pid
+    house.queue.run_on_refuse(HERE, reason)
     house.await_message("the process that runs commands ended")  # a daemon that asks for that was taken over
     assert not any("output" in message for message in house.messages())
     with pytest.raises(ChildProcessError):
@@ -158,7 +159,7 @@ def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: Hou
 
     def send(what: str, number: int) -> None:
         address = ip_address(f"192.0.2.{number}")
-        house.errands.run(HookRun("ssh", address, what, lambda: done.append(f"{what} {number}")))
+        house.queue.run(HookRun("ssh", address, what, lambda: done.append(f"{what} {number}")))
 
     text, doors = house.config.read_text(), read(house.config).doors
     house.load()
@@ -167,15 +168,15 @@ def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: Hou
         house.await_message(f"output: open 192.0.2.{number}")
     house.run_until(lambda: sorted(done) == ["open 1", "open 3"])
     done.clear()
-    house.errands.turn_off()
+    house.queue.turn_off()
     house.config.write_text("[gate")
     for what, number in (("close", 1), ("open", 2), ("close", 2), ("close", 3), ("open", 3), ("open", 4)):
         send(what, number)
-    house.errands.run_on_refuse(HERE, "clock")
+    house.queue.run_on_refuse(HERE, "clock")
     assert done == ["close 2"]
-    house.errands.configure(doors)  # as `doorward apply` does: the file is still wrong
+    house.queue.configure(doors)  # as `doorward apply` does: the file is still wrong
     house.config.write_text(text)
-    house.errands.turn_on()
+    house.queue.turn_on()
     house.await_message("output: close 192.0.2.1")
     send("close", 4)
     send("close", 3)
@@ -203,9 +204,9 @@ REQUESTS = [  # what only a daemon sends that somebody has taken over
 def test_a_request_of_another_form_ends_the_command_runner(house: House, request_: object) -> None:
     house.config.write_text(SHELL.format(mark="x"))
     house.load()
-    house.errands.run(HookRun("wake", HERE, "open"))
+    house.queue.run(HookRun("wake", HERE, "open"))
     house.await_message("output: 192.0.2.7")
-    before = house.errands._runner
+    before = house.queue._runner
     before._socket.send(json.dumps(request_).encode())
     house.await_message("the process that runs commands ended")
     assert [message for message in house.messages() if "output" in message] == ["wake: output: 192.0.2.7"]
@@ -217,8 +218,8 @@ def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
     house.write("first")
     house.load()
     for door in ("sesame", "/bin/sh", "wake ", ""):
-        house.errands._runner.run(door, HERE, "open")
-    house.errands.run(HookRun("wake", HERE, "open"))
+        house.queue._runner.run(HookRun(door, HERE, "open"))
+    house.queue.run(HookRun("wake", HERE, "open"))
     house.await_message("output: first 192.0.2.7")
     assert sum("running" in message for message in house.messages()) == 1
 
@@ -226,7 +227,7 @@ def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
 def test_a_scope_id_in_an_address_reaches_no_command(house: House) -> None:
     house.config.write_text(SHELL.format(mark="y"))
     house.load()
-    house.errands.run(HookRun("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
+    house.queue.run(HookRun("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
     house.await_message("output: fe80::1")
     assert not any("uid=" in message for message in house.messages())
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from doorward.core.openings import log_fields
 from doorward.daemon import log as module
 from doorward.daemon.log import COUNT_AFTER_S, LINES_AT_ONCE, Log, text_of
 from tests.support.openings import opening
@@ -36,13 +37,13 @@ def written(form: str, *calls: tuple[object, ...]) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-OPENED = ("opening", "opened", opening(), 30.0, "knock")
-PROLONGED = ("opening", "prolonged", opening("web", "2001:db8::7", "80/tcp 443/tcp"), 599.9997, "hand")
-CLOSED = ("opening", "closed", opening("wake", opened=""), 30.4, "time")
+OPENED = ("event", "opened", log_fields(opening(), 30.0, "knock"))
+PROLONGED = ("event", "prolonged", log_fields(opening("web", "2001:db8::7", "80/tcp 443/tcp"), 599.9997, "hand"))
+CLOSED = ("event", "closed", log_fields(opening("wake", opened=""), 30.4, "time"))
 REFUSED = ("event", "refused", {"address": "203.0.113.9", "door": "ssh", "reason": "the open set is full"})
 SCANNER = ("event", "refused", {"address": "203.0.113.9", "door": None, "reason": "a scanner"})
-SAID = ("message", "2 doors, mode guard; 0 open")
-COMPLAINED = ("message", "the configuration was not reloaded", "error")
+SAID = ("message", "started", "2 doors, mode guard; 0 open")
+COMPLAINED = ("message", "not-reloaded", "the configuration was not reloaded", "error")
 
 TEXT = {
     OPENED[1]: (OPENED, "opened ssh to 192.0.2.7 for 30s (22/tcp), by knock"),
@@ -94,7 +95,13 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
             "by": "time",
         },
         {"time": stamp, "event": "refused", "address": "203.0.113.9", "door": None, "reason": "a scanner"},
-        {"time": stamp, "event": "message", "level": "error", "message": "the configuration was not reloaded"},
+        {
+            "time": stamp,
+            "event": "message",
+            "level": "error",
+            "code": "not-reloaded",
+            "message": "the configuration was not reloaded",
+        },
     ]
 
 
@@ -122,7 +129,14 @@ def test_how_long(for_s: float, expected: str) -> None:
 
 def test_an_event_is_one_line_whatever_it_says() -> None:
     for form in "text", "json":
-        assert len(written(form, ("message", "one line\nand 2026-05-01T12:00:00+0545 opened ssh to 203.0.113.9"))) == 1
+        assert (
+            len(
+                written(
+                    form, ("message", "two-lines", "one line\nand 2026-05-01T12:00:00+0545 opened ssh to 203.0.113.9")
+                )
+            )
+            == 1
+        )
 
 
 class Full(io.StringIO):
@@ -131,11 +145,11 @@ class Full(io.StringIO):
 
 
 def test_a_log_that_nobody_takes_does_not_end_the_daemon() -> None:
-    Log("text", Full()).message("anybody?")
+    Log("text", Full()).message("started", "anybody?")
 
 
 def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
-    Log("text").message("hello")
+    Log("text").message("started", "hello")
     assert capsys.readouterr() == ("", "2026-05-01T12:00:00+0545 hello\n")
 
 
@@ -144,7 +158,7 @@ def test_no_text_commands_the_terminal_or_makes_a_line_of_its_own() -> None:
         stream = io.StringIO()
         log = Log(form, stream)
         log.event("refused", {"address": "203.0.113.9", "door": None, "reason": "key x\x1b]0;y\x07\nopened\x7f\u202e"})
-        log.message("key x\x1b]0;y\x07 is late")
+        log.message("clock", "key x\x1b]0;y\x07 is late")
         lines = stream.getvalue().splitlines()
         assert len(lines) == 2
         assert all(line.isprintable() for line in lines)
@@ -155,7 +169,7 @@ def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
     log = Log("json", stream)
     for _ in range(LINES_AT_ONCE + 7):
         log.event(*REFUSED[1:])
-    log.opening(*OPENED[1:])  # another kind has room of its own
+    log.event(*OPENED[1:])  # another kind has room of its own
     assert log.due_s == NOW_S[0] + COUNT_AFTER_S
     log.log_suppressed()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]

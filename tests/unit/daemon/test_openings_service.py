@@ -1,61 +1,52 @@
-"""What is recorded and cannot be applied: it is taken back, and nothing is logged, announced or run for it, ever."""
+"""Effects are performed in one order; what the kernel refuses is rolled back, and not logged, announced or run."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from doorward.core.diff import SetChanges
-from doorward.daemon.hooks import HookRun
+from doorward.core.openings import Announce, Effect, Reject, on_close, on_open
+from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.daemon.repairs import fill, settle_each
-from doorward.errors import DoorwardError, HostError
-from doorward.model import Element, Opening, Place
+from doorward.daemon.repairs import fill
+from doorward.errors import HostError
+from doorward.model import Element, Opening, Source
 from doorward.nftables import fake
 from doorward.nftables.nft_error import NftError
-from tests.support.inside_daemon import InsideDaemon
+from tests.support.errors import raises
+from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 
 ONE, OTHER, THIRD = map(ip_address, ("192.0.2.7", "192.0.2.8", "192.0.2.9"))
 
 
-class Announced:
-    """A fleet that notes what it hears."""
+class Fleet:
+    """A listener that notes what is announced."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
-        self._waiting: list[str] = []
+        self.announced: list[str] = []
 
-    def opened(self, opening: Opening, _: str) -> None:
-        self._waiting.append(f"opened {opening.address}")
-
-    def ended(self, opening: Opening, _: str) -> None:
-        self._waiting.append(f"closed {opening.address}")
-
-    def knock_rejected(self, *_: object) -> None:
-        pass
-
-    def flush(self) -> None:
-        self.heard += self._waiting
-        self._waiting.clear()
+    def announce(self, changes: Sequence[Announce | Reject]) -> None:
+        self.announced += [f"{each.event} {each.opening.address}" for each in changes if isinstance(each, Announce)]
 
 
-class Watched(InsideDaemon):
+class Watched(InProcessDaemon):
     """Everything that is logged, announced or run, in one list and in its order."""
 
     def __init__(self, folder: Path) -> None:
         self.stream = io.StringIO()
         super().__init__(Ledger(folder / "ledger.sqlite3"), Log("json", self.stream))
-        self.announced = Announced()
-        self.openings.listeners.append(self.announced)
+        self.fleet = Fleet()
+        self.openings.listeners.append(self.fleet)
         self.ran: list[HookRun] = []
-        self.hooks.has_command = lambda errand: True  # type: ignore[method-assign]
+        self.hooks.has_command = lambda run: True  # type: ignore[method-assign]
         self.hooks.run = self.ran.append  # type: ignore[method-assign,assignment]
 
     def logged(self) -> list[str]:
@@ -63,13 +54,19 @@ class Watched(InsideDaemon):
         return [f"{line['event']} {line['address']}" for line in lines if line["event"] != "message"]
 
     def hooks_run(self) -> list[str]:
-        return [f"{errand.what} {errand.address}" for errand in self.ran]
+        return [f"{run.event} {run.address}" for run in self.ran]
 
     def ends(self) -> dict[str, object]:
         """Return how the last opening of each address ended, in the ledger."""
         return {str(address): ended for _, address, ended in self.recorded()}
 
-    def new(self, address: Place, for_s: float = 60.0, door: str = "ssh") -> Opening:
+    def open(self, *new: Opening) -> list[Effect]:
+        """Return the effects of requests to open doors."""
+        return [
+            effect for each in new for effect in on_open(self.table, self.doors[each.door], each, self.loop.now_s())
+        ]
+
+    def new(self, address: Source, for_s: float = 60.0, door: str = "ssh") -> Opening:
         now_s = self.loop.now_s()
         return Opening(door, address, self.doors[door].opens, now_s, now_s + for_s, "key laptop")
 
@@ -81,41 +78,62 @@ def daemon(tmp_path: Path) -> Iterator[Watched]:
     daemon.close()
 
 
-def fail() -> None:
-    raise HostError("nftables refused")
-
-
 def test_an_opening_that_cannot_be_applied_leaves_nothing_behind(daemon: Watched) -> None:
-    with pytest.raises(HostError), daemon.openings.recording(fail):
-        daemon.openings.record_opening(daemon.new(ONE))
+    daemon.firewall.stuck = True
+    (refusal,) = daemon.openings.perform(daemon.open(daemon.new(ONE)))
+    assert (refusal.change.key, str(refusal.error)) == (("ssh", ONE), "nftables rejected the change: stuck")
     assert (daemon.shows(), daemon.has(), daemon.ends()) == ([], {}, {"192.0.2.7": "refused"})
+    daemon.firewall.stuck = False
     daemon.ask("open", "ssh", OTHER.compressed)  # an unrelated call
-    assert daemon.logged() == daemon.announced.heard == ["opened 192.0.2.8"]
+    assert daemon.logged() == daemon.fleet.announced == ["opened 192.0.2.8"]
     assert daemon.hooks_run() == ["open 192.0.2.8"]
 
 
 def test_a_longer_end_that_cannot_be_applied_leaves_the_one_before(daemon: Watched) -> None:
-    with daemon.openings.recording():
-        daemon.openings.record_opening(daemon.new(ONE, 60.0))
+    daemon.openings.perform(daemon.open(daemon.new(ONE, 60.0)))
     (before,) = daemon.ledger.active()
-    with pytest.raises(HostError), daemon.openings.recording(fail):  # noqa: PT012
-        daemon.openings.record_opening(daemon.new(ONE, 3600.0, "ssh"))
-        daemon.openings.record_opening(daemon.new(ONE, 7200.0, "ssh"))
+    daemon.firewall.stuck = True
+    daemon.openings.perform(daemon.open(daemon.new(ONE, 3600.0), daemon.new(ONE, 7200.0)))
     (after,) = daemon.ledger.active()
     assert after.until_s == pytest.approx(before.until_s, abs=0.01)
     assert daemon.logged() == ["opened 192.0.2.7"]
     assert daemon.table.count("key laptop") == 1
 
 
-def test_what_is_recorded_while_another_is_applied_is_done_apart(daemon: Watched) -> None:
-    def repair_then_fail() -> None:
-        with daemon.openings.recording():  # as a repair does, when nftables is found changed
-            daemon.openings.record_opening(daemon.new(OTHER))
-        fail()
+@pytest.mark.parametrize("has_command", [True, False])
+def test_a_close_that_cannot_be_applied_leaves_the_opening(daemon: Watched, *, has_command: bool) -> None:
+    daemon.hooks.has_command = lambda run: has_command  # type: ignore[method-assign]
+    daemon.openings.perform(daemon.open(daemon.new(ONE)))
+    (before,) = daemon.ledger.active()
+    daemon.firewall.stuck = True
+    (refusal,) = daemon.openings.perform(on_close(daemon.table, ("ssh", ONE), "fleet", daemon.loop.now_s()))
+    assert refusal.change.key == ("ssh", ONE)
+    (after,) = daemon.ledger.active()
+    assert after.until_s == pytest.approx(before.until_s, abs=0.01)
+    assert daemon.shows() == [("ssh", "192.0.2.7")]
+    assert daemon.logged() == daemon.fleet.announced == ["opened 192.0.2.7"]
+    assert daemon.hooks_run() == ["open 192.0.2.7"] * has_command
+    daemon.firewall.stuck = False
+    daemon.openings.perform(on_close(daemon.table, ("ssh", ONE), "hand", daemon.loop.now_s()))
+    assert daemon.recorded() == [("ssh", "192.0.2.7", None if has_command else "hand")]
 
-    with pytest.raises(HostError), daemon.openings.recording(repair_then_fail):
-        daemon.openings.record_opening(daemon.new(ONE))
-    assert daemon.logged() == daemon.announced.heard == ["opened 192.0.2.8"]
+
+def test_what_is_recorded_while_another_is_applied_is_done_apart(
+    daemon: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = daemon.firewall.apply
+
+    def repair_then_fail(changes: SetChanges) -> None:
+        if daemon.table.get("ssh", OTHER) is not None:
+            apply(changes)
+            return
+        daemon.openings.perform(daemon.open(daemon.new(OTHER)))  # as a repair does, when nftables is found changed
+        raise HostError("nft-rejected", "nftables refused")
+
+    monkeypatch.setattr(daemon.firewall, "apply", repair_then_fail)
+    (refusal,) = daemon.openings.perform(daemon.open(daemon.new(ONE)))
+    assert refusal.change.key == ("ssh", ONE)
+    assert daemon.logged() == daemon.fleet.announced == ["opened 192.0.2.8"]
     assert daemon.ends() == {"192.0.2.7": "refused", "192.0.2.8": None}
 
 
@@ -131,11 +149,12 @@ def test_the_order_is_ledger_kernel_log_commands(daemon: Watched, monkeypatch: p
 
     monkeypatch.setattr(daemon.ledger, "opened", noting("ledger", daemon.ledger.opened))
     monkeypatch.setattr(daemon.firewall, "apply", noting("kernel", daemon.firewall.apply))
-    monkeypatch.setattr(daemon.log, "opening", noting("log", daemon.log.opening))
-    monkeypatch.setattr(daemon.announced, "flush", noting("fleet", daemon.announced.flush))
+    monkeypatch.setattr(daemon.log, "event", noting("log", daemon.log.event))
+    monkeypatch.setattr(daemon.fleet, "announce", noting("fleet", daemon.fleet.announce))
+    monkeypatch.setattr(daemon.ledger, "fsync", noting("sync", daemon.ledger.fsync))
     monkeypatch.setattr(daemon.hooks, "run", noting("command", daemon.hooks.run))
     daemon.ask("open", "ssh", ONE.compressed)
-    assert order == ["ledger", "kernel", "log", "fleet", "command"]
+    assert order == ["ledger", "sync", "kernel", "log", "fleet", "sync", "command"]
 
 
 class Choosy:
@@ -154,18 +173,8 @@ class Choosy:
 def test_one_entry_that_is_refused_costs_only_its_own_opening(daemon: Watched) -> None:
     Choosy(daemon, element("192.0.2.8 443/tcp"))
     opened = [daemon.new(address, door="web") for address in (ONE, OTHER, THIRD)]
-    failed: list[Place] = []
-
-    def refused(opening: Opening, _: DoorwardError) -> None:
-        failed.append(opening.address)
-        daemon.openings.pending.take_back((opening.door, opening.address))
-
-    with daemon.openings.recording(
-        lambda: settle_each(daemon.openings, opened, daemon.openings.pending.prolongs, refused)
-    ):
-        for new in opened:
-            daemon.openings.record_opening(new)
-    assert failed == [OTHER]
+    refusals = daemon.openings.perform(daemon.open(*opened))
+    assert [refusal.change.key for refusal in refusals] == [("web", OTHER)]
     assert {entry.address for entry in daemon.has()} == {ONE, THIRD}  # neither port of the other's door
     assert daemon.shows() == [("web", "192.0.2.7"), ("web", "192.0.2.9")]
     assert daemon.ends() == {"192.0.2.7": None, "192.0.2.8": "refused", "192.0.2.9": None}
@@ -174,19 +183,9 @@ def test_one_entry_that_is_refused_costs_only_its_own_opening(daemon: Watched) -
 
 
 def test_the_same_opening_twice_is_taken_back_to_what_was_there_before(daemon: Watched) -> None:
-    with daemon.openings.recording():
-        daemon.openings.record_opening(daemon.new(ONE, 60.0))
+    daemon.openings.perform(daemon.open(daemon.new(ONE, 60.0)))
     Choosy(daemon, element("192.0.2.7 22/tcp"))
-    opened = [daemon.new(ONE, 600.0), daemon.new(ONE, 900.0)]
-
-    def refused(opening: Opening, _: DoorwardError) -> None:
-        daemon.openings.pending.take_back((opening.door, opening.address))
-
-    with daemon.openings.recording(
-        lambda: settle_each(daemon.openings, opened, daemon.openings.pending.prolongs, refused)
-    ):
-        for new in opened:
-            daemon.openings.record_opening(new)
+    daemon.openings.perform(daemon.open(daemon.new(ONE, 600.0), daemon.new(ONE, 900.0)))
     assert daemon.shows() == [("ssh", "192.0.2.7")]
     assert daemon.ends() == {"192.0.2.7": None}
 
@@ -213,7 +212,7 @@ def test_a_full_set_is_not_read_back(daemon: Watched, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fake, "OPEN_SIZE", 1)
     daemon.ask("open", "ssh", ONE.compressed)
     monkeypatch.setattr(daemon.firewall, "elements", lambda: pytest.fail("the sets were read back"))
-    with pytest.raises(NftError, match="full"):
+    with raises(NftError, "nft-rejected"):
         daemon.ask("open", "ssh", OTHER.compressed)
     assert daemon.ends()["192.0.2.8"] == "refused"
     daemon.ask("close", "ssh", ONE.compressed)  # at once

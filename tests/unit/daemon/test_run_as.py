@@ -12,6 +12,7 @@ from doorward.daemon.ledger import parts_of
 from doorward.daemon.run_as import refuse_foreign, refuse_shared
 from doorward.errors import HostError
 from doorward.kernel.privileges import Identity
+from tests.support.errors import raises
 from tests.support.processes import NOBODY, needs_root
 
 SERVICE = Identity("doorward", NOBODY, NOBODY, (NOBODY,))
@@ -69,8 +70,8 @@ def test_a_directory_that_another_user_could_change(tmp_path: Path, monkeypatch:
     folder = tmp_path / "state"
     folder.mkdir()
     refuse_shared(folder / "ledger.sqlite3", "")
-    for mode, owner in ((0o770, 0), (0o700, NOBODY)):
+    for mode, owner, code in ((0o770, 0, "writable-by-others"), (0o700, NOBODY, "foreign-owner")):
         folder.chmod(mode)
         os.chown(folder, owner, 0)
-        with pytest.raises(HostError, match="give it another one"):
+        with raises(HostError, code):
             refuse_shared(folder / "ledger.sqlite3", "give it another one")

@@ -11,7 +11,8 @@ from doorward.config.toml import parse
 from doorward.doctor import replica
 from doorward.doctor.host import LocalAddress, Network, Route
 from doorward.doctor.probes import plan_probes
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
+from tests.support.errors import raises
 
 LOCALS = (
     LocalAddress("lo", ip_interface("127.0.0.1/8")),
@@ -20,7 +21,7 @@ LOCALS = (
     LocalAddress("eth1", ip_interface("2001:db8::2/64")),
 )
 ROUTED = Network(LOCALS, (Route(ip_network("0.0.0.0/0"), "eth0"),))
-SESSION = SshConnection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 22)
+SESSION = Connection(ip_address("10.0.0.1"), 50000, ip_address("10.0.0.2"), 22)
 DOORS = parse('[doors.a]\nknock = ["7000/tcp", "9000/udp", "8000/tcp"]\nopens = ["22/tcp", "22/udp"]\n', "f")
 
 
@@ -70,5 +71,5 @@ def test_missing_module_is_not_loaded(
     monkeypatch.setattr(Path, "read_text", read_text)
     assert replica.has_module("veth") == found
     if not found:
-        with pytest.raises(replica.UncheckedError, match="modprobe"):
+        with raises(replica.UncheckedError, "module-missing"):
             replica.Replica(replica.HostNetwork((), (), (), (), {}))

@@ -181,6 +181,12 @@ def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
     assert after == "dropped, unless the signed knock opened ssh"
 
 
+def test_each_port_for_signed_knocks_counts() -> None:
+    signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\nport = ["62201/udp", "443/udp"]\n')
+    (summary,) = explained(signing, script("0 443/udp; 1 62201/udp; 2 443/udp"), [SERVER]).sources
+    assert summary.diagnosis.fault.what.startswith("it sent to 443/udp, 62201/udp, for signed knocks")
+
+
 def test_packet_rows_with_many_doors() -> None:
     doors = "".join(
         f'[doors.d{n}]\nknock = ["1001/tcp", "1002/tcp", "{2000 + n}/tcp"]\nopens = ["{3000 + n}/tcp"]\n'
@@ -222,10 +228,10 @@ def test_clock_set_back_does_not_reach_the_tracker() -> None:
         (0.9996, "1.0 s"),
         (6.2, "6.2 s"),
         (59.94, "59.9 s"),
-        (59.96, "1 min"),
-        (125, "2 min 5 s"),
-        (3600, "1 h 0 min"),
-        (90_000, "25 h 0 min"),
+        (59.96, "1m"),
+        (125, "2m 5s"),
+        (3600, "1h"),
+        (90_000, "1d 1h"),
     ],
 )
 def test_durations(seconds: float, text: str) -> None:

@@ -14,6 +14,7 @@ from doorward.errors import UsageError
 from doorward.fleet import etcd_codec
 from doorward.fleet.etcd import Etcd, EtcdRejectedError, EtcdUnavailableError, claim_access, read_access
 from tests.support.authority import Authority
+from tests.support.errors import raises
 from tests.support.etcd import PATIENCE_S, Node, single
 
 
@@ -81,7 +82,7 @@ def test_tls_with_certificate_user_and_password(authority: Authority, node: Node
     etcd.put("/doorward/f/a", b"1")
     with etcd.watch([("/doorward/f/", "/doorward/f0", 1)]) as watch:
         assert watch.read().is_created
-    with pytest.raises(EtcdRejectedError, match="permission denied"):
+    with raises(EtcdRejectedError, "etcd-rejected"):
         etcd.put("/doorward/g/a", b"1")
     etcd.close()
     with pytest.raises(
@@ -101,24 +102,22 @@ def test_files_that_are_refused(authority: Authority, tmp_path: Path) -> None:
     password.chmod(0o640)
     https = ("https://127.0.0.1:1",)
     cases = {
-        "other users can read it; run `chmod o-r": Fleet("f", https, str(authority.ca), str(gate), str(key)),
-        "not a CA certificate": Fleet("f", https, "none.pem"),
-        "none.key: No such file or directory": Fleet("f", https, str(authority.ca), str(gate), "none.key"),
-        "not a certificate with its private key": Fleet(
-            "f", https, str(authority.ca), str(authority.ca), str(password)
-        ),
+        "readable-by-others": Fleet("f", https, str(authority.ca), str(gate), str(key)),
+        "invalid-ca": Fleet("f", https, "none.pem"),
+        "unreadable-file": Fleet("f", https, str(authority.ca), str(gate), "none.key"),
+        "invalid-certificate": Fleet("f", https, str(authority.ca), str(authority.ca), str(password)),
     }
-    for words, fleet in cases.items():
-        with pytest.raises(UsageError, match=words):
+    for code, fleet in cases.items():
+        with raises(UsageError, code):
             read_access(fleet, tmp_path)
     access = read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
     assert (access.user, access.password) == ("a", "secret")
     assert "secret" not in repr(access)
     password.write_text("\n")
-    with pytest.raises(UsageError, match="invalid password"):
+    with raises(UsageError, "invalid-password"):
         read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
     password.chmod(0o644)
-    with pytest.raises(UsageError, match="other users can read it"):
+    with raises(UsageError, "readable-by-others"):
         read_access(Fleet("f", https, user="a", password="password"), tmp_path)  # noqa: S106
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from doorward.fleet import state
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.state import (
     END_TOLERANCE_MS,
@@ -98,6 +100,30 @@ def test_close_without_a_fleet_process_is_published_later() -> None:
     known = here.get(SSH)
     assert known is not None
     assert (known.is_closing, known.revision) == (True, 5)
+
+
+def test_keys_of_etcd_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MAX_KNOWN", 2)
+    keys = [OpeningKey("no-such-door", ip_address(f"192.0.2.{number}")) for number in range(9)]
+    here = SharedOpeningTable("a")
+    applied = [here.on_put(found(5)._replace(key=key), 0) for key in keys]
+    assert [len(effects) for effects in applied] == [1, 1, *[0] * 7]
+    assert (len(here), here.ignored) == (2, 7)
+    assert here.changed == set(keys[:2])  # nothing else is saved
+    assert len(here.on_put(found(6, 2 * HOUR)._replace(key=keys[0]), 0)) == 1  # a known one is extended
+    assert here.on_opened(SSH, HOUR, "knock", 0) == [PublishOpening(SSH)]  # as are this gate's own
+    assert here.on_deleted(keys[0], 7, 0) == [CloseHere(keys[0])]
+    assert here.on_deleted(keys[1], 7, 0) == [CloseHere(keys[1])]
+    assert len(here.on_put(found(8)._replace(key=keys[8]), 0)) == 1  # there is room again
+
+
+def test_saved_keys_without_an_opening_here_are_deleted() -> None:
+    here = SharedOpeningTable("a")
+    other = OpeningKey("no-such-door", ip_address("192.0.2.7"))
+    saved = {key: OpeningState(HOUR, "", 5) for key in (SSH, other)}
+    here.restore([(SSH, HOUR, "knock")], [], saved, 0)
+    assert here.get(other) is None
+    assert other in here.changed
 
 
 def test_conflicting_revision_is_applied() -> None:

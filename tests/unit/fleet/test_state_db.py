@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from doorward.errors import HostError
+from doorward.fleet import state_db
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.state import OpeningState
 from doorward.fleet.state_db import FleetStateFile
+from tests.support.errors import raises
 
 SSH, NET = OpeningKey("ssh", ip_address("2001:db8::7")), OpeningKey("ssh", ip_network("192.0.2.0/24"))
 
@@ -66,6 +68,15 @@ def test_malformed_rows_are_skipped(file: Path) -> None:
     here.close()
 
 
+def test_no_more_rows_than_the_bound_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_db, "MAX_KNOWN", 3)
+    saved = FleetStateFile(file)
+    keys = [OpeningKey("ssh", ip_address(f"192.0.2.{number}")) for number in range(9)]
+    saved.write([(key, OpeningState(1000, "", 5)) for key in keys], 0)
+    assert len(saved.read(0)) == 6
+    saved.close()
+
+
 def test_write_error_is_kept_until_a_write_succeeds(file: Path) -> None:
     here = FleetStateFile(file)
     here._db.execute("PRAGMA query_only = ON")
@@ -78,5 +89,5 @@ def test_write_error_is_kept_until_a_write_succeeds(file: Path) -> None:
 
 
 def test_missing_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="make the directory writable for doorward"):
+    with raises(HostError, "state-unavailable"):
         FleetStateFile(tmp_path / "nowhere" / "fleet.sqlite")

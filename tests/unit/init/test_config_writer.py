@@ -27,6 +27,7 @@ from doorward.init.config_writer import (
 from doorward.init.survey import HostSurvey, Service
 from doorward.lint.checks import warnings
 from doorward.model import Port, Protocol
+from tests.support.errors import raises
 
 SSH, WEB, DNS = Port(Protocol.TCP, 22), Port(Protocol.TCP, 80), Port(Protocol.UDP, 53)
 NOTHING = HostSurvey((), frozenset(), range(32_768, 61_000), None, Network((), ()))
@@ -138,7 +139,7 @@ def test_public_ports() -> None:
         map(Port.parse, ("80/tcp", "443/tcp", "53/udp", "8000/tcp", "8001/tcp"))
     )
     assert parse_public("") == ()
-    with pytest.raises(UsageError, match="invalid port 'http'; write it as 7000/tcp"):
+    with raises(UsageError, "invalid-port"):
         parse_public("80,http")
 
 

@@ -6,14 +6,13 @@ import os
 import stat
 from pathlib import Path
 
-import pytest
-
 from doorward.config.schema import Configuration, Gate, Signed
 from doorward.errors import ConfigError, HostError, UsageError
 from doorward.init import install
 from doorward.init.install import first_keys, read_keys
 from doorward.kernel import atomic_file
 from doorward.signed.server_key import parse_private_key
+from tests.support.errors import raises
 from tests.support.signed import Signer
 
 SIGNED = Configuration(Gate(), (), Signed())
@@ -46,7 +45,7 @@ def test_mode_is_independent_of_the_umask(tmp_path: Path) -> None:
 
 def test_write_error_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HostError, match="Not a directory; run this as a user who may write there"):
+    with raises(HostError, "unwritable-file"):
         install.write(tmp_path / "file/doorward.toml", "x")
 
 
@@ -94,7 +93,7 @@ def test_first_file_with_a_key_is_used(tmp_path: Path) -> None:
     assert found is not None
     assert found.path == tmp_path / "good"
     assert first_keys(paths[:3]) is None
-    with pytest.raises(UsageError, match="no such file; expected a file of SSH public keys"):
+    with raises(UsageError, "no-such-file"):
         read_keys(paths[0])
-    with pytest.raises(ConfigError, match="other users can write this file"):
+    with raises(ConfigError, "writable-by-others"):
         read_keys(tmp_path / "open")

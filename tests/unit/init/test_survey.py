@@ -12,7 +12,7 @@ import pytest
 
 from doorward.doctor.host import LocalAddress, Network, Route
 from doorward.init.survey import HostSurvey, Service, host_name, key_files, survey_host
-from doorward.kernel.ssh_session import SshConnection
+from doorward.kernel.sock_diag import Connection
 from doorward.model import Port, Protocol
 
 
@@ -20,11 +20,11 @@ def tcp(number: int) -> Port:
     return Port(Protocol.TCP, number)
 
 
-def session(port: int = 22, destination: str = "192.0.2.7") -> SshConnection:
-    return SshConnection(ip_address("198.51.100.9"), 50_000, ip_address(destination), port)
+def session(port: int = 22, destination: str = "192.0.2.7") -> Connection:
+    return Connection(ip_address("198.51.100.9"), 50_000, ip_address(destination), port)
 
 
-def host(*services: Service, session: SshConnection | None = None, network: Network | None = None) -> HostSurvey:
+def host(*services: Service, session: Connection | None = None, network: Network | None = None) -> HostSurvey:
     return HostSurvey(services, frozenset(), range(32_768, 61_000), session, network or Network((), ()))
 
 
@@ -42,7 +42,7 @@ def host(*services: Service, session: SshConnection | None = None, network: Netw
         ([Service(tcp(22), "sshd")], session(60_022), [22]),  # the port that a router forwards from
     ],
 )
-def test_ssh_ports(services: list[Service], session: SshConnection | None, ports: list[int]) -> None:
+def test_ssh_ports(services: list[Service], session: Connection | None, ports: list[int]) -> None:
     assert [port.number for port in host(*services, session=session).ssh_ports()] == ports
 
 
@@ -70,7 +70,7 @@ WAY = Route(ip_network("0.0.0.0/0"), "eth1")
     ],
 )
 def test_address_that_clients_use(
-    locals_: list[LocalAddress], routes: list[Route], session: SshConnection | None, address: str | None
+    locals_: list[LocalAddress], routes: list[Route], session: Connection | None, address: str | None
 ) -> None:
     found = host(session=session, network=Network(tuple(locals_), tuple(routes))).address()
     assert found == (None if address is None else ip_address(address))

@@ -16,6 +16,7 @@ from doorward.errors import HostError, MalformedError
 from doorward.kernel.nflog import LogSocket, NflogEvent, bound_pid, event_log, parse_event
 from doorward.lab.namespace import ip
 from doorward.nftables.libnftables import NftFirewall
+from tests.support.errors import raises
 from tests.support.netfilter_log import logged, packet_from
 from tests.support.processes import as_nobody, open_descriptors, own_namespace
 
@@ -31,8 +32,8 @@ MARK = struct.pack("!I", 70_000)
         (logged(b"doorward 0123abcd knock \0", P4, MARK), NflogEvent("0123abcd", "knock", 70_000, HERE)),
         (logged(b"doorward 0123abcd knock\0", P6, MARK), NflogEvent("0123abcd", "knock", 70_000, THERE)),
         (logged(b"doorward ffffffff full \0", P4, MARK), NflogEvent("ffffffff", "full", 70_000, HERE)),
-        (logged(b"doorward 0123abcd fast \0", P4), NflogEvent("0123abcd", "fast", 0, HERE)),
-        (logged(b"doorward 0123abcd fast", P4, b"\1\2"), NflogEvent("0123abcd", "fast", 0, HERE)),
+        (logged(b"doorward 0123abcd throttled \0", P4), NflogEvent("0123abcd", "throttled", 0, HERE)),
+        (logged(b"doorward 0123abcd throttled", P4, b"\1\2"), NflogEvent("0123abcd", "throttled", 0, HERE)),
     ],
 )
 def test_messages_of_doorwards_rules(body: bytes, event: NflogEvent) -> None:
@@ -92,7 +93,7 @@ table inet test {{
     chain input {{
         type filter hook input priority 0
         udp dport 7000 meta mark set 513 log prefix "doorward 0123abcd knock " {TO_LOG}
-        udp dport 7001 log prefix "doorward 0123abcd fast " {TO_LOG}
+        udp dport 7001 log prefix "doorward 0123abcd throttled " {TO_LOG}
         udp dport 7002 log prefix "somebody else's " {TO_LOG}
     }}
 }}
@@ -108,7 +109,7 @@ def test_messages_from_the_kernel() -> None:
     send(port=7000)
     assert awaited(log) == [NflogEvent("0123abcd", "knock", 513, ip_address("127.0.0.1"))]
     send(port=7001)
-    assert awaited(log) == [NflogEvent("0123abcd", "fast", 0, ip_address("127.0.0.1"))]
+    assert awaited(log) == [NflogEvent("0123abcd", "throttled", 0, ip_address("127.0.0.1"))]
     send(port=7002)
     assert awaited(log) == []
     assert log.malformed == 1
@@ -151,5 +152,5 @@ def test_only_one_process_can_bind_the_group() -> None:
 @pytest.mark.netns
 @pytest.mark.usefixtures("namespace")
 def test_without_the_capability() -> None:
-    with pytest.raises(HostError, match="CAP_NET_ADMIN"):
+    with raises(HostError, "no-net-admin"):
         as_nobody(lambda: event_log(GROUP).close())

@@ -13,6 +13,7 @@ from doorward.kernel import netlink
 from doorward.kernel.interfaces import local_route
 from doorward.kernel.sock_diag import Connection, matching_entry, reachable_port, read_socket
 from doorward.model import Address, Port
+from tests.support.errors import raises
 
 HOME, ELSEWHERE, HOST = map(ip_address, ("192.0.2.7", "192.0.2.8", "198.51.100.2"))
 SSH, DNS = Port.parse("22/tcp"), Port.parse("53/udp")
@@ -63,7 +64,7 @@ def test_conntrack_entry_with_a_wrong_length() -> None:
 
 def test_a_socket() -> None:
     assert read_socket(diag(HOST, 22), socket.AF_INET).connection == Connection(HOME, 40000, HOST, 22)
-    with pytest.raises(MalformedError, match="needs 52"):
+    with raises(MalformedError, "socket-size"):
         read_socket(diag(HOST, 22)[:51], socket.AF_INET)
 
 

@@ -9,9 +9,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from doorward.kernel.ssh_session import SshConnection, parse, ssh_connection
+from doorward.kernel.sock_diag import Connection
+from doorward.kernel.ssh_session import parse, ssh_connection
 
-FOUND = SshConnection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
+FOUND = Connection(ip_address("192.0.2.7"), 50000, ip_address("198.51.100.2"), 22)
 ASK = "from doorward.kernel.ssh_session import ssh_connection; print(ssh_connection())"
 
 
@@ -20,7 +21,7 @@ ASK = "from doorward.kernel.ssh_session import ssh_connection; print(ssh_connect
     [
         ("192.0.2.7 50000 198.51.100.2 22", FOUND),
         ("::ffff:192.0.2.7 50000 ::ffff:198.51.100.2 22", FOUND),
-        ("fe80::1%eth0 50000 fe80::2%eth0 22", SshConnection(ip_address("fe80::1"), 50000, ip_address("fe80::2"), 22)),
+        ("fe80::1%eth0 50000 fe80::2%eth0 22", Connection(ip_address("fe80::1"), 50000, ip_address("fe80::2"), 22)),
         ("", None),
         ("192.0.2.7 50000 198.51.100.2", None),
         ("192.0.2.7 50000 host 22", None),
@@ -29,7 +30,7 @@ ASK = "from doorward.kernel.ssh_session import ssh_connection; print(ssh_connect
         (f"192.0.2.7 {'9' * 5000} 198.51.100.2 22", None),
     ],
 )
-def test_ssh_connection_variable(text: str, found: SshConnection | None) -> None:
+def test_ssh_connection_variable(text: str, found: Connection | None) -> None:
     assert parse(text) == found
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from doorward.knockd import syslog as module
-from doorward.knockd.syslog import BACKOFF_S, Syslog
+from doorward.knockd import knockd_log as module
+from doorward.knockd.knockd_log import BACKOFF_S, Syslog
 
 
 @pytest.fixture

@@ -37,6 +37,11 @@ GATES = {
     ),
     "stealth": Gate(mode=Mode.STEALTH, public=ports("80/tcp", "443/udp"), ping=False),
 }
+SIGNED_PORTS = {
+    Mode.OBSERVE: ports("62201/udp"),
+    Mode.GUARD: ports("62201/udp", "443/udp", "53/udp"),
+    Mode.STEALTH: (),
+}
 
 
 FAMILIES = (("ip", "4"), ("ip6", "6"))
@@ -45,7 +50,7 @@ FAMILIES = (("ip", "4"), ("ip6", "6"))
 def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) -> Ruleset:
     known_only = gate.wrong_port is WrongPort.KNOWN
     automaton = compile_doors(doors, public=gate.public, known_only=known_only)
-    return compile_ruleset(doors, automaton, gate, capacity, None if gate.mode is Mode.STEALTH else 62201)
+    return compile_ruleset(doors, automaton, gate, capacity, SIGNED_PORTS[gate.mode])
 
 
 @pytest.mark.parametrize("name", GATES)

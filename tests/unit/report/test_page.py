@@ -57,13 +57,13 @@ def test_page_lists_openings_and_refusals() -> None:
     ).text  # fmt: skip
     for expected in (
         "doorward at gate.example",
-        "13 May 2026, 15:20 to 14 May 2026, 15:20: 1 day (times in UTC)",
+        "13 May 2026, 15:20 to 14 May 2026, 15:20: 1d (times in UTC)",
         "Openings 3 by 2 people or addresses",
         "Open now 0",
         "Refusals 3 of 3 addresses",
         "Networks refused 2",
-        "ada signed knock from 1 address 2 1 min 14 May 14:20",
-        "192.0.2.9 knock 1 30 s 14 May 14:21",
+        "ada signed knock from 1 address 2 1m 14 May 14:20",
+        "192.0.2.9 knock 1 30s 14 May 14:21",
         "203.0.113.0/24 2 refusals",
         "2001:db8::1 1 1 14 May 13:23 14 May 13:23 full",
         "a scanner 2",
@@ -149,14 +149,14 @@ def test_json_figures() -> None:
         "until": NOW_S,
         "openings": 1,
         "people": 1,
-        "standing": 0,
+        "open_now": 0,
         "refusals": 4,
         "addresses": 2,
         "networks": 2,
-        "who": [
+        "users": [
             {
                 "door": "ssh", "person": "ada", "by": "key", "others": 0, "openings": 1, "open_s": 30.0,
-                "last": NOW_S - 50, "addresses": 1, "standing": 0,
+                "last": NOW_S - 50, "addresses": 1, "open_now": 0,
             }
         ],
         "sources": [
@@ -171,8 +171,8 @@ def test_json_figures() -> None:
         ],
         "reasons": [{"reason": "a scanner", "refusals": 4}],
         "other_reasons": 0,
-        "ahead": 0,
-        "forgotten": {},
+        "future": 0,
+        "dropped": {},
         "warnings": answer["warnings"],
         "notes": answer["notes"],
     }  # fmt: skip

@@ -78,7 +78,9 @@ def test_openings_per_door() -> None:
 
 
 def test_sequence_ports_are_masked() -> None:
-    found = rated(TEXT, more=[PublicFinding("note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")])
+    found = rated(
+        TEXT, more=[PublicFinding("mask", "note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")]
+    )
     statistics = str(found)
     for secret in (17341, 52018, 9467, 7001, 9001, 17342, 52019, 9468):
         assert not re.search(rf"\b{secret}\b", statistics)

@@ -1,10 +1,10 @@
-"""Text for numbers and durations."""
+"""Text for numbers."""
 
 from __future__ import annotations
 
 import pytest
 
-from doorward.report.words import count, short, span
+from doorward.report.words import count, short
 
 
 @pytest.mark.parametrize(
@@ -13,17 +13,6 @@ from doorward.report.words import count, short, span
 )
 def test_short_numbers(number: int, text: str) -> None:
     assert short(number) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "under 1 s"), (0.2, "under 1 s"), (1, "1 s"), (59.4, "59 s"), (90, "1 min 30 s"), (3600, "1 h"),
-        (8000, "2 h 13 min"), (86_400, "1 day"), (14.5 * 86_400, "14 days 12 h"),
-    ],
-)  # fmt: skip
-def test_durations(seconds: float, text: str) -> None:
-    assert span(seconds) == text
 
 
 def test_numbers_with_their_nouns() -> None:

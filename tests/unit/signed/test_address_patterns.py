@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorward.errors import InvalidValueError
 from doorward.signed.address_patterns import parse
+from tests.support.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -81,11 +83,11 @@ def test_invalid_patterns_have_a_remedy(text: str, fault: str) -> None:
 
 
 def test_wildcards_are_rejected_in_addresses() -> None:
-    with pytest.raises(ValueError, match=r"'203.0.113.\*' has a wildcard; write a prefix"):
+    with raises(InvalidValueError, "wildcard"):
         parse("203.0.113.*", wildcards=False)
-    with pytest.raises(ValueError, match=r"only excludes.*e.g\. 0\.0\.0\.0/0,!203"):
+    with raises(InvalidValueError, "only-exclusions"):
         parse("!203.0.113.9", wildcards=False)
-    with pytest.raises(ValueError, match="has an exclusion, which is not allowed here; list only included addresses"):
+    with raises(InvalidValueError, "exclusion"):
         parse("203.0.113.0/24,!203.0.113.9", wildcards=False, exceptions=False)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from doorward.signed.authorize import FleetScope, KnockClose, KnockGrant, KnockRejection, PacketAuthorizer, Verdict
 from doorward.signed.authorized_keys import parse
-from doorward.signed.envelope import Decryptor, check, check_key
+from doorward.signed.envelope import Decryptor, check, check_key, keyed_check
 from doorward.signed.message import (
     CLOSE,
     CONFIRM,
@@ -178,11 +178,11 @@ def test_any_changed_bit_and_any_other_length_of_a_packet_is_garbage() -> None:
 
 def test_any_changed_bit_behind_a_valid_check_is_rejected() -> None:
     example = fresh("ecdsa256")
-    judging, key = judge(example.line), check_key(SERVER.public)
+    judging, keyed = judge(example.line), keyed_check(SERVER.public)
     for at in range(8 * 16, 8 * len(example.packet)):
         changed = bytearray(example.packet)
         changed[at // 8] ^= 1 << at % 8
-        changed[:16] = check(key, bytes(changed[16:]))
+        changed[:16] = check(keyed, bytes(changed[16:]))
         assert rejection(judging.authorize(bytes(changed), SOURCE.packed, TIME_MS)).reason == "sealed"
 
 
@@ -321,11 +321,11 @@ def test_shared_doors_accept_packets_for_the_fleet() -> None:
 @pytest.mark.parametrize(
     ("off_ms", "says"),
     [
-        (-(4 * 3600 + 2 * 60) * 1000, "4 h 2 min behind"),
-        (-61_000, "1 min 1 s behind"),
-        (120_000, "2 min ahead"),
-        (3 * 86_400_000, "3 d ahead"),
-        (3 * 86_400_000 + 3_600_000, "3 d 1 h ahead"),
+        (-(4 * 3600 + 2 * 60) * 1000, "4h 2m behind"),
+        (-61_000, "1m 1s behind"),
+        (120_000, "2m ahead"),
+        (3 * 86_400_000, "3d ahead"),
+        (3 * 86_400_000 + 3_600_000, "3d 1h ahead"),
     ],
 )
 def test_clock_offset_text(off_ms: int, says: str) -> None:

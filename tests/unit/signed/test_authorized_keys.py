@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.errors import ConfigFault
 from doorward.signed.authorized_keys import AuthorizedKeys, parse
 from doorward.signed.credential import Credential
 from doorward.signed.message import signer_hash
@@ -299,10 +298,9 @@ def test_one_authority_may_have_a_line_for_each_principal() -> None:
     text = "\n".join(f'{authority}"{names}" {key()}' for names in ("alice,bob", "ops", "bob,eve", "*"))
     keys, faults = parse(text, "f")
     assert [line.number for line in keys.lines] == [1, 2]
-    what, instead = "line 1 has the same key and principal", "remove one of the two lines"
-    assert faults == [ConfigFault("f", 3, what, instead), ConfigFault("f", 4, what, instead)]
+    assert [(fault.code, fault.line) for fault in faults] == [("duplicate-key", 3), ("duplicate-key", 4)]
     _, faults = parse(f'{authority}"*" {key()}\n{authority}"ops" {key()}', "f")
-    assert faults == [ConfigFault("f", 2, what, instead)]
+    assert [(fault.code, fault.line) for fault in faults] == [("duplicate-key", 2)]
 
 
 def test_ssh_keygen_sees_the_same_keys_behind_options(tmp_path: Path) -> None:
@@ -360,7 +358,7 @@ def test_second_line_with_the_same_signer_hash_is_a_fault(monkeypatch: pytest.Mo
     monkeypatch.setattr("doorward.signed.authorized_keys.signer_hash", lambda _: bytes(12))
     keys, faults = parse(f"{key(0)}\n{key(1)}\n", "f")
     what = "the key's SHA-256 has the same first 12 bytes as that of line 1"
-    assert faults == [ConfigFault("f", 2, what, "make another key")]
+    assert [(fault.line, fault.code, fault.what) for fault in faults] == [(2, "hash-collision", what)]
     found = keys.find(bytes(12), b"", NOW_S)
     assert isinstance(found, Credential)
     assert found.key == public(0)

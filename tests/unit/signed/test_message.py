@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.errors import MalformedError
+from doorward.errors import InvalidValueError, MalformedError
 from doorward.signed.message import (
     BODY_BYTES,
     CERTIFICATE,
@@ -29,6 +29,7 @@ from doorward.signed.message import (
     target_hash,
 )
 from doorward.signed.ssh_wire import string
+from tests.support.errors import raises
 from tests.support.strategies import plain_addresses, plain_networks
 from tests.support.vectors import VECTORS
 
@@ -183,7 +184,7 @@ def test_certificate_and_flag_go_together() -> None:
 
 
 def test_too_long_message_is_rejected() -> None:
-    with pytest.raises(ValueError, match="do not fit in 100"):
+    with raises(InvalidValueError, "message-too-long"):
         pack_plaintext(pack_body(KNOCK), bytes(64), 100)
 
 

@@ -23,6 +23,7 @@ from doorward.signed.ssh_keys import Presence, parse_public_key, verify
 from doorward.signed.ssh_wire import SshReader, string
 from tests.support import ssh_keygen
 from tests.support.authenticator import Authenticator
+from tests.support.errors import raises
 
 NOW_S = datetime(2026, 7, 1, 12, tzinfo=UTC).timestamp()
 HERE = ip_address("203.0.113.7")
@@ -281,29 +282,33 @@ def rewritten(at: int, field: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("at", "field", "why"),
+    ("at", "field", "code"),
     [
-        (KIND, b"ssh-ed25519", "not a certificate of a supported kind"),
-        (KIND, b"ssh-dss-cert-v01@openssh.com", "not a certificate of a supported kind"),
-        (KIND, b"ssh-ed25519-cert-v02@openssh.com", "not a certificate of a supported kind"),
-        (KEY, b"k" * 31, "an ed25519 key of 31 bytes"),
-        (USAGE, bytes(11) + b"\3", "a certificate for a host"),
-        (PRINCIPALS, string(b"\xff"), "contains text that is not UTF-8"),
+        (KIND, b"ssh-ed25519", "unsupported-certificate"),
+        (KIND, b"ssh-dss-cert-v01@openssh.com", "unsupported-certificate"),
+        (KIND, b"ssh-ed25519-cert-v02@openssh.com", "unsupported-certificate"),
+        (KEY, b"k" * 31, "key-size"),
+        (USAGE, bytes(11) + b"\3", "host-certificate"),
+        (PRINCIPALS, string(b"\xff"), "not-utf8"),
         (PRINCIPALS, b"\0\0\0\5abc", "truncated"),
-        (PRINCIPALS, string(b"a") * 257, "more than 256 principals"),
-        (CRITICAL, string(b"verify-required") + string(b"") + string(b"verify-required") + string(b""), "twice"),
+        (PRINCIPALS, string(b"a") * 257, "too-many-principals"),
+        (
+            CRITICAL,
+            string(b"verify-required") + string(b"") + string(b"verify-required") + string(b""),
+            "duplicate-option",
+        ),
         (CRITICAL, string(b"verify-required"), "truncated"),
-        (CRITICAL, string(b"source-address") + string(b"203.0.113.0/24"), "source-address is truncated"),
-        (CRITICAL, string(b"source-address") + string(string(b"home.example")), "invalid source-address"),
-        (CRITICAL, string(b"source-address") + string(string(b"::/0,!::1")), "invalid source-address"),
-        (CRITICAL, string(b"source-address") + string(string(b"203.0.113.*")), "invalid source-address"),
-        (CRITICAL, string(b"source-address") + string(string(b"::/0") + b"\0"), "1 bytes too many"),
-        (AUTHORITY, string(b"ssh-ed25519-cert-v01@openssh.com"), "of kind 'ssh-ed25519-cert-v01@openssh.com'"),
+        (CRITICAL, string(b"source-address") + string(b"203.0.113.0/24"), "truncated"),
+        (CRITICAL, string(b"source-address") + string(string(b"home.example")), "invalid-address"),
+        (CRITICAL, string(b"source-address") + string(string(b"::/0,!::1")), "exclusion"),
+        (CRITICAL, string(b"source-address") + string(string(b"203.0.113.*")), "wildcard"),
+        (CRITICAL, string(b"source-address") + string(string(b"::/0") + b"\0"), "trailing-bytes"),
+        (AUTHORITY, string(b"ssh-ed25519-cert-v01@openssh.com"), "unsupported-key-kind"),
     ],
 )
-def test_invalid_certificate_bytes_are_rejected(at: int, field: bytes, why: str) -> None:
+def test_invalid_certificate_bytes_are_rejected(at: int, field: bytes, code: str) -> None:
     assert rewritten(1, fields_of(certified())[1]) == certified()
-    with pytest.raises(MalformedError, match=why):
+    with raises(MalformedError, code):
         parse_certificate(rewritten(at, field))
 
 

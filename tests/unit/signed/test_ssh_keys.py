@@ -20,6 +20,7 @@ from doorward.signed.ssh_keys import BadSignatureError, Presence, PublicKey, par
 from doorward.signed.ssh_wire import SshReader, string
 from tests.support import ssh_keygen
 from tests.support.authenticator import TOUCHED, VERIFIED, Authenticator, armored, mpint
+from tests.support.errors import raises
 
 TEXT = b"what is signed"
 RECORDED = json.loads(Path("tests/recorded/security-keys.json").read_text())
@@ -57,9 +58,9 @@ def test_real_keys_verify_their_signatures(kind: str) -> None:
 def test_a_signature_is_for_one_key_and_one_text(kind: str) -> None:
     private = ssh_keygen.key(kind)
     signature = ssh_keygen.signature(private, TEXT)
-    with pytest.raises(BadSignatureError, match="by another key, or over other data"):
+    with raises(BadSignatureError, "bad-signature"):
         verify(public_of(private), signature, TEXT + b".")
-    with pytest.raises(BadSignatureError, match="by another key, or over other data"):
+    with raises(BadSignatureError, "bad-signature"):
         verify(public_of(ssh_keygen.key(kind, 1)), signature, TEXT)
 
 
@@ -83,7 +84,7 @@ def test_recorded_security_keys_and_signatures(recorded: dict[str, str]) -> None
     assert blob == ssh_keygen.blob(recorded["key"])
     key, text = parse_public_key(blob), RECORDED["text"].encode()
     assert verify(key, signature, text) == Presence(bool(recorded["touched"]), bool(recorded["verified"]))
-    with pytest.raises(BadSignatureError, match="over other data"):
+    with raises(BadSignatureError, "bad-signature"):
         verify(key, signature, text + b".")
 
 
@@ -137,10 +138,10 @@ def test_rsa_with_either_hash_and_never_sha1() -> None:
         raw = private.sign(b"data", padding.PKCS1v15(), hashed)
         assert verify_data(key, joined(name, raw), b"data").touched
         (other,) = by_name.keys() - {name}
-        with pytest.raises(BadSignatureError, match="by another key"):
+        with raises(BadSignatureError, "bad-signature"):
             verify_data(key, joined(other, raw), b"data")
     old = private.sign(b"data", padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - what must be refused
-    with pytest.raises(BadSignatureError, match="SHA-1, which is broken; sign with rsa-sha2-512"):
+    with raises(BadSignatureError, "sha1-signature"):
         verify_data(key, joined(b"ssh-rsa", old), b"data")
 
 
@@ -198,28 +199,28 @@ def test_invalid_key_blobs_are_rejected(blob: bytes, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signature", "why"),
+    ("signature", "code"),
     [
         (b"", "truncated"),
-        (joined(b"ssh-ed25519", b"s" * 63), "63 bytes, not 64"),
-        (joined(b"rsa-sha2-512", b"s" * 64), "of kind 'rsa-sha2-512', and the key of kind 'ssh-ed25519'"),
-        (joined(b"sk-ssh-ed25519@openssh.com", b"s" * 64), "and the key of kind"),
-        (joined(b"ssh-ed25519", b"s" * 64) + b"\1\0\0\0\1", "5 bytes too many"),
-        (joined(b"ssh-ed25519", b"s" * 64), "by another key"),
+        (joined(b"ssh-ed25519", b"s" * 63), "signature-size"),
+        (joined(b"rsa-sha2-512", b"s" * 64), "signature-kind"),
+        (joined(b"sk-ssh-ed25519@openssh.com", b"s" * 64), "signature-kind"),
+        (joined(b"ssh-ed25519", b"s" * 64) + b"\1\0\0\0\1", "trailing-bytes"),
+        (joined(b"ssh-ed25519", b"s" * 64), "bad-signature"),
     ],
 )
-def test_invalid_signatures_are_rejected(signature: bytes, why: str) -> None:
-    with pytest.raises(BadSignatureError, match=why):
+def test_invalid_signatures_are_rejected(signature: bytes, code: str) -> None:
+    with raises(BadSignatureError, code):
         verify(parse_public_key(ED25519), signature, TEXT)
 
 
 def test_rsa_signatures_of_another_length_or_kind() -> None:
     key = parse_public_key(rsa(2048))
-    with pytest.raises(BadSignatureError, match="257 bytes, but the key has 256"):
+    with raises(BadSignatureError, "signature-size"):
         verify(key, joined(b"rsa-sha2-512", b"s" * 257), TEXT)
-    with pytest.raises(BadSignatureError, match="of kind 'rsa-sha2-384'"):
+    with raises(BadSignatureError, "signature-kind"):
         verify(key, joined(b"rsa-sha2-384", b"s" * 256), TEXT)
-    with pytest.raises(BadSignatureError, match="by another key"):
+    with raises(BadSignatureError, "bad-signature"):
         verify(key, joined(b"rsa-sha2-512", b"\xff" * 256), TEXT)
 
 

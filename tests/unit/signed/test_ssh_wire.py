@@ -6,6 +6,7 @@ import pytest
 
 from doorward.errors import MalformedError
 from doorward.signed.ssh_wire import SshReader, string
+from tests.support.errors import raises
 
 
 def test_a_string_comes_back() -> None:
@@ -25,21 +26,21 @@ def test_the_rfcs_numbers(raw: str, number: int) -> None:
 def test_leading_zeros_are_not_canonical() -> None:
     raw = string(b"\0\0\x80")
     assert SshReader(raw, "it").positive(canonical=False) == 0x80
-    with pytest.raises(MalformedError, match="it contains a number with leading zeros"):
+    with raises(MalformedError, "leading-zeros"):
         SshReader(raw, "it").positive(canonical=True)
 
 
 @pytest.mark.parametrize("raw", ["", "000000", "00000001", "ffffffff00", "0000000401"])
 def test_truncated_input_is_rejected(raw: str) -> None:
-    with pytest.raises(MalformedError, match="it is truncated"):
+    with raises(MalformedError, "truncated"):
         SshReader(bytes.fromhex(raw), "it").string()
 
 
 def test_negative_numbers_are_rejected() -> None:
-    with pytest.raises(MalformedError, match="it contains a negative number"):
+    with raises(MalformedError, "negative-number"):
         SshReader(string(b"\x80"), "it").positive(canonical=False)
 
 
 def test_trailing_bytes_are_rejected() -> None:
-    with pytest.raises(MalformedError, match="it has 3 bytes too many"):
+    with raises(MalformedError, "trailing-bytes"):
         SshReader(b"abc", "it").expect_end()

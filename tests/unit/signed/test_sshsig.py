@@ -14,6 +14,7 @@ from doorward.signed import sshsig
 from doorward.signed.ssh_wire import string
 from tests.support import ssh_keygen
 from tests.support.authenticator import armored
+from tests.support.errors import raises
 
 KEY, SIGNATURE = b"a key", b"a signature"
 
@@ -47,31 +48,31 @@ def test_any_line_end_is_accepted() -> None:
 
 def test_ssh_keygen_for_another_purpose() -> None:
     private = ssh_keygen.key("ed25519")
-    with pytest.raises(MalformedError, match="another namespace; sign with -n doorward"):
+    with raises(MalformedError, "other-namespace"):
         sshsig.parse_armored(ssh_keygen.sign(private, b"text", namespace="file"))
-    with pytest.raises(MalformedError, match="another hash; sign with -O hashalg=sha512"):
+    with raises(MalformedError, "other-hash"):
         sshsig.parse_armored(ssh_keygen.sign(private, b"text", "-O", "hashalg=sha256"))
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "code"),
     [
-        ("", "begins with -----BEGIN SSH SIGNATURE-----"),
-        (wrapped(raw()).replace("END", "FIN"), "ends with -----END SSH SIGNATURE-----"),
-        (wrapped(raw()).replace("U1NI", "U1N!"), "invalid base64"),
-        (wrapped(raw()).replace("U1NI", "U1Nä"), "invalid base64"),
-        (wrapped(raw(mark=b"SSHSIX")), "without the magic"),
-        (wrapped(raw(version=2)), "unsupported version 2; expected 1"),
-        (wrapped(raw(namespace=b"doorward\0")), "another namespace"),
-        (wrapped(raw(algorithm=b"sha256")), "another hash"),
-        (wrapped(raw() + b"\0"), "1 bytes too many"),
+        ("", "armor-mismatch"),
+        (wrapped(raw()).replace("END", "FIN"), "armor-mismatch"),
+        (wrapped(raw()).replace("U1NI", "U1N!"), "invalid-base64"),
+        (wrapped(raw()).replace("U1NI", "U1Nä"), "invalid-base64"),
+        (wrapped(raw(mark=b"SSHSIX")), "no-magic"),
+        (wrapped(raw(version=2)), "unsupported-version"),
+        (wrapped(raw(namespace=b"doorward\0")), "other-namespace"),
+        (wrapped(raw(algorithm=b"sha256")), "other-hash"),
+        (wrapped(raw() + b"\0"), "trailing-bytes"),
         (wrapped(raw()[:-1]), "truncated"),
-        (wrapped(b""), "begins with"),
+        (wrapped(b""), "armor-mismatch"),
         (wrapped(b"SSH"), "truncated"),
     ],
 )
-def test_other_input_is_rejected(text: str, why: str) -> None:
-    with pytest.raises(MalformedError, match=why):
+def test_other_input_is_rejected(text: str, code: str) -> None:
+    with raises(MalformedError, code):
         sshsig.parse_armored(text)
 
 

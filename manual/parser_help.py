@@ -1,4 +1,4 @@
-"""What a command's parser tells of it: how it is called, its words, an example, what the exit status means. Pure."""
+"""The help of a command's parser: usage, arguments, example, exit status. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TITLES = {"positional arguments": "arguments"}
 
 
 class Word(NamedTuple):
-    """An option or an argument: how it is written, what stands for its value, and what it does."""
+    """An option or an argument: its names, the placeholder of its value, and what it does."""
 
     names: tuple[str, ...]
     value: str
@@ -25,24 +25,24 @@ class Group(NamedTuple):
     words: tuple[Word, ...]
 
 
-class Told(NamedTuple):
-    """All that a parser can tell."""
+class ParserHelp(NamedTuple):
+    """The help of one parser."""
 
     usage: str
     groups: tuple[Group, ...]
     status: str
     shown: tuple[str, ...]  # the example's lines
-    remarks: tuple[str, ...]  # what stands below them
+    remarks: tuple[str, ...]  # the lines below the example
 
 
-def tell(parser: argparse.ArgumentParser) -> Told:
-    """Ask a parser."""
+def read_help(parser: argparse.ArgumentParser) -> ParserHelp:
+    """Read the help of a parser."""
     formatter = argparse.HelpFormatter(parser.prog, width=10_000)  # a page has its own width
     formatter.add_usage(None, parser._actions, parser._mutually_exclusive_groups, prefix="")
     groups = (_group(group, formatter) for group in parser._action_groups)
     lines = (parser.epilog or "").splitlines()
     place = next((number for number, one in enumerate(lines) if one.startswith(_STATUS)), len(lines))
-    return Told(
+    return ParserHelp(
         " ".join(formatter.format_help().split()),
         tuple(group for group in groups if group.words),
         " ".join(one.strip() for one in lines[place:]).removeprefix(_STATUS),

@@ -35,11 +35,11 @@ class Stuck(FakeFirewall):
 
     def apply(self, changes: SetChanges) -> None:
         if self.stuck:
-            raise HostError("nftables rejected the change: stuck")
+            raise HostError("nft-rejected", "nftables rejected the change: stuck")
         super().apply(changes)
 
 
-class InsideGate(GateLoader):
+class FakeGateLoader(GateLoader):
     """A ruleset that is loaded, and nothing that loads or watches one."""
 
     def __init__(self, openings: OpeningsService, firewall: Stuck) -> None:
@@ -51,7 +51,7 @@ class InsideGate(GateLoader):
         self.loaded = LoadResult(Gate(), DOORS, "0123abcd", {}, AppliedRuleset(0, b""))
 
 
-class InsideDaemon:
+class InProcessDaemon:
     """The openings and the commands, with a firewall in memory and nothing that listens."""
 
     def __init__(self, ledger: Ledger, log: Log) -> None:
@@ -63,9 +63,9 @@ class InsideDaemon:
         self.openings.doors = self.doors = {door.name: door for door in DOORS}
         self.table = self.openings.table
         self.bans = BanList(ledger.path.with_name("bans.json"), self.firewall, log.message)
-        subscribers, stats = Subscribers(self.loop), EventStats()
+        subscribers, stats = Subscribers(), EventStats()
         log.listeners += [subscribers.publish, stats.count]
-        self.gate = InsideGate(self.openings, self.firewall)
+        self.gate = FakeGateLoader(self.openings, self.firewall)
         self.commands = ControlCommands(self.openings, self.gate, self.bans, subscribers, stats, self.describe)
 
     def describe(self) -> dict[str, object]:

@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture
-def nobodys_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_ssh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let the test run as that user; gives the folder of ssh's usual files."""
     for name in ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

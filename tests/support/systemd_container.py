@@ -39,7 +39,7 @@ def _control_groups(name: str) -> list[Path]:
     return found
 
 
-class Machine:
+class SystemdContainer:
     """A context manager: inside it the machine runs, with `packages` to read in /packages."""
 
     def __init__(self, root: Path, packages: Path, host: NamespaceHost) -> None:

@@ -20,7 +20,7 @@ class Moment(NamedTuple):
     at_s: float
 
 
-class Changes:
+class RulesetChanges:
     """The transactions on a host since this was made."""
 
     def __init__(self, host: NamespaceHost) -> None:
@@ -54,9 +54,9 @@ class Changes:
 
 
 @contextmanager
-def changes_of(host: NamespaceHost) -> Iterator[Changes]:
+def recorded_changes(host: NamespaceHost) -> Iterator[RulesetChanges]:
     """Listen until the end of the block."""
-    changes = Changes(host)
+    changes = RulesetChanges(host)
     try:
         yield changes
     finally:

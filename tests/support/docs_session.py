@@ -28,7 +28,7 @@ _LINE = 'exec 2>&1; cd "$HOME"; '  # before each: a terminal shows both outputs
 _DONE = "doorward-test-done"
 
 
-class Desk:
+class DocsSession:
     """A server with sshd and a machine before it, which are 198.51.100.2 and 192.0.2.2 as on the page."""
 
     def __init__(self, lab: Lab, folder: Path, you: NamespaceHost | None = None) -> None:
@@ -183,12 +183,12 @@ def host_names(host: NamespaceHost, names: Mapping[str, Address]) -> Iterator[No
 
 
 @contextmanager
-def standing_desk(lab: Lab, ssh_config: str = "", you: NamespaceHost | None = None) -> Iterator[Desk]:
+def docs_session(lab: Lab, ssh_config: str = "", you: NamespaceHost | None = None) -> Iterator[DocsSession]:
     """Give a desk with a running sshd and that ssh_config; no gate runs yet. You are at the client, or there."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(lab.server))
-        desk = Desk(lab, folder, you)
+        desk = DocsSession(lab, folder, you)
         names = dict.fromkeys(("server.example", "db.example"), lab.server.ipv4)
         stack.enter_context(host_names(desk.hosts["$"], names))
         desk.write_ssh_config(ssh_config)

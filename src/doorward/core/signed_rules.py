@@ -1,0 +1,134 @@
+"""Rules for signed closes: what a close ends, and which opens it keeps out. Pure.
+
+An attacker may hold packets back and deliver them in another order. So what counts is the date that the signer wrote:
+a close ends what its signer opened with an earlier date, and an open dated at or before it that comes later is
+rejected.
+
+A close has to be remembered as long as the gate would accept such an open. That is exactly as long as the replay cache
+knows the close's number: it rejects what is dated at or before the numbers that it dropped, what is dated before a lost
+ledger ended, and after a loss of power what is dated before the boot. So the dates belong in the replay cache's file,
+are written in the transaction that claims the close, and are dropped with the numbers, whatever the clock does.
+
+`by` identifies a holder. For a signed knock that has to be its key, not the comment in authorized_keys, which two keys
+may share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from doorward.model import Source
+
+MAX_HOLDERS = 64  # of one opening; beyond it another holder's open is rejected, and the opening stays as it is
+# Each close of a signer for another door or address. Beyond it the oldest counts for all doors and addresses of that
+# signer: its opens dated at or before that are rejected.
+MAX_CLOSES_PER_SIGNER = 64
+# Signers with a remembered close. Beyond it the one whose last close is oldest is dropped: opens dated at or before
+# that close are rejected, for all signers. A key is one signer, so no key alone can cause that.
+MAX_CLOSING_SIGNERS = 256
+_ALL = ("", "")  # in place of door and address: all of them
+
+
+class DatedKnock(NamedTuple):
+    """A verified open or close: who signed it, for which door and address, and the date in it."""
+
+    by: str
+    door: str
+    place: Source
+    time_ms: int
+
+
+def may_open(knock: DatedKnock, last_close_ms: int) -> str:
+    """Return the reason to reject an open, or ""; `last_close_ms` is from `CloseDates.last`."""
+    return "" if knock.time_ms > last_close_ms else "its signer closed the door at that time or later"
+
+
+class Share(NamedTuple):
+    """What one holder has of an opening: its end, and the date of the newest knock that made it.
+
+    `dated_ms` 0: it was not made by a signed knock, but by an operator or a port sequence.
+    """
+
+    by: str
+    until_s: float
+    dated_ms: int = 0
+
+
+class Holders(NamedTuple):
+    """The shares of one opening, of one door to one address: it ends with the last of them."""
+
+    shares: tuple[Share, ...] = ()  # sorted by holder
+
+    @property
+    def until_s(self) -> float:
+        """Return when the opening ends; minus infinity if nobody holds it."""
+        return max((share.until_s for share in self.shares), default=float("-inf"))
+
+    def hold(self, new: Share) -> Holders | None:
+        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another holder."""
+        own = next((share for share in self.shares if share.by == new.by), new)
+        others = [share for share in self.shares if share.by != new.by]
+        if len(others) >= MAX_HOLDERS:
+            return None
+        merged = Share(new.by, max(own.until_s, new.until_s), max(own.dated_ms, new.dated_ms))
+        return Holders(tuple(sorted((*others, merged))))
+
+    def close(self, by: str, dated_ms: int) -> Holders:
+        """Apply a close of this door and address: remove the signer's own share if all its knocks are dated before."""
+        return Holders(tuple(s for s in self.shares if s.by != by or not 0 < s.dated_ms < dated_ms))
+
+    def expire(self, now_s: float) -> Holders:
+        """Remove the shares that end at or before `now_s`."""
+        return Holders(tuple(share for share in self.shares if share.until_s > now_s))
+
+
+class CloseDates:
+    """The date of the last close by each signer, for each door and address.
+
+    `rows` are (signer, door, address as text, date), as `rows()` returns them and the ledger keeps them.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, str, str, int]] = ()) -> None:
+        self._dates: dict[str, dict[tuple[str, str], int]] = {}
+        for by, door, place, time_ms in rows:
+            self._raise(by, (door, place), time_ms)
+
+    def rows(self) -> Iterator[tuple[str, str, str, int]]:
+        """Yield what has to be on disk."""
+        for by, dates in self._dates.items():
+            yield from ((by, *target, time_ms) for target, time_ms in dates.items())
+
+    def last(self, by: str, door: str, place: Source) -> int:
+        """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
+        known = [self._dates.get(signer, {}) for signer in (by, "")]
+        return max(dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL))
+
+    def note(self, close: DatedKnock) -> None:
+        """Remember a close that was claimed, also one that found nothing open."""
+        self._raise(close.by, (close.door, str(close.place)), close.time_ms)
+        own = self._dates[close.by]
+        if len(own) > MAX_CLOSES_PER_SIGNER + (_ALL in own):
+            oldest = min(own.keys() - {_ALL}, key=own.__getitem__)
+            self._raise(close.by, _ALL, own.pop(oldest))
+        signers = self._dates.keys() - {""}
+        if len(signers) > MAX_CLOSING_SIGNERS:
+            first = min(signers, key=lambda by: max(self._dates[by].values()))
+            self._raise("", _ALL, max(self._dates.pop(first).values()))
+
+    def finish(self, door: str, place: Source, holders: Holders) -> Holders:
+        """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""
+        for share in holders.shares:
+            holders = holders.close(share.by, self._dates.get(share.by, {}).get((door, str(place)), -1))
+        return holders
+
+    def prune(self, forgotten_ms: int) -> None:
+        """Drop dates up to the newest one that the replay cache has dropped: it rejects those opens itself."""
+        for by, dates in list(self._dates.items()):
+            self._dates[by] = {target: time_ms for target, time_ms in dates.items() if time_ms > forgotten_ms}
+            if not self._dates[by]:
+                del self._dates[by]
+
+    def _raise(self, by: str, target: tuple[str, str], time_ms: int) -> None:
+        dates = self._dates.setdefault(by, {})
+        dates[target] = max(dates.get(target, -1), time_ms)

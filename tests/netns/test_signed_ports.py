@@ -1,0 +1,102 @@
+"""Several ports for signed knocks: the client reaches the daemon through a network that blocks some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doorward.lab.topology import Lab
+from tests.support import ssh_keygen
+from tests.support.daemon import DOORWARD, RunningDaemon, Visitors, running_daemon
+from tests.support.signed import Signed, Signer, send
+
+pytestmark = pytest.mark.netns("nft")
+
+PORTS = ("62201/udp", "443/udp", "53/udp")
+CONFIG = f"""
+[gate]
+mode = "{{mode}}"
+[signed]
+port = {list(PORTS)}
+[doors.ssh]
+opens = ["22/tcp"]
+for = "10m"
+"""
+
+
+class Site:
+    """A server behind a router, and a client whose key opens its door."""
+
+    def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
+        self.lab, self.folder, self.mode = lab, folder, mode
+        self.laptop, self.identity = Signer("laptop"), ssh_keygen.key("ed25519")
+        self.files = Signed(folder / "configuration", self.laptop)
+        self.files.authorize(self.laptop.line, ssh_keygen.public_line(self.identity))
+
+    def start(self) -> Iterator[RunningDaemon]:
+        with running_daemon(self.lab.server, self.folder, CONFIG.format(mode=self.mode)) as self.daemon:
+            self.daemon.message("accepting signed knocks")
+            yield self.daemon
+
+    def block(self, ports: str, verdict: str) -> None:
+        """Let the router forward no datagram to these ports."""
+        rule = f"udp dport {{ {ports} }} counter {verdict}"
+        chain = f"chain forward {{\ntype filter hook forward priority filter; policy accept;\n{rule}\n}}"
+        self.lab.router.run(["nft", "-f", "-"], stdin=f"table inet net {{\n{chain}\n}}\n")
+
+    def hosts_toml(self, home: Path) -> dict[str, str]:
+        """Write the client's hosts.toml; return the environment in which the client finds it."""
+        file = home / "doorward" / "hosts.toml"
+        file.parent.mkdir(parents=True)
+        file.write_text(
+            f'[home]\naddress = "{self.lab.server.ipv4}"\nserver_key = "{self.files.server.public}"\n'
+            f'identity = "{self.identity}"\nsigned_port = {list(PORTS)}\n'
+        )
+        file.chmod(0o600)
+        return {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "SSH_AUTH_SOCK": ""}
+
+
+@pytest.mark.parametrize("verdict", ["drop", "reject"])
+def test_the_second_port_opens_where_the_first_is_blocked(lab: Lab, tmp_path: Path, verdict: str) -> None:
+    lab.server.start_greeter(22)
+    site = Site(lab, tmp_path)
+    env = site.hosts_toml(tmp_path / "home")
+    site.block("62201", verdict)
+    for daemon in site.start():
+        done = lab.client.run([*DOORWARD, "knock", "home", "ssh", "--wait", "22", "--timeout", "10s", "-v"], env=env)
+        sent = [line.split(" ")[0] for line in done.stdout.splitlines() if " bytes for door " in line]
+        assert sent == ["62201/udp", "443/udp"]
+        assert done.stdout.endswith("22/tcp is open\n")
+        daemon.event("opened", door="ssh", address=str(lab.client.ipv4))
+        assert daemon.counters()["signed"] == 1
+
+
+def test_the_proxy_tries_the_ports_in_turn(lab: Lab, tmp_path: Path) -> None:
+    lab.server.start_greeter(22)
+    site = Site(lab, tmp_path)
+    env = site.hosts_toml(tmp_path / "home")
+    site.block("62201, 443", "drop")
+    for daemon in site.start():
+        proxy = [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]
+        assert lab.client.run(["sh", "-c", f"echo hello | {' '.join(map(str, proxy))}"], env=env).stdout
+        daemon.event("opened", door="ssh", address=str(lab.client.ipv4))
+        assert daemon.counters()["signed"] == 1
+
+
+@pytest.mark.parametrize("mode", ["observe", "guard", "stealth"])
+def test_each_port_opens_and_a_copy_at_another_is_refused(direct_lab: Lab, tmp_path: Path, mode: str) -> None:
+    site = Site(direct_lab, tmp_path, mode)
+    visitors = Visitors(direct_lab)
+    numbers = [int(port.split("/")[0]) for port in PORTS]
+    for daemon in site.start():
+        for version in (4, 6):
+            for number, other in zip(numbers, numbers[1:] + numbers[:1], strict=True):
+                guest = visitors.fresh(version)
+                packet = site.laptop.packet(site.files.server)
+                send(direct_lab.client, guest.source, guest.server, packet, port=number)
+                daemon.event("opened", address=str(guest))
+                send(direct_lab.client, guest.source, guest.server, packet, port=other)
+                assert "copy of an earlier packet" in daemon.event("refused", address=str(guest))["reason"]
+        assert daemon.counters()["signed"] == 4 * len(PORTS)

@@ -1,0 +1,193 @@
+"""Events of openings and their effects, as tables. Times: every event happens at NOW_S."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+
+import pytest
+
+from doorward.core.openings import (
+    Announce,
+    Effect,
+    LogLine,
+    OpeningTable,
+    RecordEnd,
+    RecordOpening,
+    RecordRun,
+    RunHook,
+    SetElements,
+    log_fields,
+    new_opening,
+    on_ban,
+    on_banned_knock,
+    on_close,
+    on_ended,
+    on_expire,
+    on_knock,
+    on_lost,
+    on_open,
+    on_reconcile,
+)
+from doorward.model import Door, Opening
+from tests.support.openings import door, element, opening
+
+NOW_S = 1000.0
+HOME = ip_address("192.0.2.7")
+SSH, WEB = door("ssh", "22/tcp", for_ms=30_000), door("web", "22/tcp 80/tcp", for_ms=600_000)
+WAKE = Door("wake", (), (), on_open=("/bin/true",))  # only runs a command
+E22, E80 = element("192.0.2.7 22/tcp"), element("192.0.2.7 80/tcp")
+
+
+def at(since_s: float, until_s: float, name: str = "ssh", opened: str = "22/tcp", by: str = "knock") -> Opening:
+    return opening(name, "192.0.2.7", opened, since_s, until_s, by)
+
+
+FRESH = at(NOW_S, NOW_S + 60, by="key laptop")
+RECENT = at(900, 1010)  # open since 900, and until 1010
+LONGER = RECENT._replace(until_s=NOW_S + 60)
+RUN = at(NOW_S, NOW_S, "wake", "")
+KEY = "ssh", HOME
+GONE = {E22: 0.0}
+
+# An event, the openings before it, its effects, and the openings after it.
+Case = tuple[Callable[[OpeningTable], list[Effect]], Sequence[Opening], list[Effect], Sequence[Opening]]
+
+
+def opened(new: Opening, by: str, for_s: float) -> list[Effect]:
+    return [
+        RecordOpening(new.key, new, None),
+        LogLine(new.key, "opened", log_fields(new, for_s, by)),
+        Announce(new.key, "opened", new, by),
+        RunHook(new.key, "open"),
+    ]
+
+
+def ended(old: Opening, by: str, at_s: float = NOW_S) -> list[Effect]:
+    end = RecordEnd(old.key, old, at_s, by)
+    return [
+        end,
+        LogLine(old.key, "closed", log_fields(old, at_s - old.since_s, by)),
+        Announce(old.key, "closed", old, by),
+        RunHook(old.key, "close", end),
+    ]
+
+
+CASES: dict[str, Case] = {
+    "a signed knock opens": (
+        lambda table: on_open(table, SSH, FRESH, NOW_S),
+        [],
+        [*opened(FRESH, "key laptop", 60.0), SetElements(KEY, (E22,), {})],
+        [FRESH],
+    ),
+    "a signed knock extends: no hook, and the first holder stays": (
+        lambda table: on_open(table, SSH, FRESH, NOW_S),
+        [RECENT],
+        [
+            RecordOpening(KEY, LONGER, RECENT),
+            LogLine(KEY, "prolonged", log_fields(LONGER, 60.0, "key laptop")),
+            Announce(KEY, "opened", LONGER, "key laptop"),
+            SetElements(KEY, (E22,), {}),
+        ],
+        [LONGER],
+    ),
+    "another gate opened: not announced back": (
+        lambda table: on_open(table, SSH, FRESH, NOW_S, is_learnt=True),
+        [],
+        [
+            RecordOpening(KEY, FRESH, None),
+            LogLine(KEY, "opened", log_fields(FRESH, 60.0, "key laptop")),
+            RunHook(KEY, "open"),
+            SetElements(KEY, (E22,), {}),
+        ],
+        [FRESH],
+    ),
+    "a door without ports runs its command": (
+        lambda table: on_open(table, WAKE, new_opening(WAKE, HOME, 30.0, "hand", NOW_S), NOW_S),
+        [],
+        [
+            RecordRun(RUN.key, RUN._replace(by="hand")),
+            LogLine(RUN.key, "ran", {"door": "wake", "address": "192.0.2.7", "by": "hand"}),
+            RunHook(RUN.key, "open"),
+        ],
+        [],
+    ),
+    "a knock completes three doors: the kernel has the longest end": (
+        lambda table: on_knock(table, [SSH, WEB, WAKE], HOME, NOW_S),
+        [],
+        [
+            *opened(at(NOW_S, NOW_S + 30), "knock", 30.0),
+            *opened(at(NOW_S, NOW_S + 600, "web", "22/tcp 80/tcp"), "knock", 600.0),
+            RecordRun(RUN.key, RUN),
+            LogLine(RUN.key, "ran", {"door": "wake", "address": "192.0.2.7", "by": "knock"}),
+            RunHook(RUN.key, "open"),
+            SetElements(None, (E22, E80), {E22: 600.0, E80: 600.0}),
+        ],
+        [at(NOW_S, NOW_S + 30), at(NOW_S, NOW_S + 600, "web", "22/tcp 80/tcp")],
+    ),
+    "a knock on a ruleset that was replaced: the sets are read": (
+        lambda table: on_knock(table, [SSH], HOME, NOW_S, is_current=False),
+        [],
+        [*opened(at(NOW_S, NOW_S + 30), "knock", 30.0), SetElements(None, (E22,), None)],
+        [at(NOW_S, NOW_S + 30)],
+    ),
+    "a knock by a banned source: what the kernel opened is removed": (
+        lambda _: on_banned_knock([SSH, WEB], HOME),
+        [],
+        [SetElements(None, (E22, E22, E80), None)],
+        [],
+    ),
+    "an operator closes": (
+        lambda table: on_close(table, KEY, "hand", NOW_S),
+        [RECENT],
+        [SetElements(KEY, (E22,), GONE), *ended(RECENT, "hand")],
+        [],
+    ),
+    "another gate closes what is not open here": (lambda table: on_close(table, KEY, "fleet", NOW_S), [], [], []),
+    "a ban ends openings, and rolls none back": (
+        lambda table: on_ban(table, [RECENT], NOW_S),
+        [RECENT],
+        [SetElements(None, (E22,), GONE), *ended(RECENT, "ban")],
+        [],
+    ),
+    "the time is over: the kernel has removed the element": (
+        lambda table: on_expire(table, 1010.0),
+        [RECENT, at(900, 1011, "web")],
+        ended(RECENT, "time", 1010.0),
+        [at(900, 1011, "web")],
+    ),
+    "the time was over while no daemon ran": (lambda _: on_ended([RECENT]), [], ended(RECENT, "time", 1010.0), []),
+    "a repair leaves an opening out": (
+        lambda table: on_lost(table, [RECENT], {E22: 9.0}, NOW_S, [E80]),
+        [RECENT],
+        [SetElements(None, (E22, E80), {E22: 9.0}), *ended(RECENT, "lost")],
+        [],
+    ),
+    "the kernel lost an opening": (
+        lambda table: on_reconcile(table, {}, [SSH], NOW_S),
+        [RECENT],
+        ended(RECENT, "lost"),
+        [],
+    ),
+    "the kernel has an opening that was not logged": (
+        lambda table: on_reconcile(table, {E22: 20.0}, [SSH], NOW_S),
+        [],
+        opened(at(NOW_S, NOW_S + 20), "knock", 20.0),
+        [at(NOW_S, NOW_S + 20)],
+    ),
+    "kernel and table agree": (lambda table: on_reconcile(table, {E22: 10.0}, [SSH], NOW_S), [RECENT], [], [RECENT]),
+}
+
+
+@pytest.mark.parametrize(("event", "before", "effects", "after"), CASES.values(), ids=CASES)
+def test_event_and_effects(
+    event: Callable[[OpeningTable], list[Effect]],
+    before: Sequence[Opening],
+    effects: list[Effect],
+    after: Sequence[Opening],
+) -> None:
+    table = OpeningTable()
+    for each in before:
+        table.open(each)
+    assert event(table) == effects
+    assert list(table) == list(after)
