@@ -91,15 +91,6 @@ class Automaton:
     ignored_ports: frozenset[Port]
     known_ports: frozenset[Port] | None = None
 
-    def is_symbol(self, packet: Packet) -> bool:
-        """Return whether any machine matches the packet as a symbol (design.md, section 3, rule 1)."""
-        port = packet.port
-        if (packet.local and port in self.ignored_ports) or (
-            self.known_ports is not None and port not in self.known_ports
-        ):
-            return False
-        return any(machine.matches(packet) for machine in self.machines)
-
 
 def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
     """Compile `doors`; doors without a port sequence are in no machine."""
