@@ -143,7 +143,7 @@ def by_family(opened: Sequence[Opened]) -> tuple[list[Opened], list[Opened]]:
 
 def filter_for(automaton: Automaton) -> Program:
     flags = [machine.flags for machine in automaton.machines]
-    return knock_filter(flags, only=automaton.known_ports, never=automaton.ignored_ports)
+    return knock_filter(flags, never=automaton.ignored_ports)
 
 
 def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:

@@ -135,7 +135,8 @@ def _build_machine(key: MachineKey, root: int, members: Sequence[tuple[int, tupl
     for state, shorter in fail.items():  # in the order of depth, so the shorter prefix is complete
         if shorter in completes:
             completes[state] = completes.get(state, ()) + completes[shorter]
-    same = frozenset(key for key in _repeat_edges(edges) if _is_retransmission(root, edges, fail, key))
+    repeats = (edge(state, key & _SYMBOL_MASK) for key, state in edges.items())  # of each state: its own last packet
+    same = frozenset(key for key in repeats if _is_retransmission(root, edges, fail, key))
     firsts = range(root + 1, root + 1 + len(levels[0]))
     flags, within_ms, target = key
     return Machine(flags, within_ms, root, firsts, edges, _shorten_links(edges, fail), same, completes, target)
@@ -172,11 +173,6 @@ def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int
             if target is not None:
                 fail[edges[key]] = target
     return fail
-
-
-def _repeat_edges(edges: Edges) -> Iterable[int]:
-    """Return, for each state, the edge on its own last symbol."""
-    return (edge(state, key & _SYMBOL_MASK) for key, state in edges.items())
 
 
 def _is_retransmission(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:
