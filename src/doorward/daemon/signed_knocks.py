@@ -29,7 +29,8 @@ from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import KnockClose, KnockGrant
 
 if TYPE_CHECKING:
-    from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
+    from doorward.daemon.fleet_sync import FleetSync
+    from doorward.fleet.admission import Rejected
 
 _POLL_S = 2.0  # polling interval for changed files, in addition to inotify
 _TOGETHER = 100  # grants claimed and opened in one transaction, and messages of the verifier read for them
@@ -213,7 +214,7 @@ class SignedKnocks:
         for grant in shared:  # verified with the previous configuration
             self._reject(grant, "fleet", "its door is shared, and this gate has left the fleet")
 
-    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
+    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[Rejected | None]) -> None:
         if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
             self._claim(new)
         for grant, objection in zip(granted, objections, strict=True):
