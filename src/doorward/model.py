@@ -156,8 +156,24 @@ class Element(NamedTuple):
     port: Port
 
 
+class Share(NamedTuple):
+    """What one holder has of an opening: its end, and the date of the newest knock that made it.
+
+    `by` identifies the holder: a signer's hash, "knock", "hand" or "fleet". `dated_ms` 0: no signed knock made it.
+    `name` is for users.
+    """
+
+    by: str
+    until_s: float
+    dated_ms: int = 0
+    name: str = ""
+
+
 class Opening(NamedTuple):
-    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock)."""
+    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock).
+
+    `by` opened it. It ends with the last of its `shares`; without any, `by` alone holds it.
+    """
 
     door: str
     address: Source
@@ -165,6 +181,7 @@ class Opening(NamedTuple):
     since_s: float
     until_s: float
     by: str
+    shares: tuple[Share, ...] = ()
 
     @property
     def key(self) -> tuple[str, Source]:

@@ -43,11 +43,12 @@ Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a h
 
 
 class KnockPlan(NamedTuple):
-    """The host to knock at, with the doors to open by a signed knock, or a sequence."""
+    """The host to knock at, with the doors to open (or, if it `closes`, to close) by a signed knock, or a sequence."""
 
     host: KnownHost
     doors: tuple[str, ...]
     sequence: tuple[Port, ...]
+    closes: bool = False
 
     def __str__(self) -> str:
         return "the sequence" if self.sequence else "door " + ", ".join(map(repr, self.doors))
