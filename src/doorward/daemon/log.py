@@ -23,6 +23,8 @@ _TEXT = {
     "prolonged": "prolonged {door} for {address} to {for} more, by {by}",
     "closed": "closed {door} to {address}, by {by}",
     "ran": "ran the command of {door} for {address}, by {by}",
+    "confirmed": "confirmed {door} for {address} to {to}",
+    "unconfirmed": "did not confirm {door} for {address} to {to}: {reason}",
     "refused": "refused {address}: {reason}",
     "banned": "banned {address} for {for}",
     "unbanned": "unbanned {address}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from doorward.config.schema import Configuration, Signed
 from doorward.core.openings import Effect, Key, new_opening, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
+from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import Clock, PacketId
+from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
@@ -45,9 +47,15 @@ class SignedKnocks:
     """Run a verifier. While its successor reads the files it goes on, and datagrams wait in the kernel."""
 
     def __init__(
-        self, openings: OpeningsService, bans: BanList, fleet: Callable[[], FleetSync | None], window_ms: int
+        self,
+        openings: OpeningsService,
+        bans: BanList,
+        fleet: Callable[[], FleetSync | None],
+        window_ms: int,
+        replies: ReplySockets | None = None,
     ) -> None:
         self._openings, self._bans, self._fleet = openings, bans, fleet
+        self._confirmations = Confirmations(replies or ReplySockets(), openings.log)
         self._log = datagram_log(SIGNED_GROUP)
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
@@ -73,6 +81,7 @@ class SignedKnocks:
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
+        self._confirmations.configure(configuration.confirming_ports)
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -81,8 +90,9 @@ class SignedKnocks:
         self._start()
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, and the number of rejected datagrams by reason."""
-        return {"takes": self._verifier is not None, "refused": dict(self.counts)}
+        """Return whether a verifier is running, the number of rejected datagrams by reason, and the confirmations."""
+        confirmations = self._confirmations.as_dict()
+        return {"takes": self._verifier is not None, "refused": dict(self.counts), "confirmations": confirmations}
 
     def close(self) -> None:
         """End the verifier and close the log."""
@@ -92,6 +102,7 @@ class SignedKnocks:
             self._openings.loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
+        self._confirmations.configure(())
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
@@ -251,6 +262,7 @@ class SignedKnocks:
         openings, now_s = self._openings, self._openings.loop.now_s()
         effects: list[Effect] = []
         opened: dict[Key | None, Opening] = {}
+        performed: list[KnockGrant] = []
         for grant in grants:
             door = openings.doors.get(grant.door)
             if door is None:  # removed by a reload meanwhile
@@ -261,8 +273,20 @@ class SignedKnocks:
                 continue
             effects += on_open(openings.table, door, new, now_s)
             opened[new.key] = new
-        for refusal in openings.perform(effects):
+            performed.append(grant)
+        refusals = openings.perform(effects)
+        for refusal in refusals:
             self._not_opened(opened[refusal.change.key], refusal.error)
+        refused = {refusal.change.key for refusal in refusals}
+        self._applied([grant for grant in performed if (grant.door, grant.place) not in refused])
+
+    def _applied(self, knocks: Sequence[KnockGrant | KnockClose]) -> None:
+        """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel."""
+        now_s = self._openings.loop.now_s()
+        for knock in knocks:
+            opening = self._openings.table.get(knock.door, knock.place)
+            left_s = max(0, int(opening.until_s - now_s)) if opening is not None else 0
+            self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""

@@ -26,7 +26,7 @@ from doorward.signed.message import (
     signed_text,
     target_hash,
 )
-from doorward.signed.reply import ReplySecret, reply_secret
+from doorward.signed.reply import ReplyPath, ReplySecret, reply_secret
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import Presence, PublicKey, verify
 from doorward.signed.sshsig import expand_signature
@@ -45,7 +45,7 @@ class KnockGrant(NamedTuple):
 
     `key` is the signer's name for users, and `signer` the hash that identifies it; `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
-    accepted it. `reply`: the secret of the confirmation that the sender wants, if any.
+    accepted it. `reply` and `path`: the secret of the confirmation that the sender wants, if any, and its way.
     """
 
     door: str
@@ -57,6 +57,7 @@ class KnockGrant(NamedTuple):
     time_ms: int
     is_shared: bool = False
     reply: ReplySecret | None = None
+    path: ReplyPath | None = None
 
 
 class KnockClose(NamedTuple):
@@ -70,6 +71,7 @@ class KnockClose(NamedTuple):
     time_ms: int
     is_shared: bool = False
     reply: ReplySecret | None = None
+    path: ReplyPath | None = None
 
 
 class KnockRejection(NamedTuple):
