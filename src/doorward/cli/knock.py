@@ -25,7 +25,6 @@ EXAMPLE = """\
   $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
   $ doorward knock server.example ssh --server-key x25519:…
   $ doorward knock home ssh --close    # ends what this key opened
-  $ doorward knock home ssh --dump    # prints the signed knock, sends nothing
 """
 
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         metavar="DOOR or PORT",
         nargs="*",
-        help="a door, or ports in order: 7000 (tcp), 8000/udp; the host's only door if left out",
+        help="a door (default: the only one), or ports: 7000 8000/udp",
     )
     parser.add_argument("--close", action="store_true", help="close the door that this key opened, by a signed knock")
     parser.add_argument("--wait", metavar="PORT", help="knock until this port answers; exit status 1 if never")

@@ -19,7 +19,7 @@ from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.replay_cache import Clock, PacketId
+from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
     REJECTIONS_PER_S,
@@ -34,7 +34,7 @@ from doorward.kernel.nflog import datagram_log
 from doorward.model import Address, Door, Opening, Source
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockClose, KnockGrant
+from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
@@ -246,7 +246,7 @@ class SignedKnocks:
         objections = self._openings.ledger.seen.claim(claims)
         for knock, objection in zip(knocks, objections, strict=True):
             if objection:
-                self._reject(knock, "closed" if objection == CLOSED else "used", objection)
+                self._reject(knock, "closed" if objection == CLOSED else "used", objection + _offset(knock, objection))
         self._apply([knock for knock, objection in zip(knocks, objections, strict=True) if not objection])
 
     def _not_banned(self, knocks: Sequence[K]) -> list[K]:
@@ -344,6 +344,12 @@ class SignedKnocks:
 
 def _dated(knock: ValidKnock) -> DatedKnock:
     return DatedKnock(knock.signer.hex(), knock.door, knock.place, knock.time_ms)
+
+
+def _offset(knock: ValidKnock, objection: str) -> str:
+    """Return how far the sender's clock is off, where that may be why a knock was rejected for its date."""
+    behind_ms = _clock().now_ms - knock.time_ms
+    return f"; it is {clock_offset(behind_ms)}" if objection in (CLOSED, TOO_OLD) else ""
 
 
 def _clock() -> Clock:
