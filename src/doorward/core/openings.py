@@ -94,7 +94,7 @@ class RunHook(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """RecordOpening, log and announce a rejected source; `reason` is a text for people, `code` a word for programs."""
+    """Record, log and announce a rejected source; `reason` is a text for people, `code` a word for programs."""
 
     source: Source
     door: str | None

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from doorward.config.schema import Configuration, Signed
-from doorward.core.openings import Effect, LogLine, SetElements, on_open, on_signed_close, signed_opening
+from doorward.core.openings import Effect, LogLine, on_open, on_signed_close, signed_opening
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
+from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
+from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
     REJECTIONS_PER_S,
@@ -37,7 +39,8 @@ from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset
 
 if TYPE_CHECKING:
-    from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
+    from doorward.daemon.fleet_sync import FleetSync
+    from doorward.fleet.admission import Rejected
 
 _POLL_S = 2.0  # polling interval for changed files, in addition to inotify
 _TOGETHER = 100  # grants claimed and opened in one transaction, and messages of the verifier read for them
@@ -55,9 +58,15 @@ class SignedKnocks:
     """Run a verifier. While its successor reads the files it goes on, and datagrams wait in the kernel."""
 
     def __init__(
-        self, openings: OpeningsService, bans: BanList, fleet: Callable[[], FleetSync | None], window_ms: int
+        self,
+        openings: OpeningsService,
+        bans: BanList,
+        fleet: Callable[[], FleetSync | None],
+        window_ms: int,
+        replies: ReplySockets | None = None,
     ) -> None:
         self._openings, self._bans, self._fleet = openings, bans, fleet
+        self._confirmations = Confirmations(replies or ReplySockets(), openings.log)
         self._log = datagram_log(SIGNED_GROUP)
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
@@ -83,6 +92,7 @@ class SignedKnocks:
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
+        self._confirmations.configure(configuration.confirming_ports)
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -91,8 +101,9 @@ class SignedKnocks:
         self._start()
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, and the number of rejected datagrams by reason."""
-        return {"takes": self._verifier is not None, "refused": dict(self.counts)}
+        """Return whether a verifier is running, the number of rejected datagrams by reason, and the confirmations."""
+        confirmations = self._confirmations.as_dict()
+        return {"takes": self._verifier is not None, "refused": dict(self.counts), "confirmations": confirmations}
 
     def close(self) -> None:
         """End the verifier and close the log."""
@@ -102,6 +113,7 @@ class SignedKnocks:
             self._openings.loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
+        self._confirmations.configure(())
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
@@ -231,7 +243,7 @@ class SignedKnocks:
         door = self._openings.doors.get(knock.door)
         return knock.is_shared or (door is not None and door.shared)
 
-    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
+    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[Rejected | None]) -> None:
         self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
         for grant, objection in zip(granted, objections, strict=True):
             if objection is not None:
@@ -278,7 +290,7 @@ class SignedKnocks:
                 continue
             found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
             effects += found
-            if any(isinstance(effect, SetElements) for effect in found):
+            if not all(isinstance(effect, LogLine) for effect in found):
                 applied.append(knock)
         refused = {refusal.change.key: refusal.error for refusal in self._openings.perform(effects)}
         for knock in applied:
@@ -287,7 +299,12 @@ class SignedKnocks:
         self._applied([knock for knock in applied if (knock.door, knock.place) not in refused])
 
     def _applied(self, knocks: list[ValidKnock]) -> None:
-        """Handle knocks that opened or closed something, which the kernel and the ledger have."""
+        """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel."""
+        now_s = self._openings.loop.now_s()
+        for knock in knocks:
+            opening = self._openings.table.get(knock.door, knock.place)
+            left_s = max(0, int(opening.until_s - now_s)) if opening is not None else 0
+            self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()

@@ -27,7 +27,7 @@ class Limits(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Why an opening of the fleet was rejected here: a code for counters, and the sentence for the operator."""
+    """Why an opening of the fleet, or a signed knock, is rejected: a code for counters, a sentence for the operator."""
 
     reason: str
     message: str
