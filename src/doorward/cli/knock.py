@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
-  $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
+  $ doorward knock home --wait 22 && ssh home; doorward knock home --close
 """
 
 
