@@ -18,6 +18,7 @@ _ROUGH_S = 120  # from here on a duration is printed in minutes
 def report(plan: KnockPlan, replies: ReplyListener) -> None:
     """Print the confirmations of the packets that were sent. NegativeResult: a door was not confirmed in time."""
     arrived = replies.wait()
+    replies.close()
     for line in describe(plan, arrived):
         print_sent(line)
     confirmed = {reply.awaited.door for reply in arrived}

@@ -285,7 +285,7 @@ class SignedKnocks:
         now_s = self._openings.loop.now_s()
         for knock in knocks:
             opening = self._openings.table.get(knock.door, knock.place)
-            left_s = max(0, int(opening.until_s - now_s)) if opening is not None else 0
+            left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
             self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
