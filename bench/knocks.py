@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, check, check_key, seal
+from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, check, keyed_check, seal
 from doorward.signed.message import (
     NONCE_BYTES,
     RAW_BYTES,
@@ -51,7 +51,7 @@ class Keys:
         self.server = parse_private_key(self._server_text).public
         self._signers = [Ed25519PrivateKey.generate() for _ in range(SIGNERS)]
         self._turns = itertools.cycle((signer, _blob(signer)) for signer in self._signers)
-        self._checked_by = check_key(self.server)
+        self._checked_by = keyed_check(self.server)
 
     def write(self, folder: Path, authorized: int = SIGNERS) -> None:
         """Write what the daemon reads; of so many authorized keys the signers' are the last."""

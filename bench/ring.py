@@ -180,7 +180,7 @@ def main() -> None:
     os.sched_setaffinity(0, {ENGINE_CPU})
     automaton = compile_doors([Door("ssh", KNOCK, (Port(Protocol.TCP, 22),))])
     flags = [machine.flags for machine in automaton.machines]
-    ring = TpacketRing((), knock_filter(flags, only=automaton.known_ports, never=automaton.ignored_ports))
+    ring = TpacketRing((), knock_filter(flags, never=automaton.ignored_ports))
     moves, taken = Tracker(automaton, CAPACITY).transitions, 0
     print("ready", flush=True)
     select.select([ring], [], [], PATIENCE_S)

@@ -13,5 +13,5 @@ def one(data: bytes) -> None:
     except MalformedError:
         return
     assert protocol.parse(protocol.pack(message)) == message
-    if isinstance(message, protocol.LogLine):
+    if isinstance(message, protocol.LogMessage):
         assert message.words.isprintable()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from doorward.named_tuple import NamedTuple
 
 
 class DoorwardError(Exception):
@@ -64,7 +64,7 @@ class ConfigFault(NamedTuple):
 
 
 class ConfigError(DoorwardError):
-    """An invalid configuration; `faults` holds every fault found, sorted by line."""
+    """An invalid configuration; `faults` holds every fault, sorted by line; `code` is the first one's."""
 
     def __init__(self, faults: list[ConfigFault]) -> None:
         self.faults = sorted(faults, key=lambda fault: fault[1:])

@@ -1,55 +1,25 @@
 """Frozen values and their invariants: ports, flag filters, doors, packets and openings.
 
-Named tuples, not dataclasses: `dataclasses` imports many modules, and `doorward knock` must start fast.
+Named tuples, not dataclasses: `dataclasses` imports many modules, and a signed knock must start fast.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from doorward.errors import InvalidValueError
+from doorward.port import DEFAULT_SIGNED_PORT as DEFAULT_SIGNED_PORT
+from doorward.port import Port as Port
+from doorward.port import Protocol as Protocol
 
 Address = IPv4Address | IPv6Address
-Place = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
+Source = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
-class Protocol(IntEnum):
-    """Transport protocols that carry knocks, by their IANA protocol number."""
-
-    TCP = 6
-    UDP = 17
-
-
-_PORT = re.compile(r"([0-9]{1,5})[/:](tcp|udp)", re.IGNORECASE)
-
-
-class Port(NamedTuple):
-    """A transport protocol and a port from 1 to 65535: one step of a knock, or a port that a door opens."""
-
-    protocol: Protocol
-    number: int
-
-    @classmethod
-    def parse(cls, text: str) -> Port:
-        """Parse `7000/tcp` (nmap, services(5)) or `7000:tcp` (knockd). Raises ValueError with fault and remedy."""
-        match = _PORT.fullmatch(text.strip())
-        if match is None:
-            raise InvalidValueError("invalid-port", f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
-        number = int(match[1])
-        if not 1 <= number <= 65535:
-            raise InvalidValueError("port-range", f"port {number} does not exist; write a number from 1 to 65535")
-        return cls(Protocol[match[2].upper()], number)
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.protocol.name.lower()}"
-
-
-DEFAULT_SIGNED_PORT = Port(Protocol.UDP, 62201)  # fwknop's port; no other service uses it
 MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the eighth attempt comes after 46 seconds
 
 
@@ -153,7 +123,7 @@ def parse_address(text: str) -> Address:
     return ip_address(text)
 
 
-def parse_place(text: str) -> Place:
+def parse_source(text: str) -> Source:
     """Parse an address or a network in CIDR notation, without a scope id. Raises ValueError for anything else."""
     if "/" not in text:
         return parse_address(text)
@@ -161,19 +131,19 @@ def parse_place(text: str) -> Place:
     return ip_network(f"{parse_address(address)}/{prefix}")
 
 
-def place_text(place: Place) -> str:
+def source_text(source: Source) -> str:
     """Return an address or network as text for a command or for nftables, built from its bits alone."""
-    if isinstance(place, Address):
-        return str(type(place)(int(place)))
-    return str(type(place)((int(place.network_address), place.prefixlen)))
+    if isinstance(source, Address):
+        return str(type(source)(int(source)))
+    return str(type(source)((int(source.network_address), source.prefixlen)))
 
 
-def holds(place: Place, address: Address) -> bool:
+def holds(source: Source, address: Address) -> bool:
     """Return whether `address` equals an address or belongs to a network."""
-    return address == place if isinstance(place, IPv4Address | IPv6Address) else address in place
+    return address == source if isinstance(source, IPv4Address | IPv6Address) else address in source
 
 
-def places_of(address: Address) -> list[str]:
+def sources_with(address: Address) -> list[str]:
     """Return an address and all networks that contain it, as the ledger writes them."""
     networks = (ip_network(address).supernet(new_prefix=bits) for bits in range(address.max_prefixlen))
     return [str(address), *map(str, networks)]
@@ -182,22 +152,39 @@ def places_of(address: Address) -> list[str]:
 class Element(NamedTuple):
     """One element of the nftables open sets: this address or network may start connections to this port."""
 
-    address: Place
+    address: Source
     port: Port
 
 
+class Share(NamedTuple):
+    """What one holder has of an opening: its end, and the date of the newest knock that made it.
+
+    `by` identifies the holder: a signer's hash, "knock", "hand" or "fleet". `dated_ms` 0: no signed knock made it.
+    `name` is for users.
+    """
+
+    by: str
+    until_s: float
+    dated_ms: int = 0
+    name: str = ""
+
+
 class Opening(NamedTuple):
-    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock)."""
+    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock).
+
+    `by` opened it. It ends with the last of its `shares`; without any, `by` alone holds it.
+    """
 
     door: str
-    address: Place
+    address: Source
     ports: tuple[Port, ...]
     since_s: float
     until_s: float
     by: str
+    shares: tuple[Share, ...] = ()
 
     @property
-    def key(self) -> tuple[str, Place]:
+    def key(self) -> tuple[str, Source]:
         """Door and address: there is one opening of each pair."""
         return self.door, self.address
 

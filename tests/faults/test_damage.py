@@ -10,6 +10,7 @@ import pytest
 
 from doorward.lab.topology import Lab
 from tests.support.daemon import running_daemon
+from tests.support.effort import EFFORT
 
 pytestmark = pytest.mark.netns
 
@@ -19,7 +20,7 @@ knock = ["7001/tcp", "7002/udp", "7003/tcp"]
 opens = ["22/tcp"]
 """
 OPENINGS = 40
-PLACES = 50  # of each kind of damage: 100 in all
+PLACES = 10 * EFFORT  # for each kind of damage
 
 
 def cut_short(raw: bytearray, chance: random.Random) -> None:

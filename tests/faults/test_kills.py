@@ -13,8 +13,9 @@ import pytest
 
 from doorward.errors import DoorwardError
 from doorward.lab.topology import Lab
-from doorward.model import Packet, Place, Port
+from doorward.model import Packet, Port, Source
 from tests.support.daemon import RunningDaemon, running_daemon
+from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns
@@ -28,7 +29,7 @@ opens = ["22/tcp"]
 for = "10m"
 """
 KNOCK = [Port.parse(text) for text in ("7001/tcp", "7002/udp", "7003/tcp")]
-KILLS = 50  # of each seed: 200 in all
+KILLS = 10 * EFFORT  # for each seed
 LATEST_S = 0.12  # after the start: some 60 openings, closings and reloads
 CLOSE_S = 0.6  # of one opening's time in the ledger and in the kernel
 
@@ -40,10 +41,10 @@ class Load:
         self._lab, self._daemon, self._random = lab, daemon, random.Random(seed)
         self._frames = FrameSender(lab.client, lab.server)
         self._addresses = (IPv4Address("10.20.0.1") + n for n in range(1 << 16))
-        self.open: set[Place] = set()  # must be in
-        self.unsure: set[Place] = set()  # asked for, and the answer did not come
+        self.open: set[Source] = set()  # must be in
+        self.unsure: set[Source] = set()  # asked for, and the answer did not come
         self.done = 0
-        self._how: dict[Place, str] = {}  # for who reads why a test failed: what was done, in this order
+        self._how: dict[Source, str] = {}  # for who reads why a test failed: what was done, in this order
 
     def run_until_killed(self) -> None:
         """Kill the daemon after a random time, and go on until it is felt."""
@@ -99,7 +100,7 @@ class Load:
     def _reload(self) -> None:
         self._daemon.process.send_signal(signal.SIGHUP)
 
-    def _ask(self, command: str, address: Place) -> bool:
+    def _ask(self, command: str, address: Source) -> bool:
         with suppress(DoorwardError, OSError):  # killed meanwhile, or (a close) not yet told of the knock
             self._daemon.ask(command, door="ssh", address=str(address))
             return True

@@ -17,6 +17,7 @@ import pytest
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import DOORWARD, PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns("knock", "nft")
@@ -84,19 +85,20 @@ table inet watch {
 """
 
 OPEN_S, LONG_S = round(3 * SLOWNESS), round(30 * SLOWNESS)
-RELOADS = 100  # a packet can slip through only in the microseconds in which one is committed
+RELOADS = 25 * EFFORT  # a packet can slip through only in the microseconds in which one is committed
 
 
 @contextmanager
 def flood(lab: Lab) -> Iterator[list[int]]:
     """Send SYNs to the hidden port from many sources while the block runs; gives how many were sent."""
     frames, over, sent = FrameSender(lab.client, lab.server), threading.Event(), [0]
+    packets = [Packet(source, Port.parse("22/tcp"), 2) for source in SOURCES]
 
     def send() -> None:
         while not over.is_set():
-            for source in SOURCES:
+            for packet in packets:
                 # No connection is tried twice: what slipped through once would be let through as established.
-                frames.send(Packet(source, Port.parse("22/tcp"), 2), 1024 + sent[0] // len(SOURCES) % 60_000)
+                frames.send(packet, 1024 + sent[0] // len(SOURCES) % 60_000)
                 sent[0] += 1
 
     thread = threading.Thread(target=send)

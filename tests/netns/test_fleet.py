@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.fleet import etcd_codec
+from tests.support.daemon import LATE_S, SLOWNESS
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
 
@@ -139,7 +140,7 @@ def test_partitioned_gate_continues_alone_and_catches_up(fleet: Fleet) -> None:
     second.run("open", "ssh", elsewhere)
     fleet.switch.join("gate1")
     first.message("connected to the fleet")
-    assert fleet.await_everywhere({str(alone), str(elsewhere)}) < 5
+    assert fleet.await_everywhere({str(alone), str(elsewhere)}) < 5 * SLOWNESS + LATE_S
 
 
 def test_killed_fleet_process_is_restarted(fleet: Fleet) -> None:

@@ -21,7 +21,7 @@ from doorward.kernel.event_loop import EventLoop
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.conftest import unavailable
-from tests.support.daemon import PATIENCE_S, SLOWNESS
+from tests.support.daemon import LATE_S, PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender
 from tests.support.knockd import KERNEL, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site
 from tests.support.processes import NOBODY
@@ -199,15 +199,14 @@ def test_sigterm_runs_no_stop_command_early_and_the_next_start_runs_it_on_time(
 ) -> None:
     text = door(Start_Command="echo start", Cmd_Timeout=2, Stop_Command="echo stop %IP%")
     with site(program, tmp_path, text) as place:
+        began_s = time.monotonic()
         place.send(ONE, "7000", "7100")
         place.knockd.await_line("door: start")
-        began_s = time.monotonic()
         place.knockd.end()
         assert ran(place.knockd, f"echo stop {ONE}") == 0
         with running_knockd(program, place.lab.server, place.knockd.folder, text) as again:
-            assert ran(again, f"echo stop {ONE}") == 0
             again.await_line(f"door: stop {ONE}")
-            assert 1.8 < time.monotonic() - began_s < 4
+            assert 1.95 < time.monotonic() - began_s < 2 + LATE_S
             assert ran(again, "echo start") == 0
             again.end()
         with running_knockd(program, place.lab.server, place.knockd.folder, text + LAST) as third:
@@ -218,24 +217,24 @@ def test_sigterm_runs_no_stop_command_early_and_the_next_start_runs_it_on_time(
 
 
 def test_what_is_late_is_run_at_once(tmp_path: Path) -> None:
-    text = door(Start_Command="echo start", Cmd_Timeout=1, Stop_Command="echo stop %IP%")
+    text = door(Start_Command="echo start", Cmd_Timeout=2, Stop_Command="echo stop %IP%")
     with site(KERNEL, tmp_path, text) as place:
         place.send(ONE, "7000", "7100")
         place.knockd.await_line("door: start")
         place.knockd.kill()
-        time.sleep(1.1)  # it ends while no daemon runs
+        time.sleep(2.1)  # it ends while no daemon runs
         with running_knockd(KERNEL, place.lab.server, place.knockd.folder, text) as again:
             began_s = time.monotonic()
             again.await_line(f"door: stop {ONE}")
-            assert time.monotonic() - began_s < 1
+            assert time.monotonic() - began_s < 2
 
 
 @engines
 def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
     tmp_path: Path, program: Program
 ) -> None:
-    gone = door("gone", "7000", Start_Command="echo start", Cmd_Timeout=600, Stop_Command="echo stop gone %IP%")
-    stays = door("stays", "7001", Start_Command="echo start2", Cmd_Timeout=600, Stop_Command="echo stop stays %IP%")
+    gone = door("gone", "7000", Start_Command="echo start", Cmd_Timeout=400, Stop_Command="echo stop gone %IP%")
+    stays = door("stays", "7001", Start_Command="echo start2", Cmd_Timeout=400, Stop_Command="echo stop stays %IP%")
     with site(program, tmp_path, gone + stays + LAST) as place:
         place.send(ONE, "7000")
         place.send(OTHER, "7001")
@@ -264,10 +263,10 @@ def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
 
 
 @engines
-def test_a_thousand_openings_take_no_process_and_all_end(tmp_path: Path, program: Program) -> None:
-    count = round(1000 / SLOWNESS)
+def test_hundreds_of_openings_take_no_process_and_all_end(tmp_path: Path, program: Program) -> None:
+    count = round(300 / SLOWNESS)
     sources = [f"10.20.{number >> 8}.{number & 255}" for number in range(count)]
-    text = door("many", "7000", Start_Command=": start %IP%", Cmd_Timeout=6, Stop_Command=": stop %IP%")
+    text = door("many", "7000", Start_Command=": start %IP%", Cmd_Timeout=4, Stop_Command=": stop %IP%")
     with site(program, tmp_path, text) as place:
         alone = place.lab.server.pids()
         for source in sources:

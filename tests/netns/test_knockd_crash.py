@@ -10,11 +10,12 @@ import pytest
 
 from doorward.lab.topology import Lab
 from tests.support.daemon import PATIENCE_S
+from tests.support.effort import EFFORT
 from tests.support.knockd import KERNEL, OURS, Program, RunningKnockd, Site, running_knockd
 
 pytestmark = pytest.mark.netns
 
-SEEDS = range(10)
+SEEDS = range(4 * EFFORT)
 KILLS = 5  # a seed
 LONGEST_S = 0.02  # from the last knock: opening, marking, the command, and its end fall into this time
 ONE = "10.7.7.1"

@@ -15,12 +15,13 @@ from doorward.config.knockd import parse
 from doorward.knockd.adapter import to_door
 from doorward.model import Packet, Port, Protocol
 from tests.support.daemon import PATIENCE_S
+from tests.support.effort import EFFORT
 from tests.support.knockd import DEBIAN, OURS, SYN, Program, Site, site, sites
 from tests.support.reference import Reference
 
 pytestmark = pytest.mark.netns("/usr/sbin/knockd", "nmap")
 
-SEEDS = range(6)
+SEEDS = range(2 * EFFORT)
 CASES = 40  # a seed
 SHORT_S, LONG_PAUSE_S = 1, 2.1  # a Seq_Timeout that a pause is surely longer than, however knockd rounds
 PORTS = (1001, 1002, 1003, 1004, 1005, 1006)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
@@ -69,21 +70,26 @@ def without_its_echo(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def test_the_log_and_the_output_are_knockds_character_by_character(tmp_path: Path) -> None:
-    seen = {}
-    for program in (DEBIAN, *OURS):
-        with site(program, tmp_path, DOORS) as place:
-            status = session(place, signal.SIGTERM)
-            raw = place.knockd.log.all()
-            assert all(DATED.fullmatch(line) for line in raw if line), raw
-            assert program is DEBIAN or all(raw), "an empty line"
-            texts = (*map(undated, filter(None, raw)),), tuple(filter(None, place.knockd.output.all()))
-            if program is DEBIAN:
-                texts = without_its_echo(texts[0]), without_its_echo(texts[1])
-            names = [tuple(line.replace(str(place.knockd.folder), "") for line in lines) for lines in texts]
-            seen[program.name] = status, *names, tuple(place.knockd.errors.all())
-    for program in OURS:
-        for ours, theirs in zip(seen[program.name], seen[DEBIAN.name], strict=True):
-            assert ours == theirs
+    with ThreadPoolExecutor() as pool:  # they wait for the same seconds
+        done = [pool.submit(written_by, program, tmp_path) for program in (DEBIAN, *OURS)]
+    theirs, *each_of_ours = (future.result() for future in done)
+    for ours in each_of_ours:
+        for our_lines, their_lines in zip(ours, theirs, strict=True):
+            assert our_lines == their_lines
+
+
+def written_by(program: Program, folder: Path) -> tuple[object, ...]:
+    """Return the exit status of a session, its log, its output and its errors."""
+    with site(program, folder, DOORS) as place:
+        status = session(place, signal.SIGTERM)
+        raw = place.knockd.log.all()
+        assert all(DATED.fullmatch(line) for line in raw if line), raw
+        assert program is DEBIAN or all(raw), "an empty line"
+        texts = (*map(undated, filter(None, raw)),), tuple(filter(None, place.knockd.output.all()))
+        if program is DEBIAN:
+            texts = without_its_echo(texts[0]), without_its_echo(texts[1])
+        names = [tuple(line.replace(str(place.knockd.folder), "") for line in lines) for lines in texts]
+        return status, *names, tuple(place.knockd.errors.all())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

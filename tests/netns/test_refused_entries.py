@@ -18,7 +18,7 @@ import pytest
 from doorward.daemon.signed_knocks import MAX_OPENINGS_PER_KEY, MAX_WIDE_PER_KEY
 from doorward.errors import NegativeResult, UsageError
 from doorward.lab.topology import Lab
-from doorward.model import Address, Place, Port
+from doorward.model import Address, Port, Source
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitors, running_daemon
 from tests.support.service_user import children_of, status_of
 from tests.support.signed import PORT, Signed, Signer, send
@@ -53,10 +53,10 @@ class Site:
         self.files.authorize(*(f'addresses="10.0.0.0/8" {signer.line}' for signer in (self.laptop, self.other)))
         self.daemon: RunningDaemon
 
-    def knock(self, signer: Signer, place: Place, source: Address) -> None:
+    def knock(self, signer: Signer, place: Source, source: Address) -> None:
         send(self.lab.client, source, self.lab.server.ipv4, signer.packet(self.files.server, asked=place))
 
-    def flood(self, places: Sequence[Place], sources: Sequence[Address]) -> None:
+    def flood(self, places: Sequence[Source], sources: Sequence[Address]) -> None:
         """Send a knock for each place as fast as it goes, from one source after the other."""
         packets = [self.laptop.packet(self.files.server, asked=place) for place in places]
 

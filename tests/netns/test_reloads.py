@@ -20,13 +20,14 @@ from doorward.model import Packet
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import TABLE, Ruleset, compile_ruleset
 from tests.support.daemon import SLOWNESS, RunningDaemon, running_daemon
+from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender, ip_packet
 from tests.support.openings import door
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns("nft")
 
-KNOCKS = round(40_000 / SLOWNESS)  # of three packets each
+KNOCKS = round(min(10_000 * EFFORT, 40_000) / SLOWNESS)  # of three packets each
 # While older kernels exchange an element for its like, a packet may find neither; from Linux 6.17 on it looks again.
 MAY_MISS = 0 if tuple(map(int, platform.release().split(".")[:2])) >= (6, 17) else KNOCKS // 1000
 FIRST = IPv4Address("10.20.0.1")

@@ -15,6 +15,7 @@ import pytest
 from doorward.core.guard_states import PAUSE_S
 from doorward.lab.topology import Lab
 from tests.support.daemon import PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, echoes, running_daemon
+from tests.support.effort import EFFORT
 from tests.support.processes import repeating
 from tests.support.ruleset_changes import RulesetChanges, recorded_changes
 
@@ -29,7 +30,7 @@ opens = ["22/tcp"]
 for = "10m"
 """
 SEQUENCE = ("7001", "7002:udp", "7003")
-FLUSHES = 100
+FLUSHES = 20 * EFFORT
 USUAL_S = 0.1 * SLOWNESS  # in which a usual gate is back
 
 
@@ -55,7 +56,7 @@ def is_flush(program: str = "nft") -> Callable[..., bool]:
     return lambda change: change.program == program and change.scope == "rules"
 
 
-def test_a_hundred_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: RulesetChanges) -> None:
+def test_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: RulesetChanges) -> None:
     visitors = Visitors(direct_lab)
     guests, stranger = [visitors.fresh(4), visitors.fresh(6)], visitors.fresh(4)
     crowd = itertools.cycle(visitors.crowd(4, 200))

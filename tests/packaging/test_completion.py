@@ -25,9 +25,10 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A folder with `doorward`, the scripts, a door and a host; nothing of the caller's shell."""
+    tmp_path = tmp_path_factory.mktemp("home")
     program = Path(sys.executable).with_name("doorward")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "doorward").symlink_to(program)

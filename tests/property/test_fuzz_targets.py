@@ -1,4 +1,4 @@
-"""Every fuzz target holds over its corpus, and over a few hundred inputs made from it."""
+"""Every fuzz target holds over its corpus, and over a hundred inputs made from it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fuzz
 from fuzz.__main__ import CORPUS
+from tests.support.effort import EFFORT
 
 SEEDS = {target: sorted((CORPUS / target).iterdir()) for target in fuzz.TARGETS}
 
@@ -36,7 +37,7 @@ def damaged(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
 def test_what_is_made_from_the_corpus(target: str) -> None:
     one = import_module(f"fuzz.{target}").one
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=100 * EFFORT, suppress_health_check=[HealthCheck.too_slow])
     @given(st.binary(max_size=200) | damaged([path.read_bytes() for path in SEEDS[target]]))
     def holds(data: bytes) -> None:
         one(data)

@@ -28,6 +28,7 @@ from tests.support.programs import KNOCK
 
 SLOWNESS = float(os.environ.get("DOORWARD_SLOWNESS", "1"))  # above 1 where a processor is emulated
 PATIENCE_S = 15.0 * SLOWNESS  # what is awaited comes in milliseconds; only a fault takes longer
+LATE_S = 3.0 * SLOWNESS  # by which a busy machine may notice or do something late
 SILENCE_S = 0.3 * SLOWNESS  # a SYN that is dropped has no answer; the answer of an open port takes under a millisecond
 # TCP repeats a lost SYN after a second, so a connection made in less had its first SYN accepted.
 FIRST_SYN_S = min(0.2 * SLOWNESS, 0.9)

@@ -1,4 +1,4 @@
-"""How much a test that can go on for as long as one likes should do: the variable DOORWARD_EFFORT, 1 by default."""
+"""How much tests of chance and exploration do: DOORWARD_EFFORT, 1 by default; `scripts/soak` sets it to 10."""
 
 from __future__ import annotations
 

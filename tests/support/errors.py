@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 import pytest
@@ -13,9 +11,6 @@ from doorward.errors import DoorwardError, InvalidValueError
 Coded = TypeVar("Coded", bound=DoorwardError | InvalidValueError)
 
 
-@contextmanager
-def raises(kind: type[Coded], code: str) -> Iterator[pytest.ExceptionInfo[Coded]]:
+def raises(kind: type[Coded], code: str) -> pytest.RaisesExc[Coded]:
     """Expect an error of a kind with this code."""
-    with pytest.raises(kind) as caught:
-        yield caught
-    assert caught.value.code == code, str(caught.value)
+    return pytest.RaisesExc(kind, check=lambda error: error.code == code)

@@ -63,7 +63,7 @@ class InProcessDaemon:
         self.openings.doors = self.doors = {door.name: door for door in DOORS}
         self.table = self.openings.table
         self.bans = BanList(ledger.path.with_name("bans.json"), self.firewall, log.message)
-        subscribers, stats = Subscribers(self.loop), EventStats()
+        subscribers, stats = Subscribers(), EventStats()
         log.listeners += [subscribers.publish, stats.count]
         self.gate = FakeGateLoader(self.openings, self.firewall)
         self.commands = ControlCommands(self.openings, self.gate, self.bans, subscribers, stats, self.describe)

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from doorward.daemon.ledger import Ledger
-from doorward.model import Address, parse_place
+from doorward.model import Address, parse_source
 from doorward.report.opening_list import MOST_TIMELINES
 from tests.support.openings import opening
 
@@ -77,9 +77,9 @@ def write_crowd(path: Path, now_s: float = NOW_S) -> None:
             at_s = now_s - 9 * 86400 + number * 6000
             address, by = f"2001:db8:{number:x}:ffff:ffff:ffff:ffff:ffff", f"key {_HOSTILE[:50]}{_LONG}{number}"
             ledger.opened(opening(f"{_LONG}{number}", address, "22/tcp 22/udp", at_s, at_s + 9e5, by))
-            ledger.refused(_LONG, parse_place(address), at_s, f"signed knock: {_HOSTILE} {'x' * 300} {number}")
+            ledger.refused(_LONG, parse_source(address), at_s, f"signed knock: {_HOSTILE} {'x' * 300} {number}")
             for source in range(number):
-                ledger.refused(None, parse_place(f"2001:db8:ffff:{source:x}:ffff:ffff:ffff:ffff"), at_s, _HOSTILE)
+                ledger.refused(None, parse_source(f"2001:db8:ffff:{source:x}:ffff:ffff:ffff:ffff"), at_s, _HOSTILE)
     ledger.close()
 
 
@@ -98,7 +98,7 @@ def _people(ledger: Ledger, choose: random.Random, now_s: float, day: int) -> No
             address = choose.choice(addresses)
             ledger.opened(opening(door, address, ports, begin_s, end_s, by))
             if end_s < now_s:
-                ledger.closed(door, parse_place(address), end_s, "time")
+                ledger.closed(door, parse_source(address), end_s, "time")
 
 
 def _strangers(ledger: Ledger, choose: random.Random, now_s: float, day: int) -> None:

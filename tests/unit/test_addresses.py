@@ -17,7 +17,7 @@ from doorward.daemon.hook_commands import filled
 from doorward.daemon.ledger import Ledger
 from doorward.errors import DoorwardError, InvalidValueError
 from doorward.fleet import etcd_records
-from doorward.model import Element, Place, Port, parse_address, parse_place, place_text
+from doorward.model import Element, Port, Source, parse_address, parse_source, source_text
 from doorward.nftables import ban_sets as gate_bans
 from doorward.nftables import libnftables
 from tests.support.errors import raises
@@ -38,18 +38,19 @@ SCOPED = [
 
 
 def granted(text: str) -> object:
-    grant = {"door": "ssh", "place": text, "for_ms": 1, "key": "k", "id": "00" * 16, "time_ms": 1, "is_shared": False}
-    return verifier.parse_report(json.dumps({"granted": [grant], "refused": [], "counts": {}}).encode())
+    knock = {"door": "ssh", "place": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
+    knock |= {"is_shared": False, "reply": None}
+    return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}}).encode())
 
 
 def refused(text: str) -> object:
     telling = {"source": text, "reason": "clock", "words": "", "door": None}
-    return verifier.parse_report(json.dumps({"granted": [], "refused": [telling], "counts": {}}).encode())
+    return verifier.parse_report(json.dumps({"knocks": [], "refused": [telling], "counts": {}}).encode())
 
 
 READERS: list[Callable[[str], object]] = [
     parse_address,
-    parse_place,
+    parse_source,
     values.address,
     knockd.target,
     etcd_records.read_address,
@@ -90,7 +91,7 @@ def test_rows_and_files_with_a_scope_id_are_skipped(tmp_path: Path) -> None:
     assert [str(ban) for ban in bans.read_bans(kept)] == ["192.0.2.7"]
 
 
-WITH_SCOPE: list[tuple[Place, str]] = [
+WITH_SCOPE: list[tuple[Source, str]] = [
     (ip_address("fe80::1%; flush ruleset"), "fe80::1"),
     (ip_network("fe80::%; flush ruleset/64"), "fe80::/64"),
     (ip_address("192.0.2.7"), "192.0.2.7"),
@@ -99,8 +100,8 @@ WITH_SCOPE: list[tuple[Place, str]] = [
 
 
 @pytest.mark.parametrize(("place", "text"), WITH_SCOPE)
-def test_addresses_are_written_from_bits(place: Place, text: str) -> None:
-    assert place_text(place) == text
+def test_addresses_are_written_from_bits(place: Source, text: str) -> None:
+    assert source_text(place) == text
     written = "".join(libnftables._put({Element(place, Port.parse("22/tcp")): 60.0}))
     assert f"{{ {text} . tcp . 22 timeout 60s }}" in written
     assert "ruleset" not in written

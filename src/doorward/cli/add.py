@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         qr.show(_build_link(path, new.name))
         return 0
     _require_knock(new)
-    ssh_config_file = ssh_config.ssh_config_path()
+    ssh_config_file = Path.home() / ".ssh/config"
     old = ssh_config.read(ssh_config_file) if args.ssh else ""
     text = ssh_config.with_host(old, new.name) if args.ssh else ""
     backup = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)

@@ -28,7 +28,7 @@ from doorward.explain.sources import SourceTraces, server_addresses
 from doorward.explain.summary import MOST_IN_JSON, MOST_SHOWN, Summary, summarize
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.live_capture import LiveCapture
-from doorward.model import Address, parse_address, places_of
+from doorward.model import Address, parse_address, sources_with
 from doorward.nftables.ban_sets import ban_network
 from doorward.packets.pcap import CaptureFile
 
@@ -85,7 +85,7 @@ def _address(option: str, text: str) -> Address:
 
 
 def _explain_ledger(args: argparse.Namespace, address: Address) -> int:
-    records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, places_of(address)))
+    records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, sources_with(address)))
     diagnosis = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.format_time))
     explain_output.print_history(address, records, diagnosis, as_json=args.json)
     return 0 if diagnosis.opened else 1

@@ -9,7 +9,7 @@ from doorward.cli.options import add_config, since_s
 from doorward.config.duration import rough_duration
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
-from doorward.model import parse_address, places_of
+from doorward.model import parse_address, sources_with
 
 EXAMPLE = """\
   # doorward log --since 1h
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _address_filter(text: str | None) -> list[str] | None:
     try:
-        return None if text is None else places_of(parse_address(text))
+        return None if text is None else sources_with(parse_address(text))
     except ValueError:  # a network, as written in records
         return [text or ""]
 

@@ -30,7 +30,7 @@ from doorward.watch.view import FINGERPRINT
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-Stats = Mapping[str, Any]  # the daemon's answer to the command `numbers`
+Stats = Mapping[str, Any]  # the daemon's answer to the command `stats`
 _Samples = dict[tuple[str, ...], float]
 _PUBLIC = {
     "doorward_up",

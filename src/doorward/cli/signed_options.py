@@ -15,7 +15,7 @@ from doorward.client.signed import KnockRequest, SentPacket, build_request, max_
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
 from doorward.model import Port
-from doorward.signed.message import CONFIRM
+from doorward.signed.message import CLOSE, CONFIRM
 
 
 def signed_knocker(plan: KnockPlan, verbose: bool, replies: ReplyListener | None = None) -> Knock:
@@ -56,11 +56,10 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
 
 def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     host = plan.host
-    flags = CONFIRM if host.confirm else 0
+    flags = CLOSE * plan.closes | CONFIRM * host.confirm
     try:
         requests = [
-            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked)._replace(flags=flags)
-            for door in plan.doors
+            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked, flags) for door in plan.doors
         ]
     except UsageError as error:
         raise UsageError(error.code, f"{host.name}: {error}") from None

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import InvalidValueError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, Place, Port
+from doorward.named_tuple import NamedTuple
+from doorward.port import DEFAULT_SIGNED_PORT, Port
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from doorward.client.request_options import AutomaticAddress
+    from doorward.model import Source
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "confirm", "doors")
@@ -34,7 +38,7 @@ class KnownHost(NamedTuple):
     identity: str | None = None
     certificate: str | None = None
     gate: str | None = None
-    asked: Place | AutomaticAddress | None = None  # from = "…"
+    asked: Source | AutomaticAddress | None = None  # from = "…"
     for_s: int | None = None
     confirm: bool = False  # the gate confirms, so ask for that, and wait for it
 

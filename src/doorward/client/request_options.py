@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from doorward.config.duration import parse_duration_ms
 from doorward.errors import InvalidValueError
-from doorward.model import NAME, Place, Port, as_signed_ports, parse_place
+from doorward.model import NAME, Port, Source, as_signed_ports, parse_source
 from doorward.signed.message import pack_place
 
 _AUTO = "auto"
@@ -34,12 +34,12 @@ def parse_for_s(text: str) -> int:
     return seconds
 
 
-def parse_from(text: str) -> Place | AutomaticAddress:
+def parse_from(text: str) -> Source | AutomaticAddress:
     """Parse the address or network to open for, or `auto`. ValueError describes the fault."""
     if text == _AUTO:
         return AutomaticAddress()
     try:
-        place = parse_place(text)
+        place = parse_source(text)
         pack_place(place)  # ValueError: a message has no form for it
     except ValueError:
         raise InvalidValueError(

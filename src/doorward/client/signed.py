@@ -15,7 +15,7 @@ from doorward.client.request_options import AutomaticAddress
 from doorward.client.sequence import Target, UnreachableError, send_error
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Place, Port
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Port, Source
 from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, plaintext_capacity, seal
 from doorward.signed.message import (
     CERTIFICATE,
@@ -34,6 +34,7 @@ from doorward.signed.reply import ReplySecret, reply_secret
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 from doorward.signed.sshsig import shorten_signature
 
+_last_date_ms = 0
 _LATEST_MS = 55_000  # a gate accepts packets up to a minute old, and transit takes time too
 
 
@@ -44,7 +45,7 @@ class KnockRequest(NamedTuple):
     door: str
     gate: str = ""  # empty: the gate named by its key's fingerprint
     for_s: int | None = None
-    asked: Place | AutomaticAddress | None = None  # automatic: the source address of the route to the server
+    asked: Source | AutomaticAddress | None = None  # automatic: the source address of the route to the server
     flags: int = 0  # of the message
 
 
@@ -71,7 +72,8 @@ def build_request(
     door: str,
     gate: str | None,
     for_s: int | None = None,
-    asked: Place | AutomaticAddress | None = None,
+    asked: Source | AutomaticAddress | None = None,
+    flags: int = 0,
 ) -> KnockRequest:
     """Build a request from user input. UsageError names the fault and the remedy."""
     key = read_server_key(server_key)
@@ -84,7 +86,7 @@ def build_request(
                 f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two",
             )
         gate = ""
-    return KnockRequest(key, door, gate or "", for_s, asked)
+    return KnockRequest(key, door, gate or "", for_s, asked, flags)
 
 
 def read_server_key(text: str) -> ServerKey:
@@ -158,7 +160,7 @@ def send(
             try:
                 sender.connect(target.at(port.number))  # finds the route and the source address
                 signer.unlock()  # may take a minute, and the message must not age meanwhile
-                message = compose(knock, signer, _own_address(sender), now_ms(), os.urandom(NONCE_BYTES))
+                message = compose(knock, signer, _own_address(sender), _next_date_ms(), os.urandom(NONCE_BYTES))
                 _reject_late(now_ms() - message.request.time_ms)
                 packet, secret = _seal(knock, message)
                 sent_s = time.monotonic()
@@ -194,6 +196,13 @@ def _reject_late(took_ms: int) -> None:
 def now_ms() -> int:
     """Return the time in milliseconds since the epoch, as in messages."""
     return time.time_ns() // 1_000_000
+
+
+def _next_date_ms() -> int:
+    """Return the date of a message, later than that of each earlier one: a close is for the opens before it."""
+    global _last_date_ms
+    _last_date_ms = max(now_ms(), _last_date_ms + 1)
+    return _last_date_ms
 
 
 def _own_address(connected: socket.socket) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.core.diff import TOLERANCE_S, Remaining
-from doorward.model import Door, Element, Opening, Place, Port
+from doorward.model import Door, Element, Opening, Port, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
         else:
             lost.append(opening)
-    missing: dict[Place, dict[Port, float]] = {}
+    missing: dict[Source, dict[Port, float]] = {}
     for (address, port), left_s in have.items():
         if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
             missing.setdefault(address, {})[port] = left_s
@@ -43,7 +43,7 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
 
 
 def _attribute(
-    address: Place, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
+    address: Source, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     remaining = dict(left_s)
@@ -62,12 +62,21 @@ def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: 
 
     None lasts longer than it was opened for, even if the wall clock was set back before a boot.
     """
-    return [
-        opening._replace(until_s=min(opening.until_s, now_s + opening.until_s - opening.since_s))
-        for opening in shifted(recorded, -wall_offset_s)
-    ]
+    openings = []
+    for opening in shifted(recorded, -wall_offset_s):
+        until_s = min(opening.until_s, now_s + opening.until_s - opening.since_s)
+        shares = tuple(share._replace(until_s=min(share.until_s, until_s)) for share in opening.shares)
+        openings.append(opening._replace(until_s=until_s, shares=shares))
+    return openings
 
 
 def shifted(openings: Iterable[Opening], by_s: float) -> list[Opening]:
     """Convert the times of openings to another clock, for example from wall time to monotonic time."""
-    return [o._replace(since_s=o.since_s + by_s, until_s=o.until_s + by_s) for o in openings]
+    return [
+        o._replace(
+            since_s=o.since_s + by_s,
+            until_s=o.until_s + by_s,
+            shares=tuple(share._replace(until_s=share.until_s + by_s) for share in o.shares),
+        )
+        for o in openings
+    ]

@@ -12,7 +12,7 @@ from typing import Protocol
 from doorward.errors import NegativeResult
 from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
-from doorward.model import Address, Place, parse_place
+from doorward.model import Address, Source, parse_source
 from doorward.nftables.ban_sets import Bans as Remaining
 from doorward.nftables.ban_sets import ban_network, covers
 
@@ -26,7 +26,7 @@ class BanFirewall(Protocol):
     def ban(self, bans: Remaining) -> None:
         """Add these bans, each with its remaining seconds."""
 
-    def unban(self, ban: Place) -> None:
+    def unban(self, ban: Source) -> None:
         """Remove a ban."""
 
 
@@ -35,9 +35,9 @@ class BanList:
 
     def __init__(self, path: Path, gate: BanFirewall, say: Callable[[str, str], None]) -> None:
         self._path, self._gate, self._say = path, gate, say
-        self._until_s: dict[Place, float] = read_bans(path)
+        self._until_s: dict[Source, float] = read_bans(path)
 
-    def active(self) -> dict[Place, float]:
+    def active(self) -> dict[Source, float]:
         """Return the banned addresses and networks, each with its end."""
         now_s = time.time()
         for ban in [ban for ban, until_s in self._until_s.items() if until_s <= now_s]:
@@ -50,7 +50,7 @@ class BanList:
         if bans := self.active():
             self._gate.ban({ban: until_s - now_s for ban, until_s in bans.items()})
 
-    def contains(self, place: Place) -> bool:
+    def contains(self, place: Source) -> bool:
         """Return whether an address, or a whole network, is banned."""
         if not self._until_s:
             return False
@@ -58,7 +58,7 @@ class BanList:
             return self._until_s.get(ban_network(place), 0.0) > time.time()
         return any(covers(ban, place) for ban in self.active())
 
-    def add(self, address: Address, for_s: float) -> Place:
+    def add(self, address: Address, for_s: float) -> Source:
         """Ban an address, or set a new end; return what is banned. NegativeResult: the list is full."""
         ban = ban_network(address)
         if ban not in (active := self.active()) and len(active) >= MAX_BANS:
@@ -68,7 +68,7 @@ class BanList:
         self._save()
         return ban
 
-    def remove(self, address: Address) -> Place:
+    def remove(self, address: Address) -> Source:
         """End a ban; return what was banned. NegativeResult: the address is not banned."""
         ban = ban_network(address)
         if ban not in self.active():
@@ -86,9 +86,9 @@ class BanList:
             self._say(f"{self._path}: {error.strerror}; bans hold, and a restart forgets this change", "error")
 
 
-def read_bans(path: Path) -> dict[Place, float]:
+def read_bans(path: Path) -> dict[Source, float]:
     """Return the saved bans and their ends, expired ones included; invalid entries are ignored."""
-    found: dict[Place, float] = {}
+    found: dict[Source, float] = {}
     with suppress(OSError, ValueError, RecursionError):
         with owner_rights(path.parent):  # root reads it too, in a directory of the daemon's user
             text = atomic_file.read(path)
@@ -96,6 +96,6 @@ def read_bans(path: Path) -> dict[Place, float]:
         for text, until_s in kept.items() if isinstance(kept, dict) else ():
             with suppress(ValueError):
                 if type(until_s) is float and until_s < time.time() + 366 * 86_400:
-                    place = parse_place(text)
+                    place = parse_source(text)
                     found[ban_network(place if isinstance(place, Address) else place.network_address)] = until_s
     return dict(list(found.items())[:MAX_BANS])

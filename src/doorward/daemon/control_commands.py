@@ -11,7 +11,7 @@ from typing import Any
 
 from doorward.config.diagnostics import nearest
 from doorward.config.duration import parse_duration_ms
-from doorward.core.openings import new_opening, on_ban, on_close, on_open
+from doorward.core.openings import holder_names, new_opening, on_ban, on_close, on_open
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import METRICS_USER, Reply
 from doorward.daemon.event_stream import Subscriber, Subscribers
@@ -20,7 +20,7 @@ from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.stats import EventStats, KernelStats, attempt_as_dict
 from doorward.errors import InvalidValueError, NegativeResult, UsageError
 from doorward.kernel.sock_diag import close_connections
-from doorward.model import Address, Opening, Place, parse_address, parse_place
+from doorward.model import Address, Opening, Source, parse_address, parse_source
 from doorward.nftables.ban_sets import covers
 
 MOST_DOORS = 200  # in the first answer to a subscriber; the configuration has all
@@ -192,7 +192,7 @@ class ControlCommands:
             "ports": [str(port) for port in opening.ports],
             "since": round(wall.since_s, 3),
             "until": round(wall.until_s, 3),
-            "by": opening.by,
+            "by": holder_names(opening, self.openings.loop.now_s()),
         }
 
     def _no_door(self, name: str) -> str:
@@ -209,13 +209,13 @@ def _text(request: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _place(request: Mapping[str, Any]) -> Place:
+def _place(request: Mapping[str, Any]) -> Source:
     """Parse the source of an opening: an address or a network."""
     text = _text(request, "address")
     if "/" not in text:
         return _address(request)
     try:
-        network = parse_place(text)
+        network = parse_source(text)
     except ValueError:
         raise UsageError("invalid-network", f"invalid network {text!r}; write it like 192.0.2.0/24") from None
     if isinstance(network, Address) or network.num_addresses == 1:

@@ -1,6 +1,6 @@
 """The control socket: one line of JSON in, one line of JSON out.
 
-It answers root; members of [gate] control_group may open and close doors, and METRICS_USER may read the numbers. A
+It answers root; members of [gate] control_group may open and close doors, and METRICS_USER may read the stats. A
 subscriber gets one more line per event after the answer.
 """
 
@@ -21,15 +21,14 @@ from doorward.daemon.event_stream import Subscriber
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel import peer
 from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.socket_writer import SocketWriter
 
 MAX_REQUEST_BYTES = 1 << 16
 MAX_CLIENTS = 64  # at once; commands last milliseconds
 _PATIENCE_S = 10.0  # an idle client is disconnected after this time
 METRICS_USER = "doorward-metrics"  # of the metrics unit; made by systemd/doorward.sysusers.conf
 MAX_READERS = 4  # of MAX_CLIENTS, so that a compromised metrics server leaves room for root
-READER_BUFFER_BYTES = 1 << 22  # unread answers of METRICS_USER; those for 1,000 doors take a third at most
 _MAX_PIPELINED = 8  # requests of METRICS_USER that are answered at once
-_SO_SNDBUFFORCE = 32
 
 
 def parse_request(line: bytes) -> dict[str, Any]:
@@ -162,12 +161,10 @@ class _Client:
     ) -> None:
         self._socket, self._loop, self._reply, self._left = sock, loop, reply, left
         self._is_reader = is_reader
-        if is_reader:
-            with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the buffer has its usual size
-                sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, READER_BUFFER_BYTES)
+        self._writer = SocketWriter(loop, sock, self._on_written, self.close)
         self._buffer = b""
         self._descriptors: list[int] = []
-        self._waits = False
+        self._waits = self._has_ended = False
         self._follower: Subscriber | None = None
         self._heard_s = loop.now_s()
         loop.on_readable(sock.fileno(), self._read)
@@ -187,7 +184,8 @@ class _Client:
             self.close()
             return
         for line in lines:
-            if self._follower is not None:  # an answer would come between two parts of an event
+            # An answer would come between two parts of an event; and only one answer for each client waits to be read.
+            if self._follower is not None or self._writer.waiting:
                 self.close()
                 return
             answer = self._reply(line, self._descriptors[0] if self._descriptors else None)
@@ -195,39 +193,52 @@ class _Client:
             if isinstance(answer, DeferredReply):
                 self._waits = True
                 answer.when_ready(self._send_late)
-            elif not (self._follow(answer) if isinstance(answer, Subscriber) else self._send(answer)):
-                self.close()
+            elif isinstance(answer, Subscriber):
+                self._follow(answer)
+            else:
+                self._send(answer)
+            if self._socket.fileno() < 0:
                 return
-        if not part or len(self._buffer) > MAX_REQUEST_BYTES or len(self._descriptors) > 1:
+        if len(self._buffer) > MAX_REQUEST_BYTES or len(self._descriptors) > 1:
             self.close()
+        elif not part:
+            self._end()
 
-    def _follow(self, follower: Subscriber) -> bool:
+    def _follow(self, follower: Subscriber) -> None:
         self._follower = follower
-        if self._waits or not self._send(follower.first):
-            return False
-        follower.begin(self._socket)
-        return True
+        if self._waits:
+            self.close()
+            return
+        self._send(follower.first)
+        follower.begin(self._writer)
+
+    def _end(self) -> None:
+        """Disconnect a client that sends nothing more, once it has read its answer."""
+        if not self._writer.waiting or self._follower is not None:
+            self.close()
+        elif not self._has_ended:
+            self._has_ended = True
+            self._loop.unregister(self._socket.fileno())
 
     def _send_late(self, answer: Answer) -> None:
         self._waits = False
         self._heard_s = self._loop.now_s()
-        if self._socket.fileno() >= 0 and not self._send(answer):
-            self.close()
+        if self._socket.fileno() >= 0:
+            self._send(answer)
 
     def _drop_descriptors(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _send(self, answer: Answer) -> bool:
-        # A full table of openings is a few megabytes; a client that does not read may block the daemon for a second.
-        # METRICS_USER may not, since it could repeat that endlessly: its answers must fit into the socket's buffer.
-        self._socket.settimeout(0.0 if self._is_reader else 1.0)
-        try:
-            self._socket.sendall(json.dumps(answer).encode() + b"\n")
-        except OSError:
-            return False
-        self._socket.setblocking(False)
-        return True
+    def _send(self, answer: Answer) -> None:
+        self._writer.write(json.dumps(answer).encode() + b"\n")
+
+    def _on_written(self) -> None:
+        self._heard_s = self._loop.now_s()
+        if self._follower is not None:
+            self._follower.on_drained()
+        elif self._has_ended:
+            self.close()
 
     def _check_idle(self) -> None:
         if self._socket.fileno() < 0:
@@ -245,7 +256,9 @@ class _Client:
             self._drop_descriptors()
             if self._follower is not None:
                 self._follower.end()
-            self._loop.unregister(self._socket.fileno())
+            self._writer.close()
+            if not self._has_ended:
+                self._loop.unregister(self._socket.fileno())
             self._socket.close()
             self._left(self)
 

@@ -58,6 +58,6 @@ def _speak(
         process = FleetWorker(WorkerSettings(fleet.name, gate, access, claims, window_ms, state), daemon)
     except (DoorwardError, OSError) as error:
         code = error.code if isinstance(error, DoorwardError) else "fleet-start-failed"
-        daemon.send(protocol.pack(protocol.LogLine(code, "error", printable(str(error), protocol.MAX_LINE_LENGTH))))
+        daemon.send(protocol.pack(protocol.LogMessage(code, "error", printable(str(error), protocol.MAX_LINE_LENGTH))))
     else:
         process.run()

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
 from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
@@ -24,8 +23,8 @@ from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
-from doorward.kernel.send_queue import SendQueue
-from doorward.model import Opening, Place
+from doorward.kernel.socket_writer import SocketWriter
+from doorward.model import Opening, Source
 from doorward.signed.authorize import KnockGrant
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
@@ -37,15 +36,8 @@ _LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may 
 _OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
 
 
-class ClaimRejection(NamedTuple):
-    """Why a signed knock is rejected: a word for counting, and a text for the operator."""
-
-    reason: str
-    words: str
-
-
-Answered = Callable[[list[KnockGrant], list[ClaimRejection | None]], None]
-_USED = ClaimRejection("used", "it was used at this or another gate of the fleet")
+Answered = Callable[[list[KnockGrant], list[Rejected | None]], None]
+_USED = Rejected("used", "it was used at this or another gate of the fleet")
 
 
 class FleetSync:
@@ -56,8 +48,7 @@ class FleetSync:
         self._takes_networks = False
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
-        # A process that has ended is noticed by reading.
-        self._queue = SendQueue(openings.loop, on_empty=lambda: None, on_error=lambda: None)
+        self._writer: SocketWriter | None = None
         self._closed: list[OpeningKey] = []
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
@@ -71,14 +62,14 @@ class FleetSync:
         self._unlogged = 0  # rejections since the last line
         self._lines = TokenBucket(_LINES_PER_S, _LINES_AT_ONCE)
 
-    def configure(self, loaded: LoadResult, folder: Path) -> None:
-        """Apply a loaded configuration; its files are relative to `folder`."""
+    def configure(self, loaded: LoadResult, directory: Path) -> None:
+        """Apply a loaded configuration; its files are relative to `directory`."""
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
         window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
         self._takes_networks = loaded.signed is not None
-        settings = fleet, gate, window_ms, folder
+        settings = fleet, gate, window_ms, directory
         if settings != self._settings:
             self._settings = settings
             self._start()
@@ -109,7 +100,7 @@ class FleetSync:
         if by != "time":
             self.record("closed", *opening.key, by)
 
-    def record(self, event: str, door: str | None, address: Place, words: str) -> None:
+    def record(self, event: str, door: str | None, address: Source, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
         if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
@@ -154,7 +145,7 @@ class FleetSync:
             self._schedule_restart()
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
-        self._queue.begin(self._child.socket)
+        self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
         closed, self._closed = self._closed, []
         active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
         most = protocol.MAX_PER_MESSAGE
@@ -168,10 +159,10 @@ class FleetSync:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _send(self, message: protocol.Message) -> None:
-        if self._child is None:
+        if self._child is None or self._writer is None:
             return
-        self._queue.send(protocol.pack(message))
-        if len(self._queue) > _MOST_WAITING:
+        self._writer.write(protocol.pack(message))
+        if len(self._writer.waiting) > _MOST_WAITING:
             self._failed("stopped reading")
 
     def _on_message(self) -> None:
@@ -187,7 +178,7 @@ class FleetSync:
             self._close(message.keys)
         elif isinstance(message, protocol.Claimed):
             self._answer(message.number, message.are_new, message.why)
-        elif isinstance(message, protocol.LogLine):
+        elif isinstance(message, protocol.LogMessage):
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
@@ -200,8 +191,9 @@ class FleetSync:
         self._schedule_restart()
 
     def _stop_worker(self, why: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
         if self._child is not None:
-            self._queue.end()
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
@@ -270,7 +262,7 @@ class FleetSync:
         is_closed = self._fleet.policy is EtcdOutagePolicy.CLOSED
         self.counts["refused" if is_closed else "taken"] += len(grants)
         self._log_policy(why, is_closed)
-        objection = ClaimRejection("fleet", f"the fleet cannot tell whether it was used ({why})")
+        objection = Rejected("fleet", f"the fleet cannot tell whether it was used ({why})")
         then(grants, [objection if is_closed else None] * len(grants))
 
     def _log_policy(self, why: str, is_closed: bool) -> None:

@@ -27,7 +27,7 @@ from doorward.daemon.ruleset_loader import (
     digest_of,
     load,
     load_file,
-    put_back,
+    load_saved,
 )
 from doorward.daemon.trial import HOW, Trial
 from doorward.errors import DoorwardError, NegativeResult, UsageError
@@ -93,7 +93,7 @@ class GateLoader:
         restore, saved, config, before = repairs.remaining(self.service), self.saved, self.config, self.loaded
         self._restored = tuple(restore)
         if not before.not_kept:
-            return LoadProcess(lambda: put_back(saved, restore))
+            return LoadProcess(lambda: load_saved(saved, restore))
         if before.last_good:
             return LoadProcess(lambda: replace(load_last(config, restore, saved), last_good=before.last_good))
         held = self.held_ports()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from doorward.config.schema import ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER
-from doorward.model import Place, place_text
+from doorward.model import Source, source_text
 
 Command = str | tuple[str, ...]  # text for a shell, as in knockd; or a command and its arguments
 REFUSALS = ""  # instead of a door's name: the key of `on_refuse`
@@ -20,7 +20,7 @@ class DoorCommands(NamedTuple):
     close4: Command | None = None
     close6: Command | None = None
 
-    def of(self, what: str, address: Place) -> Command | None:
+    def of(self, what: str, address: Source) -> Command | None:
         """Return the command for "open" or "close" and this address."""
         if what == "open":
             return self.open4 if address.version == 4 else self.open6
@@ -30,11 +30,11 @@ class DoorCommands(NamedTuple):
 Commands = Mapping[str, DoorCommands]
 
 
-def filled(command: Command, address: Place, reason: str = "") -> Command:
+def filled(command: Command, address: Source, reason: str = "") -> Command:
     """Replace each %IP% by the address, and each %REASON% by the reason of a rejection."""
     if isinstance(command, str):
-        return command.replace(ADDRESS_PLACEHOLDER, place_text(address))
-    words = (word.replace(ADDRESS_PLACEHOLDER, place_text(address)) for word in command)
+        return command.replace(ADDRESS_PLACEHOLDER, source_text(address))
+    words = (word.replace(ADDRESS_PLACEHOLDER, source_text(address)) for word in command)
     return tuple(word.replace(REASON_PLACEHOLDER, reason) if reason else word for word in words)
 
 

@@ -30,7 +30,7 @@ from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except, recv, run_in_child
 from doorward.kernel.event_loop import EventLoop
-from doorward.model import Place, parse_place, place_text
+from doorward.model import Source, parse_source, source_text
 
 MAX_AT_ONCE = 32  # concurrent commands; others are queued
 MAX_ASKED = 2 * MAX_AT_ONCE  # requests in flight: they fit in the socket's buffer
@@ -45,7 +45,7 @@ class HookRun(NamedTuple):
     """A run of a door's command for "open" or "close" and an address; `then` is called when it has ended."""
 
     door: str
-    address: Place
+    address: Source
     event: str
     then: Callable[[], None] = lambda: None
 
@@ -59,7 +59,7 @@ class HookReport(NamedTuple):
     status: int
 
 
-Source = Callable[[], Commands]
+ReadCommands = Callable[[], Commands]
 Keep = Callable[[str], None]
 
 
@@ -77,7 +77,7 @@ class HookRunner:
         lock: Path,
         *,
         first: bool,
-        source: Source | None = None,
+        source: ReadCommands | None = None,
         keeper: Keep | None = None,
     ) -> None:
         self._loop, self._on_report = loop, on_report
@@ -102,7 +102,7 @@ class HookRunner:
 
     def run(self, run: HookRun, reason: str = "") -> None:
         """Run a door's command. `reason` is one word, for a rejection."""
-        number = self._ask(run.event, door=run.door, address=place_text(run.address), reason=reason)
+        number = self._ask(run.event, door=run.door, address=source_text(run.address), reason=reason)
         self._running[number] = run
 
     def reload(self) -> None:
@@ -183,7 +183,7 @@ class HookRequest(NamedTuple):
     number: int
     what: str
     door: str
-    address: Place | None
+    address: Source | None
     reason: str
 
 
@@ -201,7 +201,7 @@ def parse_request(raw: bytes) -> HookRequest:
             raise ValueError("it must open, close, reload or keep")
         if reason and not (door == REFUSALS and reason.isascii() and reason.isalpha()):
             raise ValueError("a reason is one word, and of a refusal")
-        return HookRequest(number, what, door, parse_place(address), reason)
+        return HookRequest(number, what, door, parse_source(address), reason)
     except (ValueError, TypeError, RecursionError) as error:
         raise MalformedError("invalid-request", f"command runner: invalid request: {error}") from None
 
@@ -209,7 +209,7 @@ def parse_request(raw: bytes) -> HookRequest:
 class _Running(NamedTuple):
     number: int
     process: subprocess.Popen[bytes]
-    key: tuple[str, Place]
+    key: tuple[str, Source]
     pipe: int
     output: bytearray
 
@@ -221,14 +221,14 @@ class _Server:
         self,
         sock: socket.socket,
         commands: Commands,
-        source: Source | None,
+        source: ReadCommands | None,
         keeper: Keep | None,
         begin: Callable[[], None],
     ) -> None:
         self.loop = EventLoop()
         self._begin: Callable[[], None] | None = begin  # called before the first request is parsed
         self._socket, self._commands, self._source, self._keeper = sock, commands, source, keeper
-        self._waiting: deque[tuple[int, tuple[str, Place], Command]] = deque()
+        self._waiting: deque[tuple[int, tuple[str, Source], Command]] = deque()
         self._running: dict[int, _Running] = {}
         self._asked = True
         self.loop.on_readable(sock.fileno(), self._read)
@@ -252,7 +252,7 @@ class _Server:
             self._enqueue(request, request.address)
         self._next()
 
-    def _enqueue(self, request: HookRequest, address: Place) -> None:
+    def _enqueue(self, request: HookRequest, address: Source) -> None:
         """Queue the command; it is chosen now, so that a later reload does not affect it."""
         known = self._commands.get(request.door)
         command = known.of(request.what, address) if known else None
@@ -293,7 +293,7 @@ class _Server:
         if not (self._running or self._waiting or self._asked):
             self.loop.stop()
 
-    def _start(self, number: int, key: tuple[str, Place], command: Command) -> None:
+    def _start(self, number: int, key: tuple[str, Source], command: Command) -> None:
         self._report(number, "running", text_of(command), 0)
         pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)

@@ -13,7 +13,7 @@ from doorward.daemon.hook_commands import REFUSALS, DoorCommands
 from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.daemon.log import Log
 from doorward.kernel.event_loop import EventLoop
-from doorward.model import Door, Place
+from doorward.model import Door, Source
 
 MOST_OWED = 10_000  # commands owed while hooks are off; the ledger has all of them for the next start
 REFUSALS_A_MINUTE = 10  # runs of `on_refuse`: anyone can send packets that are rejected
@@ -33,8 +33,8 @@ class HookQueue:
         self._user = os.geteuid()
         self._commands: dict[str, DoorCommands] = {}
         self._limit, self._left_out = TokenBucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
-        self._owed: dict[tuple[str, Place], HookRun] = {}  # ends, while hooks are off
-        self._unhooked: set[tuple[str, Place]] = set()  # openings that began while hooks were off
+        self._owed: dict[tuple[str, Source], HookRun] = {}  # ends, while hooks are off
+        self._unhooked: set[tuple[str, Source]] = set()  # openings that began while hooks were off
         self._runner = self._new_runner(first=True)
 
     def configure(self, doors: Iterable[Door], on_refuse: tuple[str, ...] = ()) -> None:
@@ -91,7 +91,7 @@ class HookQueue:
             return
         self._runner.run(run)
 
-    def run_on_refuse(self, address: Place, reason: str) -> None:
+    def run_on_refuse(self, address: Source, reason: str) -> None:
         """Run `on_refuse`, if configured, at most REFUSALS_A_MINUTE times; `reason` is one word."""
         if self._are_off or REFUSALS not in self._commands:
             return

@@ -207,7 +207,7 @@ def load_gate(
     )
 
 
-def put_back(keep: Path, restore: Remaining) -> RestoredRuleset:
+def load_saved(keep: Path, restore: Remaining) -> RestoredRuleset:
     """Load the saved ruleset; a child does this if another program changed it."""
     text = saved_ruleset.read_saved(keep)
     return RestoredRuleset(_watched(lambda: NftFirewall().restore(text, restore, established_connections())))

@@ -17,7 +17,7 @@ from doorward.daemon.control_client import answering
 from doorward.daemon.log import Log
 from doorward.daemon.off_switch import SwitchedOff
 from doorward.daemon.ruleset_guard import RulesetGuard
-from doorward.daemon.ruleset_loader import LoadResult, put_back
+from doorward.daemon.ruleset_loader import LoadResult, load_saved
 from doorward.errors import DoorwardError, HostError, NegativeResult
 from doorward.escape import visible
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
@@ -122,7 +122,7 @@ def restore(before: Path | None) -> None:
     if before is None:
         NftFirewall().unload()
     else:
-        put_back(before, {})
+        load_saved(before, {})
 
 
 _TICK_S = 1.0  # during suspend the loop's clock stops, and the deadline's does not

@@ -23,7 +23,7 @@ from doorward.escape import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import LoggedDatagram, LogSocket
-from doorward.model import NAME, Address, parse_address, parse_place
+from doorward.model import NAME, Address, parse_address, parse_source
 from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import (
     FORBIDDEN,
@@ -130,7 +130,7 @@ def _knock(
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     close = KnockClose(
-        door, parse_place(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
+        door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
         None if path is None else _path(*path),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import json
 from typing import Any, NamedTuple
 
 from doorward.errors import MalformedError
-from doorward.model import NAME, Place, parse_place
+from doorward.model import NAME, Source, parse_source
 
 MAX_FOR_MS = 365 * 86_400_000
 MAX_TEXT_LENGTH = 200
@@ -26,7 +26,7 @@ class OpeningKey(NamedTuple):
     """A door, and the address or network it is open to."""
 
     door: str
-    address: Place
+    address: Source
 
     def __str__(self) -> str:
         return f"{self.door}/{self.address}"
@@ -82,9 +82,9 @@ def read_int(value: object, limit: int = 1 << 53, least: int = 0) -> int:
     return value
 
 
-def read_address(value: object) -> Place:
+def read_address(value: object) -> Source:
     """Return an address or a network from its canonical form; raise ValueError for any other."""
-    address = parse_place(read_text(value))
+    address = parse_source(read_text(value))
     if str(address) != value:
         raise ValueError("the address is not in canonical form")
     return address

@@ -71,7 +71,7 @@ class Recorded(NamedTuple):
     words: str
 
 
-class LogLine(NamedTuple):
+class LogMessage(NamedTuple):
     """To the daemon: a line for its log."""
 
     code: str
@@ -88,7 +88,7 @@ class State(NamedTuple):
     revision: int
 
 
-Message = OpeningsSnapshot | Opened | Closed | Claim | Claimed | Recorded | LogLine | State
+Message = OpeningsSnapshot | Opened | Closed | Claim | Claimed | Recorded | LogMessage | State
 M = TypeVar("M")
 T = TypeVar("T")
 
@@ -171,8 +171,8 @@ def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
     return Recorded(read_name(event), door, read_text(address), read_text(words, MAX_LINE_LENGTH))
 
 
-def _log_line(code: Any, level: Any, words: Any) -> LogLine:
-    return LogLine(read_name(code), read_name(level), read_text(words, MAX_LINE_LENGTH))
+def _log_message(code: Any, level: Any, words: Any) -> LogMessage:
+    return LogMessage(read_name(code), read_name(level), read_text(words, MAX_LINE_LENGTH))
 
 
 def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
@@ -186,6 +186,6 @@ _PARSERS: dict[str, Callable[..., Message]] = {
     "Claim": lambda number, ids: Claim(read_int(number), _list(_id, ids)),
     "Claimed": _claimed,
     "Recorded": _recorded,
-    "LogLine": _log_line,
+    "LogMessage": _log_message,
     "State": _state,
 }

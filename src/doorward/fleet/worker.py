@@ -21,7 +21,7 @@ from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
-from doorward.fleet.state import CloseHere, Effect, OpenHere, SharedOpeningTable
+from doorward.fleet.state import MAX_KNOWN, CloseHere, Effect, OpenHere, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
 from doorward.fleet.writer import (
@@ -77,7 +77,7 @@ class FleetWorker:
         self._is_unreachable, self._has_reported = False, False
         self._revision, self._slot, self._queued_records = 0, 0, 0
         self._last_errors: dict[type, str] = {}  # task type: why the last one failed
-        self._has_duplicate = False
+        self._has_duplicate = self._is_full = False
         self._state: protocol.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
@@ -113,7 +113,7 @@ class FleetWorker:
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
 
     def _log(self, code: str, level: str, text: str) -> None:
-        self._send(protocol.LogLine(code, level, printable(text, protocol.MAX_LINE_LENGTH)))
+        self._send(protocol.LogMessage(code, level, printable(text, protocol.MAX_LINE_LENGTH)))
 
     def _send(self, message: protocol.Message) -> None:
         try:
@@ -229,8 +229,19 @@ class FleetWorker:
             self._has_reported = True
         self._is_unreachable = False
         self._openings.prune(now_ms())
+        self._log_ignored()
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
+
+    def _log_ignored(self) -> None:
+        """Log it once that openings of other gates are ignored, until they fit again."""
+        ignored, self._openings.ignored = self._openings.ignored, 0
+        if ignored and not self._is_full:
+            limit = f"etcd has more than {MAX_KNOWN:,} openings of this fleet"
+            self._log(
+                "fleet-full", "error", f"{limit}; further ones of other gates are ignored: find out what writes them"
+            )
+        self._is_full = bool(ignored)
 
     def _on_unreachable(self, unreachable: Unreachable) -> None:
         if not self._is_unreachable:

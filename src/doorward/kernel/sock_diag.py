@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
-from doorward.model import Address, Place, Port, Protocol, holds
+from doorward.model import Address, Port, Protocol, Source, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
@@ -46,7 +46,7 @@ def established_connections(*, loopback: bool = False) -> list[Connection]:
     return [found.connection for found in _established() if loopback or not found.connection.source.is_loopback]
 
 
-def close_connections(place: Place, ports: Iterable[Port]) -> int:
+def close_connections(place: Source, ports: Iterable[Port]) -> int:
     """Close the connections from `place` to `ports`: delete their conntrack entries, and reset local sockets.
 
     Returns their number. Without the reset a local service that sends first would revive its connection.
@@ -60,12 +60,12 @@ def close_connections(place: Place, ports: Iterable[Port]) -> int:
         ) from None
 
 
-def _close_connections(place: Place, wanted: frozenset[Port]) -> int:
+def _close_connections(place: Source, wanted: frozenset[Port]) -> int:
     reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, place, wanted))
     return max(reset, _delete_from_conntrack(place, wanted))
 
 
-def _is_to(connection: Connection, place: Place, ports: frozenset[Port]) -> bool:
+def _is_to(connection: Connection, place: Source, ports: frozenset[Port]) -> bool:
     return holds(place, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
 
 
@@ -116,7 +116,7 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
+def _delete_from_conntrack(place: Source, ports: frozenset[Port]) -> int:
     family = socket.AF_INET if place.version == 4 else socket.AF_INET6
     head = netlink.FAMILY_HEADER.pack(family, 0, 0)
     deleted = 0
@@ -136,7 +136,7 @@ def _delete_from_conntrack(place: Place, ports: frozenset[Port]) -> int:
     return deleted
 
 
-def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> bytes | None:
+def matching_entry(body: memoryview, place: Source, ports: Collection[Port]) -> bytes | None:
     """Return the attributes that identify a conntrack entry from `place` to one of `ports`.
 
     None for any other entry; MalformedError on a wrong length.
@@ -149,7 +149,7 @@ def matching_entry(body: memoryview, place: Place, ports: Collection[Port]) -> b
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, place: Place, ports: Collection[Port]) -> bool:
+def _is_tracked(original: memoryview, place: Source, ports: Collection[Port]) -> bool:
     parts = netlink.attributes(original)
     ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
     source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC

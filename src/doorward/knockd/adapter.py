@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from doorward.config.knockd import KnockdDoor
 from doorward.daemon.hook_commands import DoorCommands
-from doorward.model import Door, Place, Port
+from doorward.model import Door, Port, Source
 
 
 def unique_keys(doors: Sequence[KnockdDoor]) -> list[str]:
@@ -33,6 +33,6 @@ def build_commands(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
     }
 
 
-def is_opening(commands: DoorCommands, address: Place) -> bool:
+def is_opening(commands: DoorCommands, address: Source) -> bool:
     """Return whether a knock has both a start and a stop command for this address."""
     return commands.of("open", address) is not None and commands.of("close", address) is not None

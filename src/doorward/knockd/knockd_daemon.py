@@ -28,7 +28,7 @@ from doorward.knockd.engine import Engine, EngineEvent
 from doorward.knockd.knockd_log import KnockdLog
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.reverse_dns import ReverseResolver
-from doorward.model import Door, Opening, Place, Port
+from doorward.model import Door, Opening, Port, Source
 
 POLL_S = 2.0  # polling interval for listening services and edited one-time files
 
@@ -61,7 +61,7 @@ class Knockd:
         self._end_signal = self._lost = 0
         self._has_run = self._is_stale = False
         self._repaired_s, self._repair_log = float("-inf"), RepairLogLimiter()
-        self._due: list[tuple[str, Place]] = []  # commands to start once their stop commands are recorded
+        self._due: list[tuple[str, Source]] = []  # commands to start once their stop commands are recorded
         with ExitStack() as parts:
             for close in (ledger.close, self._loop.close, engine.close):
                 parts.callback(close)
@@ -200,7 +200,7 @@ class Knockd:
                 self._output.log(f"{name}: OPEN SESAME", who=event.source)
                 self._on_knock(stage.door, event.source)
 
-    def _on_knock(self, door: Door, address: Place) -> None:
+    def _on_knock(self, door: Door, address: Source) -> None:
         """Run the door's command. A one-time sequence is marked as used first, so that no crash revives it."""
         key = door.name
         if self._doors[key].one_time_file:
@@ -220,14 +220,14 @@ class Knockd:
         else:
             self._due.append((key, address))
 
-    def _start(self, key: str, event: str, address: Place) -> None:
+    def _start(self, key: str, event: str, address: Source) -> None:
         if self._commands[key].of(event, address) is not None:
             self._runner.run(self._hook_run(key, event, address))
 
-    def _hook_run(self, key: str, event: str, address: Place) -> HookRun:
+    def _hook_run(self, key: str, event: str, address: Source) -> HookRun:
         return HookRun(key, address, event, partial(self._on_hook_ended, key, event, address))
 
-    def _on_hook_ended(self, key: str, event: str, address: Place) -> None:
+    def _on_hook_ended(self, key: str, event: str, address: Source) -> None:
         if event == "close" and self._openings.get(key, address) is None:
             self._ledger.closed(key, address, time.time(), "time")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from doorward.escape import visible
-from doorward.model import Place
+from doorward.model import Source
 
 _MAX_LINE = 1023  # characters; knockd truncates too
 LOG_SOCKET = "/dev/log"
@@ -20,7 +20,7 @@ BACKOFF_S = 5.0  # after a timeout, how long lines are sent without waiting: no 
 _DAEMON, _NOTICE = 3 << 3, 5  # facility and severity, RFC 5424, 6.2.1
 
 # Calls with the address's name once it is known and earlier lines are written.
-InOrder = Callable[[Place | None, Callable[[str | None], None]], None]
+InOrder = Callable[[Source | None, Callable[[str | None], None]], None]
 
 
 class KnockdLog:
@@ -40,7 +40,7 @@ class KnockdLog:
         """Open or reopen the log file; if it cannot be opened, warn and continue without it."""
         self._in_order(None, lambda _: self._open_log(path, use_syslog=use_syslog))
 
-    def log(self, line: str, verbose: str | None = None, *, who: Place | None = None) -> None:
+    def log(self, line: str, verbose: str | None = None, *, who: Source | None = None) -> None:
         """Log a line, and print it with -v (as `verbose`, if given).
 
         `who` is put before the line, with its host name if names are looked up.
@@ -101,11 +101,11 @@ class KnockdLog:
             sys.stdout.flush()
 
 
-def _at_once(_: Place | None, call: Callable[[str | None], None]) -> None:
+def _at_once(_: Source | None, call: Callable[[str | None], None]) -> None:
     call(None)
 
 
-def _named(who: Place, name: str | None) -> str:
+def _named(who: Source, name: str | None) -> str:
     return f"{who} ({name})" if name else str(who)
 
 

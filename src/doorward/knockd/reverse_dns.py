@@ -17,7 +17,7 @@ from typing import NamedTuple
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except, recv
 from doorward.kernel.event_loop import EventLoop
-from doorward.model import Place
+from doorward.model import Source
 
 PATIENCE_S = 1.0  # how long a line, and those after it, waits for its name; commands do not wait
 CACHE_S = 60.0  # a name is looked up once a minute at most
@@ -33,7 +33,7 @@ NameCallback = Callable[[str | None], None]
 
 
 class _WaitingCall(NamedTuple):
-    address: Place | None
+    address: Source | None
     until_s: float
     call: NameCallback
 
@@ -48,15 +48,15 @@ class ReverseResolver:
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
-        self._cache: OrderedDict[Place, _CachedName] = OrderedDict()
-        self._pending: dict[str, Place] = {}
+        self._cache: OrderedDict[Source, _CachedName] = OrderedDict()
+        self._pending: dict[str, Source] = {}
         self._waiting: deque[_WaitingCall] = deque()
         self._is_timed = False
         self._resolver = Worker("knockd-names", _serve)
         self._resolver.socket.setblocking(False)
         loop.on_readable(self._resolver.fileno(), self._read)
 
-    def call_in_order(self, address: Place | None, call: NameCallback) -> None:
+    def call_in_order(self, address: Source | None, call: NameCallback) -> None:
         """Call with the address's name (None: unknown) once all earlier calls were made.
 
         It is called without the name if resolving takes longer than PATIENCE_S.
@@ -74,7 +74,7 @@ class ReverseResolver:
             self._loop.unregister(self._resolver.fileno())
             self._resolver.close()
 
-    def _request(self, address: Place) -> None:
+    def _request(self, address: Source) -> None:
         answer, text = self._cache.get(address), str(address)
         if text in self._pending or (answer is not None and self._loop.now_s() < answer.until_s):
             return

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 
 from doorward.core.diff import Remaining, SetChanges
-from doorward.model import Element, Place
+from doorward.model import Element, Source
 from doorward.nftables.ban_sets import Bans
 from doorward.nftables.nfnetlink import GateUsage
 from doorward.nftables.nft_error import NftError
@@ -19,7 +19,7 @@ class FakeFirewall:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until_s: dict[Element, float] = {}
-        self._banned_until_s: dict[Place, float] = {}
+        self._banned_until_s: dict[Source, float] = {}
         self.ruleset: Ruleset | None = None
 
     def load(self, ruleset: Ruleset, restore: Remaining) -> str:
@@ -61,11 +61,11 @@ class FakeFirewall:
         """Add bans, each with its remaining seconds."""
         self._banned_until_s |= {ban: self._clock() + left_s for ban, left_s in new.items()}
 
-    def unban(self, ban: Place) -> None:
+    def unban(self, ban: Source) -> None:
         """Remove a ban, if there is one."""
         self._banned_until_s.pop(ban, None)
 
-    def banned(self) -> dict[Place, float]:
+    def banned(self) -> dict[Source, float]:
         """Return the bans, with the remaining seconds of each."""
         now_s = self._clock()
         return {ban: until_s - now_s for ban, until_s in self._banned_until_s.items() if until_s > now_s}

@@ -15,7 +15,7 @@ from doorward.config.duration import UNITS_MS
 from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Element, Place, Port, parse_place, place_text
+from doorward.model import Element, Port, Source, parse_source, source_text
 from doorward.nftables import ban_sets, nfnetlink
 from doorward.nftables.maps import proto_port, timeout_commands
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
@@ -129,11 +129,11 @@ class NftFirewall:
         """Add bans, each with its remaining seconds."""
         self.run("\n".join(ban_sets.ban_commands(TABLE, new)))
 
-    def unban(self, ban: Place) -> None:
+    def unban(self, ban: Source) -> None:
         """Remove a ban, if there is one."""
         self.run(ban_sets.unban_commands(TABLE, ban))
 
-    def banned(self) -> dict[Place, float]:
+    def banned(self) -> dict[Source, float]:
         """Return the bans, with the remaining seconds of each."""
         text = "".join(self.run(f"list set {TABLE} {name}") for name in ban_sets.NAMES)
         return {ban: _seconds(left) for ban, left in ban_sets.parse_bans(text)}
@@ -196,7 +196,7 @@ def read_elements(text: str) -> dict[Element, float]:
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            element = Element(parse_place(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
+            element = Element(parse_source(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
             raise HostError(
@@ -214,7 +214,7 @@ def _seconds(text: str) -> float:
 def _put(entries: Remaining) -> Iterable[str]:
     """Return commands that set elements with a new remaining time."""
     for element, left_s in entries.items():
-        key = f"{place_text(element.address)} . {proto_port(element.port)}"
+        key = f"{source_text(element.address)} . {proto_port(element.port)}"
         yield from timeout_commands(f"{TABLE} {nfnetlink.set_name(element)}", key, left_s)
 
 
@@ -222,7 +222,7 @@ def _preexisting(connections: Iterable[Connection]) -> Iterable[str]:
     """Return commands that replace the recorded preexisting connections by these."""
     by_family: dict[int, list[str]] = {4: [], 6: []}
     for c in connections:
-        source, destination = place_text(c.source), place_text(c.destination)
+        source, destination = source_text(c.source), source_text(c.destination)
         by_family[c.source.version].append(f"{source} . {c.source_port} . {destination} . {c.destination_port}")
     for family, keys in by_family.items():
         yield f"flush set {TABLE} preexisting{family}"

@@ -110,7 +110,7 @@ class Ruleset:
         If the loaded table is of this generation its maps are flushed and filled again, so that no knock in progress is
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
-        same_size = {spec.name for spec in self.sets if spec.size in _sizes(existing, spec.name)}
+        same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
         base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
         stays = same_size | {*base, *filled, *COUNTERS}
@@ -181,10 +181,6 @@ def compile_ruleset(
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
     return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
-
-
-def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
-    return {thing.size for thing in existing if thing.name == name}
 
 
 def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:

@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from doorward.model import parse_place
+from doorward.model import parse_source
 from doorward.report.events import Period, Refusal
 
 MOST_NETWORKS = 12
@@ -89,7 +89,7 @@ def source_network(address: str) -> str:
     if match := _IPV4.fullmatch(address):
         return f"{match[1]}0/24"
     try:
-        parsed = parse_place(address)
+        parsed = parse_source(address)
     except ValueError:
         return address
     return str(IPv6Network((int(parsed), 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from doorward.config.diagnostics import shown
 from doorward.errors import InvalidValueError
-from doorward.model import Place
+from doorward.model import Source
 
 Network = IPv4Network | IPv6Network
 Pattern = Network | re.Pattern[str]  # a regular expression matches the address's text
@@ -24,7 +24,7 @@ class AddressPatterns(NamedTuple):
     included: tuple[Pattern, ...]
     excluded: tuple[Pattern, ...] = ()
 
-    def matches(self, target: Place) -> bool:
+    def matches(self, target: Source) -> bool:
         """Return whether an address or a whole network is included, and no part of it excluded."""
         if isinstance(target, IPv4Address | IPv6Address):
             text = str(target)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from doorward.escape import printable
-from doorward.model import Address, Place
+from doorward.model import Address, Source
 from doorward.signed.address_patterns import AddressPatterns
 from doorward.signed.key_options import KeyOptions
 from doorward.signed.ssh_keys import Presence, PublicKey
@@ -24,8 +24,9 @@ class Credential(NamedTuple):
     key: PublicKey
     options: KeyOptions
     certified_sources: AddressPatterns | None = None  # a certificate's `source-address`, in addition to `from`
+    certified_signer: bytes | None = None  # identifies the holder of a certificate, also of a renewed one
 
-    def rejection(self, door: str, source: Address, asked: Place | None, now_s: float) -> str:
+    def rejection(self, door: str, source: Address, asked: Source | None, now_s: float) -> str:
         """Return why the key may not open this door now, for this source or requested address; "" if it may."""
         options = self.options
         if options.expires_s is not None and now_s >= options.expires_s:

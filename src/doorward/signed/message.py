@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
 from doorward.errors import InvalidValueError, MalformedError
-from doorward.model import Place
+from doorward.model import Source
 from doorward.signed.ssh_wire import SshReader, string
 
 VERSION = 1
@@ -34,6 +34,7 @@ PACKET_BYTES = (RAW_BYTES, SHORT_BYTES, LONG_BYTES, HYBRID_BYTES)
 CLOSE, ONCE, CONFIRM, CERTIFICATE = 1, 2, 4, 8  # flags
 _ALL_FLAGS = CLOSE | ONCE | CONFIRM | CERTIFICATE
 _LABEL = b"doorward signed knock 1\0"
+_CERTIFIED_LABEL = b"doorward certified signer 1\0"
 _TARGET_LABEL = b"doorward target 1\0"
 # Version, flags, time, nonce, seconds, IP version, prefix length, address, target, signer.
 _BODY = struct.Struct("!BB6s8sIBB16s12s12s")
@@ -59,7 +60,7 @@ class Request(NamedTuple):
     target: bytes
     signer: bytes
     for_s: int | None = None
-    asked: Place | None = None
+    asked: Source | None = None
     flags: int = 0
 
 
@@ -84,6 +85,11 @@ def target_hash(gate: str, door: str) -> bytes:
 def signer_hash(blob: bytes) -> bytes:
     """Return the hash that names the signer, of its public key or certificate."""
     return hashlib.sha256(blob).digest()[:HASH_BYTES]
+
+
+def certified_hash(authority: bytes, key_id: str) -> bytes:
+    """Return the hash that identifies who has a certificate, by its authority's fingerprint and its key ID."""
+    return hashlib.sha256(_CERTIFIED_LABEL + authority + key_id.encode(errors="replace")).digest()[:HASH_BYTES]
 
 
 def message_number(body: bytes) -> bytes:
@@ -148,7 +154,7 @@ def _parse_body(body: bytes) -> Request:
         raise MalformedError("unknown-flags", f"unknown flags {flags:#04x}")
     if flags & CLOSE and (flags & ONCE or for_s):
         raise MalformedError("close-with-time", "closing, together with a time or a connection to open for")
-    asked = parse_place(family, bits, address) if family or bits or any(address) else None
+    asked = parse_source(family, bits, address) if family or bits or any(address) else None
     return Request(int.from_bytes(time), nonce, target, signer, for_s or None, asked, flags)
 
 
@@ -173,7 +179,7 @@ def _string(raw: bytes) -> bytes:
     return struct.pack("!H", len(raw)) + raw
 
 
-def pack_place(place: Place) -> tuple[int, int, bytes]:
+def pack_place(place: Source) -> tuple[int, int, bytes]:
     """Return IP version, prefix length and address (16 bytes). InvalidValueError: an IPv4 address in IPv6's form."""
     if isinstance(place, IPv4Address | IPv6Address):
         bits, raw = _BITS[place.version], place.packed
@@ -184,7 +190,7 @@ def pack_place(place: Place) -> tuple[int, int, bytes]:
     return place.version, bits, raw.ljust(16, b"\0")
 
 
-def parse_place(version: int, bits: int, raw: bytes) -> Place:
+def parse_source(version: int, bits: int, raw: bytes) -> Source:
     """Parse what `pack_place` returns. MalformedError: not in its only form."""
     if not version:
         raise MalformedError("no-ip-version", "an address without an IP version")

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from doorward.errors import MalformedError
-from doorward.model import Address, Place
-from doorward.signed.message import pack_place, parse_place
+from doorward.model import Address, Source
+from doorward.signed.message import pack_place, parse_source
 
 SALT_BYTES = 16
 REPLY_BYTES = 80
@@ -51,7 +51,7 @@ class ReplyPath(NamedTuple):
 class Confirmation(NamedTuple):
     """The door is open to `place` for `left_s` more seconds, or closed: None; `time_ms`: the server's clock."""
 
-    place: Place
+    place: Source
     left_s: int | None
     time_ms: int
 
@@ -86,7 +86,7 @@ def open_reply(secret: ReplySecret, datagram: bytes) -> Confirmation:
         raise MalformedError("unsupported-version", f"a reply of unsupported version {version}; expected {_VERSION}")
     if code not in (_OPEN, _CLOSED) or any(zeros) or (code == _CLOSED and left_s):
         raise MalformedError("invalid-reply", "a reply with unknown contents")
-    place = parse_place(family, bits, address)
+    place = parse_source(family, bits, address)
     return Confirmation(place, left_s if code == _OPEN else None, int.from_bytes(time))
 
 

@@ -107,8 +107,9 @@ def _close(
     while True:
         scanned_s = probes.now() - knocked_s
         left = _still_open(ports, before, probes)
+        shut_s = probes.now() - knocked_s  # during the scan a port may still have been open
         if not left and not (left := _still_open(ports, before, probes)):
-            return ObservedClosing(open_s, scanned_s, left)
+            return ObservedClosing(open_s, shut_s, left)
         open_s = scanned_s
         if open_s >= request.wait_s:
             return ObservedClosing(open_s, open_s, left)

@@ -21,7 +21,7 @@ from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.sequence import Target
 from doorward.errors import NegativeResult
-from doorward.model import Place, Port
+from doorward.model import Source, Port
 from doorward.signed.message import CLOSE, CONFIRM, Request
 from doorward.signed.reply import Confirmation, ReplySecret, seal_reply
 
@@ -38,7 +38,7 @@ class Gate:
         self.socket.bind(("127.0.0.1", 0))
         self.listener, self.clients = ReplyListener(), list[Any]()
 
-    def knock(self, door: str = "ssh", asked: Place | None = None, flags: int = CONFIRM, ago_s: float = 0.0) -> None:
+    def knock(self, door: str = "ssh", asked: Source | None = None, flags: int = CONFIRM, ago_s: float = 0.0) -> None:
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         client.connect(self.socket.getsockname())
         self.clients.append(client.getsockname())
@@ -51,7 +51,7 @@ class Gate:
         self.socket.sendto(datagram, self.clients[client])
 
     def confirm(
-        self, place: Place = SOURCE, left_s: int | None = 30, secret: ReplySecret = SECRET, ahead_s: float = 0.0
+        self, place: Source = SOURCE, left_s: int | None = 30, secret: ReplySecret = SECRET, ahead_s: float = 0.0
     ) -> bytes:
         time_ms = round((time.time() + ahead_s) * 1000)
         datagram = seal_reply(secret, Confirmation(place, left_s, time_ms), os.urandom(16))
@@ -134,7 +134,7 @@ def test_sockets_of_old_knocks_are_closed(gate: Gate) -> None:
     ],
 )
 def test_it_is_for_what_was_asked(
-    gate: Gate, asked: Place | None, flags: int, place: Place, left_s: int | None, fits: bool
+    gate: Gate, asked: Source | None, flags: int, place: Source, left_s: int | None, fits: bool
 ) -> None:
     gate.knock(asked=asked, flags=flags)
     gate.confirm(place, left_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -141,7 +140,7 @@ def test_invalid_utf8_is_an_error(hosts_file: Path) -> None:
 def test_file_writable_by_others_is_rejected(hosts_file: Path, mode: int) -> None:
     path = write(hosts_file, FULL)
     hosts_file.chmod(mode)
-    with pytest.raises(UsageError, match=re.escape(f"{path}: other users can write it; run `chmod go-w {path}`")):
+    with raises(UsageError, "writable-by-others"):
         read_hosts(path)
 
 
@@ -192,7 +191,7 @@ def test_unknown_host_or_door_lists_known_ones(hosts_file: Path, host: str, door
 
 def test_a_host_without_doors(hosts_file: Path) -> None:
     path = write(hosts_file, "[home]\naddress = '192.0.2.7'")
-    with pytest.raises(UsageError, match=re.escape("has no door 'ssh'; add it below [home.doors]")):
+    with raises(UsageError, "unknown-door"):
         find_door(path, read_hosts(path), "home", "ssh")
 
 

@@ -28,7 +28,7 @@ from doorward.client.signed import (
 )
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, UsageError
-from doorward.model import Place, Port, Protocol
+from doorward.model import Port, Protocol, Source
 from doorward.signed.envelope import Decryptor
 from doorward.signed.message import Request, SignedMessage, parse_plaintext, signed_text, signer_hash, target_hash
 from doorward.signed.server_key import HYBRID, X25519, PrivateKey, Suite
@@ -156,7 +156,7 @@ def test_an_rsa_key_may_be_too_long(tmp_path: Path) -> None:
 )
 @settings(max_examples=60)
 def test_every_request_round_trips_or_is_rejected(
-    suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Place | None, time_ms: int, nonce: bytes
+    suite: str, kind: str, door: str, gate: str, for_s: int | None, asked: Source | None, time_ms: int, nonce: bytes
 ) -> None:
     server = SERVERS[suite]
     written = to(server, door, gate, for_s=for_s, asked=asked)
@@ -269,6 +269,7 @@ def test_late_touch_is_reported_and_nothing_is_sent(monkeypatch: pytest.MonkeyPa
         times_ms = iter((1_000_000, 1_061_000))
         with monkeypatch.context() as patched:
             patched.setattr("doorward.client.signed.now_ms", lambda: next(times_ms))
+            patched.setattr("doorward.client.signed._last_date_ms", 0)  # of earlier tests
             with raises(HostError, "signed-too-late"):
                 send(to(SERVER), signer, [LOOPBACK[4][0]], port)
         send(to(SERVER), signer, [LOOPBACK[4][0]], port)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from doorward.daemon import bans as module
 from doorward.daemon.bans import BanList
 from doorward.errors import NegativeResult
-from doorward.model import parse_place
+from doorward.model import parse_source
 from doorward.nftables.fake import FakeFirewall
 from tests.support.errors import raises
 
@@ -42,9 +42,9 @@ def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
     assert bans.add(THERE, 3600) == ip_network("2001:db8:a:b::/64")
     assert gate.banned() == {HERE: 60, ip_network("2001:db8:a:b::/64"): 3600}
     for text in "192.0.2.7", "2001:db8:a:b::7", "2001:db8:a:b:ffff::1", "2001:db8:a:b::/72":
-        assert bans.contains(parse_place(text))
+        assert bans.contains(parse_source(text))
     for text in "192.0.2.8", "192.0.2.0/24", "2001:db8:a:c::7", "2001:db8::/32":
-        assert not bans.contains(parse_place(text))
+        assert not bans.contains(parse_source(text))
     CLOCK[0] += 60
     assert not bans.contains(HERE)
     assert list(bans.active()) == [ip_network("2001:db8:a:b::/64")]

@@ -163,11 +163,11 @@ def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypat
         signed._confirmations.is_on = True
         now_ms = signed_knocks._clock().now_ms
         grants = [client.grant(number, time_ms=now_ms) for number in range(3)]
-        signed._claim_grants([grants[0], grants[1], grants[1], grants[0]])
+        signed._on_knocks([grants[0], grants[1], grants[1], grants[0]])
         assert len(client.waiting()) == 2
-        signed._claim_grants([grants[0]])
+        signed._on_knocks([grants[0]])
         daemon.firewall.stuck = True
-        signed._claim_grants([grants[2]._replace(place=ip_address("192.0.2.9"))])
+        signed._on_knocks([grants[2]._replace(place=ip_address("192.0.2.9"))])
         assert client.waiting() == []
         signed.close()
 

@@ -12,6 +12,7 @@ import pytest
 from doorward.daemon import control_client
 from doorward.daemon.control_client import ask, default_path
 from doorward.errors import UsageError
+from tests.support.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_invalid_answer_is_a_clear_error(tmp_path: Path, answer: bytes, monkeypa
 
         thread = threading.Thread(target=answer_once)
         thread.start()
-        with pytest.raises(UsageError, match=f"{path}: the answer is not one line of JSON"):
+        with raises(UsageError, "invalid-answer"):
             ask(path, {"command": "status"})
         thread.join()
 
@@ -54,6 +55,6 @@ def test_invalid_answer_is_a_clear_error(tmp_path: Path, answer: bytes, monkeypa
 def test_missing_member_of_an_answer_is_a_clear_error() -> None:
     answer = control_client._parse_answer(Path("control.sock"), b'{"signed": {}}')
     for found, key in ((answer, "openings"), (answer["signed"], "takes")):
-        with pytest.raises(UsageError, match=f"the daemon's answer has no '{key}'; restart the daemon"):
+        with raises(UsageError, "missing-member"):
             found[key]
     assert answer.get("trial") is None

@@ -18,6 +18,7 @@ from doorward.daemon.event_stream import Subscriber
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
+from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
 from tests.support.errors import raises
@@ -112,7 +113,7 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InProcess
     assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
     ours, theirs = socket.socketpair()
     with ours, theirs, theirs.makefile("rb") as lines:
-        follower.begin(ours)
+        follower.begin(SocketWriter(daemon.loop, ours))
         daemon.ask("close", "ssh", "192.0.2.7")
         told = json.loads(lines.readline())
         assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= told.items()
@@ -339,7 +340,7 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InProcessDaemon) -> None
         ("2001:db8::9", "ban"),
     ]
     for address in "192.0.2.7", "2001:db8::8":
-        with pytest.raises(NegativeResult, match=f"{address} is banned; `doorward unban {address}` ends that"):
+        with raises(NegativeResult, "is-banned"):
             daemon.ask("open", "ssh", address)
     assert [ban for ban, _ in daemon.ask("bans")["bans"]] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("unban", address="192.0.2.7") == {"ban": "192.0.2.7"}

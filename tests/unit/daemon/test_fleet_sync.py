@@ -11,7 +11,7 @@ from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.fleet_sync import FleetSync
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.fleet.protocol import LogLine
+from doorward.fleet.protocol import LogMessage
 from tests.support.in_process_daemon import InProcessDaemon
 
 
@@ -20,7 +20,7 @@ def test_a_fleet_process_does_not_flood_the_log(tmp_path: Path) -> None:
     daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", stream))
     sync = FleetSync(daemon.openings, daemon.bans)
     sync._child = cast(
-        FleetProcess, SimpleNamespace(read=lambda: LogLine("etcd-unavailable", "error", "etcd does not answer"))
+        FleetProcess, SimpleNamespace(read=lambda: LogMessage("etcd-unavailable", "error", "etcd does not answer"))
     )
     for _ in range(1000):
         sync._on_message()

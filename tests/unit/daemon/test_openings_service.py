@@ -17,7 +17,7 @@ from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.daemon.repairs import fill
 from doorward.errors import HostError
-from doorward.model import Element, Opening, Place
+from doorward.model import Element, Opening, Source
 from doorward.nftables import fake
 from doorward.nftables.nft_error import NftError
 from tests.support.errors import raises
@@ -66,7 +66,7 @@ class Watched(InProcessDaemon):
             effect for each in new for effect in on_open(self.table, self.doors[each.door], each, self.loop.now_s())
         ]
 
-    def new(self, address: Place, for_s: float = 60.0, door: str = "ssh") -> Opening:
+    def new(self, address: Source, for_s: float = 60.0, door: str = "ssh") -> Opening:
         now_s = self.loop.now_s()
         return Opening(door, address, self.doors[door].opens, now_s, now_s + for_s, "key laptop")
 
@@ -202,7 +202,7 @@ def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
         assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == counts
     assert [each.door for each in daemon.table.enclosing(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
     assert list(daemon.table.enclosing(wide)) == list(daemon.table.enclosing(ip_address("10.1.1.1"))) == []
-    daemon.table.restore("web", wide, None)
+    daemon.table.replace("web", wide, None)
     assert daemon.table.wide_count("key laptop") == 1
     daemon.table.expire(daemon.loop.now_s() + 3600)
     assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == (0, 0)

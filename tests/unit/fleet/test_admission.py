@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from doorward.fleet.admission import MAX_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import MAX_FOR_MS, OpeningKey
 from doorward.fleet.protocol import Item
-from doorward.model import Address, Door, Opening, Place, Port, parse_place
+from doorward.model import Address, Door, Opening, Port, Source, parse_source
 from doorward.nftables.ruleset import OPEN_SIZE
 
 DOOR = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=10_000, shared=True)
@@ -21,7 +21,7 @@ ALONE, SIGNED = Limits(None, allows_networks=False), Limits(None, allows_network
 
 
 def item(place: str = "192.0.2.7", left_ms: int = 5_000, for_ms: int | None = None, by: str = "knock at b") -> Item:
-    return Item(OpeningKey("ssh", parse_place(place)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
+    return Item(OpeningKey("ssh", parse_source(place)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
 
 
 def left_ms(found: object) -> int:
@@ -96,16 +96,16 @@ def test_unknown_origin_is_rejected(by: str) -> None:
 
 def test_fleet_openings_leave_room_for_local_knocks() -> None:
     wide = Door("all", (), tuple(Port.parse(f"{n}/tcp") for n in range(1, 33)), shared=True)
-    opened = Opening("ssh", parse_place("192.0.2.7"), DOOR.opens, 0, 1, "knock")
+    opened = Opening("ssh", parse_source("192.0.2.7"), DOOR.opens, 0, 1, "knock")
     room = Room([opened] * (MAX_ENTRIES[False] - 32))
     assert MAX_ENTRIES[False] < OPEN_SIZE
     assert room.reserve(opened._replace(ports=wide.opens))
     assert not room.reserve(opened)
     assert room.reserve(opened._replace(address=IPv6Address("2001:db8::7")))  # a set of its own
-    assert room.reserve(opened._replace(address=parse_place("10.1.0.0/16")))
+    assert room.reserve(opened._replace(address=parse_source("10.1.0.0/16")))
 
 
-def network(address: Address, bits: int) -> Place:
+def network(address: Address, bits: int) -> Source:
     return ip_network((address.packed, bits % (address.max_prefixlen + 1)), strict=False)
 
 
@@ -119,7 +119,7 @@ def network(address: Address, bits: int) -> Place:
     shared=st.booleans(),
 )
 def test_no_value_from_etcd_exceeds_the_limits(
-    place: Place, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
+    place: Source, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
 ) -> None:
     door, limits = DOOR._replace(shared=shared), Limits(for_max_ms, takes_networks)
     found = admit(Item(OpeningKey("ssh", place), until_ms, by, for_ms), door, limits, NOW)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from doorward.errors import MalformedError
 from doorward.fleet import etcd_records, protocol
 from doorward.fleet.etcd_records import OpeningKey, StoredOpening, remaining_ms
-from doorward.model import Place
+from doorward.model import Source
 
 KEY = OpeningKey("ssh", ip_address("2001:db8::7"))
 SHARED = StoredOpening(30_000, 1_800_000_030_000, 5_000, "knock", "edge-1")
@@ -20,7 +20,7 @@ WRITTEN_MS = SHARED.until_ms - SHARED.for_ms
 
 
 @pytest.mark.parametrize("place", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
-def test_stored_opening_round_trip(place: Place) -> None:
+def test_stored_opening_round_trip(place: Source) -> None:
     key = OpeningKey("ssh", place)
     assert etcd_records.parse(str(key), etcd_records.pack(SHARED, key)) == (key, SHARED)
 
@@ -81,7 +81,7 @@ MESSAGES: list[protocol.Message] = [
     protocol.Claimed(3, [True, False], ""),
     protocol.Claimed(3, None, "no answer"),
     protocol.Recorded("refused", "", "192.0.2.0/24", "why"),
-    protocol.LogLine("etcd-unavailable", "warning", "words"),
+    protocol.LogMessage("etcd-unavailable", "warning", "words"),
     protocol.State(True, 1, 2, 3),
 ]
 
@@ -116,7 +116,7 @@ def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
         b'{"what": "Opened", "openings": [["ssh", "fe80::1%eth0", 1, "x"]]}',
         b'{"what": "Claimed", "number": 1, "are_new": [1], "why": ""}',
         b'{"what": "Claim", "number": 1, "ids": ["00"]}',
-        b'{"what": "LogLine", "level": "info\\n", "words": ""}',
+        b'{"what": "LogMessage", "level": "info\\n", "words": ""}',
         b'{"what": "nothing"}',
         b"[]",
         b"",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from doorward.errors import HostError
+from doorward.fleet import state_db
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.state import OpeningState
 from doorward.fleet.state_db import FleetStateFile
@@ -23,10 +25,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_saved_state_survives_a_restart(file: Path) -> None:
     first = FleetStateFile(file)
-    first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, OpeningState(6_000, "", 8, is_closing=True))], 100_000)
+    closed = OpeningState(6_000, "", 8, is_closing=True, closed_until_ms=6_000)
+    first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, closed)], 100_000)
     first.close()
     again = FleetStateFile(file)
-    assert again.read(102_000) == {SSH: OpeningState(3_000, "", 7), NET: OpeningState(4_000, "", 8, is_closing=True)}
+    shifted = replace(closed, until_ms=4_000, closed_until_ms=4_000)
+    assert again.read(102_000) == {SSH: OpeningState(3_000, "", 7), NET: shifted}
     again.write([(SSH, None)], 0)
     assert again.read(106_000).keys() == {NET}
     again.close()
@@ -65,6 +69,15 @@ def test_malformed_rows_are_skipped(file: Path) -> None:
         here._db.execute("INSERT INTO known VALUES (?, ?, ?, ?)", row)
     assert here.read(0).keys() == {SSH}
     here.close()
+
+
+def test_no_more_rows_than_the_bound_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_db, "MAX_KNOWN", 3)
+    saved = FleetStateFile(file)
+    keys = [OpeningKey("ssh", ip_address(f"192.0.2.{number}")) for number in range(9)]
+    saved.write([(key, OpeningState(1000, "", 5)) for key in keys], 0)
+    assert len(saved.read(0)) == 6
+    saved.close()
 
 
 def test_write_error_is_kept_until_a_write_succeeds(file: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.errors import HostError
-from doorward.model import Address, Place, parse_place
+from doorward.model import Address, Source, parse_source
 from doorward.nftables.ban_sets import ban_commands, ban_network, covers, parse_bans
 from tests.support.errors import raises
 
@@ -42,8 +42,8 @@ def test_ipv6_ban_covers_the_whole_64(address: str, banned: str) -> None:
     ],
 )
 def test_ban_covers_only_what_is_wholly_inside(place: str, *, is_covered: bool) -> None:
-    bans: list[Place] = [ip_address("192.0.2.7"), ip_network("2001:db8::/64")]
-    assert any(covers(ban, parse_place(place)) for ban in bans) is is_covered
+    bans: list[Source] = [ip_address("192.0.2.7"), ip_network("2001:db8::/64")]
+    assert any(covers(ban, parse_source(place)) for ban in bans) is is_covered
 
 
 LISTED = """table inet doorward {

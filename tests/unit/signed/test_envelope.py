@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 
 from doorward.errors import MalformedError
-from doorward.signed.envelope import CHECK_BYTES, Decryptor, check, check_key, plaintext_capacity, seal
+from doorward.signed.envelope import CHECK_BYTES, Decryptor, check, keyed_check, plaintext_capacity, seal
 from doorward.signed.message import PACKET_BYTES
 from doorward.signed.server_key import (
     HYBRID,
@@ -77,7 +77,7 @@ def test_valid_check_with_an_unsealed_body_is_rejected(suite: Suite) -> None:
     packet = bytearray(packet_of(key))
     for place in range(CHECK_BYTES, len(packet), 7):
         packet[place] ^= 1
-        packet[:CHECK_BYTES] = check(check_key(key.public), bytes(packet[CHECK_BYTES:]))
+        packet[:CHECK_BYTES] = check(keyed_check(key.public), bytes(packet[CHECK_BYTES:]))
         assert opener.is_garbage(bytes(packet)) == ""
         with raises(MalformedError, "not-sealed-to-key"):
             opener.open(bytes(packet))
@@ -93,7 +93,7 @@ def test_small_order_public_key_is_rejected() -> None:
     """RFC 7748, section 6.1: a sender whose key is of small order knows the outcome."""
     key = made(X25519)
     sealed = bytes(32) + bytes(190 - CHECK_BYTES - 32)
-    packet = check(check_key(key.public), sealed) + sealed
+    packet = check(keyed_check(key.public), sealed) + sealed
     with pytest.raises(MalformedError):
         Decryptor(key).open(packet)
 
