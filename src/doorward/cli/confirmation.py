@@ -68,6 +68,8 @@ def what_to_check(plan: KnockPlan, missing: Iterable[AwaitedReply]) -> Iterator[
     known = f"; known here: {', '.join(plan.host.doors)}" if plan.host.doors else ""
     gate = f"is named {plan.host.gate!r}" if plan.host.gate else "has no name"
     yield f"the names: whether the gate has the door {doors} and {gate}{known}"
+    if plan.closes:
+        yield "the opening: whether this key opened the door for this address; a close that ends nothing is silent"
     if is_clock_right is not False:
         state = "synchronized" if is_clock_right else "perhaps not synchronized"
         yield f"the clocks: this machine's is {state}; the gate's may be off"

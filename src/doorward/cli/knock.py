@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
   $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
-  $ doorward knock server.example ssh --server-key x25519:…
-  $ doorward knock home ssh --close    # ends what this key opened
-  $ doorward knock home ssh --dump    # prints the signed knock, sends nothing
+  $ doorward knock server.example ssh --server-key x25519:… --dump
 """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from doorward.config.schema import Configuration, Signed
-from doorward.core.openings import Effect, LogLine, SetElements, on_open, on_signed_close, signed_opening
+from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_open, on_signed_close, signed_opening
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
@@ -290,7 +290,7 @@ class SignedKnocks:
                 continue
             found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
             effects += found
-            if any(isinstance(effect, SetElements) for effect in found):
+            if any(isinstance(effect, SetElements | RecordRun) for effect in found):
                 applied.append(knock)
         refused = {refusal.change.key: refusal.error for refusal in self._openings.perform(effects)}
         for knock in applied:

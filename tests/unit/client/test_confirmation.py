@@ -21,7 +21,7 @@ from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.sequence import Target
 from doorward.errors import NegativeResult
-from doorward.model import Source, Port
+from doorward.model import Port, Source
 from doorward.signed.message import CLOSE, CONFIRM, Request
 from doorward.signed.reply import Confirmation, ReplySecret, seal_reply
 
