@@ -27,6 +27,7 @@ TARGETS = (
     "doctor_rules",
     "nmap_report",
     "signed_packets",
+    "stun_frames",
     "verifier_reports",
     "etcd_answers",
     "fleet_messages",

@@ -48,7 +48,7 @@ def await_openings(daemon: RunningDaemon, count: int) -> None:
         assert time.monotonic() < deadline_s, f"{found} of {count} openings"
         time.sleep(0.2)
         with suppress(NegativeResult):  # it records them, and answers later
-            found = daemon.ask("numbers")["openings"]
+            found = daemon.ask("stats")["openings"]
     assert len(daemon.openings()) == count
 
 

@@ -121,7 +121,8 @@ def signed_packets(newcomer: Newcomer) -> int:
 
 def test_six_commands(newcomer: Newcomer, built: Built) -> None:
     types, server, client = newcomer.types, newcomer.server, newcomer.client
-    assert "Setting up doorward " in types(server, f"sudo apt install /packages/{built.doorward.name}", ON_SERVER)
+    packages = f"/packages/{built.client.name} /packages/{built.doorward.name}"
+    assert "Setting up doorward " in types(server, f"sudo apt install {packages}", ON_SERVER)
 
     told = types(server, "sudo doorward init", ON_SERVER, "", "", "", "", "")
     assert "you are logged in through it" in told

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from doorward.cli import knock_options
 from doorward.cli.knock_options import (
     Knock,
@@ -16,14 +14,21 @@ from doorward.cli.knock_options import (
     seconds,
 )
 from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
-from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
+from doorward.client.sequence import DEFAULT_DELAY_S, Target
 from doorward.errors import UsageError
-from doorward.model import Port, Protocol
+from doorward.port import Port, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from doorward.client.connector import Reply
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
   $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
   $ doorward knock server.example ssh --server-key x25519:…
+  $ doorward knock home ssh --close    # ends what this key opened
   $ doorward knock home ssh --dump    # prints the signed knock, sends nothing
 """
 
@@ -37,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="a door, or ports in order: 7000 (tcp), 8000/udp; the host's only door if left out",
     )
+    parser.add_argument("--close", action="store_true", help="close the door that this key opened, by a signed knock")
     parser.add_argument("--wait", metavar="PORT", help="knock until this port answers; exit status 1 if never")
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
@@ -55,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.dump:
         raise UsageError("json-needs-dump", "--json is for --dump; add --dump, or leave --json out")
     plan = plan_knock(args, args.words, only_door)
+    if args.close:
+        plan = _plan_close(args, plan)
     if args.dump:
         return _dump(args, plan)
     knock = knocker(plan, delay_s, args.verbose)
@@ -64,6 +72,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         _wait(plan, port, timeout_s, knock, targets, verbose=args.verbose)
     return 0
+
+
+def _plan_close(args: argparse.Namespace, plan: KnockPlan) -> KnockPlan:
+    """Return the plan that closes the doors. UsageError: what else was asked for contradicts that."""
+    if plan.sequence:
+        raise UsageError(
+            "close-needs-signed",
+            "--close is for signed knocks, and this is a sequence, which cannot close a door; "
+            "add --server-key KEY and name a door",
+        )
+    if args.wait is not None:
+        raise UsageError("close-with-wait", "--wait waits for a door to open, and --close closes it; leave one out")
+    if args.for_s is not None:
+        raise UsageError("close-with-for", "--for is how long a door opens, and --close closes it; leave one out")
+    return plan._replace(host=plan.host._replace(for_s=None), closes=True)
 
 
 def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:
@@ -87,7 +110,7 @@ def _wait_port(text: str | None) -> Port | None:
 
 
 def _wait(plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target], *, verbose: bool) -> None:
-    from doorward.client.connector import try_port  # needed for --wait only
+    from doorward.client.connector import Reply, knock_until_open, try_port  # needed for --wait only
 
     def try_targets(reached: list[Target], patience_s: float) -> Reply:
         replies = set()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from _socket import AF_INET, AF_INET6, AF_UNSPEC, inet_pton  # see client/sequence.py
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from socket import AF_INET, AF_INET6, AF_UNSPEC
-from typing import Any, NamedTuple
 
 from doorward.client.hosts import (
     KnownHost,
@@ -22,7 +19,13 @@ from doorward.client.hosts import (
 from doorward.client.sequence import Target, resolve, targets_of_version
 from doorward.errors import InvalidValueError, UsageError
 from doorward.escape import visible
-from doorward.model import DEFAULT_SIGNED_PORT, Port
+from doorward.named_tuple import NamedTuple
+from doorward.port import DEFAULT_SIGNED_PORT, Port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
 
 # The options of signed knocks, by their argparse names.
 _SIGNED = {
@@ -40,11 +43,12 @@ Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a h
 
 
 class KnockPlan(NamedTuple):
-    """The host to knock at, with the doors to open by a signed knock, or a sequence."""
+    """The host to knock at, with the doors to open (or, if it `closes`, to close) by a signed knock, or a sequence."""
 
     host: KnownHost
     doors: tuple[str, ...]
     sequence: tuple[Port, ...]
+    closes: bool = False
 
     def __str__(self) -> str:
         return "the sequence" if self.sequence else "door " + ", ".join(map(repr, self.doors))
@@ -204,8 +208,11 @@ def _warn(text: str) -> None:
 
 
 def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+    address, _, scope = host.partition("%")
+    for family in (AF_INET6,) if scope else (AF_INET, AF_INET6):
+        try:
+            inet_pton(family, address)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
-from doorward.client.sequence import Reply, Target, knock
+from doorward.client.sequence import Target, knock
 from doorward.errors import NegativeResult
-from doorward.model import Port
+from doorward.port import Port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from doorward.client.connector import Reply
 
 DEFAULT_TIMEOUT_S = 30.0  # for the port to answer
 
@@ -31,6 +35,8 @@ def closed_error(plan: KnockPlan, port: Port, reply: Reply, rounds: int) -> Nega
 
 
 def _reason(reply: Reply, plan: KnockPlan) -> str:
+    from doorward.client.connector import Reply
+
     if reply is Reply.REFUSED:
         return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
     if plan.sequence:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 
 from doorward.cli import knock_options
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
 from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
-from doorward.client.connector import open_connection
+from doorward.client.connector import Reply, knock_until_open, open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.relay import relay
-from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, UnreachableError, knock_until_open
+from doorward.client.sequence import DEFAULT_DELAY_S, Target, UnreachableError
 from doorward.errors import NegativeResult, UsageError
-from doorward.model import Port, Protocol
+from doorward.port import Port, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
 
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 

@@ -14,6 +14,7 @@ from doorward.client.signed import KnockRequest, SentPacket, build_request, max_
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
 from doorward.model import Port
+from doorward.signed.message import CLOSE
 
 
 def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
@@ -56,7 +57,8 @@ def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     host = plan.host
     try:
         requests = [
-            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in plan.doors
+            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked, CLOSE * plan.closes)
+            for door in plan.doors
         ]
     except UsageError as error:
         raise UsageError(error.code, f"{host.name}: {error}") from None

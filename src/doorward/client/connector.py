@@ -1,4 +1,7 @@
-"""Connect to a port that is opening: several attempts, since the first SYN may arrive before the door is open."""
+"""Connect to a port that is opening: several attempts, since the first SYN may arrive before the door is open.
+
+Knock again until it answers.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import errno
 import select
 import socket
 import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeVar
 
-from doorward.client.sequence import Reply, Target
+from doorward.client.sequence import Target
 
 # A signed knock opens its door once a process has verified it: after a millisecond or two. A SYN that arrives earlier
 # is dropped, and TCP retransmits it only after one second, so more attempts follow soon. They are few and spread out,
@@ -17,6 +23,16 @@ ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
 # All but the newest are abandoned before TCP retransmits them: no round trip takes this long.
 SINGLE_S = 0.9
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EALREADY})
+
+Reached = TypeVar("Reached")  # what a knock reached: one target, or several
+
+
+class Reply(Enum):
+    """The outcome of a connection attempt."""
+
+    OPEN = "open"
+    REFUSED = "refused"
+    SILENT = "silent"
 
 
 def open_connection(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
@@ -90,3 +106,35 @@ class _Attempts:
                 return attempt
             attempt.close()
         return None
+
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 4.0  # a person is waiting: a restored route is noticed within seconds
+# Together with the first pause, long enough for the retransmission after 1 s of a SYN that overtook the last knock.
+PATIENCE_S = 1.0
+
+
+def knock_until_open(
+    knock_once: Callable[[], Reached],
+    connect: Callable[[Reached, float], Reply],
+    timeout_s: float,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[Reply, int]:
+    """Knock and connect with growing pauses, until a connection succeeds or the time is up.
+
+    Returns the last reply and the number of rounds; each connection attempt follows its knock immediately.
+    """
+    until_s = now() + timeout_s
+    pause_s = FIRST_PAUSE_S
+    rounds = 0
+    while True:
+        reached = knock_once()
+        rounds += 1
+        left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
+        reply = connect(reached, min(PATIENCE_S + pause_s, left_s))
+        if reply is Reply.OPEN or now() + pause_s >= until_s:
+            return reply, rounds
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import InvalidValueError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, Port, Source
+from doorward.named_tuple import NamedTuple
+from doorward.port import DEFAULT_SIGNED_PORT, Port
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from doorward.client.request_options import AutomaticAddress
+    from doorward.model import Source
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
 KEYS = (*TEXTS, "signed_port", "doors")

@@ -31,6 +31,7 @@ from doorward.signed.message import (
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 from doorward.signed.sshsig import shorten_signature
 
+_last_date_ms = 0
 _LATEST_MS = 55_000  # a gate accepts packets up to a minute old, and transit takes time too
 
 
@@ -69,6 +70,7 @@ def build_request(
     gate: str | None,
     for_s: int | None = None,
     asked: Source | AutomaticAddress | None = None,
+    flags: int = 0,
 ) -> KnockRequest:
     """Build a request from user input. UsageError names the fault and the remedy."""
     key = read_server_key(server_key)
@@ -81,7 +83,7 @@ def build_request(
                 f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two",
             )
         gate = ""
-    return KnockRequest(key, door, gate or "", for_s, asked)
+    return KnockRequest(key, door, gate or "", for_s, asked, flags)
 
 
 def read_server_key(text: str) -> ServerKey:
@@ -147,7 +149,7 @@ def send(
             try:
                 sender.connect(target.at(port.number))  # finds the route and the source address
                 signer.unlock()  # may take a minute, and the message must not age meanwhile
-                message = compose(knock, signer, _own_address(sender), now_ms(), os.urandom(NONCE_BYTES))
+                message = compose(knock, signer, _own_address(sender), _next_date_ms(), os.urandom(NONCE_BYTES))
                 _reject_late(now_ms() - message.request.time_ms)
                 if really:
                     sender.send(seal_packet(knock, message))
@@ -175,6 +177,13 @@ def _reject_late(took_ms: int) -> None:
 def now_ms() -> int:
     """Return the time in milliseconds since the epoch, as in messages."""
     return time.time_ns() // 1_000_000
+
+
+def _next_date_ms() -> int:
+    """Return the date of a message, later than that of each earlier one: a close is for the opens before it."""
+    global _last_date_ms
+    _last_date_ms = max(now_ms(), _last_date_ms + 1)
+    return _last_date_ms
 
 
 def _own_address(connected: socket.socket) -> str:

@@ -1,16 +1,15 @@
 """Rules for signed closes: what a close ends, and which opens it keeps out. Pure.
 
 An attacker may hold packets back and deliver them in another order. So what counts is the date that the signer wrote:
-a close ends what its signer opened with an earlier date, and an open dated at or before it that comes later is
-rejected.
+a close ends what its signer opened with a date at or before it, and such an open that comes later is rejected.
 
 A close has to be remembered as long as the gate would accept such an open. That is exactly as long as the replay cache
 knows the close's number: it rejects what is dated at or before the numbers that it dropped, what is dated before a lost
 ledger ended, and after a loss of power what is dated before the boot. So the dates belong in the replay cache's file,
 are written in the transaction that claims the close, and are dropped with the numbers, whatever the clock does.
 
-`by` identifies a holder. For a signed knock that has to be its key, not the comment in authorized_keys, which two keys
-may share.
+`by` identifies a holder. For a signed knock that is the hash of its key, not the comment in authorized_keys, which two
+keys may share.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from doorward.model import Source
+from doorward.model import Opening, Share, Source
 
-MAX_HOLDERS = 64  # of one opening; beyond it another holder's open is rejected, and the opening stays as it is
+MAX_HOLDERS = 64  # of one opening; beyond it another signer's open is rejected, and the opening stays as it is
 # Each close of a signer for another door or address. Beyond it the oldest counts for all doors and addresses of that
 # signer: its opens dated at or before that are rejected.
 MAX_CLOSES_PER_SIGNER = 64
@@ -28,6 +27,7 @@ MAX_CLOSES_PER_SIGNER = 64
 # that close are rejected, for all signers. A key is one signer, so no key alone can cause that.
 MAX_CLOSING_SIGNERS = 256
 _ALL = ("", "")  # in place of door and address: all of them
+CLOSED = "its signer closed the door at that time or later"
 
 
 class DatedKnock(NamedTuple):
@@ -41,18 +41,7 @@ class DatedKnock(NamedTuple):
 
 def may_open(knock: DatedKnock, last_close_ms: int) -> str:
     """Return the reason to reject an open, or ""; `last_close_ms` is from `CloseDates.last`."""
-    return "" if knock.time_ms > last_close_ms else "its signer closed the door at that time or later"
-
-
-class Share(NamedTuple):
-    """What one holder has of an opening: its end, and the date of the newest knock that made it.
-
-    `dated_ms` 0: it was not made by a signed knock, but by an operator or a port sequence.
-    """
-
-    by: str
-    until_s: float
-    dated_ms: int = 0
+    return "" if knock.time_ms > last_close_ms else CLOSED
 
 
 class Holders(NamedTuple):
@@ -60,23 +49,30 @@ class Holders(NamedTuple):
 
     shares: tuple[Share, ...] = ()  # sorted by holder
 
+    @classmethod
+    def of(cls, opening: Opening | None) -> Holders:
+        """Return the holders of an opening; None has none."""
+        if opening is None:
+            return cls()
+        return cls(opening.shares or (Share(opening.by, opening.until_s, name=opening.by),))
+
     @property
     def until_s(self) -> float:
         """Return when the opening ends; minus infinity if nobody holds it."""
         return max((share.until_s for share in self.shares), default=float("-inf"))
 
     def hold(self, new: Share) -> Holders | None:
-        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another holder."""
+        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another signer."""
         own = next((share for share in self.shares if share.by == new.by), new)
         others = [share for share in self.shares if share.by != new.by]
-        if len(others) >= MAX_HOLDERS:
+        if new.dated_ms and len(others) >= MAX_HOLDERS:
             return None
-        merged = Share(new.by, max(own.until_s, new.until_s), max(own.dated_ms, new.dated_ms))
+        merged = Share(new.by, max(own.until_s, new.until_s), max(own.dated_ms, new.dated_ms), new.name)
         return Holders(tuple(sorted((*others, merged))))
 
     def close(self, by: str, dated_ms: int) -> Holders:
-        """Apply a close of this door and address: remove the signer's own share if all its knocks are dated before."""
-        return Holders(tuple(s for s in self.shares if s.by != by or not 0 < s.dated_ms < dated_ms))
+        """Apply a close of this door and address: remove the signer's own share unless a later knock made it."""
+        return Holders(tuple(s for s in self.shares if s.by != by or not 0 < s.dated_ms <= dated_ms))
 
     def expire(self, now_s: float) -> Holders:
         """Remove the shares that end at or before `now_s`."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration
-from doorward.core.openings import on_ended
 from doorward.daemon import bans
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
@@ -64,10 +63,10 @@ class Daemon:
             )
             parts.callback(self._end_signed)
             parts.callback(self._leave_fleet)
-            late = self._openings.restore()
+            ended = self._openings.restore()
             self._gate.load_first(trial_s)
             self._bans.restore()
-            self._openings.perform(on_ended(late))
+            self._openings.perform(ended)
             self._openings.reconcile()
             self._open_parts = parts.pop_all()
 

@@ -22,6 +22,8 @@ _TEXT = {
     "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
     "prolonged": "prolonged {door} for {address} to {for} more, by {by}",
     "closed": "closed {door} to {address}, by {by}",
+    "released": "released {door} to {address}, by {by}; open for {for} more, by {still}",
+    "not_open": "closed nothing: {by} had not opened {door} to {address} before",
     "ran": "ran the command of {door} for {address}, by {by}",
     "refused": "refused {address}: {reason}",
     "banned": "banned {address} for {for}",

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from doorward.cli import output
-from doorward.client.connector import open_connection
+from doorward.client.connector import Reply, open_connection
 from doorward.client.identity import find_signer
-from doorward.client.sequence import Reply, knock, resolve
+from doorward.client.sequence import knock, resolve
 from doorward.client.signed import KnockRequest, compose, max_signature_bytes, now_ms, seal_packet
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost

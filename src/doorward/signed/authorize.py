@@ -43,7 +43,8 @@ FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depe
 class KnockGrant(NamedTuple):
     """An authorized knock that opens a door.
 
-    `key` is the signer's name for users, and `signer` the hash that identifies it; `id` is the message's number, and
+    `key` is the signer's name for users, and `signer` identifies it: the hash of its key, or for a certificate of
+    authority and key ID, which outlive a renewal. `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
     accepted it. `reply`: the secret of the confirmation that the sender wants, if any.
     """
@@ -172,10 +173,11 @@ class PacketAuthorizer:
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
         place = source if request.asked is None else request.asked
         name, number = credential.name, message_number(message.body)
+        signer = credential.certified_signer or request.signer
         if request.flags & CLOSE:
-            return KnockClose(door, place, name, request.signer, number, request.time_ms, target.is_shared)
+            return KnockClose(door, place, name, signer, number, request.time_ms, target.is_shared)
         for_ms = credential.granted_ms(request.for_s, self._doors[door])
-        return KnockGrant(door, place, for_ms, name, request.signer, number, request.time_ms, target.is_shared)
+        return KnockGrant(door, place, for_ms, name, signer, number, request.time_ms, target.is_shared)
 
     def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
         signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature

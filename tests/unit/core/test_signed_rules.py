@@ -8,8 +8,8 @@ from unittest.mock import patch
 import pytest
 
 from doorward.core import signed_rules
-from doorward.core.signed_rules import CloseDates, DatedKnock, Holders, Share, may_open
-from doorward.model import Source
+from doorward.core.signed_rules import CloseDates, DatedKnock, Holders, may_open
+from doorward.model import Share, Source
 
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 
@@ -103,7 +103,8 @@ def test_opening_ends_with_its_last_holder() -> None:
 def test_close_removes_the_signers_own_share_if_it_is_dated_before() -> None:
     holders = held(Share("key alice", 10.0, 100), Share("key bob", 20.0, 100), Share("hand", 30.0))
     assert holders.close("key alice", 101) == held(Share("key bob", 20.0, 100), Share("hand", 30.0))
-    assert holders.close("key alice", 100) == holders
+    assert holders.close("key alice", 100) == holders.close("key alice", 101)  # a date counts as before itself
+    assert holders.close("key alice", 99) == holders
     assert holders.close("hand", 101) == holders  # an operator's opening has no date
 
 

@@ -503,7 +503,12 @@ def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.
     second.close()
 
 
-LATER = {1: ("clock",), 2: ("seen", "seen_floor"), 3: ("seen_forgotten", "bans")}  # tables, by the version before
+LATER = {
+    1: ("clock",),
+    2: ("seen", "seen_floor"),
+    3: ("seen_forgotten", "bans"),
+    4: ("closes",),
+}  # tables, by the version before
 
 
 @pytest.mark.parametrize("version", LATER)
@@ -513,7 +518,7 @@ def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> Non
     first.close()
     missing = [table for before, tables in LATER.items() if before >= version for table in tables]
     with closing(sqlite3.connect(path)) as db:
-        drops = "".join(f"DROP TABLE {table};" for table in missing)
+        drops = "ALTER TABLE openings DROP COLUMN shares;" + "".join(f"DROP TABLE {table};" for table in missing)
         db.executescript(f"{drops} PRAGMA user_version = {version}")
     assert [record.event for record in read_records(path, 0.0, 10)] == [
         "opened"
