@@ -121,7 +121,7 @@ def test_restarted_gate_catches_up(fleet: Fleet, number: signal.Signals) -> None
     second.event("closed", address=str(goes), by="fleet")
     second.event("opened", address=str(comes), by="knock at edge-1")
     fleet.await_everywhere({str(stays), str(comes)})
-    first.end(number)  # the gate that opened them: it opens nothing anew
+    first.end(number)  # the gate that opened them: it opens nothing again
     second.run("close", "ssh", stays)
     first.start()
     first.event("closed", address=str(stays), by="fleet")
@@ -152,7 +152,7 @@ def test_killed_fleet_process_is_restarted(fleet: Fleet) -> None:
     second.event("opened", address=str(guest), by="knock at edge-1")
     os.kill(fleet_process(second.process.pid), signal.SIGKILL)
     second.message("the fleet process failed")
-    second.run("close", "ssh", guest)  # told to the next one
+    second.run("close", "ssh", guest)  # sent to the next one
     first.event("closed", address=str(guest), by="fleet")
     fleet.knock(late)
     second.event("opened", address=str(late))
