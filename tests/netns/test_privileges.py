@@ -24,6 +24,7 @@ from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.knockd import until
 from tests.support.service_user import (
+    AS_THE_UNIT,
     GROUP,
     METRICS,
     STAFF,
@@ -388,10 +389,6 @@ def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_p
 
 
 # What the unit gives: its user, one capability, no new privileges, and a system that it cannot write.
-AS_THE_UNIT = [
-    "setpriv", "--reuid", str(USER), "--regid", str(GROUP), "--clear-groups", "--no-new-privs",
-    "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--ambient-caps", "-all,+net_admin",
-]  # fmt: skip
 SEALED = (
     "mount --bind {folder} {folder}",
     "mount --bind -o ro {folder}/configuration {folder}/configuration",

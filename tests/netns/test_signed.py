@@ -17,7 +17,7 @@ from doorward.lab.topology import Lab
 from doorward.model import Element, Port
 from doorward.nftables.chains import SIGNED_CALM_BURST
 from doorward.packets.datalink import strip_link_header
-from doorward.packets.packet import udp_payload
+from doorward.packets.packet import parse_udp
 from doorward.signed.message import CERTIFICATE, ONCE, pack_body, signer_hash
 from doorward.signed.server_key import HYBRID
 from tests.support import ssh_keygen
@@ -160,7 +160,7 @@ def test_what_tcpdump_captured_is_refused_wherever_it_comes_from(site: Site) -> 
     with tcpdump(site.lab.server, "-i", "eth0", "udp", "port", "62201") as capture:
         site.lab.client.run(knock, env={"HOME": "/nonexistent", "SSH_AUTH_SOCK": ""})
         (frame,) = capture.await_frames(1)
-    source, packet = udp_payload(strip_link_header(frame.link, frame.data).packet)
+    source, _, _, _, packet = parse_udp(strip_link_header(frame.link, frame.data).packet)
     assert source == guest.source.packed
     site.daemon.event("opened", address=str(guest))
     refused = []

@@ -40,7 +40,6 @@ ELSEWHERE = (
     Elsewhere("README.md", "apt install nftables ", _PACKAGES, "scripts/test"),
     Elsewhere("README.md", "python3 -m venv /opt/doorward ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("README.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
-    Elsewhere("docs/fleet.md", "systemctl daemon-reload ", _SYSTEMD),
     Elsewhere("docs/install.md", "scripts/deb ", _FROM_NET, "scripts/deb --test"),
     Elsewhere("docs/install.md", "apt install ./build/", _PACKAGES, "scripts/deb --test"),
     Elsewhere("docs/install.md", "apt install nftables ", _PACKAGES, "scripts/test"),

@@ -36,6 +36,7 @@ _SIGNED = {
     "asked": "--from",
     "gate": "--gate",
     "for_s": "--for",
+    "confirm": "--confirm",
 }
 SIGNED_PORT_HELP = f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})"
 LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
     )
     signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
-    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
     signed.add_argument("--signed-port", dest="signed_ports", metavar="PORT", help=SIGNED_PORT_HELP)
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
@@ -72,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
     )
     signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
-    signed.add_argument("--for", dest="for_s", metavar="TIME", help="how long to keep the door open")
+    signed.add_argument("--for", dest="for_s", metavar="T", help="how long to keep the door open")
+    signed.add_argument("--confirm", action="store_const", const=True, help="wait for the gate's confirmation")
+    signed.add_argument("--no-confirm", dest="confirm", action="store_const", const=False, help="do not wait for it")
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:
@@ -189,7 +192,7 @@ def _plan_sequence(
     path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose_door: Callable[[KnownHost], str]
 ) -> KnockPlan:
     if hosts and is_exposed(path):
-        _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
+        warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
     words = words or [choose_door(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
@@ -200,10 +203,11 @@ def _plan_sequence(
 def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:
     """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
     if host.doors and door not in host.doors and (hint := suggestion(door, host.doors)):
-        _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
+        warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Print a warning."""
     sys.stderr.write(f"doorward: warning: {visible(text)}\n")
 
 

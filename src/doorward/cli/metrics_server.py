@@ -93,6 +93,10 @@ def families(stats: Stats) -> Iterator[Metric]:
     yield _latency(stats["latency"])
     if (signed := stats["signed"]) is not None:
         yield _gauge("doorward_signed_ready", "Whether signed knocks are accepted.", signed["takes"])
+        help_text = "Signed knocks that opened or closed a door and asked for a confirmation, by its outcome."
+        confirmed = CounterMetricFamily("doorward_confirmations", help_text, labels=["outcome"])
+        counts = signed["confirmations"]["counts"]
+        yield _with_samples(confirmed, {(outcome,): count for outcome, count in counts.items()})
     if (fleet := stats.get("fleet")) is not None:  # missing from an older daemon
         yield from _fleet(fleet)
     yield _counter(

@@ -15,6 +15,10 @@ from typing import TypeVar
 
 from doorward.client.sequence import Target
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from doorward.client.confirmation import ReplyListener
+
 # A signed knock opens its door once a process has verified it: after a millisecond or two. A SYN that arrives earlier
 # is dropped, and TCP retransmits it only after one second, so more attempts follow soon. They are few and spread out,
 # since SYNs at an open door count against the limits of other firewalls (`ufw limit`: six in 30 s). The service rarely
@@ -35,18 +39,23 @@ class Reply(Enum):
     SILENT = "silent"
 
 
-def open_connection(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
-    """Return a connection, or the reply met within `patience_s`. Unused attempts are closed."""
-    attempts = _Attempts(target, port)
+def open_connection(
+    target: Target, port: int, patience_s: float, replies: ReplyListener | None = None
+) -> socket.socket | Reply:
+    """Return a connection, or the reply met within `patience_s`. Unused attempts are closed.
+
+    A confirmation of the knock starts an attempt at once.
+    """
+    attempts = _Attempts(target, port, replies)
     try:
         return attempts.run(time.monotonic(), patience_s)
     finally:
         attempts.close()
 
 
-def try_port(target: Target, port: int, patience_s: float) -> Reply:
+def try_port(target: Target, port: int, patience_s: float, replies: ReplyListener | None = None) -> Reply:
     """Connect, close the connection again and return the reply."""
-    connection = open_connection(target, port, patience_s)
+    connection = open_connection(target, port, patience_s, replies)
     if isinstance(connection, Reply):
         return connection
     connection.close()
@@ -56,8 +65,8 @@ def try_port(target: Target, port: int, patience_s: float) -> Reply:
 class _Attempts:
     """Sockets that are connecting to one port."""
 
-    def __init__(self, target: Target, port: int) -> None:
-        self._target, self._address = target, target.at(port)
+    def __init__(self, target: Target, port: int, replies: ReplyListener | None = None) -> None:
+        self._replies, self._target, self._address = replies, target, target.at(port)
         self._connecting: list[socket.socket] = []
         self._starts_s = list(ATTEMPTS_S)
 
@@ -98,7 +107,10 @@ class _Attempts:
 
     def _first_connected(self, timeout_s: float) -> socket.socket | None:
         """Return the first connected socket; close those that were refused."""
-        _, done, _ = select.select([], self._connecting, [], timeout_s)
+        awaited = [] if self._replies is None else self._replies.sockets()
+        confirmed, done, _ = select.select(awaited, self._connecting, [], timeout_s)
+        if confirmed and self._replies is not None and self._replies.read():
+            self._starts_s.insert(0, 0.0)  # the door is open: now
         for attempt in done:
             self._connecting.remove(attempt)
             if attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:

@@ -25,6 +25,8 @@ _TEXT = {
     "released": "released {door} to {address}, by {by}; open for {for} more, by {still}",
     "not_open": "closed nothing: {by} had not opened {door} to {address} before",
     "ran": "ran the command of {door} for {address}, by {by}",
+    "confirmed": "confirmed {door} for {address} to {to}",
+    "unconfirmed": "did not confirm {door} for {address} to {to}: {reason}",
     "refused": "refused {address}: {reason}",
     "banned": "banned {address} for {for}",
     "unbanned": "unbanned {address}",

@@ -17,9 +17,11 @@ from doorward.core.openings import Effect, LogLine, SetElements, on_open, on_sig
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
+from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import Clock, PacketId
+from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
     REJECTIONS_PER_S,
@@ -56,9 +58,15 @@ class SignedKnocks:
     """Run a verifier. While its successor reads the files it goes on, and datagrams wait in the kernel."""
 
     def __init__(
-        self, openings: OpeningsService, bans: BanList, fleet: Callable[[], FleetSync | None], window_ms: int
+        self,
+        openings: OpeningsService,
+        bans: BanList,
+        fleet: Callable[[], FleetSync | None],
+        window_ms: int,
+        replies: ReplySockets | None = None,
     ) -> None:
         self._openings, self._bans, self._fleet = openings, bans, fleet
+        self._confirmations = Confirmations(replies or ReplySockets(), openings.log)
         self._log = datagram_log(SIGNED_GROUP)
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
@@ -84,6 +92,7 @@ class SignedKnocks:
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
+        self._confirmations.configure(configuration.confirming_ports)
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -92,8 +101,9 @@ class SignedKnocks:
         self._start()
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, and the number of rejected datagrams by reason."""
-        return {"takes": self._verifier is not None, "refused": dict(self.counts)}
+        """Return whether a verifier is running, the number of rejected datagrams by reason, and the confirmations."""
+        confirmations = self._confirmations.as_dict()
+        return {"takes": self._verifier is not None, "refused": dict(self.counts), "confirmations": confirmations}
 
     def close(self) -> None:
         """End the verifier and close the log."""
@@ -103,6 +113,7 @@ class SignedKnocks:
             self._openings.loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
+        self._confirmations.configure(())
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
@@ -288,7 +299,12 @@ class SignedKnocks:
         self._applied([knock for knock in applied if (knock.door, knock.place) not in refused])
 
     def _applied(self, knocks: list[ValidKnock]) -> None:
-        """Handle knocks that opened or closed something, which the kernel and the ledger have."""
+        """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel."""
+        now_s = self._openings.loop.now_s()
+        for knock in knocks:
+            opening = self._openings.table.get(knock.door, knock.place)
+            left_s = max(0, int(opening.until_s - now_s)) if opening is not None else 0
+            self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()

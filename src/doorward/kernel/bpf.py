@@ -47,6 +47,7 @@ class Instruction(NamedTuple):
 
 Program = list[Instruction]
 _DROP = [Instruction(_RETURN, 0)]
+DROP_ALL: Program = _DROP
 _PASS = [Instruction(_RETURN, COPIED_BYTES)]
 _PASS_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
 

@@ -26,7 +26,7 @@ from doorward.signed.message import (
     signed_text,
     target_hash,
 )
-from doorward.signed.reply import ReplySecret, reply_secret
+from doorward.signed.reply import ReplyPath, ReplySecret, reply_secret
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import Presence, PublicKey, verify
 from doorward.signed.sshsig import expand_signature
@@ -46,7 +46,7 @@ class KnockGrant(NamedTuple):
     `key` is the signer's name for users, and `signer` identifies it: the hash of its key, or for a certificate of
     authority and key ID, which outlive a renewal. `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
-    accepted it. `reply`: the secret of the confirmation that the sender wants, if any.
+    accepted it. `reply` and `path`: the secret of the confirmation that the sender wants, if any, and its way.
     """
 
     door: str
@@ -58,6 +58,7 @@ class KnockGrant(NamedTuple):
     time_ms: int
     is_shared: bool = False
     reply: ReplySecret | None = None
+    path: ReplyPath | None = None
 
 
 class KnockClose(NamedTuple):
@@ -71,6 +72,7 @@ class KnockClose(NamedTuple):
     time_ms: int
     is_shared: bool = False
     reply: ReplySecret | None = None
+    path: ReplyPath | None = None
 
 
 class KnockRejection(NamedTuple):

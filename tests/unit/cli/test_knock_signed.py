@@ -209,7 +209,8 @@ def test_dump_shows_every_field_and_sends_nothing(
 
 
 def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--dump", "--json"]
+    words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--confirm",
+             "--dump", "--json"]  # fmt: skip
     assert main(["knock", "127.0.0.1", "ssh", "db", *words]) == 0
     for line, door in zip(capsys.readouterr().out.splitlines(), ("ssh", "db"), strict=True):
         fields = json.loads(line)
@@ -223,7 +224,7 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
         assert fields["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(fields["body"])).hex()
         assert fields["target"] == target_hash("paris", door).hex()
         assert fields["signer"] == signer_hash(blob_of(key("ed25519"))).hex()
-        assert fields["flags"] == []
+        assert fields["flags"] == ["confirm"]
         check_signature(bytes.fromhex(fields["signature"]), bytes.fromhex(fields["signed_text"]))
 
 

@@ -16,11 +16,12 @@ from doorward.daemon.verifier import (
     parse_report,
 )
 from doorward.errors import MalformedError
-from doorward.kernel.nflog import Datagram
+from doorward.kernel.nflog import LoggedDatagram
+from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection, Verdict
 from doorward.signed.reply import ReplySecret
 
-GUEST = ip_address("192.0.2.7")
+GUEST, SERVER = ip_address("192.0.2.7"), ip_address("192.0.2.1")
 WALL_S = 1_800_000_000.0
 
 
@@ -49,8 +50,9 @@ def desk() -> VerifierQueue:
     return VerifierQueue(Judging())  # type: ignore[arg-type]
 
 
-def packet(kind: str, number: int = 0) -> Datagram:
-    return Datagram(GUEST.packed, kind.encode() + number.to_bytes(15) + b"the rest")
+def packet(kind: str, number: int = 0) -> LoggedDatagram:
+    payload = kind.encode() + number.to_bytes(15) + b"the rest"
+    return LoggedDatagram(UdpDatagram(GUEST.packed, 40_000, SERVER.packed, 62201, payload), 2)
 
 
 def test_grants_are_reported_at_once() -> None:
@@ -77,7 +79,7 @@ def test_copy_is_not_granted_again() -> None:
 
 def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
     here, real = desk(), packet("F")
-    copy = real._replace(source=ip_address("203.0.113.9").packed)
+    copy = real._replace(udp=real.udp._replace(source=ip_address("203.0.113.9").packed))
     (report,) = here.run([copy, copy, real, copy, real], WALL_S, 0.0)
     assert report.knocks == [grant()]
     assert report.counts == {"forbidden": 1, "repeated": 3}
