@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -192,6 +195,110 @@ def test_injected_names_are_text(
     assert page.browser.evaluate("[document.images.length, document.scripts.length]") == [0, 2]
     assert page.browser.evaluate("document.title") != "run"
     assert page.browser.complaints() == []
+
+
+class Site(SimpleHTTPRequestHandler):
+    """Serves the page's directory with a clock that is ahead by `ahead_s`."""
+
+    def __init__(self, ahead_s: float, *args: Any, **options: Any) -> None:
+        self.ahead_s = ahead_s
+        super().__init__(*args, **options)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(int(time.time() + self.ahead_s if timestamp is None else timestamp))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def site(page: Page, ahead_s: float = 0.0, host: str = "127.0.0.1") -> Iterator[str]:
+    """The address of the page on a site of the client."""
+    folder, _, name = page.address.removeprefix("file://").rpartition("/")
+    server = page.lab.client.call(
+        ThreadingHTTPServer,
+        (host, 0),
+        partial(Site, ahead_s, directory=folder),
+    )
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://{'localhost' if host == '127.0.0.1' else host}:{server.server_port}/{name}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def with_script(browser: Browser, script: str) -> Iterator[None]:
+    """Run a script in front of a page's own."""
+    made = browser.ask("Page.addScriptToEvaluateOnNewDocument", source=script)
+    yield
+    browser.ask("Page.removeScriptToEvaluateOnNewDocument", **made)
+
+
+def notices(browser: Browser) -> list[str]:
+    found: list[str] = browser.evaluate("[...document.querySelectorAll('[role=alert]')].map(each => each.textContent)")
+    return found
+
+
+def test_page_works_offline(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["share", "--worker"]) == 0
+    Path(page.address.removeprefix("file://")).with_name("knock-worker.js").write_text(capsys.readouterr().out)
+    with site(page) as address:
+        page.browser.open(address)
+        page.gate.authorize(page.browser.evaluate("doorward.line()"))
+        page.browser.evaluate("navigator.serviceWorker.ready.then(() => null)")
+        while not page.browser.evaluate("caches.match(location.href).then(Boolean)"):
+            pass  # the worker is fetching it
+        assert page.browser.complaints() == []
+    page.browser.open(address)
+    assert page.knock() == "confirmed"
+
+
+@pytest.mark.parametrize(("ahead_s", "words"), [(0, []), (120, ["behind"]), (-3600, ["ahead"])])
+def test_clock_is_compared_with_the_sites(page: Page, ahead_s: int, words: list[str]) -> None:
+    with site(page, ahead_s) as address:
+        page.browser.open(address)
+        page.browser.evaluate("doorward.line()")
+        deadline_s = time.monotonic() + 1 + 20 * len(words)
+        while len(notices(page.browser)) < max(1, len(words)) and time.monotonic() < deadline_s:
+            pass
+        found = notices(page.browser)
+    assert len(found) == len(words)
+    assert all(f"{abs(ahead_s) // 100}" in notice and word in notice for notice, word in zip(found, words, strict=True))
+
+
+def test_obstacles_are_named(page: Page) -> None:
+    with site(page, host=str(page.lab.client.ipv4)) as address:
+        page.browser.open(address)
+        assert notices(page.browser) == [
+            "This page needs https, or a file on this device: browsers keep cryptography from pages loaded over http."
+        ]
+    with with_script(page.browser, "delete globalThis.RTCPeerConnection"):
+        page.browser.open(page.address)
+        assert [notice[:22] for notice in notices(page.browser)] == ["WebRTC is switched off"]
+    with with_script(page.browser, "IDBFactory.prototype.open = () => { throw new Error('closed'); }"):
+        page.browser.open(page.address)
+        page.gate.authorize(page.browser.evaluate("doorward.line()"))
+        assert ["private window" in notice for notice in notices(page.browser)] == [True]
+        assert page.knock() == "confirmed"
+
+
+def test_browser_without_ed25519(page: Page) -> None:
+    failing = """
+      const generate = crypto.subtle.generateKey.bind(crypto.subtle);
+      crypto.subtle.generateKey = async (algorithm, ...rest) => {
+        if (algorithm === "Ed25519") throw new DOMException("", "NotSupportedError");
+        return generate(algorithm, ...rest);
+      };"""
+    with site(page) as address, with_script(page.browser, failing):  # a site of its own has no key yet
+        page.browser.open(address)
+        line = page.browser.evaluate("doorward.line()")
+        assert line.startswith("ecdsa-sha2-nistp256 ")
+        page.gate.authorize(line)
+        assert page.knock() == "confirmed"
 
 
 def test_what_a_screen_reader_gets(page: Page) -> None:

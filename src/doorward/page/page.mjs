@@ -323,7 +323,7 @@ async function compareClocks() {
 }
 
 function workOffline() {
-  if (location.protocol === "https:") navigator.serviceWorker?.register(WORKER).catch(() => null);
+  if (location.protocol.startsWith("http")) navigator.serviceWorker?.register(WORKER).catch(() => null);
 }
 
 async function start() {
