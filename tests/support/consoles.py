@@ -39,13 +39,13 @@ ELSEWHERE = (
     Elsewhere("docs/install.md", "/opt/doorward/bin/pip install ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/install.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
     Elsewhere("docs/install.md", "systemctl ", _SYSTEMD, "tests/packaging/test_deb.py"),
-    Elsewhere("docs/kernels.md", "scripts/test-kernels", "boots two more kernels, for an hour", "scripts/test-kernels"),
+    Elsewhere("docs/dev/kernels.md", "scripts/test-kernels", "boots two kernels, for an hour", "scripts/test-kernels"),
     Elsewhere("docs/locked-out.md", "systemctl disable ", _SYSTEMD),
     Elsewhere("docs/metrics.md", "/opt/doorward/bin/pip install ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/phone.md", "pkg install ", _PHONE),
     Elsewhere("docs/phone.md", "pip wheel ", _PHONE, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/phone.md", "pip install ./doorward-", _PHONE, "tests/packaging/test_wheel.py"),
-    Elsewhere("docs/session.md", "", "a recorded session on a whole Debian", "tests/packaging/test_session.py"),
+    Elsewhere("docs/dev/session.md", "", "a recorded session on a whole Debian", "tests/packaging/test_session.py"),
 )
 
 

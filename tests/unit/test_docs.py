@@ -20,7 +20,12 @@ TOML = [block for page in PAGES for block in blocks(page, "toml")]
 OF_PARTS = {"no door is defined"}  # what may be said of a block that shows only a part of a file
 LINK = re.compile(r"(?<!!)!?\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`doorward ([^`]+)`(?!`)")
-README_LINES = 120
+README_LINES, PAGE_WORDS = 120, 1200
+REFERENCE = (
+    "docs/configuration.md",
+    "docs/reference/",
+    "docs/dev/",
+)  # looked up, or for contributors
 NO_CALLS = {"COMMAND", "--version", "signed"}  # what else stands behind the name: `doorward signed knock 1` is a text
 
 
@@ -135,6 +140,11 @@ def test_named_tests_exist(page: Path) -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name_of)
+def test_pages_are_short(page: Path) -> None:
+    assert name_of(page).startswith(REFERENCE) or len(without_blocks(page).split()) <= PAGE_WORDS
 
 
 def test_every_page_is_led_to() -> None:
