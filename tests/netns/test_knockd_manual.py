@@ -50,7 +50,7 @@ def test_example_1_opens_by_one_knock_and_closes_by_another(tmp_path: Path, prog
         until(lambda: place.knockd.opened() == {(ONE, "openSSH"), (ONE, "closeSSH")})  # the log is read by a thread
 
 
-def test_example_1_to_the_letter_runs_and_is_told_of(tmp_path: Path) -> None:
+def test_example_1_to_the_letter_runs_and_is_logged(tmp_path: Path) -> None:
     """iptables takes no `--dport` without `-p tcp`: the page's own command fails, and the log says how."""
     with site(OURS[0], tmp_path, doors_of(MANUAL_1)) as place:
         place.send(ONE, "7000", "8000", "9000")

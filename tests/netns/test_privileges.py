@@ -139,7 +139,7 @@ def test_each_process_has_what_it_needs_and_no_more(daemon: ServiceDaemon, visit
     assert daemon.events()[0]["message"] == "1 door, mode guard; 0 open"  # no word of root
 
 
-def test_who_serves_metrics_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemon) -> None:
+def test_metrics_user_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemon) -> None:
     daemon.start()
     assert stat.S_IMODE(daemon.control.stat().st_mode) == 0o660
     as_metrics = ["setpriv", "--reuid", str(METRICS), "--regid", str(METRICS), "--clear-groups"]
@@ -419,7 +419,7 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
         daemon.end()
 
 
-def test_sequences_that_everybody_can_read_are_told_of(daemon: ServiceDaemon) -> None:
+def test_world_readable_sequences_are_reported(daemon: ServiceDaemon) -> None:
     daemon.config.chmod(0o644)
     daemon.start()
     said = daemon.message("every user of this host can read the sequences")

@@ -324,7 +324,7 @@ def test_a_vlan_is_seen_once_and_by_its_own_interface(rings: OpenRing, direct_la
 
 
 @pytest.mark.parametrize(("tag", "seen"), [(0, [5]), (5, [])], ids=["priority alone", "no VLAN of this host"])
-def test_a_tag_is_no_way_round(rings: OpenRing, frames: Frames, tag: int, seen: list[int]) -> None:
+def test_vlan_tag_does_not_bypass_the_filter(rings: OpenRing, frames: Frames, tag: int, seen: list[int]) -> None:
     ring = rings()
     frames.send(b"\x81\x00" + struct.pack("!H", tag) + b"\x08\x00" + ipv4(Protocol.UDP, udp(5)))
     assert numbers(ring) == seen

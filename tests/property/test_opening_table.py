@@ -36,11 +36,11 @@ class BookMachine(RuleBasedStateMachine):
     @rule(door=st.sampled_from(DOORS), address=st.sampled_from(ADDRESSES), opened=some_ports, for_s=durations)
     def open(self, door: str, address: Address, opened: tuple[Port, ...], for_s: float) -> None:
         before = self.book.get(door, address)
-        stands = self.book.open(Opening(door, address, opened, self.now_s, self.now_s + for_s, "knock"))
+        opening = self.book.open(Opening(door, address, opened, self.now_s, self.now_s + for_s, "knock"))
         self.hold(door, address, "knock", for_s, 0)
-        assert stands.until_s == self.ends[door, address]
-        assert stands.since_s == (before.since_s if before else self.now_s)
-        assert set(opened) <= set(stands.ports)
+        assert opening.until_s == self.ends[door, address]
+        assert opening.since_s == (before.since_s if before else self.now_s)
+        assert set(opened) <= set(opening.ports)
 
     def hold(self, door: str, address: Address, by: str, for_s: float, dated_ms: int) -> None:
         until_s = self.now_s + for_s

@@ -131,7 +131,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: max((self.packets[n] for n in self.used), default=0) <= self.true_ms)
     @rule()
-    def whoever_is_honest_gets_in_once_the_clock_is_right(self) -> None:
+    def honest_knocks_are_accepted_once_the_clock_is_right(self) -> None:
         self.wrong_ms = 0
         self.table.follow_clock(WINDOW_MS)
         self.true_ms += WINDOW_MS

@@ -53,7 +53,7 @@ def program(folder: Path, name: str, *words: object) -> None:
 
 
 def search_path(folder: Path) -> str:
-    """Give a PATH on which doorward's programs are found first."""
+    """Return a PATH on which doorward's programs are found first."""
     program(folder, "doorward", *DOORWARD)
     program(folder, "knock", sys.executable, "-m", "doorward.cli.knockd_client")
     return f"{folder}/bin:{os.environ['PATH']}"
@@ -74,7 +74,7 @@ class Seat:
         self.env = {name: str(value) for name, value in given.items()}
 
     def script(self, call: Call) -> list[str]:
-        """Give the shell's words that do what a line says, and write where it left the shell."""
+        """Return the shell's words that do what a line says, and write where it left the shell."""
         typed = call.typed
         for page, here in self.meant.items():
             typed = typed.replace(page, here)

@@ -1,4 +1,4 @@
-"""Every console of the documentation is typed by a test, or stands in the table of those that no test can type."""
+"""Every console of the documentation is typed by a test, or is in the table of those that no test can type."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_table_holds_nothing_that_is_gone(entry: Elsewhere) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_stand_in_consoles(page: Path) -> None:
+def test_commands_are_in_consoles(page: Path) -> None:
     """Indented, they would be typed by nobody."""
     assert re.findall(rf"^    (?:{COMMAND}) .*", without_blocks(page), re.MULTILINE) == []
 

@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="as root: save the file as the last good copy, if the daemon runs with it",
+        "--keep", action="store_true", help="as root: save the file as the last good copy, if the daemon runs with it"
     )
 
 

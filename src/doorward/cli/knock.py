@@ -135,5 +135,7 @@ def _wait(
         return next(reply for reply in Reply if reply in replies)
 
     reply, rounds = knock_until_open(lambda: knock(targets), try_targets, timeout_s)
+    if listener is not None:
+        listener.close()
     if reply is not Reply.OPEN:
         raise closed_error(plan, port, reply, rounds)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from doorward.config.schema import Configuration, Signed
-from doorward.core.openings import Effect, LogLine, on_open, on_signed_close, signed_opening
+from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_open, on_signed_close, signed_opening
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
@@ -290,7 +290,7 @@ class SignedKnocks:
                 continue
             found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
             effects += found
-            if not all(isinstance(effect, LogLine) for effect in found):
+            if any(isinstance(effect, SetElements | RecordRun) for effect in found):
                 applied.append(knock)
         refused = {refusal.change.key: refusal.error for refusal in self._openings.perform(effects)}
         for knock in applied:
@@ -303,7 +303,7 @@ class SignedKnocks:
         now_s = self._openings.loop.now_s()
         for knock in knocks:
             opening = self._openings.table.get(knock.door, knock.place)
-            left_s = max(0, int(opening.until_s - now_s)) if opening is not None else 0
+            left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
             self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:

@@ -75,11 +75,7 @@ def address_filter(packed: bytes, *, outgoing: bool) -> Program:
         at = offsets[outgoing] + 4 * number
         program = [Instruction(_LOAD_WORD, at), *_if(_IF_EQUAL, word, program, _DROP)]
     version = 4 if len(packed) == 4 else 6
-    program = [
-        Instruction(_LOAD_BYTE, 0),
-        Instruction(_SHIFT_RIGHT, 4),
-        *_if(_IF_EQUAL, version, program, _DROP),
-    ]
+    program = [Instruction(_LOAD_BYTE, 0), Instruction(_SHIFT_RIGHT, 4), *_if(_IF_EQUAL, version, program, _DROP)]
     own = (
         _if(_IF_EQUAL, _OWN_TYPE, program, _DROP)
         if outgoing

@@ -127,10 +127,7 @@ class Demo:
 
     def _start_daemon(self) -> None:
         self._prompt(self._lab.server, "doorward run &")
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            (self._directory / "log").open("w") as log,
-        ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, (self._directory / "log").open("w") as log:
             ready.bind(str(self._directory / "notify"))
             env = self.environment(self._directory) | {"NOTIFY_SOCKET": str(self._directory / "notify")}
             daemon = self._lab.server.popen([sys.executable, "-m", "doorward", "run"], env=env, stderr=log, stdout=log)

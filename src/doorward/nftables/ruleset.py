@@ -231,11 +231,7 @@ def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = ""
 
 
 def _data(doors: Sequence[Door], automaton: Automaton, *, log_steps: bool) -> list[str]:
-    data = [
-        maps.delta(doors, automaton),
-        maps.same(automaton),
-        maps.number(automaton, every=log_steps),
-    ]
+    data = [maps.delta(doors, automaton), maps.same(automaton), maps.number(automaton, every=log_steps)]
     if any(machine.fail for machine in automaton.machines):
         data.append(maps.fail(automaton))
     if automaton.known_ports is not None:

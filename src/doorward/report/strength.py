@@ -47,10 +47,7 @@ class GateAudit(NamedTuple):
 
 
 def audit_gate(
-    configuration: Configuration,
-    findings: Iterable[Finding],
-    lines: Mapping[Keys, int],
-    sessions: Iterable[Session],
+    configuration: Configuration, findings: Iterable[Finding], lines: Mapping[Keys, int], sessions: Iterable[Session]
 ) -> GateAudit:
     """Return the findings of `check` by door, with the ports of sequences masked: pages are passed on."""
     owners = {line: path[1] for path, line in lines.items() if path[0] == "doors" and len(path) > 1}

@@ -182,7 +182,7 @@ def test_every_parser_knows_its_program() -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status", "--help"], ["compile"]])
-def test_closed_pipe_is_no_error(words: list[str], tmp_path: Path) -> None:
+def test_closed_pipe_is_not_an_error(words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "configuration_directory"
     folder.mkdir()
     (folder / "doorward.toml").write_text('[doors.ssh]\nopens = ["22/tcp"]\n')

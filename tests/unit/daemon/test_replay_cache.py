@@ -98,7 +98,7 @@ def test_after_an_unclean_boot_nothing_from_before_it_is_good(machine: Machine) 
     first_ms = booted_ms + AHEAD_MS  # what was dated so far ahead was not synced
     assert machine.claim(claim(2, first_ms - 1))[0].startswith("it is older")
     assert machine.claim(claim(3, first_ms)) == [""]
-    assert machine.begin(NEXT_BOOT, booted_ms) == ""  # the same boot: told once
+    assert machine.begin(NEXT_BOOT, booted_ms) == ""  # the same boot: logged once
     assert machine.claim(claim(4, first_ms - 1))[0].startswith("it is older")  # and true for all of it
     machine.table.close()
     machine.begin("boot-3", booted_ms + 1)
@@ -126,7 +126,7 @@ def test_the_start_is_reckoned_by_the_clock_at_the_end(machine: Machine) -> None
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["a new ledger", "an unclean boot"])
-def test_a_clock_that_was_ahead_at_a_start_shuts_nobody_out_once_it_is_right(
+def test_clock_that_was_ahead_at_a_start_rejects_no_knock_once_it_is_right(
     db: sqlite3.Connection, is_new: bool
 ) -> None:
     year_ms = 365 * DAY_MS
@@ -278,8 +278,8 @@ def test_a_ledger_that_does_not_say_from_when_it_is_whole_is_damaged(tmp_path: P
     with sqlite3.connect(path) as other:
         other.execute("UPDATE seen_floor SET floor = ?", (floor,))
     other.close()
-    ledger, told = open_ledger(path, "stamp")
-    assert told
+    ledger, set_aside = open_ledger(path, "stamp")
+    assert set_aside
     assert ledger.follows_a_damaged_one
     ledger.close()
 
