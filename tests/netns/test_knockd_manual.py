@@ -29,14 +29,14 @@ EXAMPLE_1 = doors_of(MANUAL_1).replace(" --dport", " -p tcp --dport")
 
 
 def rules(place: Site, source: str, chain: str = "INPUT") -> list[str]:
-    """Give the firewall's rules for a source."""
+    """Return the firewall's rules for a source."""
     tool = "iptables" if ip_address(source).version == 4 else "ip6tables"
     listed = place.lab.server.run([tool, "-S", chain]).stdout.splitlines()
     return [rule for rule in listed if f" {source}/" in rule]
 
 
 def accepts(source: str, what: str, chain: str = "INPUT") -> list[str]:
-    """Give the one rule that lets a source in, as iptables lists it."""
+    """Return the one rule that lets a source in, as iptables lists it."""
     return [f"-A {chain} -s {source}/{ip_address(source).max_prefixlen} -p tcp -m tcp {what} -j ACCEPT"]
 
 

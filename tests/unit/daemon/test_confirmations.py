@@ -55,7 +55,7 @@ class Client:
         return grant._replace(**fields)  # type: ignore[arg-type]
 
     def waiting(self) -> list[bytes]:
-        """Give the datagrams that have arrived."""
+        """Return the datagrams that have arrived."""
         self.socket.setblocking(False)
         found = []
         try:
