@@ -17,7 +17,7 @@ IMPURE = {
     "ctypes", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
     "shutil", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time",
 }  # fmt: skip
-PURE_PACKAGES = {"core", "explain", "importer", "lint", "packets", "report", "signed"}
+PURE_PACKAGES = {"core", "explain", "importer", "lint", "packets", "page", "report", "signed"}
 IMPURE_FILES = {  # of packages that are pure otherwise
     "config": {"files.py"},
     "doctor": {"host_state.py", "network.py", "replica.py", "rulesets.py", "trace.py"},
@@ -57,6 +57,8 @@ UNESCAPED = {
     ("cli/main.py", "f'doorward: unknown command {word!r}; {hint}\\n'"),
     ("cli/output.py", "text + '\\n'"),  # `colored_line`
     ("cli/report.py", "raw"),  # a page, or JSON
+    ("cli/share.py", "_page(args, configuration, doors, path)"),
+    ("cli/share.py", "files('doorward.page').joinpath('worker.js').read_text(encoding='utf-8')"),
     ("knockd/knockd_log.py", "f'warning: cannot open logfile: {error.strerror}\\n'"),
 }
 # Who may know whom: a module may import from its own rank and from the ranks before it.
@@ -68,7 +70,7 @@ RANKS = [
     {"nftables", "fleet"},
     {"daemon", "client"},
     {"knockd", "doctor", "verify", "explain", "watch", "report"},
-    {"init"},
+    {"init", "page"},
     {"lab", "cli", "__main__"},
 ]
 RANK = {name: number for number, names in enumerate(RANKS) for name in names}

@@ -283,6 +283,12 @@ export async function stunDescription(knock, address, ports) {
   return { type: "answer", sdp: lines.map((line) => `${line}\r\n`).join("") };
 }
 
+/** Return whether a connection has sent a request; Firefox does not count them. */
+async function hasSent(connection) {
+  const reports = [...(await connection.getStats()).values()];
+  return reports.some(({ type, requestsSent = 1 }) => type === "candidate-pair" && requestsSent > 0);
+}
+
 /**
  * Send a knock in STUN frames (browsers only) to an address, not a name. It is repeated until the server answers.
  *
@@ -296,8 +302,7 @@ export async function knockStun(knock, address, ports, waitMs = STUN_WAIT_MS) {
     await connection.setLocalDescription(await connection.createOffer());
     const description = await stunDescription(knock, address, ports);
     return await new Promise((resolve, reject) => {
-      const isSending = () => connection.localDescription?.sdp.includes("a=candidate:");
-      setTimeout(() => resolve(isSending() ? "silent" : "blocked"), waitMs);
+      setTimeout(async () => resolve((await hasSent(connection)) ? "silent" : "blocked"), waitMs);
       connection.oniceconnectionstatechange = () => {
         if (["connected", "completed"].includes(connection.iceConnectionState)) resolve("confirmed");
       };

@@ -420,8 +420,12 @@ class TestClient:
     def test_it_prints_what_is_open(self, site: Site, env: dict[str, str]) -> None:
         done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--for", "30s"], env=env)
         assert re.fullmatch(rf"open for {site.lab.client.ipv4} for (30|29) s \(\d+\.\d ms\)\n", done.stdout)
-        done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--no-confirm"], env=env)
-        assert done.stdout == ""
+        done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--close"], env=env)
+        assert re.fullmatch(rf"closed for {site.lab.client.ipv4} \(\d+\.\d ms\)\n", done.stdout)
+        assert site.daemon.openings() == []
+        done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--close"], env=env, check=False)
+        assert done.returncode == 1
+        assert "a close that ends nothing is silent" in done.stderr
 
     def test_without_a_confirmation_it_says_what_to_check(self, site: Site, env: dict[str, str]) -> None:
         begun_s = time.monotonic()

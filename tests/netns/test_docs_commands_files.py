@@ -110,7 +110,7 @@ def test_key(seat: Seat, console: Console) -> None:
 
 @pytest.mark.console("docs/reference/commands.md", "doorward share")
 def test_share(seat: Seat, console: Console) -> None:
-    for_a_camera, for_the_app, alone = console
+    for_a_camera, for_the_app, alone, for_a_browser = console
     configure(seat, WEAK + 'knock = ["7000/tcp", "8000/udp", "9000/tcp"]\n')
     link, picture = seat.type(for_a_camera).split("\n", 1)
     assert parse_link(link).host == str(seat.host.ipv4)
@@ -120,6 +120,37 @@ def test_share(seat: Seat, console: Console) -> None:
     assert [step["port"] for step in shared["steps"]] == [7000, 8000, 9000]
     found = parse_link(seat.type(alone).strip())
     assert (found.host, [name for name, _ in found.doors]) == ("server.example", ["ssh"])
+    configure(seat, WEAK + "[signed]\n")
+    key = seat.type(Call("#", "doorward key server", "")).splitlines()[-1]
+    seat.type(for_a_browser)
+    assert key in (seat.at / "knock.html").read_text()
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward allow")
+def test_allow(seat: Seat, console: Console) -> None:
+    (call,) = console
+    allow(seat, configure(seat, WEAK + "[signed]\n"), call)
+
+
+def allow(seat: Seat, config: Path, call: Call) -> None:
+    """Allow a key where the file has three lines."""
+    path = config.with_name("authorized_keys")
+    path.write_text("#\n#\n#\n")
+    line = " ".join([*ssh_keygen.public_line(ssh_keygen.key("ed25519")).split()[:2], "phone"])
+    seat.meant |= {"/etc/doorward": str(path.parent), "ssh-ed25519 AAAAC3… phone": line}
+    seat.type(call)
+    assert path.read_text() == f'#\n#\n#\ndoors="ssh",for-max="1h" {line}\n'
+
+
+@pytest.mark.console("docs/browser.md")
+def test_page_for_a_browser(seat: Seat, console: Console) -> None:
+    page, allowing = console
+    path = configure(seat, WEAK + "[signed]\n")
+    key = seat.type(Call("#", "doorward key server", "")).splitlines()[-1]
+    seat.type(page)
+    text = (seat.at / "knock.html").read_text()
+    assert all(part in text for part in (key, "2001:db8::7", "ssh://alice@192.0.2.7"))
+    allow(seat, path, allowing)
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward import")

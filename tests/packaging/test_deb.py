@@ -33,6 +33,8 @@ opens = ["22/tcp"]
 for = "1h"
 
 [signed]
+port = ["62201/udp", "443/udp"]
+confirm = true
 """
 MOST_BYTES = 1_000_000
 STRANGER = "198.51.100.77"
@@ -131,6 +133,10 @@ def test_from_install_to_purge(built: Built, machine: SystemdContainer, direct_l
     assert not answers(direct_lab)
     direct_lab.client.run([*knock, "ssh", "--server-key", server_key, "--identity", identity, "--wait", "22"])
     assert re.search(r"ssh +198\.51\.100\.1 .* key laptop", machine.says("doorward", "status"))
+    signed = (*knock, "ssh", "--server-key", server_key, "--identity", identity, "--confirm")
+    for port in ("62201", "443"):  # the second is one that the unit's daemon can open at its start only
+        done = direct_lab.client.run([*signed, "--signed-port", port])
+        assert done.stdout.startswith(f"open for {direct_lab.client.ipv4} for 1h (")
     warnings = machine.says("journalctl", "-q", "-u", "doorward", "-p", "warning", "-o", "cat")
     assert warnings == ""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from doorward.lab.namespace import NamespaceHost
 from tests.conftest import unavailable
 
 _WAIT_S = 60.0  # for one answer, on a machine that is busy
@@ -35,9 +36,12 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One page in one browser. `told`: what the protocol told since the page was opened, oldest first."""
+    """One page in one browser, on this machine or on a host of a lab.
 
-    def __init__(self, profile: Path) -> None:
+    `told`: what the protocol told since the page was opened, oldest first.
+    """
+
+    def __init__(self, profile: Path, host: NamespaceHost | None = None) -> None:
         program = shutil.which("chromium")
         if program is None:
             unavailable("not installed: chromium")
@@ -48,8 +52,9 @@ class Browser:
         theirs, self._write = os.pipe()
         self._read, answers = os.pipe()
         high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _HIGH) for end in (theirs, answers)]
+        command = [sys.executable, "-c", _LAUNCH, *map(str, high), program, *_OPTIONS, f"--user-data-dir={profile}"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, *map(str, high), program, *_OPTIONS, f"--user-data-dir={profile}"],
+            host.argv(command) if host else command,
             pass_fds=high,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -101,8 +106,8 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def evaluate(self, expression: str) -> Any:
-        """Give what an expression is in the page."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Give what an expression is in the page; of a promise, what it becomes."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

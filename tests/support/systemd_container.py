@@ -20,8 +20,10 @@ COMMAND_PATIENCE_S = 120.0
 _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
 _LEADER = "X_NSPAWN_LEADER_PID="  # what systemd-nspawn tells of itself, beside READY=1
 # Logs, and what tools and systemd note of their own work; whatever else appears, a package has left.
-_NOT_LOOKED_AT = ("dev", "packages", "run/agetty.reload", "run/log", "run/systemd", "tmp", "var/cache", "var/lib/apt",
-                  "var/lib/dpkg", "var/lib/systemd/timers", "var/log", "var/tmp", "etc/*-")  # fmt: skip
+_NOT_LOOKED_AT = (
+    *("dev", "packages", "run/agetty.reload", "run/credentials", "run/log", "run/systemd", "tmp", "var/cache"),
+    *("var/lib/apt", "var/lib/dpkg", "var/lib/systemd/timers", "var/log", "var/tmp", "etc/*-"),
+)
 
 
 # Its first process believes the control groups below its own to be all its own.

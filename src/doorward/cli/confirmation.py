@@ -18,6 +18,7 @@ _ROUGH_S = 120  # from here on a duration is printed in minutes
 def report(plan: KnockPlan, replies: ReplyListener) -> None:
     """Print the confirmations of the packets that were sent. NegativeResult: a door was not confirmed in time."""
     arrived = replies.wait()
+    replies.close()
     for line in describe(plan, arrived):
         print_sent(line)
     confirmed = {reply.awaited.door for reply in arrived}
@@ -67,6 +68,8 @@ def what_to_check(plan: KnockPlan, missing: Iterable[AwaitedReply]) -> Iterator[
     known = f"; known here: {', '.join(plan.host.doors)}" if plan.host.doors else ""
     gate = f"is named {plan.host.gate!r}" if plan.host.gate else "has no name"
     yield f"the names: whether the gate has the door {doors} and {gate}{known}"
+    if plan.closes:
+        yield "the opening: whether this key opened the door for this address; a close that ends nothing is silent"
     if is_clock_right is not False:
         state = "synchronized" if is_clock_right else "perhaps not synchronized"
         yield f"the clocks: this machine's is {state}; the gate's may be off"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
-  $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
+  $ doorward knock home --wait 22 && ssh home; doorward knock home --close
 """
 
 
@@ -135,5 +135,7 @@ def _wait(
         return next(reply for reply in Reply if reply in replies)
 
     reply, rounds = knock_until_open(lambda: knock(targets), try_targets, timeout_s)
+    if listener is not None:
+        listener.close()
     if reply is not Reply.OPEN:
         raise closed_error(plan, port, reply, rounds)

@@ -74,8 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     signed.add_argument("--for", dest="for_s", metavar="T", help="how long to keep the door open")
-    signed.add_argument("--confirm", action="store_const", const=True, help="wait for the gate's confirmation")
-    signed.add_argument("--no-confirm", dest="confirm", action="store_const", const=False, help="do not wait for it")
+    signed.add_argument(
+        "--confirm", action="store_const", const=True, help="wait for the gate's confirmation; exit status 1 without"
+    )
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:

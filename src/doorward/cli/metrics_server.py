@@ -47,7 +47,7 @@ _PUBLIC_PATHS = {"dropped_closed", "signed_length", "signed_throttled", "signed_
 _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
-    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, ban, or lost by the kernel."),
+    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, key, ban, or lost by the kernel."),
     "ran": ("doorward_hook_runs", "Runs of command-only doors, by door and trigger."),
 }
 

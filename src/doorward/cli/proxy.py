@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     listener = reply_listener(plan)
     knock = knocker(plan, delay_s, verbose=False, replies=listener)
     with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s, listener) as connection:
+        if listener is not None:
+            listener.close()
         _relay(plan, connection)
     return 0
 

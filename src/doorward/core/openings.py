@@ -47,9 +47,9 @@ class RecordEnd(NamedTuple):
 
 
 class RecordCloses(NamedTuple):
-    """Remember a close by each signer that holds an opening, dated now.
+    """Remember a close by hand, dated now, for each signer that holds an opening.
 
-    A knock that was held back cannot undo a close by hand then.
+    Without it a knock that was held back could undo it.
     """
 
     key: Key
@@ -149,7 +149,7 @@ class OpeningTable:
             holders = Holders.of(old).expire(new.since_s)
             for share in Holders.of(new).shares:
                 holders = holders.hold(share) or holders
-            new = old._replace(ports=ports, until_s=max(old.until_s, new.until_s), shares=holders.shares)
+            new = old._replace(ports=ports, until_s=max(old.until_s, holders.until_s), shares=holders.shares)
             self._count(old, -1)
         self._count(new, 1)
         self._by_source.setdefault(new.address, {})[new.door] = new
@@ -334,7 +334,7 @@ def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool 
 
 def _run_command(knock: Opening) -> list[Effect]:
     fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
-    over = knock._replace(until_s=knock.since_s)
+    over = knock._replace(until_s=knock.since_s, shares=())
     return [RecordRun(knock.key, over), LogLine(knock.key, "ran", fields), RunHook(knock.key, "open")]
 
 

@@ -24,9 +24,11 @@ MAX_HOLDERS = 64  # of one opening; beyond it another signer's open is rejected,
 # signer: its opens dated at or before that are rejected.
 MAX_CLOSES_PER_SIGNER = 64
 # Signers with a remembered close. Beyond it the one whose last close is oldest is dropped: opens dated at or before
-# that close are rejected, for all signers. A key is one signer, so no key alone can cause that.
+# that close are rejected, for all signers. A key is one signer, so no key alone can cause that; an authority can.
 MAX_CLOSING_SIGNERS = 256
 _ALL = ("", "")  # in place of door and address: all of them
+# Before a signer, for closes by hand. Their date is the gate's own, so it is lowered with a clock that was ahead.
+_BY_HAND = "hand "
 CLOSED = "its signer closed the door at that time or later"
 
 
@@ -97,7 +99,7 @@ class CloseDates:
 
     def last(self, by: str, door: str, place: Source) -> int:
         """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
-        known = [self._dates.get(signer, {}) for signer in (by, "")]
+        known = [self._dates.get(signer, {}) for signer in (by, _BY_HAND + by, "")]
         return max(dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL))
 
     def note(self, close: DatedKnock) -> None:
@@ -111,6 +113,16 @@ class CloseDates:
         if len(signers) > MAX_CLOSING_SIGNERS:
             first = min(signers, key=lambda by: max(self._dates[by].values()))
             self._raise("", _ALL, max(self._dates.pop(first).values()))
+
+    def note_by_hand(self, close: DatedKnock) -> None:
+        """Remember a close by hand of what this signer holds, dated by the gate's clock."""
+        self.note(close._replace(by=_BY_HAND + close.by))
+
+    def lower(self, latest_ms: int) -> None:
+        """Lower the dates of closes by hand that a wrong clock put into the future."""
+        for by, dates in self._dates.items():
+            if by.startswith(_BY_HAND):
+                dates.update({target: latest_ms for target, time_ms in dates.items() if time_ms > latest_ms})
 
     def finish(self, door: str, place: Source, holders: Holders) -> Holders:
         """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""

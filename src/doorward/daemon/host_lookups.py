@@ -36,11 +36,12 @@ def _bound_ports(ports: Sequence[Port]) -> frozenset[Port]:
     try:
         bound = frozenset(listener.port for listener in listeners(loopback=True)).intersection(ports)
         signed = ask(default_path(), {"command": "status"})["signed"] if bound else None
+        held = [] if signed is None else signed["confirmations"]["ports"]
     except NegativeResult:  # no daemon runs
         return bound
     except (HostError, UsageError):
         return frozenset()
-    return bound if signed is None else bound - set(map(Port.parse, signed["confirmations"]["ports"]))
+    return bound - set(map(Port.parse, held))
 
 
 def _trouble(program: str) -> str:

@@ -133,8 +133,7 @@ class OpeningsService:
         now_ms = round(time.time() * 1000)
         signed = [share for share in opening.shares if share.dated_ms]
         if signed:
-            closes = [DatedKnock(share.by, *opening.key, max(now_ms, share.dated_ms)) for share in signed]
-            self.ledger.seen.note_closes(closes)
+            self.ledger.seen.note_by_hand(DatedKnock(s.by, *opening.key, max(now_ms, s.dated_ms)) for s in signed)
 
     def _publish(self, effects: Sequence[Effect]) -> None:
         """Write the log, and notify the fleet."""

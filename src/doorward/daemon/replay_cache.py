@@ -26,6 +26,7 @@ AHEAD_MS = 1000
 # No window is longer, so the verifier accepts nothing dated later. Otherwise a compromised one could have all entries
 # up to a date of its choice pruned, and all packets up to that date would be rejected.
 MOST_AHEAD_MS = 3_600_000
+TOO_OLD = "it is older than the record of used ones, so it may have been used"
 _NOT_SYNCED = "and the ledger cannot be synced to the disk"
 SCHEMA = """
 CREATE TABLE seen (id BLOB PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
@@ -110,6 +111,7 @@ class ReplayCache:
         if self._clock is None or not self._has_begun:
             return ""
         now_ms = self._clock().now_ms
+        self.closes.lower(now_ms + window_ms)
         ahead_ms, lowered_ms = self._floor_ms - now_ms, now_ms + window_ms
         if self._floor_ms <= lowered_ms:
             return ""
@@ -159,10 +161,10 @@ class ReplayCache:
             ]
         return refusals
 
-    def note_closes(self, closes: Iterable[DatedKnock]) -> None:
-        """Remember closes that no signed knock made; where they cannot be written, only until the daemon ends."""
+    def note_by_hand(self, closes: Iterable[DatedKnock]) -> None:
+        """Remember closes by hand; where they cannot be written, only until the daemon ends."""
         for close in closes:
-            self.closes.note(close)
+            self.closes.note_by_hand(close)
         with suppress(sqlite3.Error), self._db:
             self._saved = self._save_closes()
 
@@ -192,7 +194,7 @@ class ReplayCache:
         if self._claims % _FORGET_EVERY == 0:
             self._prune(claim.time_ms)  # first: this packet may be as old as those that are pruned
         if claim.time_ms < self._floor_ms or claim.time_ms <= self._forgotten_ms:
-            return "it is older than the record of used ones, so it may have been used"
+            return TOO_OLD
         if self._may_lack_some and claim.time_ms < clock.booted_ms + AHEAD_MS:
             return "it is older than this machine's start, so it may have been used"
         new = self._db.execute("INSERT OR IGNORE INTO seen (id, time) VALUES (?, ?)", claim[:2]).rowcount

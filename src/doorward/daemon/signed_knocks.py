@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from doorward.config.schema import Configuration, Signed
-from doorward.core.openings import Effect, LogLine, SetElements, on_open, on_signed_close, signed_opening
+from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_open, on_signed_close, signed_opening
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.replay_cache import Clock, PacketId
+from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
@@ -36,7 +36,7 @@ from doorward.kernel.nflog import datagram_log
 from doorward.model import Address, Door, Opening, Source
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockClose, KnockGrant
+from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import FleetSync
@@ -258,7 +258,7 @@ class SignedKnocks:
         objections = self._openings.ledger.seen.claim(claims)
         for knock, objection in zip(knocks, objections, strict=True):
             if objection:
-                self._reject(knock, "closed" if objection == CLOSED else "used", objection)
+                self._reject(knock, "closed" if objection == CLOSED else "used", objection + _offset(knock, objection))
         self._apply([knock for knock, objection in zip(knocks, objections, strict=True) if not objection])
 
     def _not_banned(self, knocks: Sequence[K]) -> list[K]:
@@ -290,7 +290,7 @@ class SignedKnocks:
                 continue
             found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
             effects += found
-            if any(isinstance(effect, SetElements) for effect in found):
+            if any(isinstance(effect, SetElements | RecordRun) for effect in found):
                 applied.append(knock)
         refused = {refusal.change.key: refusal.error for refusal in self._openings.perform(effects)}
         for knock in applied:
@@ -303,7 +303,7 @@ class SignedKnocks:
         now_s = self._openings.loop.now_s()
         for knock in knocks:
             opening = self._openings.table.get(knock.door, knock.place)
-            left_s = max(0, int(opening.until_s - now_s)) if opening is not None else 0
+            left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
             self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
@@ -361,6 +361,12 @@ class SignedKnocks:
 
 def _dated(knock: ValidKnock) -> DatedKnock:
     return DatedKnock(knock.signer.hex(), knock.door, knock.place, knock.time_ms)
+
+
+def _offset(knock: ValidKnock, objection: str) -> str:
+    """Return how far the sender's clock is off, where that may be why a knock was rejected for its date."""
+    behind_ms = _clock().now_ms - knock.time_ms
+    return f"; it is {clock_offset(behind_ms)}" if objection in (CLOSED, TOO_OLD) else ""
 
 
 def _clock() -> Clock:

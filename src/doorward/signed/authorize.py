@@ -156,7 +156,7 @@ class PacketAuthorizer:
         if abs(behind_ms) > self._window_ms:
             who = "an unknown key" if isinstance(credential, str) else f"key {credential.name}"
             return KnockRejection(
-                "clock", f"the packet from {who} is {_clock_offset(behind_ms)}; correct the client's clock", door
+                "clock", f"the packet from {who} is {clock_offset(behind_ms)}; correct the client's clock", door
             )
         if isinstance(credential, str):
             return KnockRejection("key", credential, door)
@@ -186,5 +186,6 @@ class PacketAuthorizer:
         return verify(key, signature, signed_text(self._public, message.body))
 
 
-def _clock_offset(behind_ms: int) -> str:
+def clock_offset(behind_ms: int) -> str:
+    """Return how far a packet's date is off, for users."""
     return f"{rough_duration(abs(behind_ms) / 1000)} {'behind' if behind_ms > 0 else 'ahead'}"

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from doorward.config.diagnostics import shown
-from doorward.errors import ConfigFault, InvalidValueError, MalformedError
+from doorward.errors import ConfigError, ConfigFault, InvalidValueError, MalformedError
 from doorward.signed import key_options
 from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, Fault, KeyOptions, LocalTime, ParsedOptions
@@ -207,6 +207,29 @@ def parse(text: str, file: str, local_s: LocalTime = datetime.timestamp) -> tupl
     }
     unusable |= {found[:HASH_BYTES]: f"is in line {n} of {file}, which is invalid" for found, n in index.faulty.items()}
     return AuthorizedKeys(file, in_order, keys, index.authorities, index.faulty, unusable), faults
+
+
+def append_key(text: str, file: str, key: str, options: Mapping[str, str]) -> tuple[str, Line]:
+    """Return the text with a key's line at its end, behind these options, and that line. ConfigError: a fault in it.
+
+    `key` is KIND KEY COMMENT, perhaps from someone else: options and further lines in it are rejected.
+    """
+    before = text if text.endswith("\n") or not text else f"{text}\n"
+    number = before.count("\n") + 1
+    if not key.isprintable():  # also a line break
+        instead = "copy it as one line"
+        raise ConfigError([ConfigFault("unprintable-key", file, number, "control characters in the key", instead)])
+    kind = key.strip().partition(" ")[0]
+    if kind not in KINDS and not _LIKE_A_KIND.fullmatch(kind):
+        what = f"{shown(kind[:40])} is not the kind of a key"
+        instead = "write KIND KEY NAME, and limit the key with --doors and --for-max"
+        raise ConfigError([ConfigFault("no-key-kind", file, number, what, instead)])
+    written = ",".join(f'{name}="{value}"' for name, value in options.items())
+    after = f"{before}{f'{written} {key.strip()}'.strip()}\n"
+    keys, faults = parse(after, file)
+    if own := [fault for fault in faults if fault.line == number]:
+        raise ConfigError(own)
+    return after, keys.lines[-1]
 
 
 def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[Fault]:

@@ -104,3 +104,39 @@ def test_unshareable_doors(file: Path, capsys: pytest.CaptureFixture[str], words
 
 def test_default_address(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_link(share(capsys, file, "ssh").strip()).host
+
+
+def test_a_page(file: Path, signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--page", "ssh", "db", "--host", "192.0.2.7", "2001:db8::7", "--link", "ssh=ssh://alice@192.0.2.7")
+    page = share(capsys, file, *words)
+    assert page.startswith("<!doctype html>")
+    assert str(signed.server.public) in page
+    assert all(word in page for word in ('"name": "db"', '"2001:db8::7"', '"ssh://alice@192.0.2.7"'))
+    assert share(capsys, file, "--worker").startswith("// Service worker")
+
+
+def test_page_without_keys(file: Path, signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+    signed.authorize()
+    assert share(capsys, file, "--page", "ssh", "--host", "192.0.2.7").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no door given; the doors of"),
+        (["ssh", "db"], "only --page takes several doors or addresses"),
+        (["ssh", "--host", "192.0.2.7", "192.0.2.8"], "only --page takes several doors or addresses"),
+        (["--page", "ssh", "--host", "server.example"], "a page needs addresses, not names"),
+        (["--page", "ssh", "--host", "fe80::1%eth0"], "without a scope id"),
+        (["--page", "ssh", "--link", "ssh=javascript:alert(1)"], "--link: invalid link"),
+        (["--page", "ssh", "--link", "shs=ssh://a"], "did you mean 'ssh'?"),
+    ],
+)
+def test_invalid_pages(
+    file: Path, signed: Signed, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert message in share(capsys, file, *words, status=2)
+
+
+def test_page_needs_signed_knocks(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "a page sends signed knocks; add [signed]" in share(capsys, file, "--page", "ssh", status=2)

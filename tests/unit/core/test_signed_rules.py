@@ -83,6 +83,17 @@ def test_beyond_the_bound_of_signers_the_oldest_close_counts_for_everyone() -> N
     assert len(list(CloseDates(dates.rows()).rows())) == 3
 
 
+def test_close_by_hand_counts_for_its_signer_until_a_clock_that_was_ahead_is_right() -> None:
+    dates = CloseDates()
+    dates.note_by_hand(close(10_000))
+    dates.note(close(20_000, "key bob"))
+    assert dates.last("key alice", "ssh", HOME) == 10_000
+    assert dates.finish("ssh", HOME, held(Share("key alice", 10.0, 50))) == held(Share("key alice", 10.0, 50))
+    dates.lower(500)
+    assert dates.last("key alice", "ssh", HOME) == 500
+    assert dates.last("key bob", "ssh", HOME) == 20_000  # its signer wrote that date
+
+
 def test_start_ends_what_a_claimed_close_was_for_and_nothing_else() -> None:
     dates = CloseDates()
     with patch.object(signed_rules, "MAX_CLOSES_PER_SIGNER", 1):

@@ -18,6 +18,7 @@ from doorward.signed.message import (
     CLOSE,
     CONFIRM,
     ONCE,
+    certified_hash,
     message_number,
     pack_body,
     parse_plaintext,
@@ -280,6 +281,12 @@ def test_closing_is_authorized_as_opening_is() -> None:
     assert refusal('doors="db"', flags=CLOSE)[0] == "forbidden"
     assert refusal(flags=CLOSE, asked=ip_network("198.51.100.0/24"))[0] == "forbidden"
     assert refusal('from="198.51.100.0/24"', flags=CLOSE)[0] == "forbidden"
+
+
+def test_renewed_certificate_is_the_same_signer() -> None:
+    first, renewed, other = (certified_hash(b"authority", key_id) for key_id in ("ada", "ada", "bob"))
+    assert first == renewed != other
+    assert certified_hash(b"another", "ada") != first
 
 
 def test_confirmation_is_prepared_only_if_it_is_wanted() -> None:

@@ -1,0 +1,91 @@
+"""`doorward allow LINE`: add a public key to authorized_keys, limited to doors and times."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from doorward.cli.options import add_config, configuration_path
+from doorward.cli.output import line
+from doorward.client.hosts import suggestion
+from doorward.config.duration import format_duration
+from doorward.config.files import read, read_text, trusted_owners
+from doorward.config.schema import Configuration
+from doorward.config.values import MAX_FOR_MS, duration
+from doorward.daemon.key_files import is_there, keys_path
+from doorward.errors import HostError, InvalidValueError, UsageError
+from doorward.init import install
+from doorward.kernel import atomic_file
+from doorward.kernel.atomic_file import FileOwnership
+from doorward.signed.authorized_keys import Line, append_key
+
+EXAMPLE = """\
+  # doorward allow 'ssh-ed25519 AAAAC3… phone' --doors ssh --for-max 1h
+  /etc/doorward/authorized_keys:4: phone (SHA256:…) opens ssh for at most 1h
+the line is what a page of `doorward share --page` shows, or a .pub file's"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command-line arguments."""
+    parser.add_argument("line", metavar="LINE", help="the public key: KIND KEY NAME, as one quoted argument")
+    parser.add_argument("--doors", metavar="DOOR,…", help="the doors that it opens (default: every door)")
+    parser.add_argument(
+        "--for-max", metavar="T", help="for how long it may open a door at most, like 1h (default: the door's own time)"
+    )
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Add the line, and print what it permits."""
+    config = configuration_path(args)
+    configuration = read(config)
+    if configuration.signed is None:
+        raise UsageError("no-signed-table", f"{config}: no [signed] table, so signed knocks are off; add it")
+    path = keys_path(configuration.signed, config.parent)
+    options = _options(args, configuration)
+    exists = is_there(path)
+    text = read_text(path, trusted_owners()) if exists else install.AUTHORIZED_KEYS_HEADER
+    new, added = append_key(text, str(path), args.line, options)
+    if exists:
+        _replace(path.resolve(), new)
+    elif not install.write(path, new):
+        raise HostError("changed-meanwhile", f"{path}: another process created it meanwhile; run this again")
+    line(f"{path}:{added.number}: {_described(added)}")
+    return 0
+
+
+def _options(args: argparse.Namespace, configuration: Configuration) -> dict[str, str]:
+    """Return the options in front of the key. UsageError: an unknown door, an invalid duration."""
+    options = {}
+    if args.doors is not None:
+        known = {door.name: door for door in configuration.doors}
+        for name in args.doors.split(","):
+            if name not in known:
+                hint = suggestion(name, known) or f"the doors are {', '.join(list(known)[:10])}"
+                raise UsageError("unknown-door", f"--doors: unknown door {name!r}; {hint}")
+        options["doors"] = args.doors
+    if args.for_max is not None:
+        try:
+            duration(MAX_FOR_MS)(args.for_max)
+        except InvalidValueError as error:
+            raise UsageError(error.code, f"--for-max: {error}") from None
+        options["for-max"] = args.for_max.strip()
+    return options
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace the file by one with the same owner and mode."""
+    try:
+        status = path.stat()
+        ownership = FileOwnership(status.st_mode & 0o7777, status.st_uid, status.st_gid)
+        atomic_file.replace(path, text.encode(), ownership)
+    except OSError as error:
+        remedy = "run this as a user who can write there"
+        raise HostError("unwritable-file", f"{path}: {error.strerror}; {remedy}") from None
+
+
+def _described(added: Line) -> str:
+    doors, for_max_ms = added.options.doors, added.options.for_max_ms
+    opens = ", ".join(sorted(doors)) if doors else "every door"
+    limit = "the door's own time" if for_max_ms is None else f"at most {format_duration(for_max_ms)}"
+    return f"{added.name} ({added.key.fingerprint_text}) opens {opens} for {limit}"

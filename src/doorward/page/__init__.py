@@ -1,0 +1,1 @@
+"""The page of `doorward share --page`, from which a browser knocks: one self-contained HTML file."""
