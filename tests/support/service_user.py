@@ -56,7 +56,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def for_the_user(daemon: RunningDaemon) -> None:
-    """Give the user the daemon's directories, and the configuration to read."""
+    """Return the user the daemon's directories, and the configuration to read."""
     for path in (daemon.state, daemon.control.parent):
         os.chown(path, USER, GROUP)
     daemon.state.chmod(0o700)
