@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "write an HTML report of openings, refusals and weak settings",
     "knock": "knock at a host, and wait for a port if asked to",
     "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
+    "hold": "keep a door open while a command or the terminal lives",
     "add": "add a server to this client",
     "key": "print the server's key for signed knocks",
     "verify": "scan a server from outside, before, during and after a knock",
@@ -117,10 +118,21 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
-    args = build_parser(words[0]).parse_intermixed_args(words[1:])
+    args = parse(words[0], words[1:])
     status: int = args.run(args)
     return status
+
+
+def parse(name: str, words: list[str]) -> argparse.Namespace:
+    """Parse the arguments of one command; what follows `--` is left as it is for one that takes a command."""
+    parser = build_parser(name)
+    has_command = "--" in words and any(action.dest == "command" for action in parser._actions)
+    end = words.index("--") if has_command else len(words)
+    # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
+    args = parser.parse_intermixed_args(words[:end])
+    if has_command:
+        args.command = words[end + 1 :]
+    return args
 
 
 def _unknown(word: str) -> int:
