@@ -297,18 +297,20 @@ async function hasSent(connection) {
  */
 export async function knockStun(knock, address, ports, waitMs = STUN_WAIT_MS) {
   const connection = new RTCPeerConnection();
+  let timer;
   try {
     connection.createDataChannel("");
     await connection.setLocalDescription(await connection.createOffer());
     const description = await stunDescription(knock, address, ports);
     return await new Promise((resolve, reject) => {
-      setTimeout(async () => resolve((await hasSent(connection)) ? "silent" : "blocked"), waitMs);
+      timer = setTimeout(async () => resolve((await hasSent(connection)) ? "silent" : "blocked"), waitMs);
       connection.oniceconnectionstatechange = () => {
         if (["connected", "completed"].includes(connection.iceConnectionState)) resolve("confirmed");
       };
       connection.setRemoteDescription(description).catch(reject);
     });
   } finally {
+    clearTimeout(timer);
     connection.close();
   }
 }

@@ -40,6 +40,7 @@ const TEXT = {
   removeSure: "Delete this key? The server's operator has to allow the next one.",
   defaultName: (system) => `browser-on-${system}`,
   insecure: "This page needs https, or a file on this device: browsers keep cryptography from pages loaded over http.",
+  framed: "This page does not work within another one, which could trick you into pressing its buttons. Open it by itself.",
   noWebRtc: "WebRTC is switched off in this browser. The page cannot send knocks without it.",
   noCurve: "This browser is too old: it lacks X25519. Chromium 133, Firefox 130 and Safari 17 have it.",
   noStore: "This browser does not keep data for this page (a private window?). The key will be lost when it is closed.",
@@ -329,6 +330,7 @@ function workOffline() {
 async function start() {
   document.getElementById("where").textContent = TEXT.addresses(GATE.addresses);
   document.getElementById("foot").textContent = TEXT.foot;
+  if (window !== window.top) throw new Error(TEXT.framed);
   if (!globalThis.isSecureContext || !globalThis.crypto?.subtle) throw new Error(TEXT.insecure);
   if (typeof RTCPeerConnection === "undefined") throw new Error(TEXT.noWebRtc);
   if (!(await hasX25519())) throw new Error(TEXT.noCurve);
