@@ -45,12 +45,22 @@ const TEXT = {
   noCurve: "This browser is too old: it lacks X25519. Chromium 133, Firefox 130 and Safari 17 have it.",
   noStore: "This browser does not keep data for this page (a private window?). The key will be lost when it is closed.",
   clock: (seconds) => `The clock of this device is about ${Math.abs(seconds)} s ${seconds > 0 ? "ahead" : "behind"}. The server rejects knocks from a wrong clock: set it first.`,
+  sequenceFoot: "This page contains the port sequences of its doors. They are secret: anyone who has the page can open the doors.",
+  sequenceHint: "The sequence was sent. Nothing answers a sequence: try to connect now.",
+  sequenceReasons: [
+    "The network delayed a packet, or swapped two. Knock again.",
+    "A VPN or a private relay is on: the door then opens for its address, or the packets do not get through.",
+    "This network does not let packets out to some of the ports.",
+  ],
+  sequenceOverHttps: "Browsers send no port sequences from a page loaded over https. Open it as a file on this device.",
   unknownDoor: (door) => `This page has no door ${door}.`,
 };
 
 const GATE = JSON.parse(document.getElementById("gate").textContent);
 const WORKER = "knock-worker.js";
 const MAX_NAME_LETTERS = 40;
+const HAS_SEQUENCES = GATE.key === null; // in place of signed knocks
+const TCP_PATIENCE_MS = 80, UDP_PATIENCE_MS = 1000; // a second SYN would come after 250 ms
 
 // --- The document ---
 
@@ -140,6 +150,48 @@ async function sendKnock(signer, door, flags) {
   });
 }
 
+function sleep(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Send the door's sequence to each address, a packet per pause. */
+async function sendSequence({ steps, pause }) {
+  const toAddress = async (address) => {
+    for (const [protocol, port] of steps) {
+      await Promise.all([sleep(pause), protocol === "tcp" ? touchTcp(address, port) : touchUdp(address, port)]);
+    }
+  };
+  await Promise.all(GATE.addresses.map(toAddress));
+  return "silent";
+}
+
+/** Send one SYN: the connection is given up before the browser repeats it. */
+async function touchTcp(address, port) {
+  const place = `${address.includes(":") ? `[${address}]` : address}:${port}/`;
+  if (navigator.userAgent.includes("Firefox")) {
+    // It delays WebSockets to a server that did not answer.
+    await fetch(`http://${place}`, { mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(TCP_PATIENCE_MS) }).catch(() => null);
+  } else {
+    const socket = new WebSocket(`ws://${place}`); // Chromium goes on with a fetch that is aborted
+    await sleep(TCP_PATIENCE_MS);
+    socket.close();
+  }
+}
+
+/** Send one datagram: the connection is closed as soon as it was sent, since the browser repeats it. */
+async function touchUdp(address, port) {
+  const connection = new RTCPeerConnection();
+  try {
+    connection.createDataChannel("");
+    await connection.setLocalDescription(await connection.createOffer());
+    await connection.setRemoteDescription(stunDescription("knock", "x".repeat(22), address, [port]));
+    const end = Date.now() + UDP_PATIENCE_MS;
+    while (!(await hasSent(connection)) && Date.now() < end) await sleep(4);
+  } finally {
+    connection.close();
+  }
+}
+
 class DoorCard {
   constructor(door, key) {
     this.door = door;
@@ -152,7 +204,8 @@ class DoorCard {
     this.closeButton = element("button", { type: "button", class: "beside", onclick: () => this.close() }, TEXT.close);
     this.link = element("a", { class: "button beside", href: door.link || false, rel: "noreferrer" }, TEXT.goTo(door.link));
     this.why = element("details", {}, element("summary", {}, TEXT.whySilent));
-    this.why.append(element("ul", {}, ...TEXT.reasons.map((reason) => element("li", {}, reason))));
+    const reasons = HAS_SEQUENCES ? TEXT.sequenceReasons : TEXT.reasons;
+    this.why.append(element("ul", {}, ...reasons.map((reason) => element("li", {}, reason))));
     this.title = element("h2", { id: `door-${door.name}` }, door.name);
     this.section = element(
       "section", { class: "card", "aria-labelledby": this.title.id },
@@ -173,7 +226,7 @@ class DoorCard {
     const isKnocked = state === "open" || state === "silent";
     this.knockButton.textContent = isKnocked ? TEXT.again : TEXT.knock(this.door.name);
     this.knockButton.disabled = this.closeButton.disabled = state === "busy";
-    this.closeButton.hidden = !isKnocked;
+    this.closeButton.hidden = !isKnocked || HAS_SEQUENCES;
     this.link.hidden = !isKnocked || !this.door.link;
     this.bar.hidden = state !== "open";
     this.why.hidden = state !== "silent";
@@ -188,7 +241,7 @@ class DoorCard {
     if (result === "confirmed") {
       this.countDown();
       if (isClick && this.door.link) this.follow();
-    } else if (result === "silent") this.show("silent", TEXT.silent, TEXT.silentHint);
+    } else if (result === "silent") this.show("silent", TEXT.silent, HAS_SEQUENCES ? TEXT.sequenceHint : TEXT.silentHint);
     return result;
   }
 
@@ -202,8 +255,8 @@ class DoorCard {
   async send(flags, text) {
     this.show("busy", text);
     try {
-      await this.key.use();
-      const result = await sendKnock(this.key.signer, this.door.name, flags);
+      await this.key?.use();
+      const result = this.key ? await sendKnock(this.key.signer, this.door.name, flags) : await sendSequence(this.door);
       if (result === "blocked") this.show("failed", TEXT.failed, TEXT.blockedHint);
       return result;
     } catch (error) {
@@ -329,19 +382,29 @@ function workOffline() {
 
 async function start() {
   document.getElementById("where").textContent = TEXT.addresses(GATE.addresses);
-  document.getElementById("foot").textContent = TEXT.foot;
+  document.getElementById("foot").textContent = HAS_SEQUENCES ? TEXT.sequenceFoot : TEXT.foot;
   if (window !== window.top) throw new Error(TEXT.framed);
+  const key = HAS_SEQUENCES ? startSequences() : await startKey();
+  const cards = GATE.doors.map((door) => new DoorCard(door, key));
+  const sections = [...cards.map(({ section }) => section), ...(key ? [key.section] : [])];
+  if (key && !key.record.isUsed) sections.unshift(sections.pop());
+  document.getElementById("main").append(...sections);
+  workOffline();
+  return { key, cards: Object.fromEntries(cards.map((card) => [card.door.name, card])) };
+}
+
+function startSequences() {
+  if (location.protocol === "https:") throw new Error(TEXT.sequenceOverHttps);
+  return null;
+}
+
+async function startKey() {
   if (!globalThis.isSecureContext || !globalThis.crypto?.subtle) throw new Error(TEXT.insecure);
   if (typeof RTCPeerConnection === "undefined") throw new Error(TEXT.noWebRtc);
   if (!(await hasX25519())) throw new Error(TEXT.noCurve);
   const record = await loadKey();
-  const key = new KeyCard(record, await signerOf(record.pair));
-  const cards = GATE.doors.map((door) => new DoorCard(door, key));
-  const sections = cards.map(({ section }) => section);
-  document.getElementById("main").append(...(record.isUsed ? [...sections, key.section] : [key.section, ...sections]));
   compareClocks();
-  workOffline();
-  return { key, cards: Object.fromEntries(cards.map((card) => [card.door.name, card])) };
+  return new KeyCard(record, await signerOf(record.pair));
 }
 
 const started = start();
@@ -355,7 +418,7 @@ async function cardOf(door) {
 
 // For tests and password managers. knock and close resolve to "confirmed", "silent" or "blocked".
 window.doorward = {
-  line: async () => (await started).key.text,
+  line: async () => (await started).key?.text ?? "",
   knock: async (door) => (await cardOf(door)).knock(),
   close: async (door) => (await cardOf(door)).close(),
 };
