@@ -116,7 +116,7 @@ def _page(args: argparse.Namespace, configuration: Configuration, doors: list[Do
         _door(configuration, name, str(path))
     key = None if args.sequence else _server_key(configuration, path)
     page = build_page(configuration, key, doors, _addresses(args.host), links, args.title)
-    names = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "page.mjs")
+    names = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "sequence.mjs", "page.mjs")
     template, style, *scripts = (files("doorward.page").joinpath(name).read_text(encoding="utf-8") for name in names)
     return render(page, PageFiles(template, style, tuple(scripts)))
 

@@ -1,4 +1,4 @@
-// The page of `doorward share --page`. share_page.py puts this behind doorward.mjs and qr.mjs, in one module.
+// The page of `doorward share --page`. share_page.py puts the other files in front of it, all in one module.
 
 const TEXT = {
   addresses: (list) => `Knocks at ${list.join(" and ")}`,
@@ -60,7 +60,6 @@ const GATE = JSON.parse(document.getElementById("gate").textContent);
 const WORKER = "knock-worker.js";
 const MAX_NAME_LETTERS = 40;
 const HAS_SEQUENCES = GATE.key === null; // in place of signed knocks
-const TCP_PATIENCE_MS = 80, UDP_PATIENCE_MS = 1000; // a second SYN would come after 250 ms
 
 // --- The document ---
 
@@ -150,48 +149,6 @@ async function sendKnock(signer, door, flags) {
   });
 }
 
-function sleep(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Send the door's sequence to each address, a packet per pause. */
-async function sendSequence({ steps, pause }) {
-  const toAddress = async (address) => {
-    for (const [protocol, port] of steps) {
-      await Promise.all([sleep(pause), protocol === "tcp" ? touchTcp(address, port) : touchUdp(address, port)]);
-    }
-  };
-  await Promise.all(GATE.addresses.map(toAddress));
-  return "silent";
-}
-
-/** Send one SYN: the connection is given up before the browser repeats it. */
-async function touchTcp(address, port) {
-  const place = `${address.includes(":") ? `[${address}]` : address}:${port}/`;
-  if (navigator.userAgent.includes("Firefox")) {
-    // It delays WebSockets to a server that did not answer.
-    await fetch(`http://${place}`, { mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(TCP_PATIENCE_MS) }).catch(() => null);
-  } else {
-    const socket = new WebSocket(`ws://${place}`); // Chromium goes on with a fetch that is aborted
-    await sleep(TCP_PATIENCE_MS);
-    socket.close();
-  }
-}
-
-/** Send one datagram: the connection is closed as soon as it was sent, since the browser repeats it. */
-async function touchUdp(address, port) {
-  const connection = new RTCPeerConnection();
-  try {
-    connection.createDataChannel("");
-    await connection.setLocalDescription(await connection.createOffer());
-    await connection.setRemoteDescription(stunDescription("knock", "x".repeat(22), address, [port]));
-    const end = Date.now() + UDP_PATIENCE_MS;
-    while (!(await hasSent(connection)) && Date.now() < end) await sleep(4);
-  } finally {
-    connection.close();
-  }
-}
-
 class DoorCard {
   constructor(door, key) {
     this.door = door;
@@ -256,7 +213,7 @@ class DoorCard {
     this.show("busy", text);
     try {
       await this.key?.use();
-      const result = this.key ? await sendKnock(this.key.signer, this.door.name, flags) : await sendSequence(this.door);
+      const result = this.key ? await sendKnock(this.key.signer, this.door.name, flags) : await sendSequence(this.door, GATE.addresses);
       if (result === "blocked") this.show("failed", TEXT.failed, TEXT.blockedHint);
       return result;
     } catch (error) {

@@ -26,7 +26,7 @@ from tests.support.vectors import SERVER
 
 SSH = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=30_001)
 ADDRESSES = (ip_address("192.0.2.7"), ip_address("2001:db8::7"))
-NAMES = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "page.mjs")
+NAMES = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "sequence.mjs", "page.mjs")
 TEMPLATE, STYLE, *SCRIPTS = (files("doorward.page").joinpath(name).read_text() for name in NAMES)
 FILES = PageFiles(TEMPLATE, STYLE, tuple(SCRIPTS))
 PIECES = [
