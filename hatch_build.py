@@ -1,7 +1,8 @@
-"""Puts the manual pages, the shells' completions and the units into the wheel; an editable one goes without."""
+"""Write the manual pages, the shell completions and the units to build/share, which becomes share/ in the wheel."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class Share(BuildHookInterface[Any]):
-    """Makes what stands below share/ where the wheel is installed."""
+    """Generates the files that pyproject.toml lists as `shared-data`; an editable wheel has none."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Make the files, and tell hatchling of them."""
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        """Write the files, in place of those of an earlier build."""
+        root = Path(self.root)
+        share = root / "build" / "share"  # ignored by git
+        shutil.rmtree(share, ignore_errors=True)
+        share.mkdir(parents=True)
         if version == "editable":
             return
-        root = Path(self.root)
         sys.path[:0] = [str(root / "src"), str(root)]
         from manual.share import write
 
-        directory = root / "build" / "share"  # git knows to ignore it
-        data = {str(directory / path): f"share/{path}" for path in write(directory)}
-        units = {str(path): f"share/doorward/systemd/{path.name}" for path in (root / "systemd").iterdir()}
-        build_data["shared_data"].update(data | units)
+        write(share)
+        shutil.copytree(root / "systemd", share / "doorward" / "systemd")

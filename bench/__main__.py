@@ -9,13 +9,15 @@ from importlib import import_module
 from bench.table import Row, table
 
 PARTS = ("latency", "path", "siege", "daemon", "compiling", "ring", "openings", "signed")
-ASKED_FOR = ("fleet",)  # needs etcd, and some minutes
+ASKED_FOR = ("fleet", "start")  # fleet needs etcd, and some minutes; start a machine that does nothing else
 
 
 def main() -> int:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="doorward beside its peers, on this machine")
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(PARTS)} (default: all), or fleet")
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT", help=f"of {', '.join(PARTS)} (default: all), or fleet, start"
+    )
     parser.add_argument("--runs", type=int, default=5, help="alternating runs of each figure (default: %(default)s)")
     args = parser.parse_args()
     if unknown := set(args.what) - {*PARTS, *ASKED_FOR}:

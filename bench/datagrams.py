@@ -77,7 +77,7 @@ class Flooding:
 
 @contextmanager
 def pouring(lab: Lab, port: int, stream: Stream) -> Iterator[Flooding]:
-    """Send from the lab's client to its server; inside, it has begun. It ends at its time, whoever waits for it."""
+    """Send from the lab's client to its server; inside, it has begun. It ends at its time, in any case."""
     with tempfile.NamedTemporaryFile(prefix="doorward-bench-") as payloads:
         payloads.write(b"".join(stream.payloads))
         payloads.flush()
@@ -95,7 +95,7 @@ def pouring(lab: Lab, port: int, stream: Stream) -> Iterator[Flooding]:
 
 
 def headers(path: Path, port: int, payloads: Sequence[bytes], sources: Sequence[int], seed: int) -> bytearray:
-    """Build a header for each source; header i, at i * SLOT_BYTES, stands before payload i modulo their number."""
+    """Build a header for each source; header i, at i * SLOT_BYTES, comes before payload i modulo their number."""
     size = len(payloads[0])
     sums = [int.from_bytes(payload.ljust(size + size % 2, b"\0")) % 0xFFFF for payload in payloads]
     buffer = bytearray(len(sources) * SLOT_BYTES)

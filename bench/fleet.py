@@ -71,7 +71,7 @@ def knock_each(gate: IPv4Address) -> None:
 
 
 def memory_kib(fleet: Fleet) -> float:
-    """Give the memory of the last gate's processes."""
+    """Return the memory of the last gate's processes."""
     return 1024 * sum(map(pss_mib, fleet.gates[-1].host.pids()))
 
 

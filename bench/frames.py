@@ -29,7 +29,7 @@ class Path:
 
 
 def fold(total: int) -> int:
-    """Give the internet checksum (RFC 1071) of words that add up to `total`."""
+    """Return the internet checksum (RFC 1071) of words that add up to `total`."""
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF

@@ -1,4 +1,4 @@
-"""A thousand openings that stand, each with a command owed at its end: processes and memory of both knockds."""
+"""A thousand active openings, each with a command owed at its end: processes and memory of both knockds."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def wait_for(log: Path, part: str, count: int) -> None:
 
 
 def pss_mib(pid: int) -> float:
-    """Give a process's share of the memory that it uses."""
+    """Return a process's share of the memory that it uses."""
     with suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         [line] = [row for row in rollup if row.startswith("Pss:")]

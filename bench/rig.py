@@ -22,7 +22,7 @@ PATIENCE_S = 60.0
 
 
 def doors_toml(count: int, mode: str, within: str = "15s") -> str:
-    """Give a configuration of `count` doors: the first is KNOCK, the others have ports of their own."""
+    """Return a configuration of `count` doors: the first is KNOCK, the others have ports of their own."""
     doors = ["ssh", *(f"door{n}" for n in range(1, count))]
     knocks = [
         list(map(str, KNOCK)),
@@ -103,25 +103,25 @@ def finished(flooding: subprocess.Popen[str]) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Give a process's resident memory, shared pages included."""
+    """Return a process's resident memory, shared pages included."""
     [line] = [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 
 
 def cpu_s(pid: int) -> float:
-    """Give the processor time that a process has used, in the kernel too."""
+    """Return the processor time that a process has used, in the kernel too."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run_s(pid: int) -> float:
-    """Give the time that a process has run on a processor, to the nanosecond, its threads' too."""
+    """Return the time that a process has run on a processor, to the nanosecond, its threads' too."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def family(pid: int) -> list[int]:
-    """Give a process and all that descend from it."""
+    """Return a process and all that descend from it."""
     found = [pid]
     for each in found:  # it grows under way
         for children in Path(f"/proc/{each}/task").glob("*/children"):

@@ -164,13 +164,13 @@ def packet_socket_of(pid: int) -> Iterator[socket.socket]:
 
 
 def statistics(borrowed: socket.socket) -> tuple[int, int]:
-    """Give the packets that came and those that were dropped, since the last call."""
+    """Return the packets that came and those that were dropped, since the last call."""
     packets, drops = struct.unpack_from("II", borrowed.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12))
     return packets, drops
 
 
 def cpu_s(pid: int) -> float:
-    """Give the processor time that a process has used, with its children's."""
+    """Return the processor time that a process has used, with its children's."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
@@ -180,7 +180,7 @@ def main() -> None:
     os.sched_setaffinity(0, {ENGINE_CPU})
     automaton = compile_doors([Door("ssh", KNOCK, (Port(Protocol.TCP, 22),))])
     flags = [machine.flags for machine in automaton.machines]
-    ring = TpacketRing((), knock_filter(flags, only=automaton.known_ports, never=automaton.ignored_ports))
+    ring = TpacketRing((), knock_filter(flags, never=automaton.ignored_ports))
     moves, taken = Tracker(automaton, CAPACITY).transitions, 0
     print("ready", flush=True)
     select.select([ring], [], [], PATIENCE_S)

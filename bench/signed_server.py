@@ -67,11 +67,11 @@ class Server(NamedTuple):
             return int(db.execute("SELECT count(*) FROM openings").fetchone()[0])
 
     def cpu_s(self) -> float:
-        """Give what all its processes have used."""
+        """Return what all its processes have used."""
         return sum(map(run_s, family(self.daemon.pid)))
 
     def counters(self) -> dict[str, int]:
-        """Give the packets that each of the gate's counters has seen."""
+        """Return the packets that each of the gate's counters has seen."""
         said = json.loads(self.lab.server.run(["nft", "-j", "list", "counters", "table", "inet", "doorward"]).stdout)
         found = [item["counter"] for item in said["nftables"] if "counter" in item]
         return {counter["name"]: counter["packets"] for counter in found}
@@ -98,7 +98,7 @@ class Server(NamedTuple):
     def take(self, packets: list[bytes], pps: float) -> Taken:
         """Send it distinct packets, each from an address of its own."""
         before, cpu_s = self.openings(), self.cpu_s()
-        seed = random.getrandbits(32)  # an address that is in already is no new opening
+        seed = random.getrandbits(32)  # an address that is in already is not a new opening
         stream = Stream(packets, len(packets), seconds=PATIENCE_S, pps=pps, is_once=True, seed=seed)
         with pouring(self.lab, PORT, stream) as flooding:
             start_s = time.perf_counter()

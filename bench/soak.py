@@ -69,7 +69,7 @@ class Soak:
         self._visit()
 
     def size(self) -> tuple[int, int, int]:
-        """Give the daemon's processes, descriptors and resident bytes."""
+        """Return the daemon's processes, descriptors and resident bytes."""
         family = family_of(self._daemon.process.pid)
         return len(family), sum(map(descriptors_of, family)), sum(map(resident_bytes, family))
 
@@ -166,12 +166,12 @@ def soak(run: Soak, daemon: RunningDaemon, minutes: float) -> int:
     start_s = time.monotonic()
     for _ in range(3):  # warm up: every part has done its work
         run.turn()
-    before, told_s = run.size(), time.monotonic()
+    before, report_s = run.size(), time.monotonic()
     while time.monotonic() < start_s + minutes * 60:
         run.turn()
-        if time.monotonic() > told_s + 60:
-            told_s = time.monotonic()
-            print(f"{(told_s - start_s) / 60:5.1f} min  openings {run.got:,} of {run.wanted:,}", flush=True)
+        if time.monotonic() > report_s + 60:
+            report_s = time.monotonic()
+            print(f"{(report_s - start_s) / 60:5.1f} min  openings {run.got:,} of {run.wanted:,}", flush=True)
     after = run.size()
     levels = Counter(event["level"] for event in daemon.events() if event["event"] == "message")
     foreign = [line for line in daemon.lines if not line.startswith("{")]

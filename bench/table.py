@@ -51,7 +51,7 @@ class Row:
         return self.must is None or self.must.holds(self.ratio if self.must.of == "ratio" else self.doorward)
 
     def cells(self) -> tuple[str, ...]:
-        """Give the row as the table shows it."""
+        """Return the row as the table shows it."""
         must = met = DASH
         if self.must is not None:
             unit = "x" if self.must.of == "ratio" else f" {self.unit}"
@@ -94,5 +94,5 @@ def alternate(measures: Mapping[str, Callable[[], float]], runs: int) -> dict[st
 
 
 def medians(results: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Give the median of each measure's runs."""
+    """Return the median of each measure's runs."""
     return {name: median(values) for name, values in results.items()}

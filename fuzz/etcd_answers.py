@@ -1,4 +1,4 @@
-"""What etcd answers, and what stands in it: whoever is on the way or can write there must reach no further."""
+"""What etcd answers, and its contents: anyone who is on the way or can write there must reach no further."""
 
 from __future__ import annotations
 

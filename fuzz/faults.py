@@ -14,7 +14,7 @@ def check(error: ConfigError, data: bytes) -> None:
         assert "\n" not in str(fault), fault
 
 
-def told(error: Exception) -> None:
+def check_message(error: Exception) -> None:
     """Make sure that an error for the operator is one printable line."""
     assert str(error)
     assert str(error).isprintable(), error

@@ -1,4 +1,4 @@
-"""Command lines of knockd.conf: iptables, ufw, firewall-cmd, nft, and whatever else stands there."""
+"""Command lines of knockd.conf: iptables, ufw, firewall-cmd, nft, and anything else that is there."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ NEW = Opening("fuzz", ip_address("192.0.2.99"), (Port.parse("22/tcp"),), 1000.0,
 
 
 def one(data: bytes) -> None:
-    """Read the file's records, open it as the daemon does, and record an opening: it stands, or trouble is told."""
+    """Read the file's records, open it as the daemon does, and record an opening: stored, or reported."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "ledger.sqlite3")
         path.write_bytes(data)

@@ -16,6 +16,9 @@ OPENING = (
     "INSERT INTO openings (door, address, ports, since, until, opened_by, closed, closed_by)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
 )
+SHARED = (
+    "INSERT INTO openings (door, address, ports, since, until, opened_by, shares) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+)
 REFUSAL = "INSERT INTO refusals (door, address, reason, at) VALUES (?1, ?2, ?3, ?4)"
 
 
@@ -44,4 +47,4 @@ def _insert(db: sqlite3.Connection, row: object) -> None:
         return
     words = [value if not isinstance(value, list | dict) else json.dumps(value) for value in row]
     with suppress(sqlite3.Error, OverflowError, UnicodeEncodeError):
-        db.execute(OPENING if len(words) == 8 else REFUSAL, words)
+        db.execute({8: OPENING, 7: SHARED}.get(len(words), REFUSAL), words)

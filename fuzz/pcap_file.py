@@ -38,8 +38,8 @@ def one(data: bytes) -> None:
     hosts = server_addresses(recording.packets, HOUSE)
     traces = SourceTraces(HOUSE, hosts.__contains__)
     traces.feed_all(recording.packets)
-    for told in summarize(HOUSE, traces, hosts, hosts.__contains__).sources:
-        assert told.diagnosis.fault.what
-        assert told.diagnosis.fault.kind != "puzzle"
-        for row in rows(HOUSE, told.trace):
+    for summary in summarize(HOUSE, traces, hosts, hosts.__contains__).sources:
+        assert summary.diagnosis.fault.what
+        assert summary.diagnosis.fault.kind != "unexplained"
+        for row in rows(HOUSE, summary.trace):
             assert row.meaning

@@ -45,7 +45,7 @@ def _answer(daemon: InProcessDaemon, line: bytes) -> None:
         # No open file comes with it, and nothing is cut: that would end connections of this machine.
         request = parse_request(line) | {"descriptor": None, "cut": False}
         answer = daemon.commands.answer(request)
-        if isinstance(answer, Subscriber):  # who goes on to be told of events; in real life his connection ends
+        if isinstance(answer, Subscriber):  # it would be sent events until its connection ends
             answer.end()
         json.dumps(answer.first if isinstance(answer, Subscriber) else answer)
     except DoorwardError as error:

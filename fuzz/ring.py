@@ -12,7 +12,7 @@ from doorward.model import FlagFilter, Packet
 from doorward.packets.packet import parse
 from tests.support.classic_bpf import kept
 
-FILTER = knock_filter([FlagFilter.parse(())], only=None, never=frozenset())
+FILTER = knock_filter([FlagFilter.parse(())], never=frozenset())
 HERE = bytes([198, 51, 100, 2])
 LOCALS = LocalAddresses(frozenset([HERE]), frozenset([Prefix(4, 24, 127), Prefix(16, 0, 1)]))
 PLACES = (96, 112)  # the kernel puts the network header to the first; the second has no short cut

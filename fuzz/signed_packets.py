@@ -33,7 +33,7 @@ def judge() -> tuple[PrivateKey, PacketAuthorizer]:
 
 
 def one(data: bytes) -> None:
-    """Judge the bytes in all three ways; whoever has no key is refused, with a reason."""
+    """Judge the bytes in all three ways; a packet without a key is rejected, with a reason."""
     server, judging = judge()
     body = pack_body(Request(NOW_MS, bytes(8), target_hash("", "ssh"), signer_hash(KEY)))
     plaintexts = [data[:whole].ljust(whole, b"\0") for whole in CAPACITIES]

@@ -1,4 +1,4 @@
-"""SSH_CONNECTION, which whoever calls a command may set to anything."""
+"""SSH_CONNECTION, which the caller of a command may set to anything."""
 
 from __future__ import annotations
 

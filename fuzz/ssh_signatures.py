@@ -20,13 +20,13 @@ def one(data: bytes) -> None:
         blob, signature = parse_armored(data.decode(errors="replace"))
         keys = [parse_public_key(blob)]
     except MalformedError as error:
-        faults.told(error)
+        faults.check_message(error)
         keys, signature = _keys(), data
     for key in keys:
         try:
             verify(key, signature, TEXT)
         except BadSignatureError as error:
-            faults.told(error)
+            faults.check_message(error)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a package puts below share/: the pages, and what shells need to complete words."""
+"""The files that a package installs below share/: manual pages and shell completions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from doorward.cli.completion import SHELLS, script
+import shtab
+
+from doorward.cli.completion import script
 from manual.pages import pages
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -18,7 +20,7 @@ COMPLETIONS = {
 
 
 def use_standard_directories() -> None:
-    """Have the options' help name the usual directorys."""
+    """Have the options' help name the usual directories."""
     for name in ("CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
         os.environ.pop(name, None)
 
@@ -30,14 +32,13 @@ def files() -> dict[str, str]:
     date = (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).date().isoformat()
     made = pages((DOCS / "configuration.md").read_text(encoding="utf-8"))
     manual = {f"man/man{page.section}/{page.name}.{page.section}": page.roff(date) for page in made}
-    return manual | {COMPLETIONS[shell]: script(shell) for shell in SHELLS}
+    supported = COMPLETIONS.keys() & shtab.SUPPORTED_SHELLS  # an old shtab has no fish
+    return manual | {COMPLETIONS[shell]: script(shell) for shell in supported}
 
 
-def write(directory: Path) -> list[Path]:
-    """Write them all into a directory, and return their paths below it."""
-    texts = files()
-    for name, text in texts.items():
+def write(directory: Path) -> None:
+    """Write the files into a directory."""
+    for name, text in files().items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return list(map(Path, texts))

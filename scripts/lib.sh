@@ -1,4 +1,4 @@
-# Shared by the scripts beside it, which source it as root in a clone: what they need of Debian and of Python.
+# Shared by the other scripts, which source it as root in a clone: what they need of Debian and of Python.
 # shellcheck shell=sh
 
 PATH=$PATH:/usr/sbin:/sbin # nft and its kin; plain `su` leaves these out
@@ -6,6 +6,8 @@ unset PYTHONDONTWRITEBYTECODE # else each of a thousand programs that the tests 
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 python=$root/.venv/bin/python
 stamp=$root/.venv/.doorward
+# Who publishes the packages, and where: NAME <ADDRESS> HOMEPAGE.
+publisher=${DOORWARD_PUBLISHER:-doorward developers <doorward@example.org> https://doorward.example.org/}
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
@@ -22,7 +24,7 @@ installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = i
 
 # need_packages PACKAGE…: installs those that are missing.
 need_packages() {
-    command -v dpkg-query >/dev/null || die "is made for Debian and its relatives; install yourself: $*"
+    command -v dpkg-query >/dev/null || die "needs Debian or a relative of it; install these yourself: $*"
     missing=
     for package in "$@"; do
         installed "$package" || missing="$missing $package"
@@ -41,8 +43,8 @@ need_packages() {
     fi
     apt-get -qq update >&2
     # shellcheck disable=SC2086 # a list of words
-    apt-get -qq install --yes --no-install-recommends $missing >&2 || say "apt-get was not content; looking further"
-    for package in $missing; do # one that only failed to start a service has its programs all the same
+    apt-get -qq install --yes --no-install-recommends $missing >&2 || say "apt-get failed; checking whether the programs are there"
+    for package in $missing; do # a package whose service failed to start is there nevertheless
         dpkg -L "$package" >/dev/null 2>&1 || die "could not install $package"
     done
     [ -z "$policy" ] || rm -f "$policy"

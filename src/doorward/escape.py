@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing and re are as expensive as a knock
+    from typing import Any
 
 # C0 with the newline, DEL and C1 control a terminal; the others reorder or break text, and a lone surrogate cannot be
 # encoded.
-_COMMANDS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_RANGES = (
+    (0, 0x1F), (0x7F, 0x9F), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF),
+)  # fmt: skip
+
+
+def _is_command(letter: str) -> bool:
+    return any(first <= ord(letter) <= last for first, last in _RANGES)
 
 
 def visible(text: str) -> str:
     r"""Return the text with each character that controls a terminal replaced by an escape, like \x1b or \n."""
-    return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    if text.isprintable():  # none of them is
+        return text
+    return "".join(letter.encode("unicode_escape").decode() if _is_command(letter) else letter for letter in text)
 
 
 def printable(text: str, limit: int | None = None) -> str:

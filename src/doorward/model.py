@@ -1,55 +1,25 @@
 """Frozen values and their invariants: ports, flag filters, doors, packets and openings.
 
-Named tuples, not dataclasses: `dataclasses` imports many modules, and `doorward knock` must start fast.
+Named tuples, not dataclasses: `dataclasses` imports many modules, and a signed knock must start fast.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from doorward.errors import InvalidValueError
+from doorward.port import DEFAULT_SIGNED_PORT as DEFAULT_SIGNED_PORT
+from doorward.port import Port as Port
+from doorward.port import Protocol as Protocol
 
 Address = IPv4Address | IPv6Address
 Source = Address | IPv4Network | IPv6Network  # the source of an opening; only a signed knock can request a network
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
-class Protocol(IntEnum):
-    """Transport protocols that carry knocks, by their IANA protocol number."""
-
-    TCP = 6
-    UDP = 17
-
-
-_PORT = re.compile(r"([0-9]{1,5})[/:](tcp|udp)", re.IGNORECASE)
-
-
-class Port(NamedTuple):
-    """A transport protocol and a port from 1 to 65535: one step of a knock, or a port that a door opens."""
-
-    protocol: Protocol
-    number: int
-
-    @classmethod
-    def parse(cls, text: str) -> Port:
-        """Parse `7000/tcp` (nmap, services(5)) or `7000:tcp` (knockd). Raises ValueError with fault and remedy."""
-        match = _PORT.fullmatch(text.strip())
-        if match is None:
-            raise InvalidValueError("invalid-port", f"invalid port {text!r}; write it as 7000/tcp or 7000/udp")
-        number = int(match[1])
-        if not 1 <= number <= 65535:
-            raise InvalidValueError("port-range", f"port {number} does not exist; write a number from 1 to 65535")
-        return cls(Protocol[match[2].upper()], number)
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.protocol.name.lower()}"
-
-
-DEFAULT_SIGNED_PORT = Port(Protocol.UDP, 62201)  # fwknop's port; no other service uses it
 MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the eighth attempt comes after 46 seconds
 
 
@@ -186,8 +156,24 @@ class Element(NamedTuple):
     port: Port
 
 
+class Share(NamedTuple):
+    """What one holder has of an opening: its end, and the date of the newest knock that made it.
+
+    `by` identifies the holder: a signer's hash, "knock", "hand" or "fleet". `dated_ms` 0: no signed knock made it.
+    `name` is for users.
+    """
+
+    by: str
+    until_s: float
+    dated_ms: int = 0
+    name: str = ""
+
+
 class Opening(NamedTuple):
-    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock)."""
+    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock).
+
+    `by` opened it. It ends with the last of its `shares`; without any, `by` alone holds it.
+    """
 
     door: str
     address: Source
@@ -195,6 +181,7 @@ class Opening(NamedTuple):
     since_s: float
     until_s: float
     by: str
+    shares: tuple[Share, ...] = ()
 
     @property
     def key(self) -> tuple[str, Source]:

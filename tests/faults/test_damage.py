@@ -1,4 +1,4 @@
-"""A ledger that was cut short or changed: the daemon starts, says so, and every opening stands with its time."""
+"""A ledger that was cut short or changed: the daemon starts, says so, and every opening stays with its time."""
 
 from __future__ import annotations
 

@@ -96,6 +96,6 @@ def gets_in_during(visitor: Visitor) -> bool:
 
 
 def size_of(daemon: RunningDaemon) -> tuple[int, int]:
-    """Give the descriptors and the resident bytes of the daemon and its children."""
+    """Return the descriptors and the resident bytes of the daemon and its children."""
     family = family_of(daemon.process.pid)
     return sum(map(descriptors_of, family)), sum(map(resident_bytes, family))

@@ -48,7 +48,7 @@ def await_openings(daemon: RunningDaemon, count: int) -> None:
         assert time.monotonic() < deadline_s, f"{found} of {count} openings"
         time.sleep(0.2)
         with suppress(NegativeResult):  # it records them, and answers later
-            found = daemon.ask("numbers")["openings"]
+            found = daemon.ask("stats")["openings"]
     assert len(daemon.openings()) == count
 
 
@@ -58,9 +58,9 @@ def test_ten_thousand_sources_knock_rightly_at_once(direct_lab: Lab, tmp_path: P
         assert len(daemon.elements()) == AT_ONCE
         await_openings(daemon, AT_ONCE)
         assert len(daemon.log("--last", 2 * AT_ONCE)) == AT_ONCE
-        told = [event for event in daemon.events() if event["event"] == "opened"]
+        logged = [event for event in daemon.events() if event["event"] == "opened"]
         left_out = daemon.message("these were left out: ")["message"]
-        assert len(told) < AT_ONCE
+        assert len(logged) < AT_ONCE
         assert "'opened'" in left_out
 
 

@@ -1,4 +1,4 @@
-"""Bans, by real packets: whoever is banned comes in by no door, in no mode, whatever else happens to the gate."""
+"""Bans, with real packets: a banned source gets in by no door, in no mode, whatever else happens to the gate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
 
 @pytest.mark.parametrize("mode", ["guard", "stealth"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_who_is_banned_is_out_and_knocks_in_vain(direct_lab: Lab, tmp_path: Path, mode: str, version: int) -> None:
+def test_banned_source_is_dropped_and_its_knocks_are_ignored(
+    direct_lab: Lab, tmp_path: Path, mode: str, version: int
+) -> None:
     one, other = Visitors(direct_lab).crowd(version, 2)
     with standing(direct_lab, tmp_path, mode) as daemon:
         one.knock_and_connect(*SEQUENCE).close()
@@ -101,7 +103,7 @@ def test_a_ban_outlives_reloads_restarts_repairs_and_the_table(direct_lab: Lab, 
     assert holds()
 
 
-def test_who_is_banned_is_listed(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_bans_are_listed(direct_lab: Lab, daemon: RunningDaemon) -> None:
     assert daemon.run("ban").stdout == "no address is banned\n"
     daemon.run("ban", "192.0.2.7", "--for", "8h")
     daemon.run("ban", "2001:db8::7")

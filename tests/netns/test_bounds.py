@@ -1,4 +1,4 @@
-"""What happens where a set is full: it is refused and counted, and nothing that stands is lost."""
+"""What happens where a set is full: new entries are refused and counted, and no opening is lost."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_full_window_shortens_the_deadline_and_still_opens(full: Full) -> None
 
 
 @pytest.mark.parametrize("full", ["first_knock|short_window"], indirect=True)
-def test_two_full_windows_refuse_the_newest_stranger(full: Full) -> None:
+def test_two_full_windows_refuse_the_newest_source(full: Full) -> None:
     for stranger in range(2 * SIZE):
         full.send(stranger, KNOCK[0])
     full.send(100, *KNOCK)
@@ -109,7 +109,7 @@ def test_a_full_progress_map_sends_back_to_the_start(full: Full) -> None:
 
 
 @pytest.mark.parametrize("full", ["ratelimit"], indirect=True)
-def test_a_full_limiter_matches_nobody_new(full: Full) -> None:
+def test_full_limiter_matches_no_new_source(full: Full) -> None:
     for stranger in range(SIZE):
         full.send(stranger, Port(Protocol.TCP, 1))
     full.send(100, *KNOCK)
@@ -127,7 +127,7 @@ def test_a_full_open_set_refuses_a_right_knock_and_says_so(full: Full) -> None:
     full.send(100, *KNOCK)
     event = full.event()
     assert (event.what, event.source.packed) == ("full", source(100))
-    full.send(0, *KNOCK)  # whoever is in can prolong
+    full.send(0, *KNOCK)  # a source that is in can prolong
     assert full.event().what == "knock"
     assert full.open_to() == {source(friend) for friend in range(SIZE)}
     assert full.counted() == {"knocked": SIZE + 1, "open_full": 1}

@@ -1,4 +1,4 @@
-"""The daemon comes, goes, reloads and is killed; the gate stands, and the record tells what happened."""
+"""The daemon comes, goes, reloads and is killed; the gate stays, and the ledger has what happened."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_two_hangups_at_once_end_with_the_last_file(daemon: RunningDaemon, pair:
 
 
 def test_a_reload_under_way_does_not_disturb_the_end(daemon: RunningDaemon) -> None:
-    """What the loading child writes into a pipe that nobody reads any more is no fault to print."""
+    """What the loading child writes into a pipe without a reader is not printed as a fault."""
     for _ in range(4):
         daemon.process.send_signal(signal.SIGHUP)
         daemon.await_notice("RELOADING=1")
@@ -325,7 +325,7 @@ def test_compiled_rules_work_with_no_daemon(direct_lab: Lab, tmp_path: Path, pai
     daemon.close()
 
 
-def test_the_record_tells_everything(daemon: RunningDaemon, pair: list[Visitor]) -> None:
+def test_the_ledger_records_everything(daemon: RunningDaemon, pair: list[Visitor]) -> None:
     knocker, by_hand = pair
     knocker.knock(*SEQUENCE)
     opened = daemon.event("opened")

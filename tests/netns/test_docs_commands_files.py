@@ -58,7 +58,7 @@ def seat(lab: Lab, tmp_path: Path) -> Iterator[Seat]:
 
 
 def configure(seat: Seat, text: str = "") -> Path:
-    """Give the server another folder for its configuration, with this one in it."""
+    """Use another directory for the server's configuration, with this one in it."""
     folder = Path(tempfile.mkdtemp(dir=seat.folder))
     if text:
         (folder / "doorward.toml").write_text(text)

@@ -1,4 +1,4 @@
-"""The examples of the commands by which a gate comes into force, typed where there is none or another."""
+"""The examples of the commands that put a gate in force, typed without a gate or with another one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def guest(lab: Lab) -> Visitor:
 
 @pytest.fixture
 def stopped(lab: Lab) -> Iterator[RunningDaemon]:
-    """Give what a daemon needs, the user `doorward` too; it does not run yet."""
+    """Return what a daemon needs, the user `doorward` too; it does not run yet."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(lab.server))

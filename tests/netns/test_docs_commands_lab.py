@@ -19,7 +19,7 @@ from tests.support.processes import running
 pytestmark = pytest.mark.netns("nft", "nmap")
 
 LONGEST_S = 100 * SLOWNESS  # a quarter of a minute goes by with scans, and with doors that close in their time
-STORY = (  # what stands below the example
+STORY = (  # what follows the example
     "All 65535 scanned ports on 198.51.100.2 are in ignored states.",
     "the service replies: welcome, 192.0.2.2",
     "opened   192.0.2.2        ssh: 22/tcp, by knock; closed after 5s, by time",

@@ -89,7 +89,7 @@ def test_the_report(desk: DocsSession, console: Console) -> None:
 
 
 @pytest.mark.console("docs/firewalls.md")
-def test_beside_another_firewall(desk: DocsSession, console: Console) -> None:
+def test_alongside_another_firewall(desk: DocsSession, console: Console) -> None:
     desk.lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
     desk.configure(TWO_DOORS.format("stealth", ""))
     for call in console:

@@ -116,7 +116,7 @@ def test_the_example_of_a_webhook(direct_lab: Lab, tmp_path: Path) -> None:
             assert not any("secret" in line for line in daemon.lines)
 
 
-def test_strangers_cannot_have_it_run_without_a_bound(direct_lab: Lab, tmp_path: Path) -> None:
+def test_other_sources_cannot_run_it_without_a_bound(direct_lab: Lab, tmp_path: Path) -> None:
     record = tmp_path / "record"
     config = f"""
 [gate]

@@ -105,14 +105,6 @@ def test_from_boot_on(desk: DocsSession, console: Console) -> None:
     assert {path.name for path in units.glob("*.wants/*")} == {"doorward.service", "doorward-gate.service"}
 
 
-@pytest.mark.console("docs/fleet.md", "Each gate")
-def test_the_drop_in_of_a_gate_in_a_fleet(desk: DocsSession, console: Console) -> None:
-    (call,) = console
-    desk.compare(call)
-    there = desk.folder / "system/etc/systemd/system/doorward.service.d/fleet.conf"
-    assert there.read_text() == (ROOT / "systemd/doorward-fleet.conf").read_text()
-
-
 @pytest.mark.console("docs/hooks.md")
 def test_hooks(desk: DocsSession, console: Console) -> None:
     """What they do then is held by test_docs_hooks.py."""

@@ -1,4 +1,4 @@
-"""docs/router.md on a router: its rules and its door let whoever knocked through to the host behind, nobody else."""
+"""docs/router.md on a router: its rules and door let a client that knocked through to the host behind, nobody else."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.netns("nft", "ssh", "/usr/sbin/sshd", "unshare")
 CONFIG = (
     '[gate]\nmode = "guard"\n[doors.ssh]\nopens = ["22/tcp"]\n[doors.web]\nknock = ["7101/tcp"]\nopens = ["443/tcp"]\n'
 )
-# What stands for jq, which need not be installed here: this filter, and no other.
+# Replaces jq, which need not be installed here: this filter, and no other.
 JQ = """\
 import json, sys
 assert sys.argv[1:] == ["-r", 'select(.event == "opened") | .address'], sys.argv

@@ -63,9 +63,7 @@ def test_a_door_runs_one_command_on_opening_and_one_at_its_end(
     assert [said.readline(), said.readline()] == [f"open {visitor}\n", f"close {visitor}\n"]
 
 
-def test_a_door_that_stays_open_for_nobody_runs_at_every_knock(
-    daemon: RunningDaemon, visitor: Visitor, said: TextIO
-) -> None:
+def test_door_that_opens_nothing_runs_at_every_knock(daemon: RunningDaemon, visitor: Visitor, said: TextIO) -> None:
     for _ in range(2):
         visitor.knock("7101", "7102")
         assert said.readline() == f"wake {visitor}\n"

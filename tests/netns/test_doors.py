@@ -121,7 +121,7 @@ def test_anything_else_opens_nothing(house: House, visitor: Visitor, knock: list
         ["6666", *SEQUENCE],
         ["7001", "8001:udp", "6666", *SEQUENCE],
         ["7001", "8001:udp", *SEQUENCE],
-        ["7001", "22", "8001:udp", "22", "9001"],  # the door's own port is no symbol
+        ["7001", "22", "8001:udp", "22", "9001"],  # the door's own port is not a knock
         ["7001", "8001:udp", "9002", *SEQUENCE],
     ],
     ids=" ".join,
@@ -209,7 +209,7 @@ def test_opening_again_prolongs_the_one_entry(house: House, visitor: Visitor) ->
     assert stays_out(house, visitor, 27)
 
 
-def test_two_hundred_who_knock_at_once_all_get_in(house: House) -> None:
+def test_two_hundred_simultaneous_clients_all_get_in(house: House) -> None:
     crowd = [*house.visitors.crowd(4, 100), *house.visitors.crowd(6, 100)]
     knocking = [visitor.start_knock(*SEQUENCE, delay_ms=500) for visitor in crowd]
     assert [process.wait(20 * SLOWNESS) for process in knocking] == [0] * len(crowd)
@@ -218,9 +218,9 @@ def test_two_hundred_who_knock_at_once_all_get_in(house: House) -> None:
             stack.enter_context(visitor.connect())
     for visitor in crowd:
         assert visitor.element() in house.daemon.elements()
-    until_told = {str(visitor) for visitor in crowd}
-    while until_told:
-        until_told.discard(house.daemon.event("opened", door="main")["address"])
+    until_logged = {str(visitor) for visitor in crowd}
+    while until_logged:
+        until_logged.discard(house.daemon.event("opened", door="main")["address"])
 
 
 def test_open_and_close_by_hand(house: House, visitor: Visitor) -> None:

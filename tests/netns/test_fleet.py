@@ -13,6 +13,7 @@ import pytest
 from doorward.fleet import etcd_codec
 from tests.support.daemon import LATE_S, SLOWNESS
 from tests.support.fleet import Fleet, running_fleet
+from tests.support.knockd import until
 from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
 
 pytestmark = pytest.mark.netns("nft")
@@ -121,7 +122,7 @@ def test_restarted_gate_catches_up(fleet: Fleet, number: signal.Signals) -> None
     second.event("closed", address=str(goes), by="fleet")
     second.event("opened", address=str(comes), by="knock at edge-1")
     fleet.await_everywhere({str(stays), str(comes)})
-    first.end(number)  # the gate that opened them: it opens nothing anew
+    first.end(number)  # the gate that opened them: it opens nothing again
     second.run("close", "ssh", stays)
     first.start()
     first.event("closed", address=str(stays), by="fleet")
@@ -143,6 +144,28 @@ def test_partitioned_gate_continues_alone_and_catches_up(fleet: Fleet) -> None:
     assert fleet.await_everywhere({str(alone), str(elsewhere)}) < 5 * SLOWNESS + LATE_S
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["by its watch", "by a restart"])
+def test_close_and_shorter_opening_without_etcd_reach_the_other_gate(fleet: Fleet, restarts: bool) -> None:
+    first, second = fleet.gates
+    guest = fleet.visitor(first)
+    fleet.knock(guest)
+    second.event("opened", address=str(guest))
+    fleet.switch.cut("gate1")
+    first.message("this gate continues alone")
+    first.run("close", "ssh", guest)
+    first.run("open", "ssh", guest, "--for", "1m")
+    if restarts:
+        second.end()
+    fleet.switch.join("gate1")
+    first.message("connected to the fleet")
+    if restarts:
+        until(lambda: first.ask("status")["fleet"]["owed"] == 0)
+        second.start()
+    second.event("closed", address=str(guest), by="fleet")
+    second.event("opened", address=str(guest), by="hand at edge-1")
+    assert second.elements()[guest.element()] <= 60
+
+
 def test_killed_fleet_process_is_restarted(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest, late = fleet.visitor(first), fleet.visitor(first)
@@ -152,7 +175,7 @@ def test_killed_fleet_process_is_restarted(fleet: Fleet) -> None:
     second.event("opened", address=str(guest), by="knock at edge-1")
     os.kill(fleet_process(second.process.pid), signal.SIGKILL)
     second.message("the fleet process failed")
-    second.run("close", "ssh", guest)  # told to the next one
+    second.run("close", "ssh", guest)  # sent to the next one
     first.event("closed", address=str(guest), by="fleet")
     fleet.knock(late)
     second.event("opened", address=str(late))

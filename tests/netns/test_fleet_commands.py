@@ -38,9 +38,9 @@ def test_status_close_log_and_forget(fleet: Fleet, console: Console, tmp_path: P
     second.event("closed", address=str(guest), by="fleet")
     nobody = first.run("close", "ssh", guest, "--fleet", check=False)
     assert (nobody.returncode, "on any gate" in nobody.stderr) == (1, True)
-    while "edge-1  away" not in (told := second.run("status", "--fleet").stdout):
-        assert "edge-1  silent" in told  # until its lease is over
-    assert "1 of 2 gates up" in told
+    while "edge-1  away" not in (output := second.run("status", "--fleet").stdout):
+        assert "edge-1  silent" in output  # until its lease is over
+    assert "1 of 2 gates up" in output
     for gate in ("edge-2", "edge-9", ""):  # up, unknown
         assert second.run("fleet", "forget", gate, check=False).returncode == 1
     (forget,) = console
@@ -65,6 +65,6 @@ def test_ban_closes_fleet_wide_and_blocks_locally(fleet: Fleet) -> None:
     second.event("closed", address=str(guest), by="fleet")
     second.run("open", "ssh", guest)
     other = fleet.visitor(second)
-    fleet.knock(other)  # told later by the same gate
+    fleet.knock(other)  # announced later by the same gate
     first.event("opened", address=str(other))
     assert {opening["address"] for opening in first.openings()} == {str(other)}

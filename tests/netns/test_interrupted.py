@@ -13,7 +13,7 @@ from tests.support.documents import ROOT
 
 pytestmark = pytest.mark.netns
 
-# A lab that is kept stands for one whose removal was interrupted.
+# A lab that is kept is like one whose removal was interrupted.
 SUITE = """
 import signal, subprocess
 from pathlib import Path

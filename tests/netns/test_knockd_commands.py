@@ -91,14 +91,14 @@ def await_gone(place: Site, source: str, listing: str) -> None:
 
 @engines
 def test_the_address_in_a_command_is_an_address(tmp_path: Path, program: Program) -> None:
-    told = tmp_path / "told"
-    text = door(Command=f"echo %IP%,%IP% >> {told}; echo done")
+    output = tmp_path / "output"
+    text = door(Command=f"echo %IP%,%IP% >> {output}; echo done")
     with site(program, tmp_path, text) as place:
         sources = [ONE, OTHER, SIX, "203.0.113.255", "2001:db8:ffff:ffff::a"]
         for source in sources:
             place.send(source, "7000", "7100")
         place.knockd.await_line("door: done", len(sources))  # what a command writes is in the log
-        written = [line.split(",") for line in told.read_text().splitlines()]
+        written = [line.split(",") for line in output.read_text().splitlines()]
         assert sorted(first for first, _ in written) == sorted(sources)
         assert all(str(ip_address(first)) == second for first, second in written)
 
@@ -120,7 +120,7 @@ def test_with_a_stop_command_an_address_has_one_opening_that_a_knock_prolongs(tm
         assert [ran(place.knockd, f"echo {what} {who}") for what in ("start", "stop") for who in (ONE, OTHER)] == [
             1
         ] * 4
-        place.send(ONE, "7000", "7100")  # closed, so this opens anew
+        place.send(ONE, "7000", "7100")  # closed, so this opens again
         place.knockd.await_line(f"door: start {ONE}", 2)
 
 
@@ -160,9 +160,7 @@ def test_ipv6_commands_fall_back_and_empty_ones_are_none(tmp_path: Path) -> None
         assert sorted(commands) == sorted(word.strip() for word in wanted.split("|"))
 
 
-def test_a_hanging_command_is_ended_with_its_children_and_told_of(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_hanging_command_is_ended_with_its_children_and_logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(runner_module, "MAX_SECONDS", 0.3)
     loop, reports = EventLoop(), list[HookReport]()
 
@@ -181,8 +179,8 @@ def test_a_hanging_command_is_ended_with_its_children_and_told_of(
     runner.close()
     os.waitpid(runner.pid, 0)
     loop.close()
-    told = [(report.event, report.text, report.status) for report in reports]
-    assert told == [
+    reported = [(report.event, report.text, report.status) for report in reports]
+    assert reported == [
         ("running", "echo begun; sleep 600 & sleep 600", 0),
         ("hangs", "ended after 0s", 0),
         ("output", "begun", 0),
@@ -246,7 +244,7 @@ def test_a_reload_closes_the_doors_that_are_gone_and_a_bad_file_changes_nothing(
         place.knockd.reload(gone + LAST + door("new", "7002", Command="echo new"))
         place.knockd.await_line("error: the configuration was not changed", 2)
         os.chown(place.knockd.config, 0, 0)
-        place.send(SIX, "7000")  # the door stands as before
+        place.send(SIX, "7000")  # the door is open as before
         place.knockd.await_line("gone: start", 2)
         place.knockd.reload(stays + LAST + door("new", "7002", Command="echo new"))
         for source in (ONE, SIX):
@@ -358,7 +356,7 @@ def test_a_router_sees_knocks_at_an_address_behind_it(lab: Lab, tmp_path: Path, 
 
 
 @engines
-def test_a_port_on_which_this_host_listens_is_no_symbol(tmp_path: Path, program: Program) -> None:
+def test_port_on_which_this_host_listens_is_not_a_knock(tmp_path: Path, program: Program) -> None:
     text = door(Command="echo %IP%") + LAST
     with Lab(direct=True) as lab:
         lab.server.start_greeter(4444)

@@ -102,8 +102,8 @@ Command = echo other %IP%
         place.send("10.7.6.1", "8000", "8100")
         knockd.await_line("other: other 10.7.6.1")
         assert len(knockd.await_part("running command: echo once")) == 12
-        told = [line for line in knockd.lines() if " left in" in line and str(sequences) in line]
-        assert [line.split()[1] for line in told if line.startswith("once: ")] == ["10", "5", "1"]
+        left = [line for line in knockd.lines() if " left in" in line and str(sequences) in line]
+        assert [line.split()[1] for line in left if line.startswith("once: ")] == ["10", "5", "1"]
         disabled = "no more sequences left in the one time sequences file for door {} --> disabling the door"
         assert disabled.format("once") in knockd.lines()
         assert disabled.format("other") not in knockd.lines()

@@ -55,11 +55,11 @@ class Home:
         return self.lab.server.run([*inside, "-d", *words], env=env, check=False, timeout_s=PATIENCE_S)
 
     def pid(self) -> int:
-        """Give the number in the pid file."""
+        """Return the number in the pid file."""
         return int(self.pid_file.read_text())
 
     def lines(self) -> list[str]:
-        """Give the log so far."""
+        """Return the log so far."""
         return [undated(line) for line in self.log.read_text().splitlines() if line]
 
     def await_line(self, wanted: str) -> None:
@@ -145,7 +145,7 @@ def test_the_pid_file_is_where_knockd_has_it(home: Home, program: Program, where
 
 
 @programs
-def test_a_stale_pid_file_is_no_hindrance(home: Home, program: Program) -> None:
+def test_stale_pid_file_is_replaced(home: Home, program: Program) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
     home.pid_file.write_text(f"{ended.pid}\n")
@@ -155,7 +155,7 @@ def test_a_stale_pid_file_is_no_hindrance(home: Home, program: Program) -> None:
 
 
 @programs
-def test_a_pid_file_that_cannot_be_made_is_told_of(home: Home, program: Program) -> None:
+def test_pid_file_that_cannot_be_written_is_reported(home: Home, program: Program) -> None:
     missing = home.folder / "missing" / "pid"
     done = home.call(program, "-c", "knockd.conf", "-p", missing)
     assert done.returncode == 0

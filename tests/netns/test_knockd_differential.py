@@ -55,7 +55,7 @@ class Generated(NamedTuple):
 
 
 def generated(seed: int) -> Generated:
-    """Give a configuration of eight doors and its cases, each with sources of its own."""
+    """Return a configuration of eight doors and its cases, each with sources of its own."""
     choose = random.Random(seed)
     text, ways = "", {}
     for number in range(8):
@@ -164,7 +164,7 @@ def test_what_knockd_opens_for_a_clean_knock_opens_and_nothing_else(tmp_path: Pa
     assert by_ring == right
 
 
-# What differs, and is meant to: each row stands in docs/from-knockd.md.
+# What differs, and is meant to: each row is in docs/from-knockd.md.
 
 PAIR = "[pair]\nSequence = 7000,7100\nTCPFlags = syn\nCommand = :\n"
 LAST_DOOR = f"[last]\nSequence = {','.join(LAST)}\nTCPFlags = syn\n"

@@ -126,7 +126,7 @@ def test_a_tunnel_of_the_kernels(direct_lab: Lab, tmp_path: Path, program: Progr
 def test_an_address_that_comes_and_goes_while_it_runs(
     direct_lab: Lab, tmp_path: Path, program: Program, address: str
 ) -> None:
-    """A packet to an address that is not the host's is no knock; from the moment when it is one it is."""
+    """A packet to an address that is not the host's is not a knock; from the moment when it is one it is."""
     server, to = direct_lab.server, ip_address(address)
     prefix = f"{address}/{to.max_prefixlen}"
     change = [prefix, "dev", "eth0", *(["nodad"] if to.version == 6 else [])]
@@ -164,7 +164,7 @@ def knock_from(source: str, destination: str) -> list[bytes]:
 
 @contextmanager
 def wire(lab: Lab) -> Iterator[Callable[[bytes], None]]:
-    """Give what sends a packet to the server's machine, whatever its address."""
+    """Return what sends a packet to the server's machine, whatever its address."""
     macs = bytes.fromhex(lab.server.mac.replace(":", "") + lab.client.mac.replace(":", ""))
     with lab.client.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind((lab.client.interface, 0))
@@ -229,7 +229,7 @@ DATAGRAMS = "[door]\nSequence = 7000:udp,7100:udp\nCommand = :\n"
 
 
 def datagram(source: str, destination: str, number: int) -> bytes:
-    """Give an IPv6 packet with a UDP datagram of 40 bytes: enough for a fragment more."""
+    """Return an IPv6 packet with a UDP datagram of 40 bytes: enough for a fragment more."""
     packet = ip_packet(Packet(ip_address(source).packed, Port.parse(f"{number}/udp"), 0), ip_address(destination))
     data = bytes(32)
     body = struct.pack("!HHHH", 40000, number, 8 + len(data), 0) + data

@@ -34,7 +34,7 @@ Stop_Command = rm {folder}/%IP%
 
 @contextmanager
 def resolving_site(program: Program, folder: Path, *, silent: bool = False) -> Iterator[Site]:
-    """Give a knockd with -l and a hosts file; a silent name server takes questions and gives no answer."""
+    """Return a knockd with -l and a hosts file; a silent name server takes questions and gives no answer."""
     folder.mkdir(exist_ok=True)
     hosts, servers, switch = folder / "hosts", folder / "resolv.conf", folder / "nsswitch.conf"
     hosts.write_text(HOSTS)
@@ -82,7 +82,7 @@ def test_a_name_server_that_is_silent_delays_lines_and_no_opening(tmp_path: Path
 
 
 @engines
-def test_at_the_end_no_line_is_lost_and_nobody_is_left_asking(tmp_path: Path, program: Program) -> None:
+def test_at_the_end_no_line_is_lost_and_no_resolver_is_left(tmp_path: Path, program: Program) -> None:
     with resolving_site(program, tmp_path, silent=True) as place:
         place.send(SLOW, "7000", "7100")
         until((tmp_path / SLOW).exists)
@@ -93,7 +93,7 @@ def test_at_the_end_no_line_is_lost_and_nobody_is_left_asking(tmp_path: Path, pr
 
 
 def askers(place: Site) -> list[int]:
-    """Give the processes that look names up: nobody else has eight threads."""
+    """Return the processes that look names up: nobody else has eight threads."""
     return [pid for pid in place.lab.server.pids() if "Threads:\t8" in Path(f"/proc/{pid}/status").read_text()]
 
 

@@ -35,7 +35,7 @@ class Syslog:
         self._thread.start()  # it must be read: syslog(3) waits where ten messages wait
 
     def seen_by(self, program: Program) -> Program:
-        """Give the program in a mount namespace where /dev has this log."""
+        """Return the program in a mount namespace where /dev has this log."""
         dev = self._folder / "dev"
         dev.mkdir()
         mounts = (

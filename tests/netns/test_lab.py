@@ -118,7 +118,7 @@ def test_nothing_is_left(capfd: pytest.CaptureFixture[str]) -> None:
     assert links() == before
     assert (greeter.returncode, deaf.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
     assert not Path("/proc", orphan.strip(), "exe").exists()
-    lab.close()  # a second time is no error
+    lab.close()  # a second time is not an error
 
 
 def test_an_exception_inside_passes_and_nothing_is_left() -> None:

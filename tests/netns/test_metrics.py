@@ -35,7 +35,7 @@ def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
         yield running
 
 
-def test_numbers_tell_what_happens(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_metrics_count_what_happens(direct_lab: Lab, daemon: RunningDaemon) -> None:
     one, other, scanner = Visitors(direct_lab).crowd(4, 3)
     one.knock("7001", "7002:udp", "7003")
     daemon.event("opened", address=str(one))
@@ -53,8 +53,8 @@ def test_numbers_tell_what_happens(direct_lab: Lab, daemon: RunningDaemon) -> No
     assert attempts[str(other)]["knocks"] == 2
     assert 0 < attempts[str(other)]["left"] <= 600
     assert numbers["sets"]["open4"] in ({"elements": 2, "size": 65536}, {"elements": None, "size": 65536})
-    told = sum(numbers["latency"]["counts"])
-    assert told in (0, 1)  # 0 before Linux 5.18, which tells no moment
+    recorded = sum(numbers["latency"]["counts"])
+    assert recorded in (0, 1)  # 0 before Linux 5.18, which has no time stamp
     assert 0 <= numbers["latency"]["sum"] < 10
 
 

@@ -29,7 +29,7 @@ table inet doorwards {
 
 
 def listed(lab: Lab) -> set[Existing]:
-    """Give what nft says."""
+    """Return what nft prints."""
     found = json.loads(lab.server.run(["nft", "-j", "-t", "list", "table", "inet", "doorward"]).stdout)["nftables"]
     return {
         Existing(kind, thing["name"], thing.get("size", 0))

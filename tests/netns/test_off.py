@@ -101,7 +101,7 @@ def test_off_ends_a_daemon_that_runs_and_on_brings_the_gate_back(gate: Gate) -> 
     assert daemon.process.wait(PATIENCE_S) == 0  # which systemd takes for no failure
     assert gate.is_off()
     status = daemon.run("status", check=False)
-    assert (status.returncode, "OFF since" in status.stdout) == (1, True)
+    assert (status.returncode, "off since" in status.stdout) == (1, True)
     shown = daemon.run("status", "--json", check=False)
     assert (shown.returncode, json.loads(shown.stdout)["off_since"] > 0) == (1, True)
     doctor = daemon.run("doctor", "--json", check=False)

@@ -1,4 +1,4 @@
-"""Started by root, the daemon goes over to its user; what reads packets can do nothing; commands keep root's rights."""
+"""Started by root, the daemon switches to its user; packet readers can do nothing; commands keep root's rights."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.knockd import until
 from tests.support.service_user import (
+    AS_THE_UNIT,
     GROUP,
     METRICS,
     STAFF,
@@ -75,7 +76,7 @@ class ServiceDaemon(RunningDaemon):
         return status_of(self.process.pid)
 
     def child(self, *, filtered: bool) -> int:
-        """Give the process id of the reader, whose system calls are filtered, or of the one that runs commands."""
+        """Return the process id of the reader, whose system calls are filtered, or of the one that runs commands."""
         (pid,) = (
             pid for pid in children_of(self.process.pid) if (status_of(pid)["Seccomp_filters"] != "0") is filtered
         )
@@ -138,7 +139,7 @@ def test_each_process_has_what_it_needs_and_no_more(daemon: ServiceDaemon, visit
     assert daemon.events()[0]["message"] == "1 door, mode guard; 0 open"  # no word of root
 
 
-def test_who_serves_metrics_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemon) -> None:
+def test_metrics_user_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemon) -> None:
     daemon.start()
     assert stat.S_IMODE(daemon.control.stat().st_mode) == 0o660
     as_metrics = ["setpriv", "--reuid", str(METRICS), "--regid", str(METRICS), "--clear-groups"]
@@ -388,10 +389,6 @@ def test_without_the_user_the_reader_still_can_do_nothing(direct_lab: Lab, tmp_p
 
 
 # What the unit gives: its user, one capability, no new privileges, and a system that it cannot write.
-AS_THE_UNIT = [
-    "setpriv", "--reuid", str(USER), "--regid", str(GROUP), "--clear-groups", "--no-new-privs",
-    "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--ambient-caps", "-all,+net_admin",
-]  # fmt: skip
 SEALED = (
     "mount --bind {folder} {folder}",
     "mount --bind -o ro {folder}/configuration {folder}/configuration",
@@ -422,7 +419,7 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
         daemon.end()
 
 
-def test_sequences_that_everybody_can_read_are_told_of(daemon: ServiceDaemon) -> None:
+def test_world_readable_sequences_are_reported(daemon: ServiceDaemon) -> None:
     daemon.config.chmod(0o644)
     daemon.start()
     said = daemon.message("every user of this host can read the sequences")

@@ -192,8 +192,8 @@ def test_a_batch_that_a_full_set_refuses_in_part(site: Site) -> None:
     daemon.ask("open", door="ssh", address="10.78.0.1")
     with pytest.raises(UsageError, match="full"):
         daemon.ask("open", door="ssh", address="10.78.0.2")
-    told = daemon.events()
-    assert {event["address"] for event in told if event["event"] == "opened"} == opened | {"10.78.0.1"}
+    events = daemon.events()
+    assert {event["address"] for event in events if event["event"] == "opened"} == opened | {"10.78.0.1"}
     daemon.end()
     ran = set(re.findall(r"output: ran for ([0-9.]+)", "".join(daemon.lines)))
     assert ran == opened | {"10.78.0.1"}

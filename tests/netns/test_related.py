@@ -111,10 +111,10 @@ def test_a_conntrack_helper_opens_no_hidden_port(direct_lab: Lab, tmp_path: Path
         assert announced[:2] == [SSH, PASSIVE]
         assert announced[2] not in announced[:2]
         assert connects(lab, announced) == {PASSIVE}
-        assert_related_is_no_knock(lab, daemon, server)
+        assert_related_is_not_a_knock(lab, daemon, server)
 
 
-def assert_related_is_no_knock(lab: Lab, daemon: RunningDaemon, server: EchoServer) -> None:
+def assert_related_is_not_a_knock(lab: Lab, daemon: RunningDaemon, server: EchoServer) -> None:
     server.announce(7001)
     connects(lab, [7001, 7002])
     assert daemon.counters()["knocked"] == 0

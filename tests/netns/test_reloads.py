@@ -1,4 +1,4 @@
-"""A reload of the same doors loses no knock that is under way, and mends the maps that it fills again."""
+"""A reload of the same doors loses no knock in progress, and repairs the maps that it fills again."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_no_knock_is_lost(direct_lab: Lab, mode: Mode) -> None:
 
 
 def test_no_knock_is_lost_to_the_next_daemon(direct_lab: Lab, tmp_path: Path) -> None:
-    """Whoever knocks while the daemon is killed and starts again, four times."""
+    """Knocks while the daemon is killed and starts again, four times."""
     sources: list[IPv4Address] = []
     with (
         running_daemon(direct_lab.server, tmp_path, CONFIG) as daemon,
@@ -117,7 +117,7 @@ def restart(daemon: RunningDaemon, times: int) -> None:
         "flush map {0} opens; delete map {0} number; delete map {0} fail",
     ],
 )
-def test_a_map_that_somebody_changed_is_mended(harm: str) -> None:
+def test_map_changed_by_another_program_is_repaired(harm: str) -> None:
     gate = ruleset(Mode.GUARD)
     with own_namespace():
         filter_ = NftFirewall()

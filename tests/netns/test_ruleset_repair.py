@@ -1,4 +1,4 @@
-"""Other programs change the gate, and it comes back at once, with the openings and connections that stand."""
+"""Other programs change the gate, and it comes back at once, with its openings and established connections."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_flushes_under_knocks(direct_lab: Lab, daemon: RunningDaemon, changes: R
             assert guest.gets_in()
         assert all(echoes(session) for session in sessions)
         known = {opening["address"] for opening in daemon.openings()}
-        assert {str(element.address) for element in daemon.elements()} == known  # no knock was told and lost
+        assert {str(element.address) for element in daemon.elements()} == known  # no knock was logged and lost
 
 
 def flushed(lab: Lab, changes: RulesetChanges, stranger: Visitor) -> Iterator[float]:
@@ -151,7 +151,7 @@ def test_what_others_do_to_their_own_tables_is_their_affair(daemon: RunningDaemo
     assert len([moment for moment in changes.heard if not moment.change.program.startswith("nft")]) == 1
 
 
-def test_an_entry_that_somebody_takes_out_by_hand_is_struck_out(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_element_deleted_by_hand_ends_its_opening(direct_lab: Lab, daemon: RunningDaemon) -> None:
     guest = Visitors(direct_lab).fresh(4)
     guest.knock(*SEQUENCE)
     daemon.event("opened", address=str(guest))
@@ -178,8 +178,8 @@ def test_a_program_that_fights(direct_lab: Lab, daemon: RunningDaemon, changes: 
     last = max(place for place, moment in enumerate(changes.heard) if moment.change.program == "nft")
     changes.repair(last)
     assert guest.element() in daemon.elements()
-    told = [event for event in daemon.events() if "the gate" in event.get("message", "")]
-    assert len(told) == 6  # five with a line each, one for all others
+    repairs = [event for event in daemon.events() if "the gate" in event.get("message", "")]
+    assert len(repairs) == 6  # five with a line each, one for all others
     assert daemon.openings()[0]["address"] == str(guest)
 
 

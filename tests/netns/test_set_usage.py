@@ -37,7 +37,7 @@ def gate(direct_lab: Lab) -> Lab:
 
 
 def filled(lab: Lab) -> dict[str, SetUsage]:
-    """Give the sets that hold something, without what their names end with."""
+    """Return the sets that hold something, without what their names end with."""
     found: list[SetUsage] = lab.server.call(nfnetlink.read_set_usage)
     return {re.split(r"(?<=[46])_", fill.name)[0]: fill for fill in found if fill.elements != 0}
 
@@ -46,7 +46,7 @@ def maps(lab: Lab) -> list[str]:
     return [thing.name for thing in lab.server.call(NftFirewall().existing) if thing.kind == "map"]
 
 
-def test_who_is_how_far(gate: Lab) -> None:
+def test_progress_of_each_source(gate: Lab) -> None:
     frames = FrameSender(gate.client, gate.server)
     for source, knocks in zip(SOURCES, (1, 2, 2), strict=True):
         for port in KNOCK[:knocks]:

@@ -94,7 +94,7 @@ def ping(host: NamespaceHost, address: Address) -> bool:
 
 
 def datagrams(host: NamespaceHost, address: Address | str, port: int, *, device: str = "") -> socket.socket:
-    """Give a bound UDP socket."""
+    """Return a bound UDP socket."""
     family = socket.AF_INET6 if ":" in str(address) else socket.AF_INET
     sock = host.call(socket.socket, family, socket.SOCK_DGRAM)
     sock.settimeout(SILENCE_S)

@@ -30,7 +30,7 @@ OLD_KNOCK, NEW_KNOCK = ("7001", "7002", "7003"), ("7001", "7002", "7009")
 
 
 class Site:
-    """A daemon with OLD in force, and a file with NEW beside; one session stands."""
+    """A daemon with OLD in force, and a file with NEW beside it; one session is established."""
 
     def __init__(self, lab: Lab, daemon: RunningDaemon, new: Path) -> None:
         self.daemon, self.new, self.visitors = daemon, new, Visitors(lab)
@@ -103,7 +103,7 @@ def test_what_is_wrong_changes_nothing(site: Site) -> None:
     assert (said.returncode, "no configuration is on trial" in said.stderr) == (1, True)
 
 
-def test_a_trial_that_nobody_confirms_is_taken_back(site: Site) -> None:
+def test_unconfirmed_trial_is_rolled_back(site: Site) -> None:
     kept = (site.daemon.state / "gate.nft").read_text()
     with closing(site.session(*OLD_KNOCK)) as session:
         before = site.daemon.elements()
@@ -150,7 +150,7 @@ def test_a_trial_that_is_confirmed_from_a_new_connection(site: Site) -> None:
     assert site.opens_to(*NEW_KNOCK)
 
 
-def test_a_connection_that_does_not_stand_proves_nothing(site: Site) -> None:
+def test_connection_that_is_not_established_proves_nothing(site: Site) -> None:
     site.daemon.run("apply", site.new, "--trial", "20s")
     tells = {"SSH_CONNECTION": "192.0.2.99 40000 198.51.100.2 22"}
     said = site.daemon.host.run([*DOORWARD, "confirm"], env={**site.daemon.env, **tells}, check=False)

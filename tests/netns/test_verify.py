@@ -87,7 +87,7 @@ class Site:
         return self._results[name].result(200 * SLOWNESS)
 
     def ask(self, name: str, host: NamespaceHost, version: int, *words: object, before: tuple[str, ...] = ()) -> None:
-        """Begin a command on a host; `SERVER` among its words stands for the server's address."""
+        """Begin a command on a host; `SERVER` among its arguments is replaced by the server's address."""
         source = str(host.ipv4 if version == 4 else host.ipv6)
         server = self.lab.server.ipv4 if version == 4 else self.lab.server.ipv6
         command = [*before, *DOORWARD, "verify", *(server if word == "SERVER" else word for word in words)]
@@ -106,7 +106,7 @@ class Site:
 
 @contextmanager
 def site_of(folder: Path, mode: str) -> Iterator[Site]:
-    """Give a server with services on its doors' ports, and what a client knows of it."""
+    """Return a server with services on its doors' ports, and what a client knows of it."""
     signer = Signer()
     identity = folder / "id_ed25519"
     identity.touch(0o600)
@@ -207,7 +207,7 @@ def test_all_ports_are_silent_and_the_door_opens_and_closes(stealth: Site) -> No
     assert (stealth.folder / "all.svg").read_text().startswith("<svg")
 
 
-def test_what_a_knock_opens_is_found_where_nobody_names_it(stealth: Site) -> None:
+def test_opened_ports_are_found_without_being_named(stealth: Site) -> None:
     found = stealth["whatever"].json
     since_s, until_s = found.pop("closed_after_s")
     assert since_s < 2 * SLOWNESS + 1

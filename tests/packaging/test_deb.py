@@ -14,7 +14,7 @@ from doorward import __version__
 from doorward.cli.main import COMMANDS
 from doorward.lab.topology import Lab
 from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S
-from tests.support.debian_packages import SCRIPT, Built, script
+from tests.support.debian_packages import ROOT, Built, script
 from tests.support.systemd_container import SystemdContainer
 
 pytestmark = [
@@ -33,7 +33,10 @@ opens = ["22/tcp"]
 for = "1h"
 
 [signed]
+port = ["62201/udp", "443/udp"]
+confirm = true
 """
+MOST_BYTES = 1_000_000
 STRANGER = "198.51.100.77"
 KNOCKD_CONF = """\
 [options]
@@ -54,9 +57,22 @@ def machine(built: Built, direct_lab: Lab) -> Iterator[SystemdContainer]:
         yield started
 
 
-def install(machine: SystemdContainer, package: Path, *options: str) -> str:
-    done = machine.run("apt-get", "-q", "-y", *options, "install", f"/packages/{package.name}")
+def install(machine: SystemdContainer, built: Built, *packages: Path, options: tuple[str, ...] = ()) -> str:
+    files = (f"/packages/{package.relative_to(built.folder)}" for package in packages)
+    done = machine.run("apt-get", "-q", "-y", *options, "install", *files)
     return done.stdout + done.stderr
+
+
+def purge(machine: SystemdContainer, *packages: str) -> None:
+    machine.run("apt-get", "-q", "-y", "purge", *packages)
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+
+
+# The users, which Debian keeps.
+USERS = {"etc/group", "etc/gshadow", "etc/passwd", "etc/shadow"}
 
 
 def answers(lab: Lab, *, source: str = "198.51.100.1") -> bool:
@@ -80,11 +96,11 @@ def main_pid(machine: SystemdContainer, unit: str) -> int:
 @pytest.mark.netns("ssh-keygen")
 def test_from_install_to_purge(built: Built, machine: SystemdContainer, direct_lab: Lab, tmp_path: Path) -> None:
     before = machine.files()
-    install(machine, built.doorward)
+    install(machine, built, built.client, built.doorward)
 
     # The program, its pages and what shells need are there, and nothing has begun.
     assert machine.says("doorward", "--version") == f"doorward {__version__}"
-    assert machine.says("/usr/lib/doorward/bin/python3", "-m", "doorward", "--version") == f"doorward {__version__}"
+    assert machine.says("python3", "-m", "doorward", "--version") == f"doorward {__version__}"
     for page in ("doorward", "doorward.toml", *(f"doorward-{name}" for name in COMMANDS)):
         assert page in machine.says("man", "--warnings", page)
     asked = 'COMP_WORDS=(doorward stat); COMP_CWORD=1; _shtab_doorward doorward stat; echo "${COMPREPLY[@]}"'
@@ -117,12 +133,16 @@ def test_from_install_to_purge(built: Built, machine: SystemdContainer, direct_l
     assert not answers(direct_lab)
     direct_lab.client.run([*knock, "ssh", "--server-key", server_key, "--identity", identity, "--wait", "22"])
     assert re.search(r"ssh +198\.51\.100\.1 .* key laptop", machine.says("doorward", "status"))
+    signed = (*knock, "ssh", "--server-key", server_key, "--identity", identity, "--confirm")
+    for port in ("62201", "443"):  # the second is one that the unit's daemon can open at its start only
+        done = direct_lab.client.run([*signed, "--signed-port", port])
+        assert done.stdout.startswith(f"open for {direct_lab.client.ipv4} for 1h (")
     warnings = machine.says("journalctl", "-q", "-u", "doorward", "-p", "warning", "-o", "cat")
     assert warnings == ""
 
     # An upgrade: another process, the same gate, and what is open stays open.
     running = main_pid(machine, "doorward")
-    install(machine, built.doorward, "--reinstall")
+    install(machine, built, built.client, built.doorward, options=("--reinstall",))
     assert states(machine, "doorward") == ["active"]
     assert main_pid(machine, "doorward") not in (running, 0)
     assert answers(direct_lab)
@@ -162,17 +182,61 @@ def test_from_install_to_purge(built: Built, machine: SystemdContainer, direct_l
     assert machine.says("cat", "/etc/doorward/doorward.toml") == CONFIGURATION.strip()
     assert machine.run("test", "-e", "/var/lib/doorward/ledger.sqlite3").returncode == 0
 
-    # Purged: as if it had never been there, but for the user, which Debian keeps.
-    machine.run("apt-get", "-q", "-y", "purge", "doorward")
-    after = machine.files()
-    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    assert changed == {"etc/group", "etc/gshadow", "etc/passwd", "etc/shadow"}
-    assert machine.says("grep", "-c", "^doorward:", *(f"/{path}" for path in sorted(changed))).split() == [
-        f"/{path}:1" for path in sorted(changed)
+    # Purged: as if it had never been there, but for the users, which Debian keeps.
+    purge(machine, "doorward", "doorward-client")
+    assert changed(before, machine.files()) == USERS
+    assert machine.says("grep", "-c", "^doorward:", *(f"/{path}" for path in sorted(USERS))).split() == [
+        f"/{path}:1" for path in sorted(USERS)
     ]
 
 
-def test_in_the_place_of_knockd(built: Built, machine: SystemdContainer, direct_lab: Lab) -> None:
+def test_upgrade_from_the_package_with_its_own_libraries(
+    built: Built, earlier: Path, machine: SystemdContainer, direct_lab: Lab
+) -> None:
+    before = machine.files()
+    install(machine, built, earlier)
+    machine.write(
+        "/etc/doorward/doorward.toml", CONFIGURATION.replace("[signed]", ""), mode="640", owner="root:doorward"
+    )
+    direct_lab.server.start_greeter(22)
+    direct_lab.client.add_addresses([STRANGER])
+    machine.run("systemctl", "enable", "--now", "doorward-gate", "doorward")
+    machine.run("doorward", "open", "ssh", direct_lab.client.ipv4)
+    running = main_pid(machine, "doorward")
+    assert answers(direct_lab)
+
+    install(machine, built, built.client, built.doorward)
+    assert states(machine, "doorward") == ["active"]
+    assert main_pid(machine, "doorward") not in (running, 0)
+    assert answers(direct_lab)
+    assert not answers(direct_lab, source=STRANGER)
+    assert machine.run("systemctl", "is-enabled", "doorward").stdout == "enabled\n"
+    assert machine.run("test", "-e", "/usr/lib/doorward", check=False).returncode == 1
+    assert machine.says("journalctl", "-q", "-u", "doorward", "-p", "warning", "-o", "cat") == ""
+
+    purge(machine, "doorward", "doorward-client")
+    assert changed(before, machine.files()) == USERS
+
+
+def test_the_client_alone(built: Built, machine: SystemdContainer, direct_lab: Lab) -> None:
+    before = machine.files()
+    install(machine, built, built.client)
+    assert machine.says("doorward", "--version") == f"doorward {__version__}"
+    refused = machine.run("doorward", "run", check=False)
+    assert (
+        refused.stderr == "doorward: this is the client alone, without `doorward run`; install the package doorward\n"
+    )
+    for command in "add", "completion", "knock", "proxy", "verify":
+        assert command in machine.says("man", f"doorward-{command}")
+        assert machine.run("doorward", command, "--help").returncode == 0
+    machine.run("doorward", "knock", direct_lab.client.ipv4, "7000", "8000/udp")
+    assert machine.run("id", "doorward", check=False).returncode == 1
+    assert machine.says("find", "/lib/systemd", "-name", "doorward*") == ""
+    purge(machine, "doorward-client")
+    assert changed(before, machine.files()) == set()
+
+
+def test_replaces_knockd(built: Built, machine: SystemdContainer, direct_lab: Lab) -> None:
     # Debian's own knockd runs, as somebody has set it up.
     (debians,) = machine.says("find", "/", "-maxdepth", "1", "-name", "knockd_*.deb").splitlines()
     machine.run("apt-get", "-q", "-y", "install", debians)
@@ -182,17 +246,17 @@ def test_in_the_place_of_knockd(built: Built, machine: SystemdContainer, direct_
     theirs = main_pid(machine, "knockd")
 
     # doorward alone leaves it as it is.
-    install(machine, built.doorward)
+    install(machine, built, built.client, built.doorward)
     assert main_pid(machine, "knockd") == theirs
     assert machine.says("dpkg", "-S", "/usr/sbin/knockd", "/usr/bin/knock").splitlines() == [
         "knockd: /usr/sbin/knockd",
         "knockd: /usr/bin/knock",
     ]
 
-    # doorward-knockd takes its place, with its configuration, and goes on at once.
-    said = install(machine, built.knockd)
+    # doorward-knockd replaces it, with its configuration, and continues at once.
+    said = install(machine, built, built.knockd)
     assert "Removing knockd " in said
-    assert "take along if you purged it: keep a copy" in said
+    assert "copy them before you purge it" in said
     assert states(machine, "knockd") == ["active"]
     assert main_pid(machine, "knockd") not in (theirs, 0)
     assert f"doorward {__version__}" in machine.says("knockd", "--version")
@@ -210,8 +274,8 @@ def test_in_the_place_of_knockd(built: Built, machine: SystemdContainer, direct_
     assert machine.says("nft", "list", "tables") == ""
 
 
-def test_in_a_folder_that_is_no_host(built: Built, direct_lab: Lab, tmp_path: Path) -> None:
-    """A chroot, as images are made in: no systemd runs, and this host's gate is none of its business."""
+def test_in_a_chroot(built: Built, direct_lab: Lab, tmp_path: Path) -> None:
+    """A chroot, as images are made in: no systemd runs, and this host's gate is not touched."""
     (root,) = script("--root")
     steps = f"""
         mount -t tmpfs tmpfs {tmp_path}
@@ -219,11 +283,11 @@ def test_in_a_folder_that_is_no_host(built: Built, direct_lab: Lab, tmp_path: Pa
         mkdir upper work root
         mount -t overlay overlay -o lowerdir={root},upperdir=upper,workdir=work root
         mount -t proc proc root/proc
-        cp {built.doorward} {built.knockd} root/
-        chroot root apt-get -q -y install /{built.doorward.name} /{built.knockd.name}
+        cp {built.client} {built.doorward} {built.knockd} root/
+        chroot root apt-get -q -y install /{built.client.name} /{built.doorward.name} /{built.knockd.name}
         chroot root doorward --version
-        chroot root apt-get -q -y purge doorward doorward-knockd
-        ls -d root/etc/doorward root/var/lib/doorward root/usr/lib/doorward 2>&1 || true
+        chroot root apt-get -q -y purge doorward doorward-client doorward-knockd
+        ls -d root/etc/doorward root/var/lib/doorward root/usr/lib/python3/dist-packages/doorward 2>&1 || true
     """
     direct_lab.server.run(["nft", "add", "table", "inet", "doorward"])
     said = direct_lab.server.run(
@@ -245,9 +309,10 @@ def test_in_a_folder_that_is_no_host(built: Built, direct_lab: Lab, tmp_path: Pa
     assert "table inet doorward" in direct_lab.server.run(["nft", "list", "tables"]).stdout
 
 
-def test_what_the_packages_say_of_themselves(built: Built) -> None:
-    fields = {package: built.fields(package) for package in (built.doorward, built.knockd)}
+def test_the_packages_fields(built: Built) -> None:
+    fields = {package: built.fields(package) for package in (built.client, built.doorward, built.knockd)}
     assert {one["Version"].partition("-")[0] for one in fields.values()} == {__version__}
+    assert {one["Architecture"] for one in fields.values()} == {"all"}
     assert {name: fields[built.knockd].get(name) for name in ("Provides", "Conflicts", "Replaces")} == {
         "Provides": "knockd",
         "Conflicts": "knockd",
@@ -258,23 +323,15 @@ def test_what_the_packages_say_of_themselves(built: Built) -> None:
     assert {"/usr/sbin/knockd", "/usr/bin/knock"} <= built.paths(built.knockd)
 
 
+def test_they_are_small_and_contain_doorward_alone(built: Built) -> None:
+    for package in built.client, built.doorward, built.knockd:
+        assert package.stat().st_size < MOST_BYTES
+        libraries = {path.split("/")[5] for path in built.paths(package) if path.count("/") > 4 and "dist-pack" in path}
+        assert libraries <= {"doorward", f"doorward-{__version__}.dist-info"}
+
+
 def test_nothing_tells_where_they_were_built(built: Built, tmp_path: Path) -> None:
-    for package in built.doorward, built.knockd:
+    for package in built.client, built.doorward, built.knockd:
         subprocess.run(["dpkg-deb", "-R", package, tmp_path / package.stem], check=True)
-    here = str(SCRIPT.parents[1])
-    found = subprocess.run(["grep", "-rl", "-e", here, "-e", "deb/source", tmp_path], capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (1, "")
-    assert list(tmp_path.rglob("direct_url.json")) == []
-    compiled = [path for path in tmp_path.rglob("*.pyc") if path.name.startswith("main.")]
-    assert any(b"/usr/lib/doorward/lib/python3" in path.read_bytes() for path in compiled)
-
-
-@pytest.mark.netns("lintian")
-def test_debians_own_judge_is_content(built: Built) -> None:
-    (changes,) = built.folder.glob("*.changes")
-    unpublished = "bogus-mail-host,bogus-mail-host-in-debian-changelog"  # nobody's address: see DEBEMAIL in scripts/deb
-    words = ["--allow-root", "--suppress-tags", unpublished, "--tag-display-limit", "0"]
-    done = subprocess.run(["lintian", *words, changes], capture_output=True, text=True, check=False)
-    assert "lintian" not in done.stderr
-    others = re.compile(r"/site-packages/(?!doorward/)")  # libraries are as their makers publish them
-    assert [line for line in done.stdout.splitlines() if not others.search(line)] == []
+    found = subprocess.run(["grep", "-rl", "-e", str(ROOT), "-e", "/build/source", tmp_path], capture_output=True)
+    assert (found.returncode, found.stdout) == (1, b"")

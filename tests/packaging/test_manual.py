@@ -33,7 +33,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def shown(share: Path, page: str) -> str:
-    """Give a page as a reader sees it, in one line."""
+    """Return a page as a reader sees it, in one line."""
     return " ".join(run("man", "--nh", "--nj", "-l", share / "man" / f"man{page[-1]}" / page).stdout.split())
 
 

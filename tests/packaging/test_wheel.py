@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as `python -m build` does it, by hatchling, but with the libraries that stand here."""
+    """Built as `python -m build` does it, by hatchling, but with the libraries that are installed here."""
     folder = tmp_path_factory.mktemp("wheel")
     words = ["-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True, capture_output=True, timeout=120)

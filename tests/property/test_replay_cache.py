@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from doorward.daemon import replay_cache
-from doorward.daemon.replay_cache import AHEAD_MS, FORGOTTEN, SCHEMA, Clock, PacketId, ReplayCache
+from doorward.daemon.replay_cache import AHEAD_MS, CLOSES, FORGOTTEN, SCHEMA, Clock, PacketId, ReplayCache
 
 WINDOW_MS, DAY_MS = 60_000, 86_400_000
 BEGUN_MS = 1000 * DAY_MS
@@ -30,7 +30,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.packets: dict[int, int] = {}  # each that was ever sent, with its date
         self.used: set[int] = set()
         self.db = sqlite3.connect(":memory:")
-        self.db.executescript(SCHEMA + FORGOTTEN)
+        self.db.executescript(SCHEMA + FORGOTTEN + CLOSES)
         self.start()
 
     def teardown(self) -> None:
@@ -131,7 +131,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: max((self.packets[n] for n in self.used), default=0) <= self.true_ms)
     @rule()
-    def whoever_is_honest_gets_in_once_the_clock_is_right(self) -> None:
+    def honest_knocks_are_accepted_once_the_clock_is_right(self) -> None:
         self.wrong_ms = 0
         self.table.follow_clock(WINDOW_MS)
         self.true_ms += WINDOW_MS

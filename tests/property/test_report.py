@@ -34,19 +34,19 @@ def records(draw: st.DrawFn) -> Record:
 @given(st.lists(records(), max_size=25), moments, moments)
 def test_any_ledger_gives_a_complete_page(kept: list[Record], one_s: float, other_s: float) -> None:
     since_s, now_s = sorted((one_s, other_s))
-    told = figures_of(sorted(kept, key=lambda record: record.at_s), since_s, now_s)
-    page = page_of(told)
+    statistics = figures_of(sorted(kept, key=lambda record: record.at_s), since_s, now_s)
+    page = page_of(statistics)
     page.encode()
     read = Read(page)
     assert "script" not in read.tags
     assert "b" not in read.tags or "open now" in read.text
 
-    found, answer = told.events, as_json(told)
-    lanes, cells = told.timelines, told.map.counts
+    found, answer = statistics.events, as_json(statistics)
+    lanes, cells = statistics.timelines, statistics.map.counts
     assert sum(lane.openings for lane in lanes) == len(found.sessions) == answer["openings"]
     assert sum(cells.values()) == len(found.refusals) == answer["refusals"]
-    assert sum(count for _, count in told.reasons) + told.other_reasons == len(found.refusals)
-    assert sum(source.refusals for source in told.sources) <= len(found.refusals)
+    assert sum(count for _, count in statistics.reasons) + statistics.other_reasons == len(found.refusals)
+    assert sum(source.refusals for source in statistics.sources) <= len(found.refusals)
     assert found.period.length_s > 0
     assert all(start >= 0 and start + length <= 240 for lane in lanes for start, length in lane.runs + lane.now)
     assert all(lane.open_s >= 0 for lane in lanes)

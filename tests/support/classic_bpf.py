@@ -27,7 +27,7 @@ def kept(
     interface: int = 2,
     hardware: int = ETHERNET,
 ) -> int:
-    """Give how many bytes of the packet the program lets through, 0 for none."""
+    """Return how many bytes of the packet the program lets through, 0 for none."""
     about = {PACKET_TYPE: packet_type, INTERFACE: interface, HARDWARE: hardware}
     try:
         return _run(program, packet, about)

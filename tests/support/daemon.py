@@ -40,7 +40,7 @@ Event = dict[str, Any]
 
 @contextmanager
 def standing_lab(*, direct: bool = False) -> Iterator[Lab]:
-    """Give a lab that several tests share."""
+    """Return a lab that several tests share."""
     with ExitStack() as stack:
         try:
             lab = stack.enter_context(Lab(direct=direct))
@@ -68,7 +68,7 @@ class RunningDaemon:
         self._more = threading.Condition()
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notices.bind(str(folder / "notify"))
-        self._noticed: list[str] = []  # what the service manager was told
+        self._noticed: list[str] = []  # what the service manager received
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -85,8 +85,8 @@ class RunningDaemon:
     def await_notice(self, wanted: str) -> None:
         """Wait for a line sent to the service manager; each is given out once."""
         with self._more:
-            told = self._more.wait_for(lambda: wanted in self._noticed, PATIENCE_S)
-            assert told, f"no {wanted}; the daemon wrote: {self.lines}"
+            was_notified = self._more.wait_for(lambda: wanted in self._noticed, PATIENCE_S)
+            assert was_notified, f"no {wanted}; the daemon wrote: {self.lines}"
             self._noticed.remove(wanted)
 
     def events(self) -> list[Event]:
@@ -125,7 +125,7 @@ class RunningDaemon:
         return answer
 
     def openings(self) -> list[Event]:
-        """Give what the daemon says stands."""
+        """Return the openings that the daemon lists."""
         openings: list[Event] = self.ask("status")["openings"]
         return openings
 
@@ -248,7 +248,7 @@ class Visitor:
         return True
 
     def element(self, port: str = "22/tcp") -> Element:
-        """Give the entry of the gate's sets that lets this visitor in."""
+        """Return the entry of the gate's sets that lets this visitor in."""
         return Element(self.source, Port.parse(port))
 
 
@@ -260,7 +260,7 @@ class Visitors:
         self._ways = {version: lab.client.ip(*_route_to(lab.server, version)) for version in (4, 6)}
 
     def fresh(self, version: int) -> Visitor:
-        """Give a visitor that nobody knows."""
+        """Return a visitor that nobody knows."""
         return self.crowd(version, 1)[0]
 
     def crowd(self, version: int, count: int) -> list[Visitor]:

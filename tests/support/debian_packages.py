@@ -1,23 +1,30 @@
-"""What `scripts/deb` makes: the packages, and the Debian root to install them in."""
+"""The products of `scripts/deb`: the packages, and the Debian root to install them in."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "deb"
-RELEASE = tuple(filter(None, [os.environ.get("DOORWARD_DEB_RELEASE")]))  # without one, that of this host
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "deb"
+EARLIER = "372b2cb54a71a3c9a5eb78f16f16c4e41e93b277"  # the last commit whose package had its own Python libraries
+RELEASE = tuple(filter(None, [os.environ.get("DOORWARD_DEB_RELEASE")]))  # without one, Debian 12
 
 
 class Built(NamedTuple):
     """What the script made."""
 
     folder: Path
+    client: Path
     doorward: Path
     knockd: Path
 
@@ -31,15 +38,42 @@ class Built(NamedTuple):
         return {line.removeprefix(".").rstrip("/") for line in listed.decode().splitlines()}
 
 
-def script(*words: str) -> list[str]:
-    """Run it for the release that is tested; gives the lines that it prints."""
-    done = subprocess.run([SCRIPT, *words, *RELEASE], stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, f"{SCRIPT} {words} ended with {done.returncode}; its words are above"
+def script(
+    *words: str,
+    of: Path = SCRIPT,
+    given: tuple[str, ...] = RELEASE,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Run it for the release that is tested; return the lines that it prints."""
+    done = subprocess.run(
+        [of, *words, *given], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0, f"{of} {words} ended with {done.returncode}; its output is above"
     return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="session")
 def built() -> Built:
     """Build the packages, once: another call finds them."""
-    knockd, doorward = map(Path, sorted(script()))
-    return Built(doorward.parent, doorward, knockd)
+    client, knockd, doorward = map(Path, sorted(script()))
+    return Built(doorward.parent, client, doorward, knockd)
+
+
+@pytest.fixture(scope="session")
+def earlier(built: Built) -> Path:
+    """Build the package of an earlier commit, once, with its script, and copy it to where a machine sees it."""
+    release = RELEASE or ("bookworm",)
+    if release == ("sid",):
+        pytest.skip("the earlier commit built no package for sid")
+    kept = ROOT / "build" / "earlier" / release[0]
+    if not list(kept.glob("doorward_*.deb")):
+        tree = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+        with TemporaryDirectory(prefix="doorward-earlier-") as clone:
+            subprocess.run(["tar", "-x", "-C", clone], input=tree, check=True)
+            cache = {"XDG_CACHE_HOME": str(Path(clone) / "cache")}  # its roots have the names of today's
+            packages = script(of=Path(clone) / "scripts" / "deb", given=release, environment=cache)
+            kept.mkdir(parents=True)
+            for path in packages:
+                shutil.copy(path, kept)
+    (package,) = kept.glob("doorward_*.deb")
+    return Path(shutil.copy(package, built.folder / "earlier.deb"))

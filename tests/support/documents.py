@@ -32,7 +32,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path, language: str = "") -> Iterator[Block]:
-    """Give a page's blocks, all or those of a language."""
+    """Return a page's blocks, all or those of a language."""
     text = page.read_text()
     for found in _FENCE.finditer(text):
         if language in ("", found["language"]):
@@ -42,14 +42,14 @@ def blocks(page: Path, language: str = "") -> Iterator[Block]:
 
 
 def heading_of(block: Block) -> str:
-    """Give the words of the heading above a block, without the signs of code."""
+    """Return the words of the heading above a block, without the signs of code."""
     above = "\n".join((ROOT / block.page).read_text().splitlines()[: block.line - 1])
     found = re.findall(r"^#+ (.+)$", _FENCE.sub("", above), re.MULTILINE)
     return found[-1].replace("`", "") if found else ""
 
 
 def without_blocks(page: Path) -> str:
-    """Give a page's text without its fenced blocks."""
+    """Return a page's text without its fenced blocks."""
     return _FENCE.sub("", page.read_text())
 
 
@@ -62,7 +62,7 @@ class Call(NamedTuple):
 
 
 def calls(block: Block) -> Iterator[Call]:
-    """Give what is typed in a console, in order; a line that ends with a backslash goes on."""
+    """Return what is typed in a console, in order; a line that ends with a backslash goes on."""
     for part in re.split(r"^(?=[#$] )", block.text, flags=re.MULTILINE):
         if part[:2] in ("# ", "$ "):
             typed, _, printed = part[2:].replace("\\\n", " ").partition("\n")

@@ -112,7 +112,7 @@ def cluster_of(nodes: Sequence[Node]) -> str:
 
 
 def etcd_at(*nodes: Node, timeout_s: float = 5.0, **more: Any) -> Etcd:
-    """Give a client of these nodes."""
+    """Return a client of these nodes."""
     return Etcd(EtcdAccess(tuple(node.client for node in nodes), timeout_s, **more))
 
 

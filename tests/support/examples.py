@@ -53,16 +53,16 @@ def program(folder: Path, name: str, *words: object) -> None:
 
 
 def search_path(folder: Path) -> str:
-    """Give a PATH on which doorward's programs are found first."""
+    """Return a PATH on which doorward's programs are found first."""
     program(folder, "doorward", *DOORWARD)
     program(folder, "knock", sys.executable, "-m", "doorward.cli.knockd_client")
     return f"{folder}/bin:{os.environ['PATH']}"
 
 
 class Seat:
-    """A host and a folder on it, in which is typed what the examples say; doorward's programs are found there.
+    """A host and a directory on it, where the examples are typed; doorward's programs are on its PATH.
 
-    `meant` tells what stands here for words of the page: a path for a path of the machine's own, a key for `x25519:…`.
+    `meant` has what replaces words of the page: a path for a path of the machine's own, a key for `x25519:…`.
     """
 
     def __init__(self, host: NamespaceHost, folder: Path, env: Mapping[str, object] | None = None) -> None:
@@ -74,7 +74,7 @@ class Seat:
         self.env = {name: str(value) for name, value in given.items()}
 
     def script(self, call: Call) -> list[str]:
-        """Give the shell's words that do what a line says, and write where it left the shell."""
+        """Return the shell's words that do what a line says, and write where it left the shell."""
         typed = call.typed
         for page, here in self.meant.items():
             typed = typed.replace(page, here)

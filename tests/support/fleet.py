@@ -122,7 +122,7 @@ class Fleet:
         return Node(f"etcd{number}", self._folder / f"etcd{number}", client, peer, host.popen)
 
     def text(self, number: int) -> str:
-        """Give a gate's configuration."""
+        """Return a gate's configuration."""
         endpoints = ", ".join(f'"{endpoint}"' for endpoint in self.endpoints)
         return CONFIG.format(number=number, endpoints=endpoints, fleet=self.fleet, for_=self.for_, more=self.more)
 
@@ -131,7 +131,7 @@ class Fleet:
         return RunningDaemon(self.switch.hosts[f"gate{number}"], folder, self.text(number))
 
     def etcd(self) -> Etcd:
-        """Give a client of etcd's that runs on the client host."""
+        """Return a client of etcd's that runs on the client host."""
         if self._etcd is not None:
             return self._etcd
         access = EtcdAccess(self.endpoints, 5.0)
@@ -212,7 +212,7 @@ def running_fleet(fleet: Fleet, prepare: Callable[[Fleet], None] = lambda _: Non
 
 
 def datagram(source: IPv4Address, to: IPv4Address, port: int, data: bytes = b"") -> bytes:
-    """Give an IPv4 packet with a UDP datagram in it, from an address that nobody has."""
+    """Return an IPv4 packet with a UDP datagram in it, from an address that nobody has."""
     udp = struct.pack("!HHHH", 40_000, port, 8 + len(data), 0) + data
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, source.packed, to.packed)
     return head + udp

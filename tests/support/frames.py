@@ -22,7 +22,7 @@ def checksum(data: bytes) -> int:
 
 
 def ip_packet(packet: Packet, destination: Address, source_port: int = 40000) -> bytes:
-    """Give an IPv4 or IPv6 packet with a TCP header or an empty UDP datagram, checksums right."""
+    """Return an IPv4 or IPv6 packet with a TCP header or an empty UDP datagram, checksums right."""
     protocol, number = packet.port
     if protocol is Protocol.TCP:
         body = struct.pack("!HHIIBBHHH", source_port, number, 1, 0, 5 << 4, packet.flags, 1024, 0, 0)

@@ -24,18 +24,18 @@ class Extension(NamedTuple):
 
 
 def tcp(number: int = 7000, flags: int = 2, options: bytes = b"") -> bytes:
-    """Give a TCP header."""
+    """Return a TCP header."""
     words = 5 + len(options) // 4
     return struct.pack("!HHIIBBHHH", 40000, number, 1, 0, words << 4, flags, 1024, 0, 0) + options
 
 
 def udp(number: int = 8000, data: bytes = b"") -> bytes:
-    """Give a UDP datagram."""
+    """Return a UDP datagram."""
     return struct.pack("!HHHH", 40000, number, 8 + len(data), 0) + data
 
 
 def ipv4(protocol: int, body: bytes, *, options: bytes = b"", fragment: int = 0, length: int | None = None) -> bytes:
-    """Give an IPv4 packet; `length` is what the header claims."""
+    """Return an IPv4 packet; `length` is what the header claims."""
     words = 5 + len(options) // 4
     claimed = words * 4 + len(body) if length is None else length
     head = struct.pack("!BBHHHBBH4s4s", 0x40 | words, 0, claimed, 1, fragment, 64, protocol, 0, HERE4, THERE4)
@@ -43,7 +43,7 @@ def ipv4(protocol: int, body: bytes, *, options: bytes = b"", fragment: int = 0,
 
 
 def ipv6(protocol: int, body: bytes, *, chain: Sequence[Extension] = (), length: int | None = None) -> bytes:
-    """Give an IPv6 packet with these extension headers in this order."""
+    """Return an IPv6 packet with these extension headers in this order."""
     raw, following = body, protocol
     for header in reversed(chain):
         raw, following = extension(header, following) + raw, header.kind

@@ -90,7 +90,7 @@ class InProcessDaemon:
         return [(shown["door"], shown["address"]) for shown in self.ask("status")["openings"]]
 
     def has(self) -> dict[Element, float]:
-        """Give what the filter has, to the second."""
+        """Return what the filter has, to the second."""
         return {entry: round(left_s) for entry, left_s in self.firewall.elements().items()}
 
     def openings_recorded(self) -> list[tuple[object, ...]]:

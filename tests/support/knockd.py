@@ -112,7 +112,7 @@ class RunningKnockd:
         self.await_line(f"starting up, listening on {self.interface}")
 
     def write(self, text: str) -> None:
-        """Write the configuration; nobody is told."""
+        """Write the configuration without a signal to knockd."""
         self.config.write_text(f"[options]\nLogFile = {self._fifo}\nInterface = {self.interface}\n{text}")
 
     def reload(self, text: str) -> None:
@@ -122,11 +122,11 @@ class RunningKnockd:
         self.await_line(f"re-reading config file: {self.config}")
 
     def lines(self) -> list[str]:
-        """Give the log so far without dates and empty lines."""
+        """Return the log so far without dates and empty lines."""
         return [undated(line) for line in self.log.all() if line]
 
     def await_line(self, wanted: str, count: int = 1) -> None:
-        """Wait until a line stands in the log so many times."""
+        """Wait until the log has a line so many times."""
         self.log.await_count(count, lambda line: undated(line) == wanted)
 
     def await_part(self, part: str, count: int = 1) -> list[str]:
@@ -187,7 +187,7 @@ _DATE = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d\] (.*)")
 
 
 def undated(line: str) -> str:
-    """Take the date off a line of the log file; one without a date is no line of the log."""
+    """Take the date off a line of the log file; one without a date is not a line of the log."""
     match = _DATE.fullmatch(line)
     return match[1] if match else line
 
@@ -231,7 +231,7 @@ class Site:
 
 @contextmanager
 def site(program: Program, folder: Path, text: str, *words: object) -> Iterator[Site]:
-    """Give a knockd on a lab of its own."""
+    """Return a knockd on a lab of its own."""
     with ExitStack() as stack:
         lab = stack.enter_context(standing_lab(direct=True))
         knockd = stack.enter_context(running_knockd(program, lab.server, folder / program.name, text, *words))

@@ -1,4 +1,4 @@
-"""The examples of knockd's manual page, knockd(1), as they stand there."""
+"""The examples of knockd's manual page, knockd(1), as printed there."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ MANUAL_3 = "".join(line for line in MANUAL_4.splitlines(keepends=True) if "_6" n
 
 
 def doors_of(example: str) -> str:
-    """Give an example without its options, to which a test has its own."""
+    """Return an example without its options, to which a test has its own."""
     return example.split("knockd.log\n", 1)[1]

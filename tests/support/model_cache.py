@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from doorward.daemon import replay_cache
-from doorward.daemon.replay_cache import FORGOTTEN, SCHEMA, Clock, PacketId, ReplayCache
+from doorward.daemon.replay_cache import CLOSES, FORGOTTEN, SCHEMA, Clock, PacketId, ReplayCache
 
 _TABLES = ("seen", "seen_floor", "seen_forgotten")
-_NOT_STATE = {"_db", "_secure", "_clock", "_claims"}  # `_claims` only decides when to prune
+_NOT_STATE = {"_db", "_secure", "_clock", "_claims", "_saved", "closes"}  # `_claims` only decides when to prune
 _MANY = 1 << 40
 
 
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 @cache
 def _database() -> sqlite3.Connection:
     db = sqlite3.connect(":memory:")
-    db.executescript(SCHEMA + FORGOTTEN)
+    db.executescript(SCHEMA + FORGOTTEN + CLOSES)
     return db
 
 

@@ -13,14 +13,14 @@ PACKET = 4 << 8
 
 
 def packet_from(source: Address) -> bytes:
-    """Give an IP header with this source address, and eight bytes after it."""
+    """Return an IP header with this source address, and eight bytes after it."""
     if isinstance(source, IPv4Address):
         return bytes([0x45, 0, 0, 28]) + bytes(4) + bytes([64, 17, 0, 0]) + source.packed + bytes(4 + 8)
     return bytes([0x60, 0, 0, 0, 0, 8, 17, 64]) + source.packed + bytes(16 + 8)
 
 
 def logged(prefix: bytes | None, payload: bytes | None, mark: bytes | None = None) -> bytes:
-    """Give the body of one NFULNL_MSG_PACKET, with an attribute in front that doorward does not read."""
+    """Return the body of one NFULNL_MSG_PACKET, with an attribute in front that doorward does not read."""
     body = struct.pack("!BBH", 2, 0, 3328) + netlink.attribute(1, bytes(4))
     for kind, data in (PREFIX, prefix), (MARK, mark), (PAYLOAD, payload):
         body += b"" if data is None else netlink.attribute(kind, data)

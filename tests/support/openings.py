@@ -20,7 +20,7 @@ def opening(
     until_s: float = 1030.0,
     by: str = "knock",
 ) -> Opening:
-    """Give an opening; what a test does not name does not matter to it."""
+    """Return an opening; what a test does not name does not matter to it."""
     return Opening(door, ip_address(address), ports(opened), since_s, until_s, by)
 
 
@@ -31,5 +31,5 @@ def element(text: str) -> Element:
 
 
 def door(name: str, opens: str, knock: str = "", for_ms: int = 30_000) -> Door:
-    """Give a door that opens `opens`."""
+    """Return a door that opens `opens`."""
     return Door(name, ports(knock), ports(opens), for_ms=for_ms)

@@ -29,7 +29,11 @@ STATUS: dict[str, Any] = {
     "ledger_trouble": POISON,
     "config": POISON,
     "trial": None,
-    "signed": {"takes": True, "refused": {POISON: 3}},
+    "signed": {
+        "takes": True,
+        "refused": {POISON: 3},
+        "confirmations": {"is_on": True, "ports": [POISON], "not_open": {POISON: POISON}, "counts": {POISON: 1}},
+    },
     "banned": 0,
     "fleet": {"name": POISON, "is_in_touch": True, "openings": 1, "owed": 0, "without_answer": {POISON: 1}},
 }

@@ -124,7 +124,7 @@ def open_descriptors() -> int:
 
 
 def family_of(pid: int) -> list[int]:
-    """Give a process and its descendants, the process first."""
+    """Return a process and its descendants, the process first."""
     family = [pid]
     for member in family:  # grows while it is read
         for children in Path(f"/proc/{member}/task").glob("*/children"):
@@ -138,5 +138,5 @@ def descriptors_of(pid: int) -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Give a process's resident memory, shared pages included."""
+    """Return a process's resident memory, shared pages included."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,6 @@
 """The meaning of a knock (docs/design, section 3), written down for reading, not for speed.
 
-It keeps the symbols themselves, looks at every door for every packet, and knows no automaton.
+`Reference` keeps the knock packets themselves, looks at every door for every packet, and knows no automaton.
 """
 
 from __future__ import annotations
@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from doorward.core.automaton import Automaton
 from doorward.model import Door, FlagFilter, Packet, Port, Protocol
 
 RATE_PER_S, BURST, PAUSE_S = 20, 40, 0.05
+
+
+def is_knock_packet(automaton: Automaton, packet: Packet) -> bool:
+    """Return whether any machine counts the packet: rule 1 of docs/design.md."""
+    port, known = packet.port, automaton.known_ports
+    if (packet.local and port in automaton.ignored_ports) or (known is not None and port not in known):
+        return False
+    return any(machine.matches(packet) for machine in automaton.machines)
 
 
 @dataclass

@@ -43,7 +43,7 @@ class Signer:
 
     @property
     def line(self) -> str:
-        """Give the line for authorized_keys."""
+        """Return the line for authorized_keys."""
         text = self.secret.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
         return f"{text} {self.name}"
 
@@ -73,7 +73,7 @@ class Signer:
 
 
 def sealed(server: PrivateKey, body: bytes, signature: bytes, length: int = 0, certificate: bytes = b"") -> bytes:
-    """Seal a body with whatever stands for its signature, in the suite's shortest packet or one of this length."""
+    """Seal a body with anything in place of its signature, in the suite's shortest packet or one of this length."""
     suite = server.public.suite
     capacity = plaintext_capacity(suite, length or suite.lengths[0])
     return seal(server.public, pack_plaintext(body, signature, capacity, certificate), os.urandom(RANDOM_BYTES))

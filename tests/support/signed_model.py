@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from doorward.core.signed_rules import Holders, Share, may_open
+from doorward.core.signed_rules import Holders, may_open
 from doorward.daemon.replay_cache import AHEAD_MS, Clock, PacketId
+from doorward.model import Share
 from tests.support import model_cache
 from tests.support.explorer import Step
 from tests.support.signed_world import (
@@ -40,7 +41,7 @@ HOME, ELSEWHERE = "192.0.2.7", "198.51.100.9"  # the users' address, and the att
 
 
 class Rules(NamedTuple):
-    """What the gates do, and the module that each rule stands for. A test switches off one at a time."""
+    """What the gates do, and the module that each rule models. A test switches off one at a time."""
 
     listed: bool = True  # signed/authorize.py: a knock counts if it is by a listed key,
     target: bool = True  # signed/authorize.py: for this gate or its fleet,
@@ -56,7 +57,7 @@ class Rules(NamedTuple):
     closes_finished: bool = True  # a start applies them to the openings in the ledger;
     closes_shared: bool = True  # those for a fleet are in the claim's transaction in etcd, and every gate has them
     closes_own: bool = True  # a close is for its signer's share,
-    closes_earlier: bool = True  # if that is dated before
+    closes_earlier: bool = True  # if that is dated at or before it
     only_effects_answered: bool = True  # the confirmation: only a knock that opened or closed is answered,
     source_answered: bool = True  # to where it came from
 
@@ -187,7 +188,7 @@ class SignedModel:
         if packet.is_close:
             after, verb = self._closed(before, packet), "closes"
             if any(
-                share.by != packet.by or share.dated_ms >= packet.time_ms
+                share.by != packet.by or share.dated_ms > packet.time_ms
                 for share in set(before.shares) - set(after.shares)
             ):
                 violates = "P3: a close touched what is not its signer's, or dated later"
@@ -294,7 +295,7 @@ class SignedModel:
     def _note_closed(self, world: World, scope: str, delivery: Delivery) -> World:
         packet, address = delivery.packet, delivery.packet.address(delivery.source)
         own = [duty for duty in world.owed if (duty.by, duty.address) == (packet.by, address)]
-        over = {duty for duty in own if duty.dated_ms < packet.time_ms and scope in (FLEET, duty.gate)}
+        over = {duty for duty in own if duty.dated_ms <= packet.time_ms and scope in (FLEET, duty.gate)}
         return world._replace(
             closed=world.closed | {(scope, packet.by, address, packet.time_ms)}, owed=world.owed - over
         )
@@ -311,6 +312,6 @@ class SignedModel:
                     return "P4: an opening is gone that its user did not close later"
             for scope, by, address, time_ms in world.closed:
                 own = shares.get((address, by))
-                if own and own.dated_ms < time_ms and (scope == gate.name or (scope == FLEET and is_quiet)):
+                if own and own.dated_ms <= time_ms and (scope == gate.name or (scope == FLEET and is_quiet)):
                     return "P3: an opening outlived a close dated later"
         return ""

@@ -33,7 +33,7 @@ class RealAgent:
         self._process.stdout.readline()  # it says where it listens once it does
 
     def add(self, *words: object, given: str | None = None) -> None:
-        """Run ssh-add; passphrases come from a program, for here is no terminal."""
+        """Run ssh-add; passphrases come from a program, since there is no terminal."""
         environment = {**os.environ, "SSH_AUTH_SOCK": str(self.path), "SSH_ASKPASS_REQUIRE": "force"}
         if given is not None:
             answer = self.path.with_name("answer")
@@ -119,5 +119,5 @@ def token_agent(token: Authenticator, *, touched: bool = True) -> Callable[[byte
 
 
 def blob_of(private: Path) -> bytes:
-    """Give the blob of a key's public half."""
+    """Return the blob of a key's public half."""
     return base64.b64decode(private.with_name(f"{private.name}.pub").read_text().split()[1])

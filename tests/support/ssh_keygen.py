@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from doorward.signed import sshsig
 from tests.conftest import unavailable
 
-KINDS = {  # our name of a kind: what ssh-keygen is told
+KINDS = {  # our name of a kind: the arguments of ssh-keygen
     "ed25519": ("-t", "ed25519"),
     "ecdsa256": ("-t", "ecdsa", "-b", "256"),
     "ecdsa384": ("-t", "ecdsa", "-b", "384"),
@@ -49,12 +49,12 @@ def key(kind: str, number: int = 0) -> Path:
 
 
 def public_line(private: Path) -> str:
-    """Give the line of the public key: kind, bytes in base64, comment."""
+    """Return the line of the public key: kind, bytes in base64, comment."""
     return private.with_name(private.name + ".pub").read_text().strip()
 
 
 def blob(line: str) -> bytes:
-    """Give the bytes of a key's or certificate's line."""
+    """Return the bytes of a key's or certificate's line."""
     return base64.b64decode(line.split()[1])
 
 

@@ -92,7 +92,7 @@ def _marks(frame: CapturedFrame, number: int) -> bool:
 
 
 def concerning(frames: Iterable[CapturedFrame], addresses: Collection[bytes]) -> list[CapturedFrame]:
-    """Give the frames from or to some addresses."""
+    """Return the frames from or to some addresses."""
     found = []
     for frame in frames:
         try:
@@ -131,7 +131,7 @@ def pcapng_option(kind: int, value: bytes, order: str = "<") -> bytes:
 
 
 def pcapng_section(order: str = "<") -> bytes:
-    """Give a section header."""
+    """Return a section header."""
     return pcapng_block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
 
 
@@ -143,7 +143,7 @@ def pcapng_interface(link: int, name: str = "", *, order: str = "<", options: by
 
 
 def pcapng_packet(frame: CapturedFrame, interface: int = 0, *, order: str = "<", units_per_s: int = 1_000_000) -> bytes:
-    """Give an enhanced packet block."""
+    """Return an enhanced packet block."""
     units = frame.at_ns * units_per_s // 1_000_000_000
     head = struct.pack(order + "IIIII", interface, units >> 32, units & 0xFFFFFFFF, len(frame.data), frame.length)
     return pcapng_block(6, head + frame.data, order)

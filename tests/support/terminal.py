@@ -16,7 +16,7 @@ from typing import Self
 from doorward.lab.namespace import NamespaceHost
 
 WIDTH, HEIGHT = 400, 50  # no line is so long that the shell would break it
-# Colours, and what a display that changes writes over: all that stands before a return to the line's beginning.
+# Colours, and what a display that changes writes over: everything before a return to the line's beginning.
 _UNSEEN = re.compile(r"[^\n]*\r(?:\x1b\[K)?|\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]")
 
 
@@ -47,7 +47,7 @@ class Terminal:
         os.write(self._handle, text.encode())
 
     def until(self, pattern: str, patience_s: float) -> str:
-        """Give what is shown up to this, which is not given out a second time. AssertionError: it is not shown."""
+        """Return what is shown up to this, which is not given out a second time. AssertionError: it is not shown."""
         deadline_s = time.monotonic() + patience_s
         while not (found := re.search(pattern, self._seen)):
             left_s = max(0.0, deadline_s - time.monotonic())

@@ -162,7 +162,7 @@ def test_blocks_of_code_are_blocks_on_the_site_too(site: Path) -> None:
         assert "```" not in page.read_text(), page
 
 
-def test_numbered_lists_are_not_cut_by_what_stands_in_them(site: Path) -> None:
+def test_numbered_lists_are_not_cut_by_their_contents(site: Path) -> None:
     for page in (ROOT / "docs").rglob("*.md"):
         text = without_blocks(page)
         parts = re.split(r"^(?=\S)(?!\d+\. )", text, flags=re.MULTILINE)  # by what begins at the left and is no item

@@ -19,7 +19,7 @@ TEXT = (ROOT / "docs/explain.md").read_text()
 
 
 def block(language: str) -> str:
-    """Give the first block of a language."""
+    """Return the first block of a language."""
     found = re.search(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
     assert found
     return found[1]
@@ -47,7 +47,7 @@ def test_every_diagnosis_is_documented() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Cause":
                 texts = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
-                assert texts, f"{path.name}:{node.lineno}: the word is no literal"
+                assert texts, f"{path.name}:{node.lineno}: the word is not a literal"
                 kinds |= {text for text in texts if isinstance(text, str)}
     table = TEXT[TEXT.index("## Every diagnosis") :]
     named = {word for row in table.splitlines() if row.startswith("| `") for word in re.findall(r"`(\w+)`", row[:110])}

@@ -30,7 +30,7 @@ def test_the_page_is_up_to_date(name: str) -> None:
     assert (DOCS / "reference" / name).read_text() == reference.texts()[name], REWRITE
 
 
-def test_writing_them_anew(tmp_path: Path) -> None:
+def test_regenerating_them(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "manual", "--markdown", tmp_path], check=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == reference.texts()
 
@@ -45,7 +45,7 @@ def test_every_command_and_option_has_its_place() -> None:
 
 
 def defaults(path: Path) -> Table:
-    """Give the default of each setting, by the page's headings."""
+    """Return the default of each setting, by the page's headings."""
     table: Table = {}
     for section in re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:]:
         rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \| ", section, re.MULTILINE)
@@ -71,7 +71,7 @@ def test_the_defaults_that_people_wrote_are_those_of_the_program() -> None:
 
 
 def meant(default: str) -> str:
-    """Give a default in one way of writing it: durations in milliseconds, numbers without what is said of them."""
+    """Return a default in one way of writing it: durations in milliseconds, numbers without what is said of them."""
     word = default.split(",")[0].strip('`"') if not default.startswith("`[") else default
     try:
         return str(parse_duration_ms(word))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from doorward.cli.knock_options import SIGNED_PORT_HELP, read_option
 from doorward.cli.output import line
 from doorward.client import request_options, ssh_config
 from doorward.client.hosts import find_host, hosts_path, read_hosts
-from doorward.client.hosts_writer import host_table, save_host
+from doorward.client.hosts_writer import HostValue, host_table, save_host
 from doorward.client.link_uri import SCHEME, KnockLink, format_link, parse_link, parse_sequence, unless_default
 from doorward.errors import MalformedError, UsageError
 from doorward.model import NAME, Port
@@ -29,7 +29,7 @@ class _NewHost(NamedTuple):
     """A host as given on the command line; `values` are the keys of its table in hosts.toml."""
 
     name: str
-    values: dict[str, str | tuple[Port, ...]]
+    values: Mapping[str, HostValue]
     doors: dict[str, tuple[Port, ...]]
 
 
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
     )
     parser.add_argument("--for", dest="for_", metavar="TIME", help="how long to keep doors open")
+    parser.add_argument("--confirm", action="store_true", help="the gate confirms signed knocks; wait for that")
     parser.add_argument(
         "--door",
         metavar="DOOR",
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         qr.show(_build_link(path, new.name))
         return 0
     _require_knock(new)
-    ssh_config_file = ssh_config.ssh_config_path()
+    ssh_config_file = Path.home() / ".ssh/config"
     old = ssh_config.read(ssh_config_file) if args.ssh else ""
     text = ssh_config.with_host(old, new.name) if args.ssh else ""
     backup = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
@@ -95,7 +96,7 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
     if not name.isprintable() or not name or len(name) > 253:
         raise UsageError("invalid-host-name", f"invalid host name {name[:40]!r}; use one like home")
     address = args.address or (link.host if link.host != name else None)
-    values = {
+    values: dict[str, HostValue | None] = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
         "signed_port": _signed_ports(args.signed_port) or link.signed_ports,
@@ -104,6 +105,7 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
         "certificate": _file_option("--certificate", args.certificate),
         "from": _checked_option("--from", request_options.parse_from, args.asked),
         "for": _checked_option("--for", request_options.parse_for_s, args.for_),
+        "confirm": args.confirm or link.confirm,
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))
     return _NewHost(name, {key: value for key, value in values.items() if value}, doors)
@@ -182,7 +184,7 @@ def _build_link(path: Path, name: str) -> str:
     host = find_host(str(path), read_hosts(str(path)), name)
     gate = host.gate if host.gate and NAME.fullmatch(host.gate) else None  # else it is the key's fingerprint
     ports = unless_default(host.signed_ports)
-    link = KnockLink(host.address, ports, host.server_key, gate, tuple(host.doors.items()))
+    link = KnockLink(host.address, ports, host.server_key, gate, tuple(host.doors.items()), host.confirm)
     text = format_link(link)
     try:
         parse_link(text)

@@ -36,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE", type=Path, help="the configuration to load and, once in force, to install"
     )
     parser.add_argument(
-        "--trial",
-        metavar="T",
-        type=trial_ms,
-        help="revert after T, like 2m, unless `doorward confirm` is run first",
+        "--trial", metavar="T", type=trial_ms, help="revert after T, like 2m, unless `doorward confirm` is run first"
     )
 
 

@@ -27,6 +27,7 @@ from doorward.lint.finding import Finding
 from doorward.lint.guessing import Guess
 from doorward.lint.host_checks import host_findings
 from doorward.lint.sequences import guesses
+from doorward.model import Port
 
 _PATIENCE_S, _POLL_S = 60.0, 0.1  # loading a million doors takes a while
 
@@ -44,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="as root: save the file as the last good copy, if the daemon runs with it",
+        "--keep", action="store_true", help="as root: save the file as the last good copy, if the daemon runs with it"
     )
 
 
@@ -58,14 +57,13 @@ def run(args: argparse.Namespace) -> int:
         text = read_text(path, trusted_owners())
         configuration = parse(text, str(path))
         lines = find_lines(text)
-        findings = warnings(configuration, lines) + host_findings(
-            configuration, lines, host_lookups.look(configuration)
-        )
+        host = host_lookups.look(configuration)
+        findings = warnings(configuration, lines) + host_findings(configuration, lines, host)
         findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
         remarks = [
-            *_unmet_requirements(configuration, lines, path),
+            *_unmet_requirements(configuration, lines, path, host.bound),
             *_unreadable(path),
             *_key_findings(configuration, path),
         ]
@@ -83,9 +81,12 @@ def run(args: argparse.Namespace) -> int:
     return 2 if faults else 0
 
 
-def _unmet_requirements(configuration: Configuration, lines: Mapping[Keys, int], path: Path) -> Iterator[ConfigFault]:
-    """Yield what makes `doorward run` reject a valid file on this host."""
-    for keys, check in requirements.of(configuration, path.absolute().parent):
+def _unmet_requirements(
+    configuration: Configuration, lines: Mapping[Keys, int], path: Path, bound: frozenset[Port]
+) -> Iterator[ConfigFault]:
+    """Yield what makes `doorward run` reject a valid file on this host; `bound`: signed ports that others use."""
+    held = frozenset(configuration.signed_ports) - bound
+    for keys, check in requirements.of(configuration, path.absolute().parent, held):
         try:
             check()
         except ConfigError as error:

@@ -21,7 +21,7 @@ EXAMPLE = """\
   $ doorward completion bash > doorward
 zsh: _doorward, in a directory of your fpath
 fish: ~/.config/fish/completions/doorward.fish
-needs the Python library shtab; the Debian package installs the scripts"""
+the packages install the scripts; fish needs shtab 1.13 or newer"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +43,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def script(shell: str) -> str:
-    """Return the completion script for a shell. HostError if shtab is missing."""
+    """Return the completion script for a shell. HostError if shtab is missing, or too old for the shell."""
     try:
         import shtab
     except ImportError:
         raise HostError(
             "no-shtab", f"completion needs the Python library shtab; run `{install_command('shtab')}`"
         ) from None
-    names = {name: shtab.cmd(f"doorward completion {name}s 2>/dev/null") for name in ("door", "host")}
-    parser = whole_parser(lambda action: shtab.FILE if action.type is Path else names.get(str(action.metavar).lower()))
-    return f"{shtab.complete(parser, shell).rstrip()}\n"
+    if shell not in shtab.SUPPORTED_SHELLS:
+        remedy = f"run `{install_command('shtab')}`, or use bash"
+        raise HostError("old-shtab", f"the installed shtab does not support {shell}; {remedy}")
+    parser = whole_parser(lambda action: shtab.FILE if action.type is Path else _COMPLETERS.get(_placeholder(action)))
+    text: str = shtab.complete(parser, shell, preamble=_PREAMBLE.get(shell, ""))
+    for wrong, right in _REPAIRS.items():
+        text = text.replace(wrong, right)
+    return f"{text.rstrip()}\n"
+
+
+def _placeholder(action: argparse.Action) -> str:
+    return str(action.metavar).lower()
 
 
 def whole_parser(complete: Callable[[argparse.Action], object]) -> argparse.ArgumentParser:
@@ -88,3 +97,16 @@ def _hosts() -> list[str]:
 
 
 NAMES = {"doors": _doors, "hosts": _hosts}
+# What shtab needs to complete them, in the form that its oldest supported version knows too.
+_QUERY = {name: f"doorward completion {name}s 2>/dev/null" for name in ("door", "host")}
+_COMPLETERS = {
+    name: {"bash": f"_doorward_{name}s", "zsh": f"($({query}))", "fish": f"({query})"} for name, query in _QUERY.items()
+}
+_PREAMBLE = {
+    "bash": "\n".join(f'_doorward_{name}s() {{ compgen -W "$({query})" -- $1; }}' for name, query in _QUERY.items())
+}
+# shtab 1.5 (Debian 12) completes only the first word of a choice in bash; later ones have none of these texts.
+_REPAIRS = {
+    '_var="${current_action}_choices"': '_var="${current_action}_choices[@]"',
+    '$(compgen -W "${current_action_choices}"': "$(IFS=' '; compgen -W \"${current_action_choices}\"",
+}

@@ -10,7 +10,7 @@ from doorward.cli.options import add_config, configuration_path
 from doorward.config.files import exposure, read
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host_state import collect_facts, daemon_status, off_since
-from doorward.doctor.problem import Level, Problem
+from doorward.doctor.problem import ERROR, OK, WARNING, Level, Problem
 from doorward.errors import DoorwardError, NegativeResult
 
 EXAMPLE = """\
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
     parts = (lockout, firewalls, bypasses, running)
     findings = [finding for part in parts for finding in part.check(file, configuration, facts)]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)) is not None:
-        findings.append(Problem(exposed.code, Level.WARNING, file, exposed.fault, exposed.remedy))
+        findings.append(Problem(exposed.code, WARNING, file, exposed.fault, exposed.remedy))
     findings.sort(key=lambda finding: list(Level).index(finding.level))
     _show(findings, as_json=args.json)
-    return 1 if any(finding.level is Level.ERROR for finding in findings) else 0
+    return 1 if any(finding.level is ERROR for finding in findings) else 0
 
 
 def _emergencies() -> list[Problem]:
@@ -66,7 +66,7 @@ def _show(findings: list[Problem], *, as_json: bool) -> None:
 
 
 def _print(finding: Problem) -> None:
-    if finding.level is Level.OK:
+    if finding.level is OK:
         output.line(f"ok: {finding.where}: {finding.what}")
         return
     output.line(f"{finding.level}: {finding.where}")

@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
         output.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
     else:
-        _write_new(args.output, converted.toml)
+        if not write(args.output, converted.toml):  # for root and the daemon's group only: sequences are secrets
+            what = "already exists and is not overwritten; choose another path with -o"
+            raise UsageError("file-exists", f"{args.output}: {what}")
     output.error_line(*(f"doorward import: {note}" for note in converted.notes))
     return 0
 
@@ -83,12 +85,6 @@ def _read(path: Path) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:  # both programs read bytes; an old file may be Latin-1
         return raw.decode("latin-1")
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write the file for root and the daemon's group only, as `doorward init` does: sequences are secrets."""
-    if not write(path, text):
-        raise UsageError("file-exists", f"{path}: already exists and is not overwritten; choose another path with -o")
 
 
 def _service(name: str, protocol: Protocol) -> int | None:

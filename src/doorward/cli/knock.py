@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from doorward.cli import knock_options
 from doorward.cli.knock_options import (
     Knock,
@@ -15,16 +13,21 @@ from doorward.cli.knock_options import (
     print_sent,
     seconds,
 )
-from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
-from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, knock_until_open
+from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker, reply_listener
+from doorward.client.sequence import DEFAULT_DELAY_S, Target
 from doorward.errors import UsageError
-from doorward.model import Port, Protocol
+from doorward.port import Port, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from doorward.client.confirmation import ReplyListener
+    from doorward.client.connector import Reply
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
-  $ doorward knock home ssh --wait 22 && ssh home    # both named in hosts.toml
-  $ doorward knock server.example ssh --server-key x25519:…
-  $ doorward knock home ssh --dump    # prints the signed knock, sends nothing
+  $ doorward knock home --wait 22 && ssh home; doorward knock home --close
 """
 
 
@@ -35,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         metavar="DOOR or PORT",
         nargs="*",
-        help="a door, or ports in order: 7000 (tcp), 8000/udp; the host's only door if left out",
+        help="a door (default: the only), or ports: 7000 8000/udp",
     )
+    parser.add_argument("--close", action="store_true", help="close the door that this key opened, by a signed knock")
     parser.add_argument("--wait", metavar="PORT", help="knock until this port answers; exit status 1 if never")
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
@@ -46,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Knock; return 0 when sent (with --wait: when the port answers)."""
+    """Knock; return 0 when sent (with --confirm: when confirmed; with --wait: when the port answers)."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     port = _wait_port(args.wait)
     if port is None and args.timeout is not None:
@@ -55,15 +59,37 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.dump:
         raise UsageError("json-needs-dump", "--json is for --dump; add --dump, or leave --json out")
     plan = plan_knock(args, args.words, only_door)
+    if args.close:
+        plan = _plan_close(args, plan)
     if args.dump:
         return _dump(args, plan)
-    knock = knocker(plan, delay_s, args.verbose)
+    listener = reply_listener(plan)
+    knock = knocker(plan, delay_s, args.verbose, listener)
     targets = plan_targets(plan, args.family)
-    if port is None:
-        knock(targets)
-    else:
-        _wait(plan, port, timeout_s, knock, targets, verbose=args.verbose)
+    if port is not None:
+        _wait(plan, port, timeout_s, knock, targets, listener, verbose=args.verbose)
+        return 0
+    knock(targets)
+    if listener is not None:
+        from doorward.cli.confirmation import report  # after the knock
+
+        report(plan, listener)
     return 0
+
+
+def _plan_close(args: argparse.Namespace, plan: KnockPlan) -> KnockPlan:
+    """Return the plan that closes the doors. UsageError: what else was asked for contradicts that."""
+    if plan.sequence:
+        raise UsageError(
+            "close-needs-signed",
+            "--close is for signed knocks, and this is a sequence, which cannot close a door; "
+            "add --server-key KEY and name a door",
+        )
+    if args.wait is not None:
+        raise UsageError("close-with-wait", "--wait waits for a door to open, and --close closes it; leave one out")
+    if args.for_s is not None:
+        raise UsageError("close-with-for", "--for is how long a door opens, and --close closes it; leave one out")
+    return plan._replace(host=plan.host._replace(for_s=None), closes=True)
 
 
 def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:
@@ -86,13 +112,22 @@ def _wait_port(text: str | None) -> Port | None:
     return port
 
 
-def _wait(plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: list[Target], *, verbose: bool) -> None:
-    from doorward.client.connector import try_port  # needed for --wait only
+def _wait(
+    plan: KnockPlan,
+    port: Port,
+    timeout_s: float,
+    knock: Knock,
+    targets: list[Target],
+    listener: ReplyListener | None,
+    *,
+    verbose: bool,
+) -> None:
+    from doorward.client.connector import Reply, knock_until_open, try_port  # needed for --wait only
 
     def try_targets(reached: list[Target], patience_s: float) -> Reply:
         replies = set()
         for target in reached:
-            replies.add(reply := try_port(target, port.number, patience_s / len(reached)))
+            replies.add(reply := try_port(target, port.number, patience_s / len(reached), listener))
             if verbose:
                 print_sent(f"     {port} is {reply.value}" + (f" at {target}" if len(reached) > 1 else ""))
             if reply is Reply.OPEN:
@@ -100,5 +135,7 @@ def _wait(plan: KnockPlan, port: Port, timeout_s: float, knock: Knock, targets: 
         return next(reply for reply in Reply if reply in replies)
 
     reply, rounds = knock_until_open(lambda: knock(targets), try_targets, timeout_s)
+    if listener is not None:
+        listener.close()
     if reply is not Reply.OPEN:
         raise closed_error(plan, port, reply, rounds)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from _socket import AF_INET, AF_INET6, AF_UNSPEC, inet_pton  # see client/sequence.py
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from socket import AF_INET, AF_INET6, AF_UNSPEC
-from typing import Any, NamedTuple
 
 from doorward.client.hosts import (
     KnownHost,
@@ -22,7 +19,13 @@ from doorward.client.hosts import (
 from doorward.client.sequence import Target, resolve, targets_of_version
 from doorward.errors import InvalidValueError, UsageError
 from doorward.escape import visible
-from doorward.model import DEFAULT_SIGNED_PORT, Port
+from doorward.named_tuple import NamedTuple
+from doorward.port import DEFAULT_SIGNED_PORT, Port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
 
 # The options of signed knocks, by their argparse names.
 _SIGNED = {
@@ -33,6 +36,7 @@ _SIGNED = {
     "asked": "--from",
     "gate": "--gate",
     "for_s": "--for",
+    "confirm": "--confirm",
 }
 SIGNED_PORT_HELP = f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})"
 LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
@@ -40,11 +44,12 @@ Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a h
 
 
 class KnockPlan(NamedTuple):
-    """The host to knock at, with the doors to open by a signed knock, or a sequence."""
+    """The host to knock at, with the doors to open (or, if it `closes`, to close) by a signed knock, or a sequence."""
 
     host: KnownHost
     doors: tuple[str, ...]
     sequence: tuple[Port, ...]
+    closes: bool = False
 
     def __str__(self) -> str:
         return "the sequence" if self.sequence else "door " + ", ".join(map(repr, self.doors))
@@ -60,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
     )
     signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
-    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
     signed.add_argument("--signed-port", dest="signed_ports", metavar="PORT", help=SIGNED_PORT_HELP)
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
@@ -68,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
     )
     signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
-    signed.add_argument("--for", dest="for_s", metavar="TIME", help="how long to keep the door open")
+    signed.add_argument("--for", dest="for_s", metavar="T", help="how long to keep the door open")
+    signed.add_argument(
+        "--confirm", action="store_const", const=True, help="wait for the gate's confirmation; exit status 1 without"
+    )
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:
@@ -185,7 +193,7 @@ def _plan_sequence(
     path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose_door: Callable[[KnownHost], str]
 ) -> KnockPlan:
     if hosts and is_exposed(path):
-        _warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
+        warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
     words = words or [choose_door(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
@@ -196,16 +204,20 @@ def _plan_sequence(
 def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:
     """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
     if host.doors and door not in host.doors and (hint := suggestion(door, host.doors)):
-        _warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
+        warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Print a warning."""
     sys.stderr.write(f"doorward: warning: {visible(text)}\n")
 
 
 def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+    address, _, scope = host.partition("%")
+    for family in (AF_INET6,) if scope else (AF_INET, AF_INET6):
+        try:
+            inet_pton(family, address)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
-from doorward.client.sequence import Reply, Target, knock
+from doorward.client.sequence import Target, knock
 from doorward.errors import NegativeResult
-from doorward.model import Port
+from doorward.port import Port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from doorward.client.confirmation import ReplyListener
+    from doorward.client.connector import Reply
 
 DEFAULT_TIMEOUT_S = 30.0  # for the port to answer
 
 
-def knocker(plan: KnockPlan, delay_s: float, verbose: bool) -> Knock:
+def knocker(plan: KnockPlan, delay_s: float, verbose: bool, replies: ReplyListener | None = None) -> Knock:
     """Return the function that knocks; libraries are loaded and the key is found now, not when it is called."""
     if not plan.sequence:
         from doorward.cli.signed_options import signed_knocker
 
-        return signed_knocker(plan, verbose)
+        return signed_knocker(plan, verbose, replies)
     total = len(plan.sequence)
 
     def report(target: Target, index: int, port: Port) -> None:
         print_sent(f"{index}/{total}  {port} to {target}")
 
     return lambda targets: [knock(targets, plan.sequence, delay_s, report=report if verbose else None)]
+
+
+def reply_listener(plan: KnockPlan) -> ReplyListener | None:
+    """Return what waits for confirmations; None if the plan does not ask for any."""
+    if plan.sequence or not plan.host.confirm:
+        return None
+    from doorward.client.confirmation import ReplyListener
+
+    return ReplyListener()
 
 
 def closed_error(plan: KnockPlan, port: Port, reply: Reply, rounds: int) -> NegativeResult:
@@ -31,6 +45,8 @@ def closed_error(plan: KnockPlan, port: Port, reply: Reply, rounds: int) -> Nega
 
 
 def _reason(reply: Reply, plan: KnockPlan) -> str:
+    from doorward.client.connector import Reply
+
     if reply is Reply.REFUSED:
         return "refuses connections; check whether its service runs there, and whether a firewall rejects it"
     if plan.sequence:

@@ -5,15 +5,29 @@ Only the requested command's module is imported: a knock must be sent without de
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from importlib import import_module
-from typing import Protocol
 
 from doorward import __version__
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, HostError
 from doorward.escape import visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Protocol
+
+    class Command(Protocol):
+        """The interface of a command's module."""
+
+        EXAMPLE: str
+
+        def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+            """Declare the command-line arguments."""
+
+        def run(self, args: argparse.Namespace) -> int:
+            """Run the command and return the exit status."""
+
 
 COMMANDS = {
     "init": "set up this server: write a configuration, print the client setup",
@@ -49,26 +63,29 @@ COMMANDS = {
 }
 
 
-class Command(Protocol):
-    """The interface of a command's module."""
-
-    EXAMPLE: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command-line arguments."""
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Run the command and return the exit status."""
+# The commands that are run in a hurry.
+_PLAIN = ("knock", "proxy")
 
 
 def load(name: str) -> Command:
-    """Import the module of one command."""
-    module: Command = import_module(f"doorward.cli.{name}")
+    """Import the module of one command. HostError if it belongs to a package that is not installed."""
+    full_name = f"doorward.cli.{name}"
+    try:
+        # As import_module, which would have to be imported itself.
+        module: Command = __import__(full_name, None, None, ["run"])
+    except ModuleNotFoundError as error:
+        if error.name != full_name:
+            raise
+        raise HostError(
+            "client-alone", f"this is the client alone, without `doorward {name}`; install the package doorward"
+        ) from None
     return module
 
 
 def build_parser(name: str) -> argparse.ArgumentParser:
     """Build the parser of one command, with its example below the options."""
+    import argparse
+
     command = load(name)
     parser = argparse.ArgumentParser(
         prog=f"doorward {name}",
@@ -78,7 +95,6 @@ def build_parser(name: str) -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
     )
     command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
     return parser
 
 
@@ -118,10 +134,18 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
+    args = _parse_plain(words[0], words[1:]) if words[0] in _PLAIN else None
     # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
-    args = build_parser(words[0]).parse_intermixed_args(words[1:])
-    status: int = args.run(args)
-    return status
+    args = args or build_parser(words[0]).parse_intermixed_args(words[1:])
+    return load(words[0]).run(args)
+
+
+def _parse_plain(name: str, words: list[str]) -> argparse.Namespace | None:
+    from doorward.cli.plain_parser import PlainParser
+
+    parser = PlainParser()
+    load(name).add_arguments(parser)  # type: ignore[arg-type] # has the part of the interface that these commands use
+    return parser.parse(words)  # type: ignore[return-value] # a namespace, though not argparse's
 
 
 def _unknown(word: str) -> int:

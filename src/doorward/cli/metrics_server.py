@@ -30,7 +30,7 @@ from doorward.watch.view import FINGERPRINT
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-Stats = Mapping[str, Any]  # the daemon's answer to the command `numbers`
+Stats = Mapping[str, Any]  # the daemon's answer to the command `stats`
 _Samples = dict[tuple[str, ...], float]
 _PUBLIC = {
     "doorward_up",
@@ -47,7 +47,7 @@ _PUBLIC_PATHS = {"dropped_closed", "signed_length", "signed_throttled", "signed_
 _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
-    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, ban, or lost by the kernel."),
+    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, key, ban, or lost by the kernel."),
     "ran": ("doorward_hook_runs", "Runs of command-only doors, by door and trigger."),
 }
 
@@ -93,6 +93,10 @@ def families(stats: Stats) -> Iterator[Metric]:
     yield _latency(stats["latency"])
     if (signed := stats["signed"]) is not None:
         yield _gauge("doorward_signed_ready", "Whether signed knocks are accepted.", signed["takes"])
+        help_text = "Signed knocks that opened or closed a door and asked for a confirmation, by its outcome."
+        confirmed = CounterMetricFamily("doorward_confirmations", help_text, labels=["outcome"])
+        counts = signed["confirmations"]["counts"]
+        yield _with_samples(confirmed, {(outcome,): count for outcome, count in counts.items()})
     if (fleet := stats.get("fleet")) is not None:  # missing from an older daemon
         yield from _fleet(fleet)
     yield _counter(

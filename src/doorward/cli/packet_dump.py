@@ -26,7 +26,7 @@ def describe(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list[str]
         "flags": f"{request.flags:#04x} ({', '.join(_flag_names(request.flags)) or 'open'})",
         "time": f"{request.time_ms} ms ({moment:%Y-%m-%d %H:%M:%S}.{request.time_ms % 1000:03} UTC)",
         "nonce": request.nonce.hex(),
-        "for": "the door's own duration" if request.for_s is None else f"{request.for_s} s",
+        **({} if request.flags & CLOSE else {"for": _duration_text(request.for_s)}),
         "address": "where the packet comes from" if request.asked is None else str(request.asked),
         "door": knock.door,
         "gate": knock.gate or f"{knock.key.fingerprint} (none named: its key's fingerprint)",
@@ -68,6 +68,10 @@ def describe_json(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list
         "signature": message.signature.hex(),
     }
     return [json_line(fields)]
+
+
+def _duration_text(for_s: int | None) -> str:
+    return "the door's own duration" if for_s is None else f"{for_s} s"
 
 
 def _flag_names(flags: int) -> list[str]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 
 from doorward.cli import knock_options
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
-from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker
-from doorward.client.connector import open_connection
+from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker, reply_listener
+from doorward.client.connector import Reply, knock_until_open, open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.relay import relay
-from doorward.client.sequence import DEFAULT_DELAY_S, Reply, Target, UnreachableError, knock_until_open
+from doorward.client.sequence import DEFAULT_DELAY_S, Target, UnreachableError
 from doorward.errors import NegativeResult, UsageError
-from doorward.model import Port, Protocol
+from doorward.port import Port, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from doorward.client.confirmation import ReplyListener
 
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 
@@ -50,8 +55,11 @@ def run(args: argparse.Namespace) -> int:
             "door-and-arguments", "--door and arguments after the port exclude each other; leave one of the two out"
         )
     plan = plan_knock(args, [args.door] if args.door else args.words, lambda host: _door(host, port))
-    knock = knocker(plan, delay_s, verbose=False)
-    with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s) as connection:
+    listener = reply_listener(plan)
+    knock = knocker(plan, delay_s, verbose=False, replies=listener)
+    with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s, listener) as connection:
+        if listener is not None:
+            listener.close()
         _relay(plan, connection)
     return 0
 
@@ -71,7 +79,14 @@ def _service(port: Port) -> str:
         return "ssh" if port.number == 22 else ""
 
 
-def _connect(plan: KnockPlan, port: Port, knock: Knock, targets: list[Target], timeout_s: float) -> socket.socket:
+def _connect(
+    plan: KnockPlan,
+    port: Port,
+    knock: Knock,
+    targets: list[Target],
+    timeout_s: float,
+    listener: ReplyListener | None = None,
+) -> socket.socket:
     """Knock at each address and connect to it, repeatedly. NegativeResult if none answers within `timeout_s`."""
     connections: list[socket.socket] = []
 
@@ -83,7 +98,7 @@ def _connect(plan: KnockPlan, port: Port, knock: Knock, targets: list[Target], t
             except UnreachableError as error:
                 faults.append(error)
                 continue
-            reply = open_connection(target, port.number, patience_s / len(targets))
+            reply = open_connection(target, port.number, patience_s / len(targets), listener)
             if isinstance(reply, socket.socket):
                 connections.append(reply)
                 return Reply.OPEN

@@ -22,10 +22,11 @@ from doorward.errors import HostError, UsageError
 from doorward.kernel import atomic_file
 from doorward.kernel.atomic_file import FileOwnership
 from doorward.lint.checks import warnings
+from doorward.lint.finding import Finding
 from doorward.report.events import PeriodEvents, collect_events
 from doorward.report.page import MARK, PageOrigin, render_page
 from doorward.report.statistics import Statistics, as_json, build_statistics
-from doorward.report.strength import GateAudit, PublicFinding, audit_gate
+from doorward.report.strength import GateAudit, audit_gate
 from doorward.report.words import count
 
 EXAMPLE = """\
@@ -82,12 +83,9 @@ def _strengths(args: argparse.Namespace, events: PeriodEvents) -> GateAudit | No
         return None
     text = read_text(path, trusted_owners())
     configuration, lines = parse(text, str(path)), find_lines(text)
-    findings = [
-        PublicFinding(finding.code, finding.level, finding.line, finding.what, finding.remedy)
-        for finding in warnings(configuration, lines)
-    ]
+    findings = warnings(configuration, lines)
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
-        findings.insert(0, PublicFinding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
+        findings.insert(0, Finding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
     return audit_gate(configuration, findings, lines, events.sessions)
 
 

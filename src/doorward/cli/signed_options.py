@@ -8,18 +8,20 @@ from functools import partial
 from itertools import cycle
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
+from doorward.client.confirmation import ReplyListener
 from doorward.client.identity import find_signer
 from doorward.client.sequence import Target, first_per_family
 from doorward.client.signed import KnockRequest, SentPacket, build_request, max_signature_bytes, send
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
 from doorward.model import Port
+from doorward.signed.message import CLOSE, CONFIRM
 
 
-def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
+def signed_knocker(plan: KnockPlan, verbose: bool, replies: ReplyListener | None = None) -> Knock:
     """Return the function that sends a fresh packet per door to the first address of each family.
 
-    Each call for the same addresses uses the next of the host's ports.
+    Each call for the same addresses uses the next of the host's ports. `replies` waits for the confirmations.
     """
     requests, signer = _build_requests(plan)
     ports: defaultdict[tuple[Target, ...], Iterator[Port]] = defaultdict(lambda: cycle(plan.host.signed_ports))
@@ -30,7 +32,7 @@ def signed_knocker(plan: KnockPlan, verbose: bool) -> Knock:
         reached = list[Target]()
         for request in requests:
             report = partial(_print_packet, request.door, signer) if verbose else None
-            reached += send(request, signer, chosen, port, report=report)
+            reached += send(request, signer, chosen, port, report=report, replies=replies)
         return list(dict.fromkeys(reached))
 
     return knock
@@ -54,9 +56,10 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
 
 def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     host = plan.host
+    flags = CLOSE * plan.closes | CONFIRM * host.confirm
     try:
         requests = [
-            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked) for door in plan.doors
+            build_request(host.server_key or "", door, host.gate, host.for_s, host.asked, flags) for door in plan.doors
         ]
     except UsageError as error:
         raise UsageError(error.code, f"{host.name}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from doorward.cli import output
@@ -43,7 +44,8 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "door": "for unknown doors or gates",
     "forbidden": "not allowed for their key",
     "once-unsupported": "to open for one connection, which is not supported yet",
-    "close-unsupported": "to close a door, which is not supported yet",
+    "closed": "dated at or before a close by the same key",
+    "close-unsupported": "to close a shared door, which is not supported yet",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
     "overlap": "for part of a network that was open",
@@ -115,7 +117,7 @@ def _remark(answer: dict[str, Any]) -> None:
         if count := answer["counters"].get(counter, 0):  # missing from an older daemon
             output.line(f"{count} {text}")
     if (signed := answer.get("signed")) is not None:
-        output.line(_signed(signed["takes"], signed["refused"]))
+        output.line(*_signed(signed))
     if banned := answer.get("banned"):
         output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists them")
     if (fleet := answer.get("fleet")) is not None:
@@ -133,10 +135,17 @@ def _not_loaded(config: str, fault: str) -> None:
         output.line(f"  {line}")
 
 
-def _signed(takes: bool, refused: dict[str, int]) -> str:
-    begin = "signed knocks: ready" if takes else "signed knocks: not ready; see the log"
+def _signed(signed: dict[str, Any]) -> Iterator[str]:
+    begin = "signed knocks: ready" if signed["takes"] else "signed knocks: not ready; see the log"
+    refused, confirmations = signed["refused"], signed["confirmations"]
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
-    return f"{begin}; rejected: {counted}" if counted else begin
+    yield f"{begin}; rejected: {counted}" if counted else begin
+    if confirmations["is_on"]:
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(confirmations["counts"].items()))
+        ports = ", ".join(confirmations["ports"])
+        yield f"confirmations: {f'from {ports}' if ports else 'none'}" + (f"; {counted}" if counted else "")
+    for port, why in confirmations["not_open"].items():
+        yield f"RESTART NEEDED: {port} is not open for confirmations: {why}"
 
 
 def _fleet(fleet: dict[str, Any]) -> str:

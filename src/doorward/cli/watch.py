@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from doorward.cli import output
@@ -14,6 +14,8 @@ from doorward.daemon.control_client import EventClient, default_path
 from doorward.daemon.log import stamped, text_of
 from doorward.escape import json_line
 from doorward.libraries import install_command
+
+TEXTUAL = 8  # the first major version with the interfaces that the live view uses
 
 EXAMPLE = """\
   # doorward watch | grep refused
@@ -32,14 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the live view, or write lines."""
     is_plain = args.plain or args.json or not (sys.stdin.isatty() and sys.stdout.isatty())
-    if not is_plain and find_spec("textual") is not None:
+    if not is_plain and _has_textual():
         from doorward.watch.tui import watch
 
         return watch(default_path())
     if not is_plain:
-        remedy = f"run `{install_command('textual')}`; lines instead:"
-        output.error_line(f"doorward: the live view needs the Python library textual; {remedy}")
+        remedy = f"run `{install_command('textual')}` (Debian 12 and 13 have an older one); lines instead:"
+        output.error_line(f"doorward: the live view needs the Python library textual {TEXTUAL} or newer; {remedy}")
     return _lines(as_json=args.json)
+
+
+def _has_textual() -> bool:
+    try:
+        return int(version("textual").partition(".")[0]) >= TEXTUAL
+    except PackageNotFoundError:
+        return False
 
 
 def _lines(*, as_json: bool) -> int:

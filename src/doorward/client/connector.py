@@ -1,4 +1,7 @@
-"""Connect to a port that is opening: several attempts, since the first SYN may arrive before the door is open."""
+"""Connect to a port that is opening: several attempts, since the first SYN may arrive before the door is open.
+
+Knock again until it answers.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,15 @@ import errno
 import select
 import socket
 import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeVar
 
-from doorward.client.sequence import Reply, Target
+from doorward.client.sequence import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from doorward.client.confirmation import ReplyListener
 
 # A signed knock opens its door once a process has verified it: after a millisecond or two. A SYN that arrives earlier
 # is dropped, and TCP retransmits it only after one second, so more attempts follow soon. They are few and spread out,
@@ -18,19 +28,34 @@ ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
 SINGLE_S = 0.9
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
+Reached = TypeVar("Reached")  # what a knock reached: one target, or several
 
-def open_connection(target: Target, port: int, patience_s: float) -> socket.socket | Reply:
-    """Return a connection, or the reply met within `patience_s`. Unused attempts are closed."""
-    attempts = _Attempts(target, port)
+
+class Reply(Enum):
+    """The outcome of a connection attempt."""
+
+    OPEN = "open"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+def open_connection(
+    target: Target, port: int, patience_s: float, replies: ReplyListener | None = None
+) -> socket.socket | Reply:
+    """Return a connection, or the reply met within `patience_s`. Unused attempts are closed.
+
+    A confirmation of the knock starts an attempt at once.
+    """
+    attempts = _Attempts(target, port, replies)
     try:
         return attempts.run(time.monotonic(), patience_s)
     finally:
         attempts.close()
 
 
-def try_port(target: Target, port: int, patience_s: float) -> Reply:
+def try_port(target: Target, port: int, patience_s: float, replies: ReplyListener | None = None) -> Reply:
     """Connect, close the connection again and return the reply."""
-    connection = open_connection(target, port, patience_s)
+    connection = open_connection(target, port, patience_s, replies)
     if isinstance(connection, Reply):
         return connection
     connection.close()
@@ -40,8 +65,8 @@ def try_port(target: Target, port: int, patience_s: float) -> Reply:
 class _Attempts:
     """Sockets that are connecting to one port."""
 
-    def __init__(self, target: Target, port: int) -> None:
-        self._target, self._address = target, target.at(port)
+    def __init__(self, target: Target, port: int, replies: ReplyListener | None = None) -> None:
+        self._replies, self._target, self._address = replies, target, target.at(port)
         self._connecting: list[socket.socket] = []
         self._starts_s = list(ATTEMPTS_S)
 
@@ -82,7 +107,10 @@ class _Attempts:
 
     def _first_connected(self, timeout_s: float) -> socket.socket | None:
         """Return the first connected socket; close those that were refused."""
-        _, done, _ = select.select([], self._connecting, [], timeout_s)
+        awaited = [] if self._replies is None else self._replies.sockets()
+        confirmed, done, _ = select.select(awaited, self._connecting, [], timeout_s)
+        if confirmed and self._replies is not None and self._replies.read():
+            self._starts_s.insert(0, 0.0)  # the door is open: now
         for attempt in done:
             self._connecting.remove(attempt)
             if attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
@@ -90,3 +118,35 @@ class _Attempts:
                 return attempt
             attempt.close()
         return None
+
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 4.0  # a person is waiting: a restored route is noticed within seconds
+# Together with the first pause, long enough for the retransmission after 1 s of a SYN that overtook the last knock.
+PATIENCE_S = 1.0
+
+
+def knock_until_open(
+    knock_once: Callable[[], Reached],
+    connect: Callable[[Reached, float], Reply],
+    timeout_s: float,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[Reply, int]:
+    """Knock and connect with growing pauses, until a connection succeeds or the time is up.
+
+    Returns the last reply and the number of rounds; each connection attempt follows its knock immediately.
+    """
+    until_s = now() + timeout_s
+    pause_s = FIRST_PAUSE_S
+    rounds = 0
+    while True:
+        reached = knock_once()
+        rounds += 1
+        left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
+        reply = connect(reached, min(PATIENCE_S + pause_s, left_s))
+        if reply is Reply.OPEN or now() + pause_s >= until_s:
+            return reply, rounds
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

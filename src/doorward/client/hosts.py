@@ -8,16 +8,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doorward.errors import InvalidValueError, UsageError
-from doorward.model import DEFAULT_SIGNED_PORT, Port, Source
+from doorward.named_tuple import NamedTuple
+from doorward.port import DEFAULT_SIGNED_PORT, Port
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from doorward.client.request_options import AutomaticAddress
+    from doorward.model import Source
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
-KEYS = (*TEXTS, "signed_port", "doors")
+KEYS = (*TEXTS, "signed_port", "confirm", "doors")
 
 
 class KnownHost(NamedTuple):
@@ -36,6 +40,7 @@ class KnownHost(NamedTuple):
     gate: str | None = None
     asked: Source | AutomaticAddress | None = None  # from = "…"
     for_s: int | None = None
+    confirm: bool = False  # the gate confirms, so ask for that, and wait for it
 
 
 def hosts_path() -> str:
@@ -115,6 +120,7 @@ def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
         server_key,
         identity=_resolve_path(directory, texts.get("identity")),
         certificate=_resolve_path(directory, texts.get("certificate")),
+        confirm=_flag(where, "confirm", table.get("confirm", False)),
     )
     return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS.keys() else host
 
@@ -158,6 +164,12 @@ def _remedy(name: str, key: str, value: object) -> str:
 def _text(where: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError("not-a-string", f'{where}: {key} must be a string; write {key} = "..."')
+    return value
+
+
+def _flag(where: str, key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError("not-a-boolean", f"{where}: {key} must be true or false; write {key} = true")
     return value
 
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from doorward.kernel import atomic_file
 from doorward.model import Port
 
 _DIRECTORY_MODE = 0o700  # sequences are secrets
+HostValue = str | bool | tuple[Port, ...]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -32,7 +33,7 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
             return _save_locked(path, name, table, replace=replace)
 
 
-def host_table(name: str, values: dict[str, str | tuple[Port, ...]], doors: dict[str, tuple[Port, ...]]) -> str:
+def host_table(name: str, values: Mapping[str, HostValue], doors: dict[str, tuple[Port, ...]]) -> str:
     """Return a host's table as TOML."""
     head = _key(name)
     lines = [f"[{head}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
@@ -42,7 +43,9 @@ def host_table(name: str, values: dict[str, str | tuple[Port, ...]], doors: dict
     return "\n".join(lines) + "\n"
 
 
-def _value(value: str | tuple[Port, ...]) -> str:
+def _value(value: HostValue) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     words = [value] if isinstance(value, str) else list(map(str, value))
     return toml_text(words[0]) if len(words) == 1 else toml_list(words)
 

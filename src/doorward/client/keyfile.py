@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from doorward.errors import HostError, MalformedError, NegativeResult, UsageError
+from doorward.libraries import install_command
 from doorward.signed.ssh_wire import SshReader, mpint, string
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _MAX_BYTES = 1 << 20  # key files have a few thousand at most
 _BEGIN = b"-----BEGIN "
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _MAGIC = b"openssh-key-v1\0"
+_ED25519, _ED25519_BYTES = b"ssh-ed25519", 32
 _TRIES = 3  # as ssh
 _LONGEST_KIND = 64  # RFC 4251's limit for algorithm names
 _CURVES = {  # by their SEC names: RFC 5656's name, and the hash that goes with the curve
@@ -108,20 +110,19 @@ def key_kind(blob: bytes) -> str:
 class PrivateKeyFile:
     """A private key, ready to sign. Has no revealing repr."""
 
-    def __init__(self, key: Key) -> None:
-        from cryptography.hazmat.primitives import serialization
-
-        line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        self.blob = base64.b64decode(line.split()[1])
+    def __init__(self, key: Key, blob: bytes) -> None:
+        self.blob = blob
         self._key = key
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature over `data` (RFC 4253 section 6.6; RFC 8332, RFC 5656)."""
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+        from cryptography.hazmat.primitives.asymmetric import ed25519
 
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
-            return string(b"ssh-ed25519") + string(self._key.sign(data))
+            return string(_ED25519) + string(self._key.sign(data))
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
         if isinstance(self._key, rsa.RSAPrivateKey):
             return string(b"rsa-sha2-512") + string(self._key.sign(data, padding.PKCS1v15(), hashes.SHA512()))
         return _sign_ecdsa(self._key, data)
@@ -130,12 +131,12 @@ class PrivateKeyFile:
 def load(raw: bytes, path: str, ask: Callable[[str], bytes]) -> PrivateKeyFile:
     """Load a private key; `ask` returns the passphrase if it needs one. NegativeResult: never the right one."""
     if not is_encrypted(raw):
-        return PrivateKeyFile(_load(raw, None, path))
+        return _plain_ed25519(raw) or _load(raw, None, path)
     for _ in range(_TRIES):
         if not (passphrase := ask(path)):
             break
         try:
-            return PrivateKeyFile(_load(raw, passphrase, path))
+            return _load(raw, passphrase, path)
         except WrongPassphraseError:
             continue
     raise NegativeResult("wrong-passphrase", f"{path}: wrong passphrase; try again, or run `ssh-add {path}`")
@@ -145,7 +146,30 @@ class WrongPassphraseError(MalformedError):
     """The passphrase does not decrypt the key."""
 
 
-def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
+def _plain_ed25519(raw: bytes) -> PrivateKeyFile | None:
+    """Return the key of the usual file, ed25519 in OpenSSH's format without a passphrase; None: another kind of file.
+
+    The loaders of `cryptography` have to be imported first, which takes longer than the rest of a knock (20 ms).
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        reader = _openssh(raw)
+        header = [reader.string() for _ in range(3)], reader.number(4)
+        blob, private = reader.string(), SshReader(reader.string(), "the key")
+        is_intact = private.read(4) == private.read(4)
+        if header != ([b"none", b"none", b""], 1) or not is_intact or private.string() != _ED25519:
+            return None
+        public, secret = private.string(), private.string()
+    except MalformedError:
+        return None
+    seed = secret.removesuffix(public)
+    if len(public) != _ED25519_BYTES or len(seed) != _ED25519_BYTES or blob != string(_ED25519) + string(public):
+        return None
+    return PrivateKeyFile(Ed25519PrivateKey.from_private_bytes(seed), blob)
+
+
+def _load(raw: bytes, passphrase: bytes | None, path: str) -> PrivateKeyFile:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -162,7 +186,7 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
     except UnsupportedAlgorithm as error:
         remedy = f"run `ssh-add {path}`, or make a key with `ssh-keygen -t ed25519`"
         if "bcrypt" in str(error):
-            remedy = f"run `ssh-add {path}`, or install the Python package bcrypt"
+            remedy = f"run `{install_command('bcrypt')}`, or `ssh-add {path}`"
             raise HostError("no-bcrypt", f"{path}: a key with a passphrase needs bcrypt; {remedy}") from None
         raise HostError("unknown-key-kind", f"{path}: unknown key kind or cipher; {remedy}") from None
     except (ValueError, TypeError):
@@ -173,7 +197,8 @@ def _load(raw: bytes, passphrase: bytes | None, path: str) -> Key:
         raise WrongPassphraseError("wrong-passphrase", path) from None
     is_known_curve = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
     if isinstance(key, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) or is_known_curve:
-        return key  # type: ignore[return-value] # mypy does not narrow by is_known_curve
+        line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        return PrivateKeyFile(key, base64.b64decode(line.split()[1]))  # type: ignore[arg-type] # not narrowed to a curve
     raise UsageError("unsupported-key-kind", f"{path}: unsupported kind of key; make one with `ssh-keygen -t ed25519`")
 
 

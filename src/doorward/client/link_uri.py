@@ -1,9 +1,10 @@
 """`doorward://` links: everything a client needs to know about a host, in one line that fits a QR code. Pure.
 
-    doorward://HOST[:SIGNED_PORT]/?key=SERVER_KEY&ports=443,53&gate=NAME&door=NAME&seq=NAME:7000/tcp,8000/udp
+    doorward://HOST[:SIGNED_PORT]/?key=SERVER_KEY&ports=443,53&gate=NAME&confirm=yes&door=NAME&seq=NAME:7000/tcp,8000/udp
 
-`ports` are tried after SIGNED_PORT. `door` (opens with a signed knock) and `seq` (opens with a port sequence) may be
-repeated. Every value is percent-encoded (RFC 3986); a plus is a literal plus.
+`ports` are tried after SIGNED_PORT. `confirm`: the gate confirms signed knocks. `door` (opens with a signed knock)
+and `seq` (opens with a port sequence) may be repeated. Every value is percent-encoded (RFC 3986); a plus is a literal
+plus.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class KnockLink(NamedTuple):
     key: str | None = None
     gate: str | None = None
     doors: tuple[tuple[str, tuple[Port, ...]], ...] = ()
+    confirm: bool = False
 
 
 def format_link(link: KnockLink) -> str:
@@ -47,6 +49,7 @@ def format_link(link: KnockLink) -> str:
     numbers = [str(port.number) for port in link.signed_ports]
     port = f":{numbers[0]}" if numbers else ""
     fields = [("key", link.key), ("ports", ",".join(numbers[1:]) or None), ("gate", link.gate)]
+    fields.append(("confirm", "yes" if link.confirm else None))
     for name, sequence in link.doors:
         fields.append(("seq", f"{name}:{','.join(map(str, sequence))}") if sequence else ("door", name))
     query = "&".join(f"{name}={quote(value, safe=':/,=')}" for name, value in fields if value is not None)
@@ -76,7 +79,8 @@ def parse_link(text: str) -> KnockLink:
             _add_door(doors, name, value)
         elif name not in _VALUES:
             raise MalformedError(
-                "unknown-field", f"unknown field {name[:40]!r} in the link; known fields: key, ports, gate, door, seq"
+                "unknown-field",
+                f"unknown field {name[:40]!r} in the link; known fields: key, ports, gate, confirm, door, seq",
             )
         elif name in values:
             raise MalformedError("duplicate-field", f"{name} appears twice in the link")
@@ -85,12 +89,17 @@ def parse_link(text: str) -> KnockLink:
         else:
             values[name] = value
     ports = _signed_ports(port, values.get("ports"))
-    link = KnockLink(host, ports, values.get("key"), values.get("gate"), tuple(doors.items()))
+    link = KnockLink(host, ports, values.get("key"), values.get("gate"), tuple(doors.items()), "confirm" in values)
     _reject_unusable(link)
     return link
 
 
-_VALUES = {"key": ("server key", _SERVER_KEY), "ports": ("list of ports", _PORTS), "gate": ("gate name", NAME)}
+_VALUES = {
+    "key": ("server key", _SERVER_KEY),
+    "ports": ("list of ports", _PORTS),
+    "gate": ("gate name", NAME),
+    "confirm": ("value of confirm", re.compile("yes")),
+}
 
 
 def _host_port(text: str) -> tuple[str, str | None]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import _socket as socket  # without its enumerations, which take half as long as a knock to build
 import errno
 import os
-import socket
 import time
 from collections.abc import Callable
-from enum import Enum
-from typing import NamedTuple, TypeVar
 
 from doorward.errors import HostError, UsageError
-from doorward.model import Port, Protocol
+from doorward.named_tuple import NamedTuple
+from doorward.port import Port, Protocol
 
 # Packets to different ports may be steered to different receive queues and be reordered there, and a sequence out of
 # order opens nothing. 10 ms is longer than a queue delays a packet, and too short to notice.
@@ -56,7 +55,6 @@ class Target(NamedTuple):
 
 
 Report = Callable[[Target, int, Port], None]
-Reached = TypeVar("Reached")  # what a knock reached: one target, or several
 
 
 def resolve(host: str, family: int = socket.AF_UNSPEC) -> list[Target]:
@@ -163,51 +161,14 @@ def send(target: Target, port: Port) -> int:
     """
     kind = socket.SOCK_STREAM if port.protocol is Protocol.TCP else socket.SOCK_DGRAM
     try:
-        with socket.socket(target.family, kind) as sock:
+        sock = socket.socket(target.family, kind)
+        try:
             sock.setblocking(False)
             if kind == socket.SOCK_STREAM:
                 return sock.connect_ex(target.at(port.number))
             sock.sendto(DATAGRAM, target.at(port.number))
+        finally:
+            sock.close()
     except OSError as error:
         return error.errno or errno.EIO
     return 0
-
-
-class Reply(Enum):
-    """The outcome of a connection attempt."""
-
-    OPEN = "open"
-    REFUSED = "refused"
-    SILENT = "silent"
-
-
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 4.0  # a person is waiting: a restored route is noticed within seconds
-# Together with the first pause, long enough for the retransmission after 1 s of a SYN that overtook the last knock.
-PATIENCE_S = 1.0
-
-
-def knock_until_open(
-    knock_once: Callable[[], Reached],
-    connect: Callable[[Reached, float], Reply],
-    timeout_s: float,
-    *,
-    now: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], object] = time.sleep,
-) -> tuple[Reply, int]:
-    """Knock and connect with growing pauses, until a connection succeeds or the time is up.
-
-    Returns the last reply and the number of rounds; each connection attempt follows its knock immediately.
-    """
-    until_s = now() + timeout_s
-    pause_s = FIRST_PAUSE_S
-    rounds = 0
-    while True:
-        reached = knock_once()
-        rounds += 1
-        left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
-        reply = connect(reached, min(PATIENCE_S + pause_s, left_s))
-        if reply is Reply.OPEN or now() + pause_s >= until_s:
-            return reply, rounds
-        sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

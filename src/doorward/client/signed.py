@@ -1,4 +1,4 @@
-"""Compose, seal and send signed knocks (docs/reference/signed-knock.md). There is never a reply."""
+"""Compose, seal and send signed knocks (docs/reference/signed-knock.md)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from doorward.client.confirmation import AwaitedReply, ReplyListener
 from doorward.client.request_options import AutomaticAddress
 from doorward.client.sequence import Target, UnreachableError, send_error
 from doorward.client.signers import Signer, signature_bytes
 from doorward.errors import HostError, MalformedError, UsageError
 from doorward.model import DEFAULT_SIGNED_PORT, NAME, Address, Port, Source
-from doorward.signed.envelope import RANDOM_BYTES, plaintext_capacity, seal
+from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, plaintext_capacity, seal
 from doorward.signed.message import (
     CERTIFICATE,
     NONCE_BYTES,
@@ -28,9 +30,11 @@ from doorward.signed.message import (
     signer_hash,
     target_hash,
 )
+from doorward.signed.reply import ReplySecret, reply_secret
 from doorward.signed.server_key import X25519, ServerKey, parse_server_key
 from doorward.signed.sshsig import shorten_signature
 
+_last_date_ms = 0
 _LATEST_MS = 55_000  # a gate accepts packets up to a minute old, and transit takes time too
 
 
@@ -69,6 +73,7 @@ def build_request(
     gate: str | None,
     for_s: int | None = None,
     asked: Source | AutomaticAddress | None = None,
+    flags: int = 0,
 ) -> KnockRequest:
     """Build a request from user input. UsageError names the fault and the remedy."""
     key = read_server_key(server_key)
@@ -81,7 +86,7 @@ def build_request(
                 f"the gate {gate} does not match the server key {key.fingerprint}; correct one of the two",
             )
         gate = ""
-    return KnockRequest(key, door, gate or "", for_s, asked)
+    return KnockRequest(key, door, gate or "", for_s, asked, flags)
 
 
 def read_server_key(text: str) -> ServerKey:
@@ -121,9 +126,15 @@ def compose(knock: KnockRequest, signer: Signer, own: str, time_ms: int, nonce: 
 
 def seal_packet(knock: KnockRequest, message: ComposedMessage) -> bytes:
     """Return the sealed packet."""
+    return _seal(knock, message)[0]
+
+
+def _seal(knock: KnockRequest, message: ComposedMessage) -> tuple[bytes, ReplySecret]:
+    """Return the sealed packet, and the secret of its confirmation."""
     capacity = plaintext_capacity(knock.key.suite, message.length)
     plaintext = pack_plaintext(message.body, message.signature, capacity, message.certificate)
-    return seal(knock.key, plaintext, os.urandom(RANDOM_BYTES))
+    packet = seal(knock.key, plaintext, os.urandom(RANDOM_BYTES))
+    return packet, reply_secret(packet[:CHECK_BYTES], plaintext)
 
 
 def send(
@@ -134,26 +145,36 @@ def send(
     *,
     report: Callable[[SentPacket], None] | None = None,
     really: bool = True,
+    replies: ReplyListener | None = None,
 ) -> list[Target]:
     """Send each target its own packet, and return the targets that could be reached.
 
     UnreachableError: none; HostError: signing took longer than a gate accepts. `report` is called for each packet.
-    Without `really` everything is done except sending.
+    Without `really` everything is done except sending. `replies` then waits for confirmations.
     """
     check_fits(knock, signer)
     reached, faults = [], []
     for target in targets:
-        with socket.socket(target.family, socket.SOCK_DGRAM) as sender:
+        with ExitStack() as opened:
+            sender = opened.enter_context(socket.socket(target.family, socket.SOCK_DGRAM))
             try:
                 sender.connect(target.at(port.number))  # finds the route and the source address
                 signer.unlock()  # may take a minute, and the message must not age meanwhile
-                message = compose(knock, signer, _own_address(sender), now_ms(), os.urandom(NONCE_BYTES))
+                message = compose(knock, signer, _own_address(sender), _next_date_ms(), os.urandom(NONCE_BYTES))
                 _reject_late(now_ms() - message.request.time_ms)
+                packet, secret = _seal(knock, message)
+                sent_s = time.monotonic()
                 if really:
-                    sender.send(seal_packet(knock, message))
+                    sender.send(packet)
             except OSError as error:
                 faults.append(send_error(target, error.errno or 0))
                 continue
+            if replies is not None:
+                opened.pop_all()
+                own, request = _own_address(sender), message.request
+                replies.expect(
+                    sender, AwaitedReply(knock.door, signer.name, own, target, port, request, secret, sent_s)
+                )
         reached.append(target)
         if report:
             report(SentPacket(target, port, message))
@@ -175,6 +196,13 @@ def _reject_late(took_ms: int) -> None:
 def now_ms() -> int:
     """Return the time in milliseconds since the epoch, as in messages."""
     return time.time_ns() // 1_000_000
+
+
+def _next_date_ms() -> int:
+    """Return the date of a message, later than that of each earlier one: a close is for the opens before it."""
+    global _last_date_ms
+    _last_date_ms = max(now_ms(), _last_date_ms + 1)
+    return _last_date_ms
 
 
 def _own_address(connected: socket.socket) -> str:

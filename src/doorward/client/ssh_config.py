@@ -16,11 +16,6 @@ _PROXY = "ProxyCommand doorward proxy %h %p"
 _DIRECTORY_MODE = 0o700
 
 
-def ssh_config_path() -> Path:
-    """Return the path of the user's ssh configuration."""
-    return Path.home() / ".ssh/config"
-
-
 def host_lines(name: str) -> str:
     """Return the lines for a host."""
     return f"Host {name}\n    {_PROXY}\n"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
-
 from doorward.errors import InvalidValueError
 
 UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # the largest first
 _NFT_LIMIT = 100_000_000  # nft accepts numbers of at most eight digits
-_DURATION = re.compile(r"([0-9]{1,15})(ms|[smhd])")  # 15 digits: beyond any limit, yet no huge number
+_MOST_DIGITS = 15  # beyond any limit, yet no huge number
+_DIGITS = "0123456789"
 
 
 def parse_duration_ms(text: str) -> int:
     """Parse a duration greater than zero, in milliseconds. Raises ValueError with fault and remedy."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
+    unit = text.lstrip(_DIGITS)
+    digits = text.removesuffix(unit)
+    if not 1 <= len(digits) <= _MOST_DIGITS or unit not in UNITS_MS:
         raise InvalidValueError("invalid-duration", f"invalid duration {_shown(text)}; {_remedy(text)}")
-    duration_ms = int(match[1]) * UNITS_MS[match[2]]
+    duration_ms = int(digits) * UNITS_MS[unit]
     if duration_ms == 0:
         raise InvalidValueError("zero-duration", f'the duration {text!r} is zero; write a longer one, like "15s"')
     return duration_ms
@@ -46,7 +46,7 @@ def nft_duration(ms: int) -> str:
 
 
 def _remedy(text: str) -> str:
-    if re.fullmatch("[0-9]{1,15}", text):
+    if 1 <= len(text) <= _MOST_DIGITS and not text.strip(_DIGITS):
         return f'write the unit too: "{text}s"'
     return 'write a whole number and ms, s, m, h or d, like "15s"'
 

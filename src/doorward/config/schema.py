@@ -69,13 +69,15 @@ class Gate:
 class Signed:
     """The table `[signed]`. Relative paths are resolved against the configuration directory.
 
-    `window_ms`: how far the sender's clock may differ, in either direction.
+    `window_ms`: how far the sender's clock may differ, in either direction. `confirm`: a knock that opened or closed a
+    door is confirmed to its sender.
     """
 
     ports: tuple[Port, ...] = (DEFAULT_SIGNED_PORT,)
     key: str = "server.key"
     authorized_keys: str = "authorized_keys"
     window_ms: int = 60_000
+    confirm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +118,8 @@ class Configuration:
     def signed_ports(self) -> tuple[Port, ...]:
         """The ports for signed knocks."""
         return () if self.signed is None else self.signed.ports
+
+    @property
+    def confirming_ports(self) -> tuple[Port, ...]:
+        """The ports from which signed knocks are confirmed."""
+        return self.signed_ports if self.signed is not None and self.signed.confirm else ()

@@ -133,6 +133,7 @@ SIGNED = {
     "key": Setting("key", values.file),
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
+    "confirm": Setting("confirm", values.boolean),
 }
 
 FLEET = {

@@ -91,15 +91,6 @@ class Automaton:
     ignored_ports: frozenset[Port]
     known_ports: frozenset[Port] | None = None
 
-    def is_symbol(self, packet: Packet) -> bool:
-        """Return whether any machine matches the packet as a symbol (design.md, section 3, rule 1)."""
-        port = packet.port
-        if (packet.local and port in self.ignored_ports) or (
-            self.known_ports is not None and port not in self.known_ports
-        ):
-            return False
-        return any(machine.matches(packet) for machine in self.machines)
-
 
 def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
     """Compile `doors`; doors without a port sequence are in no machine."""
@@ -144,7 +135,8 @@ def _build_machine(key: MachineKey, root: int, members: Sequence[tuple[int, tupl
     for state, shorter in fail.items():  # in the order of depth, so the shorter prefix is complete
         if shorter in completes:
             completes[state] = completes.get(state, ()) + completes[shorter]
-    same = frozenset(key for key in _repeat_edges(edges) if _is_retransmission(root, edges, fail, key))
+    repeats = (edge(state, key & _SYMBOL_MASK) for key, state in edges.items())  # of each state: its own last packet
+    same = frozenset(key for key in repeats if _is_retransmission(root, edges, fail, key))
     firsts = range(root + 1, root + 1 + len(levels[0]))
     flags, within_ms, target = key
     return Machine(flags, within_ms, root, firsts, edges, _shorten_links(edges, fail), same, completes, target)
@@ -181,11 +173,6 @@ def _failure_links(root: int, edges: Edges, levels: list[list[int]]) -> dict[int
             if target is not None:
                 fail[edges[key]] = target
     return fail
-
-
-def _repeat_edges(edges: Edges) -> Iterable[int]:
-    """Return, for each state, the edge on its own last symbol."""
-    return (edge(state, key & _SYMBOL_MASK) for key, state in edges.items())
 
 
 def _is_retransmission(root: int, edges: Edges, fail: dict[int, int], key: int) -> bool:

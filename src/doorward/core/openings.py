@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 from doorward.core.diff import Remaining
 from doorward.core.reconcile import differences
-from doorward.model import Door, Element, Opening, Source
+from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
+from doorward.model import Door, Element, Opening, Share, Source
 
+_MOST_NAMES = 4  # of holders, in one text
 Key = tuple[str, Source]  # of an opening: a door and an address
 
 
 class RecordOpening(NamedTuple):
-    """Record an opening, or its longer end; `before` is the opening that it replaces in the table."""
+    """Record an opening, or its changed end; `before` is the opening that it replaces in the table."""
 
     key: Key
     opening: Opening
@@ -36,12 +38,22 @@ class RecordRun(NamedTuple):
 
 
 class RecordEnd(NamedTuple):
-    """Record that an opening ended at `at_s`, by "time", "hand", "ban", "fleet" or "lost"."""
+    """Record that an opening ended at `at_s`, by "time", "hand", "ban", "fleet", "lost" or "key NAME"."""
 
     key: Key
     opening: Opening
     at_s: float
     by: str
+
+
+class RecordCloses(NamedTuple):
+    """Remember a close by hand, dated now, for each signer that holds an opening.
+
+    Without it a knock that was held back could undo it.
+    """
+
+    key: Key
+    opening: Opening
 
 
 class SetElements(NamedTuple):
@@ -82,7 +94,7 @@ class RunHook(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """RecordOpening, log and announce a rejected source; `reason` is a text for people, `code` a word for programs."""
+    """Record, log and announce a rejected source; `reason` is a text for people, `code` a word for programs."""
 
     source: Source
     door: str | None
@@ -91,7 +103,7 @@ class Reject(NamedTuple):
     key: None = None
 
 
-Effect = RecordOpening | RecordRun | RecordEnd | SetElements | LogLine | Announce | RunHook | Reject
+Effect = RecordOpening | RecordRun | RecordEnd | RecordCloses | SetElements | LogLine | Announce | RunHook | Reject
 
 
 class OpeningTable:
@@ -101,7 +113,7 @@ class OpeningTable:
         self._by_source: dict[Source, dict[str, Opening]] = {}
         self._ends: list[tuple[float, int, str, Source]] = []  # a heap by the end
         self._serial = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
-        self._counts: Counter[str] = Counter()  # openings, by the key or operator that opened them
+        self._counts: Counter[str] = Counter()  # openings, by holder
         self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
 
     def __iter__(self) -> Iterator[Opening]:
@@ -116,11 +128,11 @@ class OpeningTable:
         return self._by_source.get(address, {}).get(door)
 
     def count(self, by: str) -> int:
-        """Return the number of openings made by `by`."""
+        """Return the number of openings that `by` holds."""
         return self._counts[by]
 
     def wide_count(self, by: str) -> int:
-        """Return the number of set elements in openings to networks made by `by`."""
+        """Return the number of set elements in openings to networks that `by` holds."""
         return self._wide[by]
 
     def enclosing(self, place: Source) -> Iterator[Opening]:
@@ -130,22 +142,25 @@ class OpeningTable:
                 yield from self._by_source.get(place.supernet(new_prefix=bits), {}).values()
 
     def open(self, new: Opening) -> Opening:
-        """Add an opening, or extend the current one, never shortening it; return the result."""
+        """Add an opening, or extend the current one and its shares, never shortening them; return the result."""
         old = self.get(new.door, new.address)
         if old is not None:
             ports = tuple(dict.fromkeys((*old.ports, *new.ports)))
-            new = old._replace(ports=ports, until_s=max(old.until_s, new.until_s))
+            holders = Holders.of(old).expire(new.since_s)
+            for share in Holders.of(new).shares:
+                holders = holders.hold(share) or holders
+            new = old._replace(ports=ports, until_s=max(old.until_s, holders.until_s), shares=holders.shares)
             self._count(old, -1)
         self._count(new, 1)
         self._by_source.setdefault(new.address, {})[new.door] = new
         heapq.heappush(self._ends, (new.until_s, next(self._serial), new.door, new.address))
         return new
 
-    def restore(self, door: str, address: Source, previous: Opening | None) -> None:
-        """Restore the previous opening, or none, after a change that failed."""
+    def replace(self, door: str, address: Source, opening: Opening | None) -> None:
+        """Replace the current opening by another, or by none."""
         self.close(door, address)
-        if previous is not None:
-            self.open(previous)
+        if opening is not None:
+            self.open(opening)
 
     def close(self, door: str, address: Source) -> Opening | None:
         """Remove an opening and return it; return None if there was none."""
@@ -159,10 +174,11 @@ class OpeningTable:
 
     def _count(self, opening: Opening, sign: int) -> None:
         is_wide = isinstance(opening.address, IPv4Network | IPv6Network)
-        for counts, amount in (self._counts, 1), (self._wide, len(opening.ports) if is_wide else 0):
-            counts[opening.by] += sign * amount
-            if not counts[opening.by]:
-                del counts[opening.by]  # names of keys come and go
+        for by in {share.by for share in Holders.of(opening).shares}:
+            for counts, amount in (self._counts, 1), (self._wide, len(opening.ports) if is_wide else 0):
+                counts[by] += sign * amount
+                if not counts[by]:
+                    del counts[by]  # keys come and go
 
     def expire(self, now_s: float) -> list[Opening]:
         """Remove and return the openings that end at or before `now_s`."""
@@ -196,6 +212,12 @@ class OpeningTable:
 def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float) -> Opening:
     """Return an opening of a door that begins now."""
     return Opening(door.name, address, door.opens, now_s, now_s + for_s, by)
+
+
+def signed_opening(door: Door, knock: DatedKnock, for_s: float, by: str, now_s: float) -> Opening:
+    """Return an opening by a signed knock, which its signer holds."""
+    share = Share(knock.by, now_s + for_s, knock.time_ms, by)
+    return new_opening(door, knock.place, for_s, by, now_s)._replace(shares=(share,))
 
 
 def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
@@ -237,7 +259,25 @@ def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effec
     if opening is None:
         return []
     elements = opening.elements()
-    return [SetElements(key, elements, dict.fromkeys(elements, 0.0)), *_ended(opening, by, now_s)]
+    effects: list[Effect] = [SetElements(key, elements, dict.fromkeys(elements, 0.0)), *_ended(opening, by, now_s)]
+    return [RecordCloses(key, opening), *effects] if by == "hand" and opening.shares else effects
+
+
+def on_signed_close(table: OpeningTable, close: DatedKnock, by: str, now_s: float) -> list[Effect]:
+    """Handle a close by a signed knock; return nothing if its signer has no share, or one made later."""
+    opening = table.get(close.door, close.place)
+    holders = Holders.of(opening).close(close.by, close.time_ms)
+    return [] if opening is None else _release(table, opening, holders, by, now_s)
+
+
+def on_unfinished(table: OpeningTable, closes: CloseDates, now_s: float) -> list[Effect]:
+    """Handle closes that were recorded but not applied when the daemon ended."""
+    effects: list[Effect] = []
+    for opening in list(table):
+        holders = closes.finish(*opening.key, Holders(opening.shares))
+        by = ", ".join(share.name for share in opening.shares if share not in holders.shares)
+        effects += _release(table, opening, holders, by, now_s) if by else []
+    return effects
 
 
 def on_ban(table: OpeningTable, openings: Sequence[Opening], now_s: float) -> list[Effect]:
@@ -294,7 +334,7 @@ def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool 
 
 def _run_command(knock: Opening) -> list[Effect]:
     fields = {"door": knock.door, "address": str(knock.address), "by": knock.by}
-    over = knock._replace(until_s=knock.since_s)
+    over = knock._replace(until_s=knock.since_s, shares=())
     return [RecordRun(knock.key, over), LogLine(knock.key, "ran", fields), RunHook(knock.key, "open")]
 
 
@@ -306,10 +346,32 @@ def _remove(table: OpeningTable, openings: Iterable[Opening], by: str, now_s: fl
     return effects
 
 
+def _release(table: OpeningTable, opening: Opening, holders: Holders, by: str, now_s: float) -> list[Effect]:
+    """Leave an opening to the holders that are left; it ends without any."""
+    if holders == Holders.of(opening):
+        return []
+    key, elements, left = opening.key, opening.elements(), holders.expire(now_s)
+    change = SetElements(key, elements, dict.fromkeys(elements, 0.0))  # an end that a batch may have changed
+    if not left.shares:
+        table.close(*key)
+        return [change, *_ended(opening, by, now_s)]
+    shorter = opening._replace(until_s=left.until_s, shares=left.shares)
+    table.replace(*key, shorter)
+    fields = {**log_fields(shorter, left.until_s - now_s, by), "still": holder_names(shorter, now_s)}
+    return [RecordOpening(key, shorter, opening), change, LogLine(key, "released", fields)]
+
+
 def _ended(opening: Opening, by: str, at_s: float) -> list[Effect]:
     end = RecordEnd(opening.key, opening, at_s, by)
     line = LogLine(opening.key, "closed", log_fields(opening, at_s - opening.since_s, by))
     return [end, line, Announce(opening.key, "closed", opening, by), RunHook(opening.key, "close", end)]
+
+
+def holder_names(opening: Opening, now_s: float) -> str:
+    """Return who holds an opening, for users."""
+    names = [share.name for share in Holders.of(opening).expire(now_s).shares] or [opening.by]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def log_fields(opening: Opening, for_s: float, by: str) -> dict[str, object]:

@@ -1,16 +1,15 @@
 """Rules for signed closes: what a close ends, and which opens it keeps out. Pure.
 
 An attacker may hold packets back and deliver them in another order. So what counts is the date that the signer wrote:
-a close ends what its signer opened with an earlier date, and an open dated at or before it that comes later is
-rejected.
+a close ends what its signer opened with a date at or before it, and such an open that comes later is rejected.
 
 A close has to be remembered as long as the gate would accept such an open. That is exactly as long as the replay cache
 knows the close's number: it rejects what is dated at or before the numbers that it dropped, what is dated before a lost
 ledger ended, and after a loss of power what is dated before the boot. So the dates belong in the replay cache's file,
 are written in the transaction that claims the close, and are dropped with the numbers, whatever the clock does.
 
-`by` identifies a holder. For a signed knock that has to be its key, not the comment in authorized_keys, which two keys
-may share.
+`by` identifies a holder. For a signed knock that is the hash of its key, not the comment in authorized_keys, which two
+keys may share.
 """
 
 from __future__ import annotations
@@ -18,16 +17,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from doorward.model import Source
+from doorward.model import Opening, Share, Source
 
-MAX_HOLDERS = 64  # of one opening; beyond it another holder's open is rejected, and the opening stays as it is
+MAX_HOLDERS = 64  # of one opening; beyond it another signer's open is rejected, and the opening stays as it is
 # Each close of a signer for another door or address. Beyond it the oldest counts for all doors and addresses of that
 # signer: its opens dated at or before that are rejected.
 MAX_CLOSES_PER_SIGNER = 64
 # Signers with a remembered close. Beyond it the one whose last close is oldest is dropped: opens dated at or before
-# that close are rejected, for all signers. A key is one signer, so no key alone can cause that.
+# that close are rejected, for all signers. A key is one signer, so no key alone can cause that; an authority can.
 MAX_CLOSING_SIGNERS = 256
 _ALL = ("", "")  # in place of door and address: all of them
+# Before a signer, for closes by hand. Their date is the gate's own, so it is lowered with a clock that was ahead.
+_BY_HAND = "hand "
+CLOSED = "its signer closed the door at that time or later"
 
 
 class DatedKnock(NamedTuple):
@@ -41,18 +43,7 @@ class DatedKnock(NamedTuple):
 
 def may_open(knock: DatedKnock, last_close_ms: int) -> str:
     """Return the reason to reject an open, or ""; `last_close_ms` is from `CloseDates.last`."""
-    return "" if knock.time_ms > last_close_ms else "its signer closed the door at that time or later"
-
-
-class Share(NamedTuple):
-    """What one holder has of an opening: its end, and the date of the newest knock that made it.
-
-    `dated_ms` 0: it was not made by a signed knock, but by an operator or a port sequence.
-    """
-
-    by: str
-    until_s: float
-    dated_ms: int = 0
+    return "" if knock.time_ms > last_close_ms else CLOSED
 
 
 class Holders(NamedTuple):
@@ -60,23 +51,30 @@ class Holders(NamedTuple):
 
     shares: tuple[Share, ...] = ()  # sorted by holder
 
+    @classmethod
+    def of(cls, opening: Opening | None) -> Holders:
+        """Return the holders of an opening; None has none."""
+        if opening is None:
+            return cls()
+        return cls(opening.shares or (Share(opening.by, opening.until_s, name=opening.by),))
+
     @property
     def until_s(self) -> float:
         """Return when the opening ends; minus infinity if nobody holds it."""
         return max((share.until_s for share in self.shares), default=float("-inf"))
 
     def hold(self, new: Share) -> Holders | None:
-        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another holder."""
+        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another signer."""
         own = next((share for share in self.shares if share.by == new.by), new)
         others = [share for share in self.shares if share.by != new.by]
-        if len(others) >= MAX_HOLDERS:
+        if new.dated_ms and len(others) >= MAX_HOLDERS:
             return None
-        merged = Share(new.by, max(own.until_s, new.until_s), max(own.dated_ms, new.dated_ms))
+        merged = Share(new.by, max(own.until_s, new.until_s), max(own.dated_ms, new.dated_ms), new.name)
         return Holders(tuple(sorted((*others, merged))))
 
     def close(self, by: str, dated_ms: int) -> Holders:
-        """Apply a close of this door and address: remove the signer's own share if all its knocks are dated before."""
-        return Holders(tuple(s for s in self.shares if s.by != by or not 0 < s.dated_ms < dated_ms))
+        """Apply a close of this door and address: remove the signer's own share unless a later knock made it."""
+        return Holders(tuple(s for s in self.shares if s.by != by or not 0 < s.dated_ms <= dated_ms))
 
     def expire(self, now_s: float) -> Holders:
         """Remove the shares that end at or before `now_s`."""
@@ -101,7 +99,7 @@ class CloseDates:
 
     def last(self, by: str, door: str, place: Source) -> int:
         """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
-        known = [self._dates.get(signer, {}) for signer in (by, "")]
+        known = [self._dates.get(signer, {}) for signer in (by, _BY_HAND + by, "")]
         return max(dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL))
 
     def note(self, close: DatedKnock) -> None:
@@ -115,6 +113,16 @@ class CloseDates:
         if len(signers) > MAX_CLOSING_SIGNERS:
             first = min(signers, key=lambda by: max(self._dates[by].values()))
             self._raise("", _ALL, max(self._dates.pop(first).values()))
+
+    def note_by_hand(self, close: DatedKnock) -> None:
+        """Remember a close by hand of what this signer holds, dated by the gate's clock."""
+        self.note(close._replace(by=_BY_HAND + close.by))
+
+    def lower(self, latest_ms: int) -> None:
+        """Lower the dates of closes by hand that a wrong clock put into the future."""
+        for by, dates in self._dates.items():
+            if by.startswith(_BY_HAND):
+                dates.update({target: latest_ms for target, time_ms in dates.items() if time_ms > latest_ms})
 
     def finish(self, door: str, place: Source, holders: Holders) -> Holders:
         """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""

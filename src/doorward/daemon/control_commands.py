@@ -11,7 +11,7 @@ from typing import Any
 
 from doorward.config.diagnostics import nearest
 from doorward.config.duration import parse_duration_ms
-from doorward.core.openings import new_opening, on_ban, on_close, on_open
+from doorward.core.openings import holder_names, new_opening, on_ban, on_close, on_open
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_socket import METRICS_USER, Reply
 from doorward.daemon.event_stream import Subscriber, Subscribers
@@ -192,7 +192,7 @@ class ControlCommands:
             "ports": [str(port) for port in opening.ports],
             "since": round(wall.since_s, 3),
             "until": round(wall.until_s, 3),
-            "by": opening.by,
+            "by": holder_names(opening, self.openings.loop.now_s()),
         }
 
     def _no_door(self, name: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration
-from doorward.core.openings import on_ended
 from doorward.daemon import bans
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
@@ -21,6 +20,7 @@ from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
 from doorward.daemon.nflog_reader import NflogReader
 from doorward.daemon.openings_service import OpeningsService
+from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.daemon.stats import EventStats
 from doorward.kernel import sd_notify
@@ -37,9 +37,16 @@ class Daemon:
     """The parts of the daemon. Times are on the loop's clock; the ledger and answers use wall time."""
 
     def __init__(
-        self, config: Path, control: Path, ledger: Ledger, hooks: HookQueue, log: Log, trial_s: float | None = None
+        self,
+        config: Path,
+        control: Path,
+        ledger: Ledger,
+        hooks: HookQueue,
+        log: Log,
+        replies: ReplySockets,
+        trial_s: float | None = None,
     ) -> None:
-        self._loop, self._log, self._hooks = hooks.loop, log, hooks
+        self._loop, self._log, self._hooks, self._replies = hooks.loop, log, hooks, replies
         self._signed: SignedKnocks | None = None
         self._fleet: FleetSync | None = None
         firewall, subscribers = NftFirewall(), Subscribers()
@@ -57,6 +64,7 @@ class Daemon:
             parts.callback(reader.close)
             self._gate = GateLoader(self._openings, firewall, config, control)
             self._gate.in_force, self._gate.restore_bans = self._configure, self._bans.restore
+            self._gate.held_ports = lambda: replies.ports
             self._events = KnockEvents(reader, self._openings, self._gate, self._bans, self._stats)
             parts.callback(self._gate.close)
             commands = ControlCommands(
@@ -64,10 +72,10 @@ class Daemon:
             )
             parts.callback(self._end_signed)
             parts.callback(self._leave_fleet)
-            late = self._openings.restore()
+            ended = self._openings.restore()
             self._gate.load_first(trial_s)
             self._bans.restore()
-            self._openings.perform(on_ended(late))
+            self._openings.perform(ended)
             self._openings.reconcile()
             self._open_parts = parts.pop_all()
 
@@ -125,13 +133,16 @@ class Daemon:
     def _configure_signed(self, loaded: LoadResult) -> None:
         if loaded.signed is None:
             self._end_signed()
+            self._replies.open(())
             return
         if self._signed is None:
             from doorward.daemon.signed_knocks import (
                 SignedKnocks,
             )  # imports `cryptography`, which other gates do not need
 
-            self._signed = SignedKnocks(self._openings, self._bans, lambda: self._fleet, loaded.signed.window_ms)
+            self._signed = SignedKnocks(
+                self._openings, self._bans, lambda: self._fleet, loaded.signed.window_ms, self._replies
+            )
         configuration = Configuration(loaded.gate, loaded.doors, loaded.signed, loaded.fleet)
         self._signed.configure(configuration, self._gate.config.parent)
 

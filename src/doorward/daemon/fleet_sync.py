@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
 from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
@@ -37,15 +36,8 @@ _LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may 
 _OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
 
 
-class ClaimRejection(NamedTuple):
-    """Why a signed knock is rejected: a word for counting, and a text for the operator."""
-
-    reason: str
-    words: str
-
-
-Answered = Callable[[list[KnockGrant], list[ClaimRejection | None]], None]
-_USED = ClaimRejection("used", "it was used at this or another gate of the fleet")
+Answered = Callable[[list[KnockGrant], list[Rejected | None]], None]
+_USED = Rejected("used", "it was used at this or another gate of the fleet")
 
 
 class FleetSync:
@@ -270,7 +262,7 @@ class FleetSync:
         is_closed = self._fleet.policy is EtcdOutagePolicy.CLOSED
         self.counts["refused" if is_closed else "taken"] += len(grants)
         self._log_policy(why, is_closed)
-        objection = ClaimRejection("fleet", f"the fleet cannot tell whether it was used ({why})")
+        objection = Rejected("fleet", f"the fleet cannot tell whether it was used ({why})")
         then(grants, [objection if is_closed else None] * len(grants))
 
     def _log_policy(self, why: str, is_closed: bool) -> None:

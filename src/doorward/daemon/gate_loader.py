@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,7 @@ from doorward.daemon.trial import HOW, Trial
 from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.kernel import sd_notify
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Element, parse_address
+from doorward.model import Element, Port, parse_address
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.nft_error import NftError
 
@@ -51,6 +51,7 @@ class GateLoader:
         self.trouble = ""  # which openings could not be restored
         self.in_force: Callable[[LoadResult], None] = lambda _: None
         self.restore_bans: Callable[[], None] = lambda: None
+        self.held_ports: Callable[[], frozenset[Port]] = frozenset  # bound by the daemon itself
         self._restored: tuple[Element, ...] = ()  # the entries that the repair under way restores
         self.guard = RulesetGuard(
             self.loop, self.log, self._begin_repair, self._finish_repair, service.reconcile, self.switch_off
@@ -95,7 +96,8 @@ class GateLoader:
             return LoadProcess(lambda: load_saved(saved, restore))
         if before.last_good:
             return LoadProcess(lambda: replace(load_last(config, restore, saved), last_good=before.last_good))
-        return LoadProcess(lambda: load_file(config, restore, saved))
+        held = self.held_ports()
+        return LoadProcess(lambda: load_file(config, restore, saved, held))
 
     def _finish_repair(self, outcome: RestoredRuleset | LoadResult) -> int:
         """Apply what was opened and closed meanwhile; return how many openings there are."""
@@ -116,9 +118,9 @@ class GateLoader:
         restore = (
             {} if self.firewall.existing() and not self.firewall.is_from_file() else repairs.remaining(self.service)
         )
-        config, ruleset = self.config, self.saved
+        config, ruleset, held = self.config, self.saved, self.held_ports()
         try:
-            loaded = self.guard.wait_for(LoadProcess(lambda: load_file(config, restore, ruleset)))
+            loaded = self.guard.wait_for(LoadProcess(lambda: load_file(config, restore, ruleset, held)))
         except SwitchedOff:
             raise
         except DoorwardError as error:
@@ -175,8 +177,8 @@ class GateLoader:
             self.log.message("trial-running", f"not reloaded: a gate is on trial; {HOW}, or wait for its end", "error")
             self.notify_ready()
             return
-        path, keep = self.config, self.saved
-        self.guard.start(LoadProcess(lambda: load_file(path, {}, keep)), self._reloaded)
+        path, keep, held = self.config, self.saved, self.held_ports()
+        self.guard.start(LoadProcess(lambda: load_file(path, {}, keep, held)), self._reloaded)
 
     def _reloaded(self, outcome: LoadResult | DoorwardError) -> None:
         if not isinstance(outcome, DoorwardError):
@@ -213,9 +215,9 @@ class GateLoader:
         try:
             if for_ms is not None:
                 self.trial = Trial(self, for_ms / 1000, self.loaded, _digest(keep_open))
-            keep, directory = self.saved, self.config.parent
+            keep, directory, held = self.saved, self.config.parent, self.held_ports()
             child = LoadProcess(
-                lambda: _load_text(decode_text(_read(keep_open), name), name, directory, keep), keep_open
+                lambda: _load_text(decode_text(_read(keep_open), name), name, directory, keep, held), keep_open
             )
         finally:
             os.close(keep_open)
@@ -256,8 +258,8 @@ class GateLoader:
         return {}
 
 
-def _load_text(text: str, name: str, directory: Path, ruleset: Path) -> LoadResult:
-    return replace(load(parse(text, name), directory, {}, ruleset), digest=digest_of(text))
+def _load_text(text: str, name: str, directory: Path, ruleset: Path, held: Collection[Port]) -> LoadResult:
+    return replace(load(parse(text, name), directory, {}, ruleset, held), digest=digest_of(text))
 
 
 def _connection(value: object) -> Connection | None:

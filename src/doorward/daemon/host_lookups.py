@@ -5,24 +5,43 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from doorward.config.schema import Configuration
-from doorward.errors import HostError
+from doorward.daemon.control_client import ask, default_path
+from doorward.errors import HostError, NegativeResult, UsageError
 from doorward.kernel import privileges
 from doorward.kernel.child_process import run_in_child
+from doorward.kernel.sock_diag import listeners
 from doorward.lint.host_checks import HostFacts, hooks
+from doorward.model import Port
 
 UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _UNIT = "doorward.service"
 
 
 def look(configuration: Configuration) -> HostFacts:
-    """Return the host's interfaces, and the faults of the programs that the configuration's hooks run."""
+    """Return the host's interfaces, the faults of the programs that hooks run, and the signed ports in use."""
     programs = {hook.words[0] for hook in hooks(configuration)}
     interfaces = frozenset(name for _, name in socket.if_nameindex())
-    return HostFacts(interfaces, {program: _trouble(program) for program in programs})
+    bound = _bound_ports(configuration.signed_ports)
+    return HostFacts(interfaces, {program: _trouble(program) for program in programs}, bound)
+
+
+def _bound_ports(ports: Sequence[Port]) -> frozenset[Port]:
+    """Return the ports to which other programs than the daemon are bound, as far as this user may know."""
+    if not ports:
+        return frozenset()
+    try:
+        bound = frozenset(listener.port for listener in listeners(loopback=True)).intersection(ports)
+        signed = ask(default_path(), {"command": "status"})["signed"] if bound else None
+        held = [] if signed is None else signed["confirmations"]["ports"]
+    except NegativeResult:  # no daemon runs
+        return bound
+    except (HostError, UsageError):
+        return frozenset()
+    return bound - set(map(Port.parse, held))
 
 
 def _trouble(program: str) -> str:

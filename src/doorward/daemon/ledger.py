@@ -13,38 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from doorward.daemon import replay_cache
+from doorward.daemon.ledger_schema import ACTIVE, as_text, connect
 from doorward.errors import HostError
 from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
-from doorward.model import Opening, Port, Source, parse_source
+from doorward.model import Opening, Port, Share, Source, parse_source
 
-SCHEMA_VERSION = 4
 KEPT_ROWS = 200_000  # per table; older rows are deleted, so that a scanner cannot fill the disk
 MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
 LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987; later times cannot be formatted
 WRITES_TOGETHER = 1000  # at most in one transaction, so that what waits stays small
 STEP_S = 0.5  # smaller differences are drift of the clock
 _TRIM_EVERY = 1000
-_CLOCK = "CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);"
-_BANS = """
-CREATE TABLE bans (id INTEGER PRIMARY KEY, at REAL NOT NULL, address TEXT NOT NULL, until REAL NOT NULL, ended REAL);
-CREATE INDEX bans_at ON bans (at);
-"""
-_SCHEMA = f"""
-CREATE TABLE openings (
-    id INTEGER PRIMARY KEY, door TEXT NOT NULL, address TEXT NOT NULL, ports TEXT NOT NULL,
-    since REAL NOT NULL, until REAL NOT NULL, opened_by TEXT NOT NULL, closed REAL, closed_by TEXT);
-CREATE INDEX standing ON openings (address, door) WHERE closed IS NULL;
-CREATE INDEX openings_since ON openings (since);
-CREATE TABLE refusals (
-    id INTEGER PRIMARY KEY, at REAL NOT NULL, door TEXT, address TEXT NOT NULL, reason TEXT NOT NULL);
-CREATE INDEX refusals_at ON refusals (at);
-{_CLOCK}
-{replay_cache.SCHEMA}
-{replay_cache.FORGOTTEN}
-{_BANS}
-"""
-_ADDED = ("", _CLOCK, replay_cache.SCHEMA, replay_cache.FORGOTTEN + _BANS)  # to a ledger of version 0, 1, 2, 3
 
 _RECORDS = """
 SELECT * FROM (
@@ -59,11 +39,6 @@ ORDER BY at DESC LIMIT :last"""
 _BAN_RECORDS = """  -- which ledgers up to version 3 have not
     UNION ALL
     SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL FROM bans"""
-_STANDING = "SELECT id, door, address, ports, since, until, opened_by FROM openings WHERE closed IS NULL"
-_INVALID_FLOOR = (
-    "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"
-    " UNION SELECT 1 FROM seen_forgotten WHERE typeof(newest) != 'integer'"
-)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 # SQLite's errors for a damaged file; after any other (no permission, disk full, locked) it may be intact.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
@@ -95,7 +70,7 @@ class Ledger:
         self._pending: deque[tuple[str, tuple[object, ...]]] = deque()
         self._writes = 0
         self._together = False
-        self._db = _connect(path)
+        self._db = connect(path)
         self._boot = _BOOT.read_text().strip()
         noted = self._db.execute("SELECT offset FROM clock WHERE boot = ?", (self._boot,)).fetchone()
         self._offset_s: float | None = noted[0] if noted and isinstance(noted[0], float) else None
@@ -143,18 +118,19 @@ class Ledger:
         return offset_s
 
     def opened(self, opening: Opening) -> None:
-        """Record an opening, or the new end of an active one."""
+        """Record an opening, or the new end and holders of an active one."""
         ports = json.dumps([str(port) for port in opening.ports])
+        shares = _shares_text(opening)
         key = (opening.door, str(opening.address))
         self._write(
-            "INSERT INTO openings (door, address, ports, since, until, opened_by)"
-            " SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS"
+            "INSERT INTO openings (door, address, ports, since, until, opened_by, shares)"
+            " SELECT ?, ?, ?, ?, ?, ?, ? WHERE NOT EXISTS"
             " (SELECT 1 FROM openings WHERE door = ? AND address = ? AND closed IS NULL)",
-            (*key, ports, opening.since_s, opening.until_s, opening.by, *key),
+            (*key, ports, opening.since_s, opening.until_s, opening.by, shares, *key),
         )
         self._write(
-            "UPDATE openings SET until = ?, ports = ? WHERE door = ? AND address = ? AND closed IS NULL",
-            (opening.until_s, ports, *key),
+            "UPDATE openings SET until = ?, ports = ?, shares = ? WHERE door = ? AND address = ? AND closed IS NULL",
+            (opening.until_s, ports, shares, *key),
         )
 
     def ended(self, door: str, address: Source, at_s: float) -> None:
@@ -200,7 +176,7 @@ class Ledger:
     def active(self) -> list[Opening]:
         """Return the openings without a recorded end, for a daemon that starts; invalid rows are ended."""
         openings = []
-        for number, *row in self._db.execute(_STANDING).fetchall():
+        for number, *row in self._db.execute(ACTIVE).fetchall():
             try:
                 openings.append(_opening(*row))
             except (TypeError, ValueError, AttributeError, RecursionError):
@@ -239,63 +215,23 @@ class Ledger:
             self.flush()
 
 
-def _opening(door: str, address: str, ports: str, since: float, until: float, by: str) -> Opening:
+def _shares_text(opening: Opening) -> str:
+    """Return the shares, each with how long before the opening it ends, which no step of the clock changes."""
+    return json.dumps([[s.by, opening.until_s - s.until_s, s.dated_ms, s.name] for s in opening.shares])
+
+
+def _share(until_s: float, by: str, earlier_s: float, dated_ms: int, name: str) -> Share:
+    if not (0 <= earlier_s <= LAST_MOMENT_S and type(dated_ms) is int and 0 <= dated_ms <= LAST_MOMENT_S * 1000):
+        raise ValueError("a share that outlasts its opening, or has no date")  # NaN is excluded too
+    return Share(str(by), until_s - earlier_s, dated_ms, str(name))
+
+
+def _opening(door: str, address: str, ports: str, since: float, until: float, by: str, shares: str | None) -> Opening:
     parsed = tuple(Port.parse(text) for text in json.loads(ports))
     if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # also excludes NaN
         raise ValueError("an opening without an end")
-    return Opening(str(door), parse_source(address), parsed, float(since), float(until), str(by))
-
-
-def _text(raw: bytes) -> str:
-    """Decode UTF-8; an invalid byte affects only its own row."""
-    return raw.decode(errors="replace")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open or create the ledger. HostError: it has another version.
-
-    A damaged file raises sqlite3.DatabaseError, UnicodeDecodeError (SQLite's message quotes it) or MemoryError (SQLite
-    trusted a size in it).
-    """
-    db = sqlite3.connect(path, timeout=1.0)
-    db.text_factory = _text
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # a crash of the host may lose the last records, never the file
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in range(SCHEMA_VERSION + 1):
-            raise HostError(
-                "ledger-version",
-                f"{path} is a ledger of version {version}; this doorward writes version {SCHEMA_VERSION}",
-            )
-        if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(fault)
-        if version < SCHEMA_VERSION:
-            added = _SCHEMA if version == 0 else "".join(_ADDED[version:])
-            db.executescript(f"BEGIN; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        if version == 0:
-            atomic_file.sync(
-                path.parent
-            )  # else a loss of power may take the whole file away, whatever was synced in it
-        if not _definitions(db) >= _own_definitions():
-            raise sqlite3.DatabaseError("its tables are not a ledger's")
-        if db.execute(_INVALID_FLOOR).fetchone():
-            raise sqlite3.DatabaseError("it does not say from when on it knows used signed knocks")
-        db.execute(_STANDING).fetchall()  # finds damage that quick_check overlooks
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _definitions(db: sqlite3.Connection) -> set[tuple[str, str]]:
-    return set(db.execute("SELECT name, sql FROM sqlite_master").fetchall())
-
-
-def _own_definitions() -> set[tuple[str, str]]:
-    with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(_SCHEMA)
-        return _definitions(db)
+    held = tuple(_share(float(until), *row) for row in json.loads(shares or "[]"))
+    return Opening(str(door), parse_source(address), parsed, float(since), float(until), str(by), held)
 
 
 def open_ledger(path: Path, stamp: str) -> tuple[Ledger, str | None]:
@@ -362,7 +298,7 @@ def _rows(path: Path, chosen: Mapping[str, object]) -> list[Any]:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("this is not a regular file")  # opening a pipe would block
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
-        db.text_factory = _text
+        db.text_factory = as_text
         has_bans = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bans'").fetchone()
         return db.execute(_RECORDS.format(_BAN_RECORDS if has_bans else ""), chosen).fetchall()
 

@@ -6,7 +6,7 @@ An opening that the kernel refuses is rolled back; it is not logged or announced
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from doorward.core.openings import (
     Key,
     LogLine,
     OpeningTable,
+    RecordCloses,
     RecordEnd,
     RecordOpening,
     RecordRun,
@@ -26,6 +27,7 @@ from doorward.core.openings import (
     SetElements,
 )
 from doorward.core.reconcile import restored_openings, shifted
+from doorward.core.signed_rules import DatedKnock
 from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger
@@ -41,6 +43,8 @@ _RETRY_S = 5.0  # after a write to the ledger that failed
 # Refused changes after which the rest is not attempted: each takes the kernel some 10 ms, and a forged ledger must not
 # block the daemon.
 _MOST_REFUSED = 50
+# For so long after an element was removed, a knock that the kernel completed before may still be reported.
+_REPORT_DELAY_S = 5.0
 
 
 class OpeningsListener(Protocol):
@@ -70,6 +74,7 @@ class OpeningsService:
         self.listeners: list[OpeningsListener] = []
         self.will_repair: Callable[[], bool] = lambda: False
         self._alarm, self._logged_s = Alarm(self.loop, self._wake), float("-inf")
+        self._removed_s: dict[Element, float] = {}  # elements that were removed, or shortened, and when
 
     def perform(self, effects: Sequence[Effect], *, is_durable: bool = False) -> list[KernelRefusal]:
         """Perform effects: ledger, then kernel, then log and fleet, then hooks. Return what the kernel refused.
@@ -119,8 +124,16 @@ class OpeningsService:
             self.ledger.ended(*effect.key, at_s)
             if effect not in owed:
                 self.ledger.closed(*effect.key, at_s, effect.by)
+        elif isinstance(effect, RecordCloses):
+            self._note_closes(effect.opening)
         elif isinstance(effect, Reject):
             self.ledger.refused(effect.door, effect.source, time.time(), effect.reason)
+
+    def _note_closes(self, opening: Opening) -> None:
+        now_ms = round(time.time() * 1000)
+        signed = [share for share in opening.shares if share.dated_ms]
+        if signed:
+            self.ledger.seen.note_by_hand(DatedKnock(s.by, *opening.key, max(now_ms, s.dated_ms)) for s in signed)
 
     def _publish(self, effects: Sequence[Effect]) -> None:
         """Write the log, and notify the fleet."""
@@ -168,7 +181,7 @@ class OpeningsService:
     def _roll_back(self, first: RecordOpening | RecordEnd) -> None:
         """Roll back table and ledger to before a change."""
         previous = first.before if isinstance(first, RecordOpening) else first.opening
-        self.table.restore(*first.key, previous)
+        self.table.replace(*first.key, previous)
         if isinstance(first, RecordEnd):
             self.ledger.reopened(self.in_wall_time(first.opening))
         elif previous is not None:
@@ -249,23 +262,42 @@ class OpeningsService:
             now_s = self.loop.now_s()
             want = {element: until_s - now_s for element, until_s in self.table.wanted_until(touched).items()}
             try:
-                self.firewall.apply(diff(touched, want, self.firewall.elements() if have is None else have))
+                present = self.firewall.elements() if have is None else have
+                changes = diff(touched, want, present)
+                self.firewall.apply(changes)
             except NftError as error:
                 if error.is_of_entries or (last_try and not self.will_repair()):
                     raise
                 have = have if have == {} else None  # an entry ended between reading and removing
             else:
+                longer = {element for element, left_s in changes.put.items() if 0 < present.get(element, 0.0) < left_s}
+                self._note_removed(changes.remove | (changes.put.keys() & present.keys()) - longer, now_s)
                 return
 
-    def restore(self) -> list[Opening]:
-        """Restore the active openings of the ledger; return those that ended while no daemon ran."""
+    def _note_removed(self, elements: Collection[Element], now_s: float) -> None:
+        if elements:
+            recent = {element: at_s for element, at_s in self._removed_s.items() if at_s > now_s - _REPORT_DELAY_S}
+            self._removed_s = recent | dict.fromkeys(elements, now_s)
+
+    def were_removed(self, elements: Iterable[Element]) -> bool:
+        """Return whether one was removed so recently that a knock which the kernel reports now may be older."""
+        earliest_s = self.loop.now_s() - _REPORT_DELAY_S
+        return any(self._removed_s.get(element, float("-inf")) > earliest_s for element in elements)
+
+    def restore(self) -> list[Effect]:
+        """Restore the active openings of the ledger; return what to do about those that have ended.
+
+        They ended while no daemon ran, or by a signed close that one did not get to apply.
+        """
         offset_s, now_s = self.wall_offset_s(), self.loop.now_s()
         openings = restored_openings(self.ledger.active(), offset_s, now_s)
         for opening in openings:
             if opening.until_s > now_s:
                 self.table.open(opening)
+        late = events.on_ended([opening for opening in openings if opening.until_s <= now_s])
+        unfinished = events.on_unfinished(self.table, self.ledger.seen.closes, now_s)
         self._schedule()
-        return [opening for opening in openings if opening.until_s <= now_s]
+        return [*late, *unfinished]
 
     def _schedule(self) -> None:
         """Set the alarm for the next end of an opening, a ledger retry, or a count of suppressed log lines."""

@@ -1,4 +1,4 @@
-"""Replay cache: each signed knock is accepted once, across restarts and crashes.
+"""Replay cache: each signed knock is accepted once, across restarts and crashes, and none that its signer closed later.
 
 A packet is rejected for five reasons. Its number is in the table `seen`. It is not newer than the pruned entries. It is
 dated before the floor: an earlier ledger may have accepted it. It is dated before the host's boot: the last entries may
@@ -12,9 +12,11 @@ dates of pruned entries come from the packets, and are never lowered: no clock c
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
+
+from doorward.core.signed_rules import CloseDates, DatedKnock, may_open
 
 KEPT_MS = 86_400_000  # entries older than a day are pruned
 KEPT_ROWS = 200_000  # beyond it the oldest are pruned too; only holders of a key create entries
@@ -24,6 +26,8 @@ AHEAD_MS = 1000
 # No window is longer, so the verifier accepts nothing dated later. Otherwise a compromised one could have all entries
 # up to a date of its choice pruned, and all packets up to that date would be rejected.
 MOST_AHEAD_MS = 3_600_000
+TOO_OLD = "it is older than the record of used ones, so it may have been used"
+_NOT_SYNCED = "and the ledger cannot be synced to the disk"
 SCHEMA = """
 CREATE TABLE seen (id BLOB PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX seen_time ON seen (time);
@@ -32,13 +36,20 @@ CREATE TABLE seen_floor (boot TEXT NOT NULL, floor INTEGER NOT NULL, is_clean IN
 FORGOTTEN = """
 CREATE TABLE seen_forgotten (newest INTEGER NOT NULL);
 """
+CLOSES = """
+CREATE TABLE closes (
+    signer TEXT NOT NULL, door TEXT NOT NULL, address TEXT NOT NULL, time INTEGER NOT NULL,
+    PRIMARY KEY (signer, door, address)) WITHOUT ROWID;
+"""
 
 
 class PacketId(NamedTuple):
-    """A valid signed knock: its number (16 bytes), and its time in milliseconds since the epoch."""
+    """A valid signed knock: number (16 bytes), time in milliseconds since the epoch, what it opens or closes."""
 
     id: bytes
     time_ms: int
+    knock: DatedKnock | None = None
+    is_close: bool = False
 
 
 class Clock(NamedTuple):
@@ -61,6 +72,8 @@ class ReplayCache:
         self._forgotten_ms = -1  # the newest date of the pruned entries
         self._may_lack_some = True  # the last entries before this boot
         self._claims = 0
+        self._saved = set(db.execute("SELECT signer, door, address, time FROM closes"))  # closes that are on disk
+        self.closes = CloseDates(self._saved)
 
     def begin(self, clock: Callable[[], Clock], floor_ms: int) -> str:
         """Prepare for `claim`, when the daemon starts; return a warning for the operator, or "".
@@ -98,6 +111,7 @@ class ReplayCache:
         if self._clock is None or not self._has_begun:
             return ""
         now_ms = self._clock().now_ms
+        self.closes.lower(now_ms + window_ms)
         ahead_ms, lowered_ms = self._floor_ms - now_ms, now_ms + window_ms
         if self._floor_ms <= lowered_ms:
             return ""
@@ -123,7 +137,10 @@ class ReplayCache:
             self._secure()
 
     def claim(self, claims: Sequence[PacketId]) -> list[str]:
-        """Record each as used, committed when this returns; return for each the reason to reject it, or ""."""
+        """Record each as used, committed when this returns; return for each the reason to reject it, or "".
+
+        A close is on the disk too, and rejects the earlier opens of its signer that come after it.
+        """
         if self._clock is not None and not self._has_begun:
             self._begin(self._clock())  # the fault may be gone
         if self._clock is None or not self._has_begun:
@@ -131,14 +148,44 @@ class ReplayCache:
         clock = self._clock()
         try:
             with self._db:
-                refusals = [self._claim(claim, clock) for claim in claims]
+                refusals = [self._claim(claim, clock) or self._apply(claim) for claim in claims]
+                saved = self._save_closes() if any(claim.is_close for claim in claims) else self._saved
         except sqlite3.Error as error:
             return [f"the ledger cannot be written ({error})"] * len(claims)
-        ahead = [claim.time_ms > clock.now_ms + AHEAD_MS for claim in claims]
-        if any(ahead) and not self._secure():
-            lost = "it is dated ahead, and the ledger cannot be synced to the disk"
-            return [refusal or (lost if is_ahead else "") for refusal, is_ahead in zip(refusals, ahead, strict=True)]
+        self._saved = saved
+        must_sync = [claim.is_close or claim.time_ms > clock.now_ms + AHEAD_MS for claim in claims]
+        if any(must_sync) and not self._secure():
+            return [
+                refusal or (f"{'it closes' if claim.is_close else 'it is dated ahead'}, {_NOT_SYNCED}" if must else "")
+                for refusal, claim, must in zip(refusals, claims, must_sync, strict=True)
+            ]
         return refusals
+
+    def note_by_hand(self, closes: Iterable[DatedKnock]) -> None:
+        """Remember closes by hand; where they cannot be written, only until the daemon ends."""
+        for close in closes:
+            self.closes.note_by_hand(close)
+        with suppress(sqlite3.Error), self._db:
+            self._saved = self._save_closes()
+
+    def _apply(self, claim: PacketId) -> str:
+        """Remember a claimed close, or return the reason to reject a claimed open, or ""."""
+        knock = claim.knock
+        if knock is None:
+            return ""
+        if not claim.is_close:
+            return may_open(knock, self.closes.last(knock.by, knock.door, knock.place))
+        self.closes.note(knock)
+        return ""
+
+    def _save_closes(self) -> set[tuple[str, str, str, int]]:
+        """Write the dates of closes that changed, and return all."""
+        rows = set(self.closes.rows())
+        self._db.executemany(
+            "DELETE FROM closes WHERE (signer, door, address, time) = (?, ?, ?, ?)", self._saved - rows
+        )
+        self._db.executemany("INSERT INTO closes (signer, door, address, time) VALUES (?, ?, ?, ?)", rows - self._saved)
+        return rows
 
     def _claim(self, claim: PacketId, clock: Clock) -> str:
         if claim.time_ms > clock.now_ms + MOST_AHEAD_MS:
@@ -147,10 +194,10 @@ class ReplayCache:
         if self._claims % _FORGET_EVERY == 0:
             self._prune(claim.time_ms)  # first: this packet may be as old as those that are pruned
         if claim.time_ms < self._floor_ms or claim.time_ms <= self._forgotten_ms:
-            return "it is older than the record of used ones, so it may have been used"
+            return TOO_OLD
         if self._may_lack_some and claim.time_ms < clock.booted_ms + AHEAD_MS:
             return "it is older than this machine's start, so it may have been used"
-        new = self._db.execute("INSERT OR IGNORE INTO seen (id, time) VALUES (?, ?)", claim).rowcount
+        new = self._db.execute("INSERT OR IGNORE INTO seen (id, time) VALUES (?, ?)", claim[:2]).rowcount
         return "" if new else "it was used already"
 
     def _prune(self, now_ms: int) -> None:
@@ -165,6 +212,7 @@ class ReplayCache:
             self._db.execute("DELETE FROM seen WHERE time < ?", (before_ms,))
             self._db.execute("DELETE FROM seen_forgotten")
             self._db.execute("INSERT INTO seen_forgotten (newest) VALUES (?)", (self._forgotten_ms,))
+            self.closes.prune(self._forgotten_ms)  # what they reject is rejected anyway; saved with the next close
 
     def _write_floor(self, *, is_clean: bool) -> None:
         with self._db:

@@ -5,13 +5,15 @@ Both use the same list, so that a file that passes the check also starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import group_id
 from doorward.config.schema import Configuration
 from doorward.config.toml_positions import Keys
+from doorward.kernel.sock_diag import require_unbound
+from doorward.model import Port
 
 
 class Requirement(NamedTuple):
@@ -21,8 +23,11 @@ class Requirement(NamedTuple):
     look: Callable[[], object]
 
 
-def of(configuration: Configuration, directory: Path) -> Iterator[Requirement]:
-    """List the requirements; the files that the configuration names are relative to `directory`."""
+def of(configuration: Configuration, directory: Path, held: Collection[Port] = ()) -> Iterator[Requirement]:
+    """List the requirements; the files that the configuration names are relative to `directory`.
+
+    `held`: ports that the daemon has bound itself, to confirm signed knocks.
+    """
     gate, signed, fleet = configuration.gate, configuration.signed, configuration.fleet
     yield Requirement(("gate", "control_group"), lambda: group_id(gate.control_group))
     if signed is not None:
@@ -30,6 +35,7 @@ def of(configuration: Configuration, directory: Path) -> Iterator[Requirement]:
 
         yield Requirement(("signed", "key"), lambda: read_private_key(key_path(signed, directory)))
         yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, directory)))
+        yield Requirement(("signed", "port"), lambda: require_unbound(configuration.confirming_ports, held))
     if fleet is not None:
         from doorward.fleet.etcd import read_access  # with `ssl`, likewise
 

@@ -11,7 +11,7 @@ import gc
 import hashlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from doorward.daemon import off_switch, requirements, saved_ruleset
 from doorward.errors import DoorwardError
 from doorward.kernel import child_process, privileges
 from doorward.kernel.sock_diag import established_connections
-from doorward.model import Door
+from doorward.model import Door, Port
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_pid
 from doorward.nftables.ruleset import Ruleset, compile_ruleset, default_capacity
@@ -157,19 +157,21 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_file(path: Path, restore: Remaining, keep: Path) -> LoadResult:
+def load_file(path: Path, restore: Remaining, keep: Path, held: Collection[Port] = ()) -> LoadResult:
     """Load a configuration file; a child does this at the start and on reload."""
     text = read_text(path, trusted_owners())
     configuration = parse(text, str(path))
-    loaded = load(configuration, path.parent, restore, keep)
+    loaded = load(configuration, path.parent, restore, keep, held)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
     warning = f"{path}: {exposed.fault}; {exposed.remedy}" if exposed else ""
     return replace(loaded, warning=warning, digest=digest_of(text))
 
 
-def load(configuration: Configuration, directory: Path, restore: Remaining, keep: Path) -> LoadResult:
+def load(
+    configuration: Configuration, directory: Path, restore: Remaining, keep: Path, held: Collection[Port] = ()
+) -> LoadResult:
     """Load a configuration if the host meets its requirements; its files are relative to `directory`."""
-    for requirement in requirements.of(configuration, directory):  # before anything is changed
+    for requirement in requirements.of(configuration, directory, held):  # before anything is changed
         requirement.look()
     return load_gate(configuration, restore, keep)
 

@@ -1,35 +1,46 @@
-"""Apply the verifier's decisions: grants become openings, rejections become ledger entries.
+"""Apply the verifier's decisions: knocks open and close doors, rejections become ledger entries.
 
-A grant is first claimed in the replay cache; then the opening is recorded; then the door opens.
+A knock is first claimed in the replay cache; then the opening or its end is recorded; then the kernel is changed.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from doorward.config.schema import Configuration, Signed
-from doorward.core.openings import Effect, Key, new_opening, on_open
+from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_open, on_signed_close, signed_opening
+from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
+from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.replay_cache import Clock, PacketId
-from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, Verifier, VerifierReady, VerifierReport
+from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
+from doorward.daemon.reply_sockets import ReplySockets
+from doorward.daemon.verifier import (
+    REJECTIONS_AT_ONCE,
+    REJECTIONS_PER_S,
+    ValidKnock,
+    Verifier,
+    VerifierReady,
+    VerifierReport,
+)
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.nflog import datagram_log
-from doorward.model import Address, Opening, Source
+from doorward.model import Address, Door, Opening, Source
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockClose, KnockGrant
+from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset
 
 if TYPE_CHECKING:
-    from doorward.daemon.fleet_sync import ClaimRejection, FleetSync
+    from doorward.daemon.fleet_sync import FleetSync
+    from doorward.fleet.admission import Rejected
 
 _POLL_S = 2.0  # polling interval for changed files, in addition to inotify
 _TOGETHER = 100  # grants claimed and opened in one transaction, and messages of the verifier read for them
@@ -38,16 +49,24 @@ _TOGETHER = 100  # grants claimed and opened in one transaction, and messages of
 MAX_OPENINGS_PER_KEY = 256
 MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a verifier that ended is restarted; doubled until one is ready
+_SHARED_CLOSE = "the door is shared with the fleet; close it with `doorward close {door} ADDRESS`"
 _Stamp = tuple[int, int, int] | None
+K = TypeVar("K", KnockGrant, ValidKnock)
 
 
 class SignedKnocks:
     """Run a verifier. While its successor reads the files it goes on, and datagrams wait in the kernel."""
 
     def __init__(
-        self, openings: OpeningsService, bans: BanList, fleet: Callable[[], FleetSync | None], window_ms: int
+        self,
+        openings: OpeningsService,
+        bans: BanList,
+        fleet: Callable[[], FleetSync | None],
+        window_ms: int,
+        replies: ReplySockets | None = None,
     ) -> None:
         self._openings, self._bans, self._fleet = openings, bans, fleet
+        self._confirmations = Confirmations(replies or ReplySockets(), openings.log)
         self._log = datagram_log(SIGNED_GROUP)
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
@@ -73,6 +92,7 @@ class SignedKnocks:
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
+        self._confirmations.configure(configuration.confirming_ports)
         self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
         if self._watches is not None:
             for path in self._files():
@@ -81,8 +101,9 @@ class SignedKnocks:
         self._start()
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, and the number of rejected datagrams by reason."""
-        return {"takes": self._verifier is not None, "refused": dict(self.counts)}
+        """Return whether a verifier is running, the number of rejected datagrams by reason, and the confirmations."""
+        confirmations = self._confirmations.as_dict()
+        return {"takes": self._verifier is not None, "refused": dict(self.counts), "confirmations": confirmations}
 
     def close(self) -> None:
         """End the verifier and close the log."""
@@ -92,6 +113,7 @@ class SignedKnocks:
             self._openings.loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
+        self._confirmations.configure(())
         self._settings, self._is_closed = None, True
 
     def _files(self) -> list[Path]:
@@ -173,19 +195,15 @@ class SignedKnocks:
     def _on_report(self) -> None:
         """Handle all waiting reports together, so that the ledger is written once for many grants."""
         assert self._verifier is not None  # noqa: S101
-        granted: list[KnockGrant] = []
+        knocks: list[ValidKnock] = []
         try:
             for _ in range(_TOGETHER):  # and no more: a compromised verifier could send without a pause
                 report = self._verifier.read()
                 if not isinstance(report, VerifierReport):
                     break
                 self._record_rejections(report)
-                for knock in report.knocks:
-                    if isinstance(knock, KnockGrant):
-                        granted.append(knock)
-                    else:
-                        self._reject(knock, "close-unsupported", "this version cannot close a door by a knock")
-                if len(granted) >= _TOGETHER:
+                knocks += report.knocks
+                if len(knocks) >= _TOGETHER:
                     break
         except MalformedError as error:
             self._openings.log.message(
@@ -193,8 +211,8 @@ class SignedKnocks:
             )
             self._stop_worker()
             self._schedule_restart()
-        if granted:
-            self._claim_grants(granted)
+        if knocks:
+            self._on_knocks(knocks)
 
     def _record_rejections(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
@@ -202,43 +220,58 @@ class SignedKnocks:
             if self._verifier_limit.admits(self._openings.loop.now_s()):
                 self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
 
-    def _claim_grants(self, granted: list[KnockGrant]) -> None:
-        """Claim the grants; those for shared doors from the fleet first, as other gates may have used them."""
-        if alone := [grant for grant in granted if not grant.is_shared]:
-            self._claim(alone)
-        shared = self._not_banned([grant for grant in granted if grant.is_shared])
+    def _on_knocks(self, knocks: list[ValidKnock]) -> None:
+        """Claim the knocks; those for the fleet there first, as other gates may have used them."""
+        alone: list[ValidKnock] = []
+        shared: list[KnockGrant] = []
+        for knock in knocks:
+            if isinstance(knock, KnockClose) and self._is_shared(knock):
+                self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
+            elif isinstance(knock, KnockGrant) and knock.is_shared:
+                shared.append(knock)
+            else:
+                alone.append(knock)
+        self._claim(alone)
+        shared = self._not_banned(shared)
         if shared and (fleet := self._fleet()) is not None:
             fleet.claim(shared, self._on_fleet_answer)
             return
         for grant in shared:  # verified with the previous configuration
             self._reject(grant, "fleet", "its door is shared, and this gate has left the fleet")
 
-    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[ClaimRejection | None]) -> None:
-        if new := [grant for grant, objection in zip(granted, objections, strict=True) if objection is None]:
-            self._claim(new)
+    def _is_shared(self, knock: KnockClose) -> bool:
+        door = self._openings.doors.get(knock.door)
+        return knock.is_shared or (door is not None and door.shared)
+
+    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[Rejected | None]) -> None:
+        self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
         for grant, objection in zip(granted, objections, strict=True):
             if objection is not None:
                 self._reject(grant, *objection)
 
-    def _claim(self, granted: list[KnockGrant]) -> None:
-        granted = self._not_banned(granted)
-        objections = self._openings.ledger.seen.claim([PacketId(grant.id, grant.time_ms) for grant in granted])
-        for grant, objection in zip(granted, objections, strict=True):
+    def _claim(self, knocks: Sequence[ValidKnock]) -> None:
+        """Claim knocks, in the order in which they came, and apply those that are new."""
+        knocks = self._not_banned(knocks)
+        if not knocks:
+            return
+        claims = [PacketId(k.id, k.time_ms, _dated(k), isinstance(k, KnockClose)) for k in knocks]
+        objections = self._openings.ledger.seen.claim(claims)
+        for knock, objection in zip(knocks, objections, strict=True):
             if objection:
-                self._reject(grant, "used", objection)
-        self._open([grant for grant, objection in zip(granted, objections, strict=True) if not objection])
+                self._reject(knock, "closed" if objection == CLOSED else "used", objection + _offset(knock, objection))
+        self._apply([knock for knock, objection in zip(knocks, objections, strict=True) if not objection])
 
-    def _not_banned(self, granted: list[KnockGrant]) -> list[KnockGrant]:
-        """Reject grants for banned addresses, before they are claimed, and return the rest.
+    def _not_banned(self, knocks: Sequence[K]) -> list[K]:
+        """Reject knocks for banned addresses, before they are claimed, and return the rest.
 
-        Packets from a banned address never arrive here: such a grant is for an address other than its sender's.
+        Packets from a banned address never arrive here: such a knock is for an address other than its sender's.
         """
-        banned = [grant for grant in granted if self._bans.contains(grant.place)]
-        for grant in banned:
-            self._refuse(grant.place, grant.door, "banned", f"{grant.place} is banned")
-        return [grant for grant in granted if grant not in banned]
+        banned = [knock for knock in knocks if self._bans.contains(knock.place)]
+        for knock in banned:
+            self._refuse(knock.place, knock.door, "banned", f"{knock.place} is banned")
+        return [knock for knock in knocks if knock not in banned]
 
-    def _reject(self, knock: KnockGrant | KnockClose, reason: str, words: str) -> None:
+    def _reject(self, knock: ValidKnock, reason: str, words: str) -> None:
         self._refuse(knock.place, knock.door, reason, f"packet from key {knock.key} rejected: {words}")
 
     def _refuse(self, place: Source, door: str, reason: str, words: str) -> None:
@@ -247,43 +280,71 @@ class SignedKnocks:
         if self._limit.admits(self._openings.loop.now_s()):
             self._openings.reject(place, door, f"signed knock: {words}", reason)
 
-    def _open(self, grants: list[KnockGrant]) -> None:
-        openings, now_s = self._openings, self._openings.loop.now_s()
+    def _apply(self, knocks: list[ValidKnock]) -> None:
+        """Open and close for claimed knocks, in one transaction of the kernel."""
         effects: list[Effect] = []
-        opened: dict[Key | None, Opening] = {}
-        for grant in grants:
-            door = openings.doors.get(grant.door)
+        applied: list[ValidKnock] = []
+        for knock in knocks:
+            door = self._openings.doors.get(knock.door)
             if door is None:  # removed by a reload meanwhile
                 continue
-            new = new_opening(door, grant.place, grant.for_ms / 1000, f"key {grant.key}", now_s)
-            if door.is_opening and (objection := self._no_room(new)):
-                self._reject(grant, *objection)
-                continue
-            effects += on_open(openings.table, door, new, now_s)
-            opened[new.key] = new
-        for refusal in openings.perform(effects):
-            self._not_opened(opened[refusal.change.key], refusal.error)
+            found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
+            effects += found
+            if any(isinstance(effect, SetElements | RecordRun) for effect in found):
+                applied.append(knock)
+        refused = {refusal.change.key: refusal.error for refusal in self._openings.perform(effects)}
+        for knock in applied:
+            if (error := refused.get((knock.door, knock.place))) is not None:
+                self._not_applied(knock, error)
+        self._applied([knock for knock in applied if (knock.door, knock.place) not in refused])
+
+    def _applied(self, knocks: list[ValidKnock]) -> None:
+        """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel."""
+        now_s = self._openings.loop.now_s()
+        for knock in knocks:
+            opening = self._openings.table.get(knock.door, knock.place)
+            left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
+            self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
+
+    def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
+        now_s = self._openings.loop.now_s()
+        new = signed_opening(door, _dated(grant), grant.for_ms / 1000, f"key {grant.key}", now_s)
+        if door.is_opening and (objection := self._no_room(new)):
+            self._reject(grant, *objection)
+            return []
+        return on_open(self._openings.table, door, new, now_s)
+
+    def _close(self, knock: KnockClose) -> list[Effect]:
+        """Close what the signer holds; what others hold stays, and a close that finds nothing is only logged."""
+        by, now_s = f"key {knock.key}", self._openings.loop.now_s()
+        if effects := on_signed_close(self._openings.table, _dated(knock), by, now_s):
+            return effects
+        key = knock.door, knock.place
+        return [LogLine(key, "not_open", {"door": knock.door, "address": str(knock.place), "by": by})]
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""
-        book = self._openings.table
-        for wider in book.enclosing(new.address):  # a refusal by the kernel would take 10 ms
+        table = self._openings.table
+        for wider in table.enclosing(new.address):  # a refusal by the kernel would take 10 ms
             if set(wider.ports).intersection(new.ports):
                 return "overlap", f"{new.address} is part of {wider.address}, which is open already"
-        if book.get(new.door, new.address) is not None:
+        (share,) = new.shares
+        holders = Holders.of(table.get(*new.key)).expire(new.since_s)
+        if any(held.by == share.by for held in holders.shares):
             return None
+        if holders.hold(share) is None:
+            return "quota", f"{len(holders.shares)} holders keep the door open to {new.address} already"
         wide = 0 if isinstance(new.address, Address) else len(new.ports)
-        if book.count(new.by) < MAX_OPENINGS_PER_KEY and book.wide_count(new.by) + wide <= MAX_WIDE_PER_KEY:
+        count = table.count(share.by)
+        if count < MAX_OPENINGS_PER_KEY and table.wide_count(share.by) + wide <= MAX_WIDE_PER_KEY:
             return None
-        return (
-            "quota",
-            f"it has {book.count(new.by)} openings, as many as a key may have; wait until some end, or close some",
-        )
+        return "quota", f"it has {count} openings, as many as a key may have; wait until some end, or close some"
 
-    def _not_opened(self, opening: Opening, error: DoorwardError) -> None:
-        """Reject the grant of an opening that nftables refused."""
+    def _not_applied(self, knock: ValidKnock, error: DoorwardError) -> None:
+        """Reject a knock whose change nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
-        self._refuse(opening.address, opening.door, reason, f"{opening.by} opened nothing: {error}")
+        verb = "closed" if isinstance(knock, KnockClose) else "opened"
+        self._refuse(knock.place, knock.door, reason, f"key {knock.key} {verb} nothing: {error}")
 
     def _stop_worker(self) -> None:
         if self._verifier is not None:
@@ -296,6 +357,16 @@ class SignedKnocks:
             self._openings.loop.unregister(self._next.fileno())
             self._next.close()
             self._next = None
+
+
+def _dated(knock: ValidKnock) -> DatedKnock:
+    return DatedKnock(knock.signer.hex(), knock.door, knock.place, knock.time_ms)
+
+
+def _offset(knock: ValidKnock, objection: str) -> str:
+    """Return how far the sender's clock is off, where that may be why a knock was rejected for its date."""
+    behind_ms = _clock().now_ms - knock.time_ms
+    return f"; it is {clock_offset(behind_ms)}" if objection in (CLOSED, TOO_OLD) else ""
 
 
 def _clock() -> Clock:

@@ -22,8 +22,9 @@ from doorward.errors import ConfigFault, DoorwardError, MalformedError
 from doorward.escape import printable
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
-from doorward.kernel.nflog import Datagram, LogSocket
+from doorward.kernel.nflog import LoggedDatagram, LogSocket
 from doorward.model import NAME, Address, parse_address, parse_source
+from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import (
     FORBIDDEN,
     GARBAGE,
@@ -37,14 +38,14 @@ from doorward.signed.authorize import (
 )
 from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.message import HASH_BYTES, MAX_FOR_MS, MAX_TIME_MS, NUMBER_BYTES
-from doorward.signed.reply import SECRET_BYTES, ReplySecret
+from doorward.signed.reply import SECRET_BYTES, ReplyPath, ReplySecret
 
 MAX_REMEMBERED = (
     65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
 )
 REJECTIONS_PER_S, REJECTIONS_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
 _MESSAGE_BYTES = 1 << 17
-_MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,050 bytes and rejections of up to 2,250
+_MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,250 bytes and rejections of up to 2,250
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 
@@ -83,6 +84,7 @@ def pack_report(report: VerifierReport) -> bytes:
             "signer": knock.signer.hex(),
             "id": knock.id.hex(),
             "reply": None if knock.reply is None else knock.reply.hex(),
+            "path": None if knock.path is None else [str(part) for part in knock.path],
         }
         for knock in report.knocks
     ]
@@ -120,6 +122,7 @@ def _knock(
     time_ms: int,
     is_shared: bool,
     reply: str | None,
+    path: list[str] | None,
     for_ms: int | None = None,
 ) -> ValidKnock:
     """Parse a knock; one that closes has no `for_ms`."""
@@ -129,8 +132,17 @@ def _knock(
     close = KnockClose(
         door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
+        None if path is None else _path(*path),
     )  # fmt: skip
     return close if for_ms is None else KnockGrant(**close._asdict(), for_ms=_number(for_ms, MAX_FOR_MS))
+
+
+def _path(source: str, source_port: str, destination: str, port: str, interface: str) -> ReplyPath:
+    ports = [_number(int(_words(number)), 0xFFFF) for number in (source_port, port)]
+    addresses = [parse_address(_words(address)) for address in (source, destination)]
+    if addresses[0].version != addresses[1].version:
+        raise ValueError("addresses of two families")
+    return ReplyPath(addresses[0], ports[0], addresses[1], ports[1], _number(int(_words(interface)), 0x7FFFFFFF))
 
 
 def _bytes(value: str, length: int) -> bytes:
@@ -168,7 +180,7 @@ class Verifier(Worker):
     """The process that verifies signed knocks, as the daemon uses it."""
 
     def __init__(
-        self, log: LogSocket[Datagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]
+        self, log: LogSocket[LoggedDatagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]
     ) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
         identity = privileges.service_identity()
@@ -197,7 +209,7 @@ def _parse_ready(raw: bytes) -> VerifierReady:
 
 
 def _verify(
-    log: LogSocket[Datagram],
+    log: LogSocket[LoggedDatagram],
     daemon: socket.socket,
     identity: privileges.Identity | None,
     load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]],
@@ -217,7 +229,7 @@ def _ready(faults: list[str], trouble: str) -> bytes:
     return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 
-def _judge_all(log: LogSocket[Datagram], daemon: socket.socket, judge: PacketAuthorizer) -> None:
+def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, judge: PacketAuthorizer) -> None:
     """Verify the datagrams of the log until the daemon exits."""
     waiting = select.poll()
     waiting.register(daemon, 0)
@@ -237,21 +249,21 @@ class VerifierQueue:
         self.counts: Counter[str] = Counter()
         self._limit, self._reported_s = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE), 0.0
 
-    def run(self, datagrams: list[Datagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
+    def run(self, datagrams: list[LoggedDatagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
         """Verify these datagrams (None: some were lost); return the reports that are due."""
         if datagrams is None:
             self.counts["lost"] += 1
             datagrams = []
         knocks: list[ValidKnock] = []
         refused: list[Rejection] = []
-        for source, packet in datagrams:
-            verdict = self._one(source, packet, round(wall_s * 1000))
+        for udp, interface in datagrams:
+            verdict = self._one(udp.source, udp.payload, round(wall_s * 1000))
             if not isinstance(verdict, KnockRejection):
-                knocks.append(verdict)
+                knocks.append(verdict if verdict.reply is None else verdict._replace(path=_path_of(udp, interface)))
                 continue
             self.counts[verdict.reason] += 1
             if verdict.reason not in GARBAGE and self._limit.admits(now_s):
-                refused.append(Rejection(ip_address(source), verdict))
+                refused.append(Rejection(ip_address(udp.source), verdict))
         if not (knocks or refused or (self.counts and now_s >= self._reported_s + _COUNTS_EVERY_S)):
             return []
         counts, self.counts = dict(self.counts), Counter()
@@ -275,3 +287,7 @@ class VerifierQueue:
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
         return verdict
+
+
+def _path_of(udp: UdpDatagram, interface: int) -> ReplyPath:
+    return ReplyPath(ip_address(udp.source), udp.source_port, ip_address(udp.destination), udp.port, interface)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts
-from doorward.doctor.problem import Level, Problem
+from doorward.doctor.problem import WARNING, Problem
 from doorward.model import Address, Port
 
 _SYSCTL = "net.netfilter.nf_conntrack_helper"
@@ -26,15 +26,11 @@ def _helpers(facts: Facts) -> Iterator[Problem]:
     )
     remedy = "remove the rule, also from the saved ruleset; list the ports that the service needs in `public`"
     for helper in facts.trace.helpers:
-        yield Problem(
-            "conntrack-helper", Level.WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,)
-        )
+        yield Problem("conntrack-helper", WARNING, helper.rule, what.format(helper.name), remedy, (helper.removal,))
     if facts.assigns_helpers:
         command = f"sysctl -w {_SYSCTL}=0"
         remedy = f"disable it, also in /etc/sysctl.d ({_SYSCTL} = 0)"
-        yield Problem(
-            "automatic-helpers", Level.WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,)
-        )
+        yield Problem("automatic-helpers", WARNING, _SYSCTL, what.format("of each well-known port"), remedy, (command,))
 
 
 def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
@@ -51,7 +47,7 @@ def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]
         )
         remedy = "drop packets from there to the container's own address, and save the rule"
         commands = tuple(command for way in ways for command in _drop_commands(facts, address, way))
-        yield Problem("container-port", Level.WARNING, f"port {port}", what, remedy, commands)
+        yield Problem("container-port", WARNING, f"port {port}", what, remedy, commands)
 
 
 def _drop_commands(facts: Facts, address: Address, way: str) -> tuple[str, ...]:

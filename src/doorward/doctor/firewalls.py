@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Block, Facts
-from doorward.doctor.problem import Level, Problem
+from doorward.doctor.problem import ERROR, OK, WARNING, Problem
 from doorward.doctor.remedies import DEFAULT_MARK, build_remedy, precedes_gate
 from doorward.model import Port
 
@@ -35,10 +35,10 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
         yield _problem(file, configuration, drop, uses, is_certain=is_certain)
     for rule in trace.unchecked:
         remedy = "check it by hand, or try a knock from outside"
-        yield Problem("firewall-unchecked", Level.WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
+        yield Problem("firewall-unchecked", WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
     if not blocking and not trace.unchecked and trace.tables:
         yield Problem(
-            "firewall-accepts", Level.OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open"
+            "firewall-accepts", OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open"
         )
     yield from _unused_ports(facts, doors)
     yield from _mark_conflicts(configuration, facts)
@@ -70,7 +70,7 @@ def _problem(
     text = fix.text
     if mark is None and any("mark" in command for command in fix.commands):
         text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, reload the daemon, and {text}'
-    level = Level.ERROR if blocking.is_decisive and is_certain else Level.WARNING
+    level = ERROR if blocking.is_decisive and is_certain else WARNING
     return Problem("firewall-blocks", level, blocking.block.rule, f"{verb} {what}{later}{scope}", text, fix.commands)
 
 
@@ -88,7 +88,7 @@ def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
         if reached and not any(path.forwarded_to for path in paths) and not reached & facts.listening:
             what = f"door {name!r} opens {port}, but nothing listens there"
             yield Problem(
-                "no-listener", Level.WARNING, f"port {port}", what, "start the service, or remove the port from `opens`"
+                "no-listener", WARNING, f"port {port}", what, "start the service, or remove the port from `opens`"
             )
 
 
@@ -98,6 +98,4 @@ def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Prob
         if mark is not None and rule.mask & mark.mask and not (rule.value ^ mark.value) & rule.mask & mark.mask:
             where = f"ip rule, fwmark {rule.value:#x}/{rule.mask:#x}"
             what = f"accept_mark {mark} sets bits that this rule matches: it may reroute accepted connections"
-            yield Problem(
-                "mark-conflict", Level.WARNING, where, what, "choose bits for accept_mark that no rule matches"
-            )
+            yield Problem("mark-conflict", WARNING, where, what, "choose bits for accept_mark that no rule matches")

@@ -7,7 +7,7 @@ from typing import Any
 
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts, is_watched
-from doorward.doctor.problem import Level, Problem
+from doorward.doctor.problem import ERROR, OK, WARNING, Level, Problem
 from doorward.model import Port, Protocol
 
 SSH = Port(Protocol.TCP, 22)
@@ -18,18 +18,16 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     session = facts.session
     if session is None:
         if SSH in (facts.listening or ()):
-            yield _port_problem(file, configuration, facts, SSH, "SSH's port", Level.WARNING)
+            yield _port_problem(file, configuration, facts, SSH, "SSH's port", WARNING)
         return
     port = Port(Protocol.TCP, session.destination_port)
     interface = facts.network.interface_with(session.destination)
     if interface is not None and not is_watched(configuration.gate.interfaces, interface):
         yield Problem(
-            "session-not-watched", Level.OK, interface, f"your session uses {interface}, which the gate does not watch"
+            "session-not-watched", OK, interface, f"your session uses {interface}, which the gate does not watch"
         )
         return
-    yield _port_problem(
-        file, configuration, facts, port, f"the port of your session from {session.source}", Level.ERROR
-    )
+    yield _port_problem(file, configuration, facts, port, f"the port of your session from {session.source}", ERROR)
 
 
 def _cannot_verify(daemon: Mapping[str, Any]) -> bool:
@@ -45,12 +43,10 @@ def _port_problem(
     opening = [door for door in configuration.doors if port in door.opens]
     knocked = next((door for door in opening if door.knock), None)
     if gate.mode is Mode.OBSERVE:
-        return Problem(
-            "ssh-stays-open", Level.OK, file, f"{port}, {description}, stays open: mode observe drops nothing"
-        )
+        return Problem("ssh-stays-open", OK, file, f"{port}, {description}, stays open: mode observe drops nothing")
     if knocked is not None:
         return Problem(
-            "ssh-hidden", Level.OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock"
+            "ssh-hidden", OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock"
         )
     signed = next((door for door in opening if door.name in facts.signed_doors), None)
     if signed is not None:
@@ -60,7 +56,7 @@ def _port_problem(
         if facts.daemon is None and facts.is_table_loaded:
             return Problem(
                 "signed-knocks-unverified",
-                Level.ERROR,
+                ERROR,
                 file,
                 f"{what}, and no daemon is running to verify them",
                 "start the daemon",
@@ -68,16 +64,13 @@ def _port_problem(
         if facts.daemon is not None and _cannot_verify(facts.daemon):
             return Problem(
                 "signed-knocks-unverified",
-                Level.ERROR,
+                ERROR,
                 file,
                 f"{what}, and the daemon cannot verify them",
                 "see the daemon's log",
             )
         return Problem(
-            "ssh-hidden",
-            Level.OK,
-            file,
-            f"{port}, {description}, is hidden; door {signed.name!r} opens it by a signed knock",
+            "ssh-hidden", OK, file, f"{port}, {description}, is hidden; door {signed.name!r} opens it by a signed knock"
         )
     if opening and configuration.signed is not None:
         why = facts.signed_error or "no key of its authorized_keys may open it"
@@ -93,4 +86,4 @@ def _port_problem(
         )
         remedy = f'add a door with opens = ["{port}"] and a `knock`, or add "{port}" to `public`'
         return Problem("ssh-locked-out", severity, file, what, remedy)
-    return Problem("ssh-stays-open", Level.OK, file, f"{port}, {description}, stays open to everyone")
+    return Problem("ssh-stays-open", OK, file, f"{port}, {description}, stays open to everyone")

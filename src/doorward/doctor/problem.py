@@ -14,6 +14,9 @@ class Level(StrEnum):
     OK = "ok"
 
 
+ERROR, WARNING, OK = Level
+
+
 class Problem(NamedTuple):
     """The result of one check. `where` is a file, a rule or a unit; `commands` perform the remedy."""
 

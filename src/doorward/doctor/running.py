@@ -8,7 +8,7 @@ from typing import Any
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, WrongPort
 from doorward.core.automaton import compile_doors
 from doorward.doctor.host import Facts
-from doorward.doctor.problem import Level, Problem
+from doorward.doctor.problem import ERROR, OK, WARNING, Problem
 from doorward.nftables.ruleset import default_capacity
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
@@ -29,14 +29,10 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     yield from _limits(configuration, facts)
     if configuration.signed is not None and facts.signed_error:
         yield Problem(
-            "signed-knocks-unusable",
-            Level.ERROR,
-            "signed knocks",
-            facts.signed_error,
-            "without it the gate cannot be loaded",
+            "signed-knocks-unusable", ERROR, "signed knocks", facts.signed_error, "without it the gate cannot be loaded"
         )
     for trouble in facts.unread:
-        yield Problem("host-unchecked", Level.WARNING, "this host", trouble, "fix that, or check by hand")
+        yield Problem("host-unchecked", WARNING, "this host", trouble, "fix that, or check by hand")
 
 
 def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Problem]:
@@ -47,12 +43,7 @@ def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Pr
     if off_since:
         what = f"doorward has been off since {off_since}: nothing is hidden, and knocks are ignored"
         yield Problem(
-            "switched-off",
-            Level.ERROR,
-            "doorward",
-            what,
-            "once you can log in without it, turn it on",
-            ("doorward on",),
+            "switched-off", ERROR, "doorward", what, "once you can log in without it, turn it on", ("doorward on",)
         )
     elif daemon is not None and (fault := daemon.get("last_good")):
         what = (
@@ -62,7 +53,7 @@ def emergencies(daemon: Mapping[str, Any] | None, off_since: str) -> Iterator[Pr
         remedy = "fix the file (`doorward check`), and reload the daemon"
         yield Problem(
             "last-good-in-force",
-            Level.ERROR,
+            ERROR,
             f"daemon, process {daemon['pid']}",
             what,
             remedy,
@@ -80,23 +71,19 @@ def daemon_only_doors(configuration: Configuration) -> list[str]:
 def _kernel(facts: Facts) -> Problem:
     if facts.rejection:
         return Problem(
-            "ruleset-rejected",
-            Level.ERROR,
-            "nftables",
-            facts.rejection,
-            "fix that; until then the gate cannot be loaded",
+            "ruleset-rejected", ERROR, "nftables", facts.rejection, "fix that; until then the gate cannot be loaded"
         )
-    return Problem("ruleset-accepted", Level.OK, "nftables", "the kernel and libnftables accept the ruleset")
+    return Problem("ruleset-accepted", OK, "nftables", "the kernel and libnftables accept the ruleset")
 
 
 def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     status = facts.daemon
     if status is None:
-        level, affected = Level.WARNING, daemon_only_doors(configuration)
+        level, affected = WARNING, daemon_only_doors(configuration)
         if not facts.is_table_loaded:
             what = "the daemon is not running and no gate is loaded: nothing is hidden"
         elif affected:
-            level = Level.ERROR
+            level = ERROR
             what = f"the daemon is not running: nothing opens {_doors(affected)}"
             if any(door.knock for door in configuration.doors):
                 what += "; sequences still open the others"
@@ -107,14 +94,14 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     where = f"daemon, process {status['pid']}"
     if not facts.is_table_loaded:
         what = "it is running, but the table inet doorward is missing: nothing is hidden, and knocks open nothing"
-        return Problem("table-missing", Level.ERROR, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
+        return Problem("table-missing", ERROR, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
     if status.get("config", file) != file:
         what = f"it is running with {status['config']}, not with {file}"
-        return Problem("other-file-in-force", Level.WARNING, where, what, f"check that file with -c {status['config']}")
+        return Problem("other-file-in-force", WARNING, where, what, f"check that file with -c {status['config']}")
     if facts.is_as_loaded is False and not status.get("trial"):
         what = f"{file} was changed after it was loaded"
-        return Problem("file-changed", Level.WARNING, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
-    return Problem("daemon-running", Level.OK, where, f"running: {status['summary']}")
+        return Problem("file-changed", WARNING, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
+    return Problem("daemon-running", OK, where, f"running: {status['summary']}")
 
 
 def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
@@ -122,7 +109,7 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         remedy = "make the service manager run `doorward run`, before the network if possible"
         yield Problem(
             "no-systemd",
-            Level.WARNING,
+            WARNING,
             "boot",
             "systemd is not running: cannot tell whether the gate is loaded at boot",
             remedy,
@@ -135,31 +122,22 @@ def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
         after = "another firewall would keep the doors shut" if shut else "nothing would be hidden"
         what = f"no enabled unit loads the gate at boot: after a reboot {after}"
         commands = (f"systemctl enable {GATE} {DAEMON}",)
-        yield Problem(
-            "no-unit-enabled", Level.ERROR if shut else Level.WARNING, "boot", what, "enable the units", commands
-        )
+        yield Problem("no-unit-enabled", ERROR if shut else WARNING, "boot", what, "enable the units", commands)
     elif GATE not in enabled:
         what = f"{DAEMON} loads the gate at boot, after the network is up: for a moment nothing is hidden"
         yield Problem(
-            "gate-unit-disabled",
-            Level.WARNING,
-            "boot",
-            what,
-            "enable the other unit too",
-            (f"systemctl enable {GATE}",),
+            "gate-unit-disabled", WARNING, "boot", what, "enable the other unit too", (f"systemctl enable {GATE}",)
         )
     elif DAEMON not in enabled:
         affected = daemon_only_doors(configuration)
         consequence = f"nothing opens {_doors(affected)}" if affected else "nothing is recorded and hooks do not run"
         what = f"{GATE} loads the gate at boot, but no daemon starts: {consequence}"
-        level = Level.ERROR if affected else Level.WARNING
+        level = ERROR if affected else WARNING
         yield Problem(
             "daemon-unit-disabled", level, "boot", what, "enable the other unit too", (f"systemctl enable {DAEMON}",)
         )
     else:
-        yield Problem(
-            "boot-units-enabled", Level.OK, "boot", "the gate is loaded before the network, and the daemon starts"
-        )
+        yield Problem("boot-units-enabled", OK, "boot", "the gate is loaded before the network, and the daemon starts")
 
 
 def _doors(names: list[str]) -> str:
@@ -178,10 +156,10 @@ def _limits(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
                 f"with {facts.memory_bytes >> 20:,} MiB the gate tracks {capacity:,} sources per family, not "
                 f"{DEFAULT_CAPACITY:,}: a smaller flood of forged knocks can displace knocks in progress"
             )
-            yield Problem("memory-use", Level.OK, "memory", what, "set `capacity` in [gate] to change it")
+            yield Problem("memory-use", OK, "memory", what, "set `capacity` in [gate] to change it")
     if facts.conntrack is not None:
         now, most = facts.conntrack
         if now > most * _CONNTRACK_LIMIT:
             what = f"conntrack holds {now:,} of {most:,} connections: when it is full, new ones are dropped"
             command = f"sysctl -w net.netfilter.nf_conntrack_max={most * 2}"
-            yield Problem("conntrack-nearly-full", Level.WARNING, "conntrack", what, "raise the limit", (command,))
+            yield Problem("conntrack-nearly-full", WARNING, "conntrack", what, "raise the limit", (command,))

@@ -46,6 +46,10 @@ def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
         return Cause("closed_by_others", f"{opened}, and disappeared from the kernel after {lasted}", remedy)
     if detail["closed_by"] == "ban":
         return Cause("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again after the ban")
+    if str(detail["closed_by"]).startswith("key "):
+        return Cause(
+            "closed_by_knock", f"{opened}, and was closed by {detail['closed_by']} after {lasted}", "knock again"
+        )
     if detail["closed_by"] == "fleet":
         what = f"{opened}, and was closed at another gate of the fleet after {lasted}"
         return Cause("closed_by_fleet", what, "knock again")

@@ -73,7 +73,6 @@ class SourceTraces:
         self._targets = config.targets
         self.by_source: dict[bytes, SourceTrace] = {}
         self.has_answers = False  # the capture has both directions
-        self.skipped = 0
 
     def feed_all(self, packets: Iterable[CapturedPacket]) -> None:
         """Feed packets in order."""
@@ -97,7 +96,6 @@ class SourceTraces:
             return None  # this host's own connection
         trace = self._trace(flow.source)
         if trace is None or len(trace.steps) >= MOST_STEPS:
-            self.skipped += 1
             return None
         if captured.state is ConnectionState.ACKNOWLEDGED:
             trace.acknowledged.add(flow_key(flow))

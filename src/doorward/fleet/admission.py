@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from doorward.fleet.protocol import Item
-from doorward.model import Address, Door, Opening, Source
+from doorward.model import Address, Door, Opening, Share, Source
 from doorward.nftables.ruleset import OPEN_NETS_SIZE, OPEN_SIZE
 
 SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would include unrelated hosts
@@ -27,7 +27,7 @@ class Limits(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Why an opening of the fleet was rejected here: a code for counters, and the sentence for the operator."""
+    """Why an opening of the fleet, or a signed knock, is rejected: a code for counters, a sentence for the operator."""
 
     reason: str
     message: str
@@ -69,7 +69,8 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
         return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
     if rejected := _reject_address(item.key.address, limits):
         return rejected
-    return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by)
+    share = Share("fleet", until_ms / 1000, name=item.by)  # all of the fleet's are one holder, so etcd adds only one
+    return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by, (share,))
 
 
 def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:

@@ -17,12 +17,13 @@ _LARGEST = 1 << 63
 
 
 class KeyValue(NamedTuple):
-    """A key with its value, the revision that last wrote it, and its lease (0: none)."""
+    """A key with its value, the revision that last wrote it, its lease (0: none), and the revision that created it."""
 
     key: str
     value: bytes
     revision: int
     lease: int = 0
+    created: int = 0
 
 
 class RangeResult(NamedTuple):
@@ -184,7 +185,8 @@ def _change(message: Message) -> KeyChange:
 def _entry(message: Message) -> KeyValue:
     # A key may have any bytes; one that is not text must not prevent reading the others.
     name = _bytes(message, "key").decode(errors="surrogateescape")
-    return KeyValue(name, _bytes(message, "value"), int64(message, "mod_revision"), int64(message, "lease"))
+    revision, created = int64(message, "mod_revision"), int64(message, "create_revision")
+    return KeyValue(name, _bytes(message, "value"), revision, int64(message, "lease"), created)
 
 
 def _bytes(message: Message, key: str) -> bytes:

@@ -22,13 +22,28 @@ PRUNE_AFTER_MS = 60_000  # after the end: by then its key is gone, or is read ag
 
 @dataclass(slots=True)
 class OpeningState:
-    """One opening: its end here, who opened it, and the revision that wrote its key (0: unknown)."""
+    """One opening: its end here, who opened it, and the revision that wrote its key (0: unknown).
+
+    Both `is_owed` and `is_closing`: it was closed and opened again. The close is published first, since a shorter end
+    alone would not shorten the opening at the other gates.
+    """
 
     until_ms: int
     by: str
     revision: int = 0
     is_owed: bool = False  # its end is to be published
     is_closing: bool = False  # that it was closed is to be published
+    closed_until_ms: int = 0  # the end that it had when it was closed
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether nothing is to be published, and its revision is known."""
+        return bool(self.revision) and not (self.is_owed or self.is_closing)
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it is open here, until its end."""
+        return self.is_owed or not self.is_closing
 
 
 class OpenHere(NamedTuple):
@@ -53,7 +68,10 @@ class PublishOpening(NamedTuple):
 
 
 class SeenOpening(NamedTuple):
-    """A key as stored in etcd: revision, gate, who opened it, and how much of `for_ms` is left here."""
+    """A key as stored in etcd: revision, gate, who opened it, and how much of `for_ms` is left here.
+
+    `created` is the revision that created it: a later one than the known revision shows that it was deleted meanwhile.
+    """
 
     key: OpeningKey
     revision: int
@@ -61,6 +79,7 @@ class SeenOpening(NamedTuple):
     by: str
     left_ms: int
     for_ms: int
+    created: int = 0
 
 
 Effect = OpenHere | CloseHere | PublishOpening
@@ -76,7 +95,7 @@ class SharedOpeningTable:
         self.ignored = 0  # openings beyond MAX_KNOWN, since the caller last reset it
 
     def __len__(self) -> int:
-        return sum(not known.is_closing for known in self._known.values())
+        return sum(known.is_open for known in self._known.values())
 
     def get(self, key: OpeningKey) -> OpeningState | None:
         """Return the state of a key; None if it is unknown."""
@@ -97,23 +116,25 @@ class SharedOpeningTable:
             if state.is_closing:
                 self._known[key] = state
         effects: list[Effect] = []
-        for key, until_ms, by in openings:
-            known = saved.get(key)
-            if known is not None and not known.is_closing:
-                self._known[key] = OpeningState(known.until_ms, by, known.revision)
-            effects += self.on_opened(key, until_ms, by, now_ms)
-        for key in closed:
+        for key in closed:  # first: what is open now was opened after it
             if key in saved:
                 self._known[key] = saved[key]
             effects += self.on_closed(key, now_ms)
+        for key, until_ms, by in openings:
+            known = saved.get(key)
+            if known is not None and key not in self._known:
+                self._known[key] = OpeningState(known.until_ms, by, known.revision)
+            effects += self.on_opened(key, until_ms, by, now_ms)
         self.changed |= saved.keys() - self._known.keys()
         return effects
 
     def on_opened(self, key: OpeningKey, until_ms: int, by: str, now_ms: int) -> list[Effect]:
         """Handle an opening that this gate made or extended."""
         known = self._known.get(key)
-        if known is None or known.is_closing or known.until_ms <= now_ms:
-            known = self._known[key] = OpeningState(until_ms, by, known.revision if known else 0, is_owed=True)
+        if known is None:
+            known = self._known[key] = OpeningState(until_ms, by, is_owed=True)
+        elif not known.is_open or known.until_ms <= now_ms:
+            known.until_ms, known.by, known.is_owed = until_ms, by, True
         elif until_ms > known.until_ms + END_TOLERANCE_MS or not known.revision:
             known.until_ms, known.by, known.is_owed = max(until_ms, known.until_ms), by, True
         else:
@@ -123,9 +144,9 @@ class SharedOpeningTable:
 
     def on_closed(self, key: OpeningKey, now_ms: int) -> list[Effect]:
         """Handle a close by hand at this gate; closing an unknown opening closes it on the other gates."""
-        known = self._known.get(key)
-        until_ms, revision = (known.until_ms, known.revision) if known else (now_ms, 0)
-        self._known[key] = OpeningState(until_ms, "", revision, is_closing=True)
+        known = self._known.get(key, OpeningState(now_ms, ""))
+        closed_until_ms = max(known.until_ms, known.closed_until_ms)
+        self._known[key] = OpeningState(known.until_ms, "", known.revision, False, True, closed_until_ms)
         self.changed.add(key)
         return [PublishOpening(key)]
 
@@ -142,14 +163,19 @@ class SharedOpeningTable:
         if known is not None and known.is_closing and observed.gate == self._gate:  # closed here since then
             known.revision = observed.revision
             return []
-        if known is None or known.is_closing:  # it was written after the close here
+        effects: list[Effect] = []
+        is_recreated = known is not None and known.is_settled and observed.created > known.revision
+        if known is not None and is_recreated and until_ms < known.until_ms - END_TOLERANCE_MS:
+            effects, known = [CloseHere(observed.key)], None  # closed, and opened again for a shorter time
+        if known is None or not known.is_open:  # it was written after the close here
             known = self._known[observed.key] = OpeningState(0, observed.by)
-        known.revision = observed.revision
+        known.revision, known.is_closing = observed.revision, False
         if observed.left_ms <= 0 or until_ms <= known.until_ms + END_TOLERANCE_MS:
-            return []
+            return effects
         known.until_ms, known.by, known.is_owed = until_ms, observed.by, False
         # Even under this gate's own name: anyone who can write to etcd can use it, and this gate did not open it.
-        return [OpenHere(observed.key, observed.left_ms, f"{observed.by} at {observed.gate}", observed.for_ms)]
+        open_here = OpenHere(observed.key, observed.left_ms, f"{observed.by} at {observed.gate}", observed.for_ms)
+        return [*effects, open_here]
 
     def on_deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
         """Handle a key that was deleted. Before its end this means closed, since its lease outlasts it."""
@@ -158,10 +184,10 @@ class SharedOpeningTable:
             return []
         self.changed.add(key)
         if known.is_owed and known.until_ms > now_ms:  # opened here since then, which is still to be published
-            known.revision = 0
+            known.revision, known.is_closing = 0, False
             return []
         del self._known[key]
-        return [CloseHere(key)] if known.until_ms > now_ms and not known.is_closing else []
+        return [CloseHere(key)] if known.until_ms > now_ms and known.is_open else []
 
     def on_snapshot(self, observed: Iterable[SeenOpening], revision: int, now_ms: int) -> list[Effect]:
         """Handle all keys as of a revision: a known key that is missing was closed."""
@@ -198,10 +224,10 @@ class SharedOpeningTable:
         known = self._known.get(key)
         if known is None:
             return
-        if known.is_closing:
+        if known.is_open:  # opened here since then
+            known.revision, known.is_closing = 0, False
+        else:
             del self._known[key]
-        else:  # opened here since then
-            known.revision = 0
         self.changed.add(key)
 
     def on_conflict(self, key: OpeningKey, observed: SeenOpening | None, revision: int, now_ms: int) -> list[Effect]:
@@ -220,6 +246,7 @@ class SharedOpeningTable:
 
     def prune(self, now_ms: int) -> None:
         """Remove openings that ended long ago."""
-        for key in [k for k, known in self._known.items() if known.until_ms < now_ms - PRUNE_AFTER_MS]:
+        least_ms = now_ms - PRUNE_AFTER_MS
+        for key in [k for k, s in self._known.items() if max(s.until_ms, s.closed_until_ms) < least_ms]:
             del self._known[key]
             self.changed.add(key)

@@ -40,9 +40,9 @@ class FleetStateFile:
         rows = self._db.execute("SELECT key, until, revision, closing FROM known LIMIT ?", (limit,))
         for key, until_ms, revision, closing in rows:
             try:
-                states[parse_key(key)] = OpeningState(
-                    int(until_ms) - offset_ms, "", int(revision), is_closing=bool(closing)
-                )
+                end_ms, is_closing = int(until_ms) - offset_ms, bool(closing)
+                closed_until_ms = end_ms if is_closing else 0
+                states[parse_key(key)] = OpeningState(end_ms, "", int(revision), False, is_closing, closed_until_ms)
             except (ValueError, TypeError):
                 continue
         return states
@@ -55,7 +55,8 @@ class FleetStateFile:
                     if known is None or not (known.revision or known.is_closing):
                         self._db.execute("DELETE FROM known WHERE key = ?", (str(key),))
                         continue
-                    row = (str(key), known.until_ms + offset_ms, known.revision, known.is_closing)
+                    until_ms = known.closed_until_ms if known.is_closing else known.until_ms
+                    row = (str(key), until_ms + offset_ms, known.revision, known.is_closing)
                     self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", row)
             self.error = ""
         except sqlite3.Error as error:  # a full disk must not stop the fleet

@@ -304,11 +304,7 @@ class FleetWorker:
         return None
 
     def _status(self) -> dict[str, object]:
-        return {
-            "wall_ms": wall_ms(),
-            "openings": len(self._openings),
-            "revision": self._revision,
-        }
+        return {"wall_ms": wall_ms(), "openings": len(self._openings), "revision": self._revision}
 
     def _save_state(self) -> None:
         changed, self._openings.changed = self._openings.changed, set()

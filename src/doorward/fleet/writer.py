@@ -237,7 +237,7 @@ def observe(
     except MalformedError:
         return None
     left_ms = etcd_records.remaining_ms(shared, wall_ms(), oldest_ms, lease_ms)
-    return SeenOpening(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms)
+    return SeenOpening(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms, entry.created)
 
 
 def pack_record(**fields: object) -> bytes:

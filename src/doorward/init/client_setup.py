@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from doorward.client.hosts_writer import host_table
+from doorward.client.hosts_writer import HostValue, host_table
 from doorward.client.link_uri import MAX_DOORS, KnockLink, format_link, parse_link, unless_default
 from doorward.config.schema import Configuration
 from doorward.errors import MalformedError, UsageError
@@ -44,7 +44,8 @@ def knock_link(configuration: Configuration, key: str | None, address: str, door
     ]
     gate = configuration.gate.name if key is not None else None
     ports = unless_default(configuration.signed_ports) if key is not None else ()
-    link = KnockLink(_without_brackets(address), ports, key, gate, tuple(shared))
+    confirm = key is not None and bool(configuration.confirming_ports)
+    link = KnockLink(_without_brackets(address), ports, key, gate, tuple(shared), confirm)
     try:
         parse_link(format_link(link))
     except MalformedError as error:
@@ -72,7 +73,13 @@ def shareable_doors(configuration: Configuration, *, signed: bool) -> tuple[list
 
 def hosts_table(name: str, link: KnockLink) -> str:
     """Return the link as a table of hosts.toml, as `doorward add` writes it."""
-    values = {"address": link.host, "server_key": link.key, "signed_port": link.signed_ports, "gate": link.gate}
+    values: dict[str, HostValue | None] = {
+        "address": link.host,
+        "server_key": link.key,
+        "signed_port": link.signed_ports,
+        "gate": link.gate,
+        "confirm": link.confirm,
+    }
     return host_table(name, {key: value for key, value in values.items() if value}, dict(link.doors))
 
 

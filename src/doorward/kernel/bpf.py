@@ -47,23 +47,19 @@ class Instruction(NamedTuple):
 
 Program = list[Instruction]
 _DROP = [Instruction(_RETURN, 0)]
+DROP_ALL: Program = _DROP
 _PASS = [Instruction(_RETURN, COPIED_BYTES)]
 _PASS_EXTENDED = [Instruction(_RETURN, COPIED_EXTENDED_BYTES)]
 
 
-def knock_filter(
-    flags: Collection[FlagFilter], *, only: Collection[Port] | None = None, never: Collection[Port] = ()
-) -> Program:
-    """Return a filter that passes TCP and UDP packets with one of these flags to these ports: possible knock packets.
+def knock_filter(flags: Collection[FlagFilter], *, never: Collection[Port] = ()) -> Program:
+    """Return a filter that passes TCP and UDP packets with one of these flags: possible knock packets.
 
-    IPv6 with extension headers passes. If the ports make the program too long, first those of `never` and then those
-    of `only` are left to the reader of the packets.
+    IPv6 with extension headers passes, and packets to the ports `never` do not; if these make the program too long,
+    they are left to the reader of the packets.
     """
-    for wanted, unwanted in ((only, never), (only, ()), (None, ())):
-        program = _incoming(_by_version(_transports(flags, wanted, unwanted)))
-        if len(program) <= MAX_INSTRUCTIONS:
-            break
-    return program
+    program = _incoming(_by_version(_transports(flags, never)))
+    return program if len(program) <= MAX_INSTRUCTIONS else _incoming(_by_version(_transports(flags, ())))
 
 
 def address_filter(packed: bytes, *, outgoing: bool) -> Program:
@@ -79,11 +75,7 @@ def address_filter(packed: bytes, *, outgoing: bool) -> Program:
         at = offsets[outgoing] + 4 * number
         program = [Instruction(_LOAD_WORD, at), *_if(_IF_EQUAL, word, program, _DROP)]
     version = 4 if len(packed) == 4 else 6
-    program = [
-        Instruction(_LOAD_BYTE, 0),
-        Instruction(_SHIFT_RIGHT, 4),
-        *_if(_IF_EQUAL, version, program, _DROP),
-    ]
+    program = [Instruction(_LOAD_BYTE, 0), Instruction(_SHIFT_RIGHT, 4), *_if(_IF_EQUAL, version, program, _DROP)]
     own = (
         _if(_IF_EQUAL, _OWN_TYPE, program, _DROP)
         if outgoing
@@ -151,8 +143,8 @@ def _is_one_of(values: Sequence[int], then: Program) -> Program:
     return [*tests, Instruction(_JUMP, len(then)), *then]
 
 
-def _transports(flags: Collection[FlagFilter], only: Collection[Port] | None, never: Collection[Port]) -> Program:
-    tcp, udp = ([*_to_ports(protocol, only, never)] for protocol in (Protocol.TCP, Protocol.UDP))
+def _transports(flags: Collection[FlagFilter], never: Collection[Port]) -> Program:
+    tcp, udp = ([*_to_ports(protocol, never)] for protocol in (Protocol.TCP, Protocol.UDP))
     return _if(_IF_EQUAL, Protocol.UDP, udp, _if(_IF_EQUAL, Protocol.TCP, _with_flags(flags, tcp), _DROP))
 
 
@@ -170,15 +162,12 @@ def _with_flags(flags: Collection[FlagFilter], program: Program) -> Program:
     return tests + program
 
 
-def _to_ports(protocol: Protocol, only: Collection[Port] | None, never: Collection[Port]) -> Program:
+def _to_ports(protocol: Protocol, never: Collection[Port]) -> Program:
     """Return a binary search for the destination port in the intervals that pass."""
     listed = {port.number for port in never if port.protocol is protocol}
-    if only is not None:
-        listed = {port.number for port in only if port.protocol is protocol} - listed
-    passes_listed = only is not None  # whether listed ports pass; the others get the opposite verdict
-    changes = {0: not passes_listed} | dict.fromkeys((n for n in listed if n - 1 not in listed), passes_listed)
-    changes |= dict.fromkeys((n + 1 for n in listed if n + 1 not in listed), not passes_listed)
-    return [Instruction(_LOAD_HALF_X, 2), *_search(sorted(changes.items()))] if listed else _verdict(not passes_listed)
+    changes = {0: True} | dict.fromkeys((n for n in listed if n - 1 not in listed), False)
+    changes |= dict.fromkeys((n + 1 for n in listed if n + 1 not in listed), True)
+    return [Instruction(_LOAD_HALF_X, 2), *_search(sorted(changes.items()))] if listed else _PASS
 
 
 def _search(changes: Sequence[tuple[int, bool]]) -> Program:

@@ -14,13 +14,13 @@ from typing import Generic, NamedTuple, TypeVar
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 from doorward.model import Address
-from doorward.packets.packet import source_address, udp_payload
+from doorward.packets.packet import UdpDatagram, parse_udp, source_address
 
 _SUBSYSTEM = 4 << 8
 _PACKET, _CONFIG = _SUBSYSTEM | 0, _SUBSYSTEM | 1
 _CFG_CMD, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
 _BIND, _COPY_PACKET = 1, 2
-_MARK, _TIMESTAMP, _PAYLOAD, _PREFIX = 2, 3, 9, 10
+_MARK, _TIMESTAMP, _INTERFACE, _PAYLOAD, _PREFIX = 2, 3, 4, 9, 10
 _MOMENT = struct.Struct("!QQ")  # struct nfulnl_msg_packet_timestamp: seconds, microseconds
 _EVENT_BYTES, _DATAGRAM_BYTES = 128, 2048  # copied from a packet: its headers; a whole signed knock
 _RECEIVE_BUFFER_BYTES = 4 << 20  # some 10,000 messages: enough for 10,000 simultaneous knocks
@@ -66,19 +66,20 @@ def _microseconds(raw: memoryview | bytes) -> int:
     return at_us if at_us < _LAST_US else 0
 
 
-class Datagram(NamedTuple):
-    """A datagram to a port for signed knocks: its source and payload."""
+class LoggedDatagram(NamedTuple):
+    """A datagram to a port for signed knocks, and the index of the interface that it arrived on (0: unknown)."""
 
-    source: bytes  # packed
-    payload: bytes
+    udp: UdpDatagram
+    interface: int = 0
 
 
-def parse_datagram(body: memoryview) -> Datagram:
+def parse_datagram(body: memoryview) -> LoggedDatagram:
     """Parse one NFULNL_MSG_PACKET with a whole UDP packet; MalformedError as above."""
     found = netlink.family_attributes(body)
     if bytes(found.get(_PREFIX, b"")) != _SIGNED or _PAYLOAD not in found:
         raise MalformedError("foreign-message", "netfilter log: a message that is not from doorward's rules")
-    return Datagram(*udp_payload(found[_PAYLOAD]))
+    interface = bytes(found.get(_INTERFACE, b""))
+    return LoggedDatagram(parse_udp(found[_PAYLOAD]), int.from_bytes(interface) if len(interface) == 4 else 0)
 
 
 Event = TypeVar("Event")
@@ -158,7 +159,7 @@ def event_log(group: int) -> LogSocket[NflogEvent]:
     return LogSocket(group, parse_event)
 
 
-def datagram_log(group: int) -> LogSocket[Datagram]:
+def datagram_log(group: int) -> LogSocket[LoggedDatagram]:
     """Open the log of signed knocks."""
     return LogSocket(group, parse_datagram, _DATAGRAM_BYTES)
 

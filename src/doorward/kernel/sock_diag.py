@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -217,3 +217,15 @@ def reachable_port(body: memoryview, family: int) -> int:
         raise MalformedError("socket-size", f"sock_diag: a socket of {len(body)} bytes, it needs {_LOCAL.size}")
     number, address = _LOCAL.unpack_from(body)
     return 0 if to_address(address, family).is_loopback else int(number)
+
+
+def require_unbound(ports: Sequence[Port], held: Collection[Port]) -> None:
+    """Raise HostError if a program has bound one of these ports, other than those in `held`, which the daemon has."""
+    free = frozenset(ports) - frozenset(held)
+    taken = free.intersection(listener.port for listener in listeners(loopback=True)) if free else free
+    for port in (port for port in ports if port in taken):
+        raise HostError(
+            "signed-port-bound",
+            f"a service is bound to {port}, and signed knocks are to be confirmed from that port; use another port,"
+            " stop that service, or leave `confirm` out",
+        )

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from doorward.cli import output
-from doorward.client.connector import open_connection
+from doorward.client.connector import Reply, open_connection
 from doorward.client.identity import find_signer
-from doorward.client.sequence import Reply, knock, resolve
+from doorward.client.sequence import knock, resolve
 from doorward.client.signed import KnockRequest, compose, max_signature_bytes, now_ms, seal_packet
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost
@@ -127,10 +127,7 @@ class Demo:
 
     def _start_daemon(self) -> None:
         self._prompt(self._lab.server, "doorward run &")
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            (self._directory / "log").open("w") as log,
-        ):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, (self._directory / "log").open("w") as log:
             ready.bind(str(self._directory / "notify"))
             env = self.environment(self._directory) | {"NOTIFY_SOCKET": str(self._directory / "notify")}
             daemon = self._lab.server.popen([sys.executable, "-m", "doorward", "run"], env=env, stderr=log, stdout=log)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from doorward.core.tracker import RATE_PER_S
 from doorward.lint.common_ports import TRIED_FIRST, is_tried_first
-from doorward.model import Door, Protocol
+from doorward.model import Door
 
 PORTS = 65_535  # of one protocol
 YEAR_S = 31_557_600.0  # 365.25 days
@@ -53,7 +53,7 @@ def guess(door: Door) -> Guess | None:
         return None
     protocols = {port.protocol for port in door.knock}
     tried_first = all(map(is_tried_first, door.knock))
-    ports = _tried_first(protocols) if tried_first else PORTS * len(protocols)
+    ports = sum(len(TRIED_FIRST[protocol]) if tried_first else PORTS for protocol in protocols)
     return Guess(
         door.name, len(door.knock), ports, tried_first, expected_openings(RATE_PER_S * YEAR_S, ports, len(door.knock))
     )
@@ -104,7 +104,3 @@ def rounded(number: float) -> int:
 def total(guesses: Iterable[Guess]) -> float:
     """Return the expected openings per year of all doors by one source."""
     return math.fsum(door_guess.per_year for door_guess in guesses)
-
-
-def _tried_first(protocols: Iterable[Protocol]) -> int:
-    return sum(len(TRIED_FIRST[protocol]) for protocol in protocols)

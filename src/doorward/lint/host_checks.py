@@ -1,4 +1,4 @@
-"""Find interfaces and programs that this host lacks, and unknown placeholders. Pure.
+"""Find interfaces and programs that this host lacks, ports that it uses, and unknown placeholders. Pure.
 
 None of these keeps the daemon from starting: an interface may appear later, and a hook fails only when it runs.
 """
@@ -12,16 +12,18 @@ from typing import NamedTuple
 from doorward.config.schema import ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER, Configuration
 from doorward.config.toml_positions import Keys, line_of
 from doorward.lint.finding import Finding, LocatedFinding
+from doorward.model import Port
 
 # Letters, as in %IP% or %ip%; not `date +%H%M%S`, and not the bytes of a URL, as in %C3%A4.
 _PLACEHOLDER = re.compile(r"%(?![0-9A-Fa-f]{2}%)[A-Za-z][A-Za-z_]+%")
 
 
 class HostFacts(NamedTuple):
-    """The interfaces of this host, and the faults of hook programs, by their name in the file."""
+    """The interfaces of this host, the faults of hook programs by their name in the file, and signed ports in use."""
 
     interfaces: frozenset[str]
     programs: Mapping[str, str]
+    bound: frozenset[Port] = frozenset()
 
 
 class Hook(NamedTuple):
@@ -44,7 +46,12 @@ def hooks(configuration: Configuration) -> Iterator[Hook]:
 
 def host_findings(configuration: Configuration, lines: Mapping[Keys, int], host: HostFacts) -> list[Finding]:
     """Return the warnings (`lines` is `find_lines` of the same text)."""
-    findings = [*_interfaces(configuration, host), *_programs(configuration, host), *_placeholders(configuration)]
+    findings = [
+        *_interfaces(configuration, host),
+        *_programs(configuration, host),
+        *_placeholders(configuration),
+        *_bound_ports(configuration, host),
+    ]
     return [Finding(item.code, item.level, line_of(lines, item.path), item.what, item.remedy) for item in findings]
 
 
@@ -79,3 +86,17 @@ def _placeholders(configuration: Configuration) -> Iterator[LocatedFinding]:
             remedy = f"write {placeholder}" if placeholder else f"write {' or '.join(hook.placeholders)}, or remove it"
             what = f"{hook.path[-1]}: unknown placeholder {word}: the command gets it unchanged"
             yield LocatedFinding("unknown-placeholder", "warning", hook.path, what, remedy)
+
+
+def _bound_ports(configuration: Configuration, host: HostFacts) -> Iterator[LocatedFinding]:
+    """Yield a warning for each signed port in use; with `confirm` it is an error (daemon/requirements.py)."""
+    for index, port in enumerate(() if configuration.confirming_ports else configuration.signed_ports):
+        if port in host.bound:
+            what = f"a service is bound to {port}, where it receives nothing: that port is for signed knocks"
+            yield LocatedFinding(
+                "signed-port-bound",
+                "warning",
+                ("signed", "port", str(index)),
+                what,
+                "use another port for signed knocks, or stop that service",
+            )

@@ -110,7 +110,7 @@ class Ruleset:
         If the loaded table is of this generation its maps are flushed and filled again, so that no knock in progress is
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
-        same_size = {spec.name for spec in self.sets if spec.size in _sizes(existing, spec.name)}
+        same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
         base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
         stays = same_size | {*base, *filled, *COUNTERS}
@@ -183,10 +183,6 @@ def compile_ruleset(
     return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
-def _sizes(existing: Iterable[Existing], name: str) -> set[int]:
-    return {thing.size for thing in existing if thing.name == name}
-
-
 def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
     return (index for state in ends for index in states[state])
 
@@ -235,11 +231,7 @@ def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = ""
 
 
 def _data(doors: Sequence[Door], automaton: Automaton, *, log_steps: bool) -> list[str]:
-    data = [
-        maps.delta(doors, automaton),
-        maps.same(automaton),
-        maps.number(automaton, every=log_steps),
-    ]
+    data = [maps.delta(doors, automaton), maps.same(automaton), maps.number(automaton, every=log_steps)]
     if any(machine.fail for machine in automaton.machines):
         data.append(maps.fail(automaton))
     if automaton.known_ports is not None:

@@ -10,6 +10,7 @@ from doorward.errors import MalformedError
 from doorward.model import Address, Packet, Port, Protocol
 
 _IPV4_HEADER, _IPV6_HEADER = 20, 40
+_PORT_PAIR = Struct("!HH")
 _TRANSPORT_HEADERS: dict[int, int] = {Protocol.TCP: 20, Protocol.UDP: 8}  # required bytes
 FLAGS_IN_TCP = 13
 # RFC 791: version and header length, total length, fragment, protocol, source, destination
@@ -81,15 +82,26 @@ def locate(packet: memoryview) -> TransportLocation:
     raise MalformedError("not-ip", f"no IP packet: version {version}, {len(packet)} bytes")
 
 
-def udp_payload(packet: memoryview) -> tuple[bytes, bytes]:
-    """Return the packed source and the payload of a whole UDP packet (RFC 768); else MalformedError."""
-    packet, at, protocol, source, _ = locate(packet)
+class UdpDatagram(NamedTuple):
+    """A UDP packet: packed addresses, ports and payload."""
+
+    source: bytes
+    source_port: int
+    destination: bytes
+    port: int
+    payload: bytes
+
+
+def parse_udp(packet: memoryview) -> UdpDatagram:
+    """Parse a whole UDP packet (RFC 768); else MalformedError."""
+    packet, at, protocol, source, destination = locate(packet)
     length = int.from_bytes(packet[at + 4 : at + 6])
     if protocol != Protocol.UDP or not _TRANSPORT_HEADERS[Protocol.UDP] <= length <= len(packet) - at:
         raise MalformedError(
             "truncated-udp", f"no whole UDP packet: protocol {protocol}, {length} bytes of {len(packet) - at}"
         )
-    return source, bytes(packet[at + 8 : at + length])
+    source_port, port = _PORT_PAIR.unpack_from(packet, at)
+    return UdpDatagram(source, source_port, destination, port, bytes(packet[at + 8 : at + length]))
 
 
 def _ipv4(packet: memoryview) -> TransportLocation:

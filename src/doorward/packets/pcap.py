@@ -16,7 +16,6 @@ from doorward.errors import MalformedError
 # tcpdump's own limit (MAXIMUM_SNAPLEN); D-Bus and USB captures have longer frames, and no IP in them.
 MAX_FRAME_BYTES = 1 << 18
 MAX_TIME_S = 253_000_000_000  # in the year 9987: later times cannot be formatted
-_SKIP_BYTES = 1 << 16
 
 
 class CapturedFrame(NamedTuple):
@@ -53,11 +52,6 @@ class Stream:
         if 0 < len(data) < count:
             raise TruncatedError(f"the file ends at byte {self.at:,}, inside {inside}")
         return data
-
-    def skip(self, count: int, inside: str) -> None:
-        """Skip `count` bytes."""
-        while count > 0:
-            count -= len(self.read(min(count, _SKIP_BYTES), inside))
 
     def read_some(self, count: int) -> bytes:
         """Return `count` bytes, or the rest of the stream."""

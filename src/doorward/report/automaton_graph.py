@@ -116,8 +116,7 @@ def _draw_failure_link(begin: NodePosition, end: NodePosition) -> str:
 def _draw_loop(node: NodePosition) -> str:
     top = node.y - RADIUS
     return _path(
-        f"M{node.x - 7} {top + 1}C{node.x - 24} {top - 26} {node.x + 24} {top - 26} {node.x + 7} {top + 1}",
-        FAINT,
+        f"M{node.x - 7} {top + 1}C{node.x - 24} {top - 26} {node.x + 24} {top - 26} {node.x + 7} {top + 1}", FAINT
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from doorward.lint.finding import Finding
 from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import Statistics
-from doorward.report.strength import DoorAudit, GateAudit, PublicFinding
+from doorward.report.strength import DoorAudit, GateAudit
 from doorward.report.words import count, moment
 
 _TABLE = """<p class="hint">{}</p>
@@ -53,13 +54,13 @@ def _door(door: DoorAudit, local: LocalTime) -> Html:
     )  # fmt: skip
 
 
-def _findings(findings: tuple[PublicFinding, ...]) -> Html:
+def _findings(findings: tuple[Finding, ...]) -> Html:
     if not findings:
         return Html('<span class="fine">no weakness found</span>')
     return fill("<ul>{}</ul>", join(map(_finding, findings)))
 
 
-def _finding(finding: PublicFinding) -> Html:
+def _finding(finding: Finding) -> Html:
     return fill(
         '<li><b class="{}">{}</b> {} <small>{} (line {})</small></li>',
         "warning" if finding.level == "warning" else "note",

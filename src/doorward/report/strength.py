@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import NamedTuple
 
 from doorward.config.duration import format_duration
 from doorward.config.schema import Configuration
 from doorward.config.toml_positions import Keys
+from doorward.lint.finding import Finding
 from doorward.model import Door
 from doorward.report.events import Session
 from doorward.report.words import count
@@ -17,40 +19,6 @@ from doorward.report.words import count
 MOST_DOORS = 50
 MOST_FINDINGS = 20  # per door, and for the gate
 _PORT = re.compile(r"\b[0-9]{1,5}(?=[/:](?:tcp|udp)\b)", re.IGNORECASE)
-
-
-class DoorFinding(Protocol):
-    """A finding of `check`: code, level, location, fault and remedy."""
-
-    @property
-    def code(self) -> str:
-        """The code, in kebab case."""
-
-    @property
-    def level(self) -> str:
-        """The level, "warning" or "note"."""
-
-    @property
-    def line(self) -> int:
-        """The line of the configuration file."""
-
-    @property
-    def what(self) -> str:
-        """The fault."""
-
-    @property
-    def remedy(self) -> str:
-        """The remedy."""
-
-
-class PublicFinding(NamedTuple):
-    """A finding without the ports of sequences."""
-
-    code: str
-    level: str
-    line: int
-    what: str
-    remedy: str
 
 
 class DoorAudit(NamedTuple):
@@ -63,7 +31,7 @@ class DoorAudit(NamedTuple):
     method: str
     opens: str
     for_: str
-    findings: tuple[PublicFinding, ...]
+    findings: tuple[Finding, ...]
     openings: int = 0
     last_s: float | None = None
 
@@ -72,22 +40,19 @@ class GateAudit(NamedTuple):
     """The gate and its weaknesses, its weakest doors (the weakest first), and the number of further doors."""
 
     mode: str
-    findings: tuple[PublicFinding, ...]
+    findings: tuple[Finding, ...]
     doors: list[DoorAudit]
     more: int
     levels: Counter[str]
 
 
 def audit_gate(
-    configuration: Configuration,
-    findings: Iterable[DoorFinding],
-    lines: Mapping[Keys, int],
-    sessions: Iterable[Session],
+    configuration: Configuration, findings: Iterable[Finding], lines: Mapping[Keys, int], sessions: Iterable[Session]
 ) -> GateAudit:
     """Return the findings of `check` by door, with the ports of sequences masked: pages are passed on."""
     owners = {line: path[1] for path, line in lines.items() if path[0] == "doors" and len(path) > 1}
     secret_ports = {port.number for door in configuration.doors for port in door.knock}
-    by_owner: dict[str | None, list[PublicFinding]] = {}
+    by_owner: dict[str | None, list[Finding]] = {}
     levels: Counter[str] = Counter()
     for finding in findings:
         levels[finding.level] += 1
@@ -108,7 +73,7 @@ def audit_gate(
     return GateAudit(str(configuration.gate.mode), gate_findings, doors[:MOST_DOORS], len(doors[MOST_DOORS:]), levels)
 
 
-def _door(door: Door, has_signed_knocks: bool, findings: list[PublicFinding]) -> DoorAudit:
+def _door(door: Door, has_signed_knocks: bool, findings: list[Finding]) -> DoorAudit:
     methods = (
         [f"{count(len(door.knock), 'knock', 'knocks')} within {format_duration(door.within_ms)}"] if door.knock else []
     )
@@ -118,10 +83,8 @@ def _door(door: Door, has_signed_knocks: bool, findings: list[PublicFinding]) ->
     return DoorAudit(door.name, " or ".join(methods) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
 
 
-def _masked(finding: DoorFinding, secret_ports: set[int]) -> PublicFinding:
+def _masked(finding: Finding, secret_ports: set[int]) -> Finding:
     def mask(match: re.Match[str]) -> str:
         return "•••" if int(match[0]) in secret_ports else match[0]
 
-    return PublicFinding(
-        finding.code, finding.level, finding.line, _PORT.sub(mask, finding.what), _PORT.sub(mask, finding.remedy)
-    )
+    return replace(finding, what=_PORT.sub(mask, finding.what), remedy=_PORT.sub(mask, finding.remedy))

@@ -98,7 +98,7 @@ def _session_row(session: Session, now_s: float, local: LocalTime) -> Html:
     if session.ended_by is None:
         ended = f"open until {moment(local(session.until_s))}"
     else:
-        ended = _ENDED.get(session.ended_by, session.ended_by)
+        ended = _ENDED.get(session.ended_by) or untrusted(f"by {session.ended_by}")
     return fill(
         _SESSION,
         moment(local(session.since_s)),

@@ -26,7 +26,7 @@ from doorward.signed.message import (
     signed_text,
     target_hash,
 )
-from doorward.signed.reply import ReplySecret, reply_secret
+from doorward.signed.reply import ReplyPath, ReplySecret, reply_secret
 from doorward.signed.server_key import PrivateKey
 from doorward.signed.ssh_keys import Presence, PublicKey, verify
 from doorward.signed.sshsig import expand_signature
@@ -43,9 +43,10 @@ FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depe
 class KnockGrant(NamedTuple):
     """An authorized knock that opens a door.
 
-    `key` is the signer's name for users, and `signer` the hash that identifies it; `id` is the message's number, and
+    `key` is the signer's name for users, and `signer` identifies it: the hash of its key, or for a certificate of
+    authority and key ID, which outlive a renewal. `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
-    accepted it. `reply`: the secret of the confirmation that the sender wants, if any.
+    accepted it. `reply` and `path`: the secret of the confirmation that the sender wants, if any, and its way.
     """
 
     door: str
@@ -57,6 +58,7 @@ class KnockGrant(NamedTuple):
     time_ms: int
     is_shared: bool = False
     reply: ReplySecret | None = None
+    path: ReplyPath | None = None
 
 
 class KnockClose(NamedTuple):
@@ -70,6 +72,7 @@ class KnockClose(NamedTuple):
     time_ms: int
     is_shared: bool = False
     reply: ReplySecret | None = None
+    path: ReplyPath | None = None
 
 
 class KnockRejection(NamedTuple):
@@ -153,7 +156,7 @@ class PacketAuthorizer:
         if abs(behind_ms) > self._window_ms:
             who = "an unknown key" if isinstance(credential, str) else f"key {credential.name}"
             return KnockRejection(
-                "clock", f"the packet from {who} is {_clock_offset(behind_ms)}; correct the client's clock", door
+                "clock", f"the packet from {who} is {clock_offset(behind_ms)}; correct the client's clock", door
             )
         if isinstance(credential, str):
             return KnockRejection("key", credential, door)
@@ -172,15 +175,17 @@ class PacketAuthorizer:
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
         place = source if request.asked is None else request.asked
         name, number = credential.name, message_number(message.body)
+        signer = credential.certified_signer or request.signer
         if request.flags & CLOSE:
-            return KnockClose(door, place, name, request.signer, number, request.time_ms, target.is_shared)
+            return KnockClose(door, place, name, signer, number, request.time_ms, target.is_shared)
         for_ms = credential.granted_ms(request.for_s, self._doors[door])
-        return KnockGrant(door, place, for_ms, name, request.signer, number, request.time_ms, target.is_shared)
+        return KnockGrant(door, place, for_ms, name, signer, number, request.time_ms, target.is_shared)
 
     def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
         signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature
         return verify(key, signature, signed_text(self._public, message.body))
 
 
-def _clock_offset(behind_ms: int) -> str:
+def clock_offset(behind_ms: int) -> str:
+    """Return how far a packet's date is off, for users."""
     return f"{rough_duration(abs(behind_ms) / 1000)} {'behind' if behind_ms > 0 else 'ahead'}"

@@ -19,7 +19,7 @@ from doorward.errors import ConfigError, ConfigFault, InvalidValueError, Malform
 from doorward.signed import key_options
 from doorward.signed.credential import Credential, printable_name
 from doorward.signed.key_options import ANY, Fault, KeyOptions, LocalTime, ParsedOptions
-from doorward.signed.message import HASH_BYTES, signer_hash
+from doorward.signed.message import HASH_BYTES, certified_hash, signer_hash
 from doorward.signed.ssh_certificates import Certificate, parse_certificate
 from doorward.signed.ssh_keys import KINDS, PublicKey, parse_public_key
 from doorward.signed.ssh_wire import fingerprint_text
@@ -256,4 +256,5 @@ def _credential(certificate: Certificate, line: Line) -> Credential:
         verify_required=options.verify_required or certificate.verify_required,
     )
     name = f"{printable_name(certificate.key_id) or certificate.key.fingerprint_text} (signed by {line.name})"
-    return Credential(name, certificate.key, merged, certificate.sources)
+    signer = certified_hash(certificate.authority.fingerprint, certificate.key_id)
+    return Credential(name, certificate.key, merged, certificate.sources, signer)

@@ -24,6 +24,7 @@ class Credential(NamedTuple):
     key: PublicKey
     options: KeyOptions
     certified_sources: AddressPatterns | None = None  # a certificate's `source-address`, in addition to `from`
+    certified_signer: bytes | None = None  # identifies the holder of a certificate, also of a renewed one
 
     def rejection(self, door: str, source: Address, asked: Source | None, now_s: float) -> str:
         """Return why the key may not open this door now, for this source or requested address; "" if it may."""

@@ -34,6 +34,7 @@ PACKET_BYTES = (RAW_BYTES, SHORT_BYTES, LONG_BYTES, HYBRID_BYTES)
 CLOSE, ONCE, CONFIRM, CERTIFICATE = 1, 2, 4, 8  # flags
 _ALL_FLAGS = CLOSE | ONCE | CONFIRM | CERTIFICATE
 _LABEL = b"doorward signed knock 1\0"
+_CERTIFIED_LABEL = b"doorward certified signer 1\0"
 _TARGET_LABEL = b"doorward target 1\0"
 # Version, flags, time, nonce, seconds, IP version, prefix length, address, target, signer.
 _BODY = struct.Struct("!BB6s8sIBB16s12s12s")
@@ -84,6 +85,11 @@ def target_hash(gate: str, door: str) -> bytes:
 def signer_hash(blob: bytes) -> bytes:
     """Return the hash that names the signer, of its public key or certificate."""
     return hashlib.sha256(blob).digest()[:HASH_BYTES]
+
+
+def certified_hash(authority: bytes, key_id: str) -> bytes:
+    """Return the hash that identifies who has a certificate, by its authority's fingerprint and its key ID."""
+    return hashlib.sha256(_CERTIFIED_LABEL + authority + key_id.encode(errors="replace")).digest()[:HASH_BYTES]
 
 
 def message_number(body: bytes) -> bytes:

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from doorward.errors import MalformedError
-from doorward.model import Source
+from doorward.model import Address, Source
 from doorward.signed.message import pack_place, parse_source
 
 SALT_BYTES = 16
@@ -33,6 +33,19 @@ class ReplySecret(bytes):
 
     def __repr__(self) -> str:
         return "ReplySecret()"
+
+
+class ReplyPath(NamedTuple):
+    """Where a packet came from and which address and port it was sent to: a reply takes the way back.
+
+    `interface`: the index of the one that it arrived on; 0: unknown.
+    """
+
+    source: Address
+    source_port: int
+    destination: Address
+    port: int
+    interface: int
 
 
 class Confirmation(NamedTuple):

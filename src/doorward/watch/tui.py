@@ -80,7 +80,7 @@ _KEPT_LINES = 500
 LEAVES_SOON_S = 10
 _STYLES = {
     **dict.fromkeys(("opened", "prolonged", "ran"), "green"),
-    "closed": "dim",
+    **dict.fromkeys(("closed", "released", "not_open"), "dim"),
     "refused": "yellow",
     **dict.fromkeys(("banned", "lost"), "red"),
 }

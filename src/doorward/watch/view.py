@@ -69,6 +69,8 @@ class WatchState:
             before = self._openings.get(key) if kind == "prolonged" else None
             by = event["by"] if before is None else before.by
             self._openings[key] = _Open(now_s + event["for_s"], event["ports"], by)
+        elif kind == "released":
+            self._openings[key] = _Open(now_s + event["for_s"], event["ports"], event["still"])
         elif kind == "closed":
             self._openings.pop(key, None)
 

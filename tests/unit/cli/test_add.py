@@ -82,6 +82,16 @@ def test_several_signed_ports_come_back_in_the_link(hosts_file: Path, capsys: py
     assert hosts["work"].signed_ports == hosts["home"].signed_ports == (DEFAULT_SIGNED_PORT, Port.parse("443/udp"))
 
 
+def test_a_gate_that_confirms_says_so_in_its_link(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--address", "192.0.2.7", "--server-key", KEY, "--confirm", "--door", "db", "--qr"]
+    assert main(["add", "home", *words]) == 0
+    assert "confirm = true\n" in hosts_file.read_text()
+    link = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("doorward://"))
+    assert "&confirm=yes" in link
+    assert main(["add", link, "--name", "work"]) == 0
+    assert read_hosts(str(hosts_file))["work"].confirm
+
+
 def test_link_without_name_uses_its_host(hosts_file: Path) -> None:
     assert main(["add", "doorward://gate.example/?seq=ssh:7000/tcp"]) == 0
     assert only_host(hosts_file) == KnownHost("gate.example", "gate.example", {"ssh": (Port.parse("7000/tcp"),)})

@@ -73,3 +73,11 @@ def test_without_shtab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert out == ""
     assert f"`{install_command('shtab')}`" in err
+
+
+def test_with_a_shtab_that_does_not_know_the_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shtab.SUPPORTED_SHELLS", ["bash", "zsh"])  # those of Debian 12
+    assert main(["completion", "fish"]) == 2
+    assert "shtab does not support fish" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from doorward.errors import ConfigError, HostError, UsageError
 from tests.support.errors import raises
 
-command = import_module("doorward.cli.import")  # `import` is no name that Python's own statement takes
+command = import_module("doorward.cli.import")  # Python's own statement cannot import a module named `import`
 
 KNOCKD = "[ssh]\nsequence = 7,8\ncommand = ufw allow from %IP% to any port ssh proto tcp\n"
 

@@ -45,7 +45,7 @@ class Called:
         return read(self.path)
 
     def check(self, level: str = "warning") -> str:
-        """Give the warnings (or notes) of `doorward check`, which must find the file good."""
+        """Return the warnings (or notes) of `doorward check`, which must find the file good."""
         assert main(["check", "-c", str(self.path)]) == 0
         return "".join(line for line in self.capsys.readouterr().err.splitlines(True) if f": {level}: " in line)
 

@@ -19,7 +19,7 @@ from doorward.client.hosts import KnownHost
 from doorward.client.sequence import resolve
 from doorward.model import Port
 from doorward.signed.envelope import Decryptor
-from doorward.signed.message import Request, parse_plaintext, signed_text, signer_hash, target_hash
+from doorward.signed.message import CLOSE, Request, parse_plaintext, signed_text, signer_hash, target_hash
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_keys import parse_public_key, verify
 from doorward.signed.sshsig import expand_signature
@@ -172,6 +172,21 @@ def test_wait_timeout_prints_where_to_look(identity: Path, capsys: pytest.Captur
     assert "stays silent; check whether door 'ssh' opens this port and lets this key in, whether the gate" in said
 
 
+def test_close_is_a_flag_and_dated_after_what_it_closes(
+    receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["knock", "127.0.0.1", "ssh", "--server-key", KEY, "--signed-port", port_of(receiver)]
+    write_hosts(identity.parent, '["127.0.0.1"]\naddress = "127.0.0.1"\nfor = "1m"\n')
+    assert main(words) == main([*words, "--close"]) == 0
+    opened, closed = received(receiver), received(receiver)
+    assert (opened.flags, opened.for_s, closed.flags, closed.for_s) == (0, 60, CLOSE, None)
+    assert opened.time_ms < closed.time_ms
+    assert main([*words, "--close", "--dump"]) == 0
+    lines = capsys.readouterr().out
+    assert "0x01 (close)" in lines
+    assert "duration" not in lines
+
+
 def test_dump_shows_every_field_and_sends_nothing(
     receiver: socket.socket, identity: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +209,8 @@ def test_dump_shows_every_field_and_sends_nothing(
 
 
 def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--dump", "--json"]
+    words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--confirm",
+             "--dump", "--json"]  # fmt: skip
     assert main(["knock", "127.0.0.1", "ssh", "db", *words]) == 0
     for line, door in zip(capsys.readouterr().out.splitlines(), ("ssh", "db"), strict=True):
         fields = json.loads(line)
@@ -208,7 +224,7 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
         assert fields["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(fields["body"])).hex()
         assert fields["target"] == target_hash("paris", door).hex()
         assert fields["signer"] == signer_hash(blob_of(key("ed25519"))).hex()
-        assert fields["flags"] == []
+        assert fields["flags"] == ["confirm"]
         check_signature(bytes.fromhex(fields["signature"]), bytes.fromhex(fields["signed_text"]))
 
 
@@ -219,6 +235,12 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
         (["127.0.0.1", "7000", "--gate", "x"], "--gate is for signed knocks, and ports are a sequence; leave one"),
         (["home", "ssh", "--sequence", "--for", "1s"], "--for is for signed knocks, and --sequence asks for a seq"),
         (["127.0.0.1", "7000", "--dump"], "--dump is for signed knocks, and this is a sequence; add --server-key KEY"),
+        (
+            ["127.0.0.1", "7000", "--close"],
+            "--close is for signed knocks, and this is a sequence, which cannot close a door; add --server-key KEY",
+        ),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--close", "--wait", "22"], "leave one out"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--close", "--for", "1m"], "leave one out"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--json"], "--json is for --dump; add --dump, or leave --json out"),
         (["127.0.0.1", "--server-key", KEY], "which door? no door of '127.0.0.1' is known here; name the one to open"),
         (["home"], "which door? "),

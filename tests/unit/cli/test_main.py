@@ -182,7 +182,7 @@ def test_every_parser_knows_its_program() -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status", "--help"], ["compile"]])
-def test_closed_pipe_is_no_error(words: list[str], tmp_path: Path) -> None:
+def test_closed_pipe_is_not_an_error(words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "configuration_directory"
     folder.mkdir()
     (folder / "doorward.toml").write_text('[doors.ssh]\nopens = ["22/tcp"]\n')
@@ -193,3 +193,13 @@ def test_closed_pipe_is_no_error(words: list[str], tmp_path: Path) -> None:
             [sys.executable, "-m", "doorward", *words], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_client_alone_names_the_package_of_other_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "doorward.cli.run", None)  # Python's own sign for a module that cannot be imported
+    assert main(["run"]) == 2
+    assert capsys.readouterr().err == (
+        "doorward: this is the client alone, without `doorward run`; install the package doorward\n"
+    )

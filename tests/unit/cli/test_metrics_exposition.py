@@ -34,7 +34,7 @@ NUMBERS: dict[str, Any] = {
         "preexisting4": {"elements": 1, "size": 0},
     },
     "latency": {"bounds": [0.001, 0.01], "counts": [3, 1, 1], "sum": 0.6},
-    "signed": {"takes": True, "refused": {"used": 1}},
+    "signed": {"takes": True, "refused": {"used": 1}, "confirmations": {"counts": {"sent": 2}}},
     "fleet": {
         "name": "f",
         "is_in_touch": True,
@@ -73,6 +73,7 @@ EXPECTED = {
     "doorward_recording_seconds_count{}": 5,
     "doorward_recording_seconds_sum{}": 0.6,
     "doorward_signed_ready{}": 1,
+    'doorward_confirmations_total{"outcome": "sent"}': 2,
     "doorward_fleet_in_touch{}": 1,
     "doorward_fleet_openings{}": 8,
     "doorward_fleet_owed{}": 1,
@@ -119,6 +120,7 @@ def test_without_signed_knocks_there_is_nothing_of_them() -> None:
     found = samples(NUMBERS | {"signed": None})
     assert EXPECTED.keys() - found.keys() == {
         "doorward_signed_ready{}",
+        'doorward_confirmations_total{"outcome": "sent"}',
         'doorward_refusals_total{"by": "key", "reason": "used"}',
     }
 

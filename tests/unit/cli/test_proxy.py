@@ -279,7 +279,7 @@ def test_invalid_call_exits_with_2(capsys: pytest.CaptureFixture[str], words: li
     assert captured.out == ""
 
 
-def test_closed_stdin_is_no_error(site: Site) -> None:
+def test_closed_stdin_is_not_an_error(site: Site) -> None:
     command = [sys.executable, "-m", "doorward", "proxy", "127.0.0.1", str(site.port), "ssh", *site.signed]
     server = Conversation(b"hello")
     with serving(site.services[4], server):

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from doorward.client import connector
-from doorward.client.connector import ATTEMPTS_S, open_connection, try_port
-from doorward.client.sequence import Reply, Target
+from doorward.client.connector import ATTEMPTS_S, Reply, open_connection, try_port
+from doorward.client.sequence import Target
 from tests.support.processes import pending_syns
 
 LOOPBACK = {4: Target(socket.AF_INET, ("127.0.0.1", 0)), 6: Target(socket.AF_INET6, ("::1", 0, 0, 0))}

@@ -23,6 +23,7 @@ certificate = "laptop-cert.pub"
 gate = "paris"
 from = "192.0.2.0/24"
 for = "1h"
+confirm = true
 [home.doors]
 ssh = ["7000/tcp", "8000:udp"]
 db = []
@@ -56,6 +57,7 @@ def test_every_key_is_read(hosts_file: Path) -> None:
             gate="paris",
             asked=ip_network("192.0.2.0/24"),
             for_s=3600,
+            confirm=True,
         ),
         "gate.example": KnownHost("gate.example", "gate.example", {"web": (Port.parse("1/tcp"),)}),
     }
@@ -82,6 +84,7 @@ def test_every_key_is_read(hosts_file: Path) -> None:
         ("[home]\nsigned_port = [53, 5.3]", "not-a-string"),
         ("[home]\nsigned_port = [53, '53/udp']", "duplicate-port"),
         ("[home]\nfor = 30", "not-a-string"),
+        ("[home]\nconfirm = 'yes'", "not-a-boolean"),
         ("[home]\nfor = '30'", "invalid-duration"),
         ("[home]\nfor = '1500ms'", "not-whole-seconds"),
         ("[home]\nfor = '999999d'", "duration-too-long"),

@@ -33,6 +33,7 @@ links = st.builds(
     st.just(KEY) | keys,
     st.none() | names,
     st.dictionaries(door_names, sequences, max_size=4).map(lambda doors: tuple(doors.items())),
+    st.booleans(),
 )
 
 
@@ -105,7 +106,7 @@ def test_a_link_with_sequences_only() -> None:
         (f"doorward://h/?key={KEY}&door=a&seq=a:1/tcp", "door a appears twice in the link"),
         (
             f"doorward://h/?key={KEY}&doors=a",
-            "unknown field 'doors' in the link; known fields: key, ports, gate, door, seq",
+            "unknown field 'doors' in the link; known fields: key, ports, gate, confirm, door, seq",
         ),
         (f"doorward://h/?key={KEY}&ports=53", "ports= follows the port after the host, which is missing in the link"),
         (f"doorward://h:1/?key={KEY}&ports=", "invalid list of ports '' in the link"),

@@ -10,7 +10,8 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from doorward.client.sequence import Reply, Target, knock, knock_until_open, resolve, send
+from doorward.client.connector import Reply, knock_until_open
+from doorward.client.sequence import Target, knock, resolve, send
 from doorward.errors import DoorwardError, HostError, UsageError
 from doorward.model import Port, Protocol
 from tests.support.errors import raises
@@ -176,7 +177,7 @@ def test_unknown_host_is_an_error(
     def fail(*_: object) -> None:
         raise socket.gaierror(error, "as the library says it")
 
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr("doorward.client.sequence.socket.getaddrinfo", fail)
     with raises(kind, code):
         resolve("gate.example")
 

@@ -6,6 +6,7 @@ import pytest
 
 from doorward.core.automaton import Machine, compile_doors, edge, pack_symbol, split_edge, state_depths
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from tests.support.reference import is_knock_packet
 
 SSH = Port(Protocol.TCP, 22)
 
@@ -109,7 +110,7 @@ def test_failure_chain_is_bounded_by_the_sequence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("packet", "is_symbol"),
+    ("packet", "expected"),
     [
         (Packet(b"\1\2\3\4", Port(Protocol.TCP, 9), 2), True),
         (Packet(b"\1\2\3\4", Port(Protocol.TCP, 9), 18), False),  # ACK: not the flags
@@ -119,12 +120,12 @@ def test_failure_chain_is_bounded_by_the_sequence() -> None:
         (Packet(b"\1\2\3\4", Port(Protocol.TCP, 443), 2), False),  # public
     ],
 )
-def test_is_symbol(packet: Packet, *, is_symbol: bool) -> None:
+def test_knock_packets_are_those_that_match_and_that_nothing_opens(packet: Packet, *, expected: bool) -> None:
     automaton = compile_doors([Door("a", knock("ab"), (SSH,))], public=[Port(Protocol.TCP, 443)])
-    assert automaton.is_symbol(packet) is is_symbol
+    assert is_knock_packet(automaton, packet) is expected
 
 
 def test_known_only_counts_ports_of_sequences() -> None:
     automaton = compile_doors([Door("a", knock("ab"), (SSH,))], known_only=True)
-    assert automaton.is_symbol(Packet(b"\1\2\3\4", knock("b")[0], 2))
-    assert not automaton.is_symbol(Packet(b"\1\2\3\4", knock("c")[0], 2))
+    assert is_knock_packet(automaton, Packet(b"\1\2\3\4", knock("b")[0], 2))
+    assert not is_knock_packet(automaton, Packet(b"\1\2\3\4", knock("c")[0], 2))

@@ -12,6 +12,7 @@ from doorward.core.openings import (
     Effect,
     LogLine,
     OpeningTable,
+    RecordCloses,
     RecordEnd,
     RecordOpening,
     RecordRun,
@@ -28,8 +29,12 @@ from doorward.core.openings import (
     on_lost,
     on_open,
     on_reconcile,
+    on_signed_close,
+    on_unfinished,
+    signed_opening,
 )
-from doorward.model import Door, Opening
+from doorward.core.signed_rules import CloseDates, DatedKnock
+from doorward.model import Door, Opening, Share
 from tests.support.openings import door, element, opening
 
 NOW_S = 1000.0
@@ -45,10 +50,31 @@ def at(since_s: float, until_s: float, name: str = "ssh", opened: str = "22/tcp"
 
 FRESH = at(NOW_S, NOW_S + 60, by="key laptop")
 RECENT = at(900, 1010)  # open since 900, and until 1010
-LONGER = RECENT._replace(until_s=NOW_S + 60)
+LONGER = RECENT._replace(
+    until_s=NOW_S + 60,
+    shares=(Share("key laptop", NOW_S + 60, name="key laptop"), Share("knock", 1010, name="knock")),
+)
 RUN = at(NOW_S, NOW_S, "wake", "")
 KEY = "ssh", HOME
 GONE = {E22: 0.0}
+
+ADA, BOB = (DatedKnock(by, "ssh", HOME, 100) for by in ("ada's hash", "bob's hash"))
+BY_ADA = signed_opening(SSH, ADA, 60.0, "key ada", NOW_S)
+BY_BOB = signed_opening(SSH, BOB, 30.0, "key bob", NOW_S)
+BY_BOTH = BY_ADA._replace(shares=BY_ADA.shares + BY_BOB.shares)
+ONLY_BOB = BY_BOTH._replace(until_s=NOW_S + 30, shares=BY_BOB.shares)
+ONLY_ADA = BY_BOTH._replace(shares=BY_ADA.shares)
+ADA_CLOSED = CloseDates([("ada's hash", "ssh", "192.0.2.7", 100)])
+
+
+def released(left: Opening, by: str, for_s: float, holder: str) -> list[Effect]:
+    fields = {**log_fields(left, for_s, by), "still": holder}
+    return [
+        RecordOpening(KEY, left, BY_BOTH),
+        SetElements(KEY, (E22,), GONE),
+        LogLine(KEY, "released", fields),
+    ]
+
 
 # An event, the openings before it, its effects, and the openings after it.
 Case = tuple[Callable[[OpeningTable], list[Effect]], Sequence[Opening], list[Effect], Sequence[Opening]]
@@ -74,6 +100,64 @@ def ended(old: Opening, by: str, at_s: float = NOW_S) -> list[Effect]:
 
 
 CASES: dict[str, Case] = {
+    "a signed close ends its signer's opening": (
+        lambda table: on_signed_close(table, ADA, "key ada", NOW_S),
+        [BY_ADA],
+        [SetElements(KEY, (E22,), GONE), *ended(BY_ADA, "key ada")],
+        [],
+    ),
+    "a signed close that is dated before the opening": (
+        lambda table: on_signed_close(table, ADA._replace(time_ms=99), "key ada", NOW_S),
+        [BY_ADA],
+        [],
+        [BY_ADA],
+    ),
+    "a signed close by another key, for another address, of another door": (
+        lambda table: [
+            *on_signed_close(table, BOB, "key bob", NOW_S),
+            *on_signed_close(table, ADA._replace(place=ip_address("192.0.2.8")), "key ada", NOW_S),
+            *on_signed_close(table, ADA._replace(door="web"), "key ada", NOW_S),
+        ],
+        [BY_ADA],
+        [],
+        [BY_ADA],
+    ),
+    "a signed close ends no opening by hand or sequence": (
+        lambda table: on_signed_close(table, ADA, "key ada", NOW_S),
+        [RECENT],
+        [],
+        [RECENT],
+    ),
+    "the longer of two holders closes: the other keeps its time": (
+        lambda table: on_signed_close(table, ADA, "key ada", NOW_S),
+        [BY_BOTH],
+        released(ONLY_BOB, "key ada", 30.0, "key bob"),
+        [ONLY_BOB],
+    ),
+    "the shorter of two holders closes: the end stays": (
+        lambda table: on_signed_close(table, BOB, "key bob", NOW_S),
+        [BY_BOTH],
+        released(ONLY_ADA, "key bob", 60.0, "key ada"),
+        [ONLY_ADA],
+    ),
+    "a holder whose time is over keeps nothing open": (
+        lambda table: on_signed_close(table, ADA, "key ada", NOW_S + 30),
+        [BY_BOTH],
+        [SetElements(KEY, (E22,), GONE), *ended(BY_BOTH, "key ada", NOW_S + 30)],
+        [],
+    ),
+    "a close by hand ends what every holder has, and is remembered for the signers": (
+        lambda table: on_close(table, KEY, "hand", NOW_S),
+        [BY_BOTH],
+        [RecordCloses(KEY, BY_BOTH), SetElements(KEY, (E22,), GONE), *ended(BY_BOTH, "hand")],
+        [],
+    ),
+    "a close that was claimed before a kill is finished": (
+        lambda table: on_unfinished(table, ADA_CLOSED, NOW_S),
+        [BY_BOTH, at(900, 1010, "web", "22/tcp 80/tcp")],
+        released(ONLY_BOB, "key ada", 30.0, "key bob"),
+        [at(900, 1010, "web", "22/tcp 80/tcp"), ONLY_BOB],
+    ),
     "a signed knock opens": (
         lambda table: on_open(table, SSH, FRESH, NOW_S),
         [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from doorward.core.openings import OpeningTable
+from doorward.model import Share
 from tests.support.openings import element, opening
 
 HOME, OFFICE = ip_address("192.0.2.7"), ip_address("2001:db8::7")
@@ -13,11 +14,13 @@ HOME, OFFICE = ip_address("192.0.2.7"), ip_address("2001:db8::7")
 def test_second_opening_extends_but_never_shortens() -> None:
     book = OpeningTable()
     first = opening(since_s=1000, until_s=1030, by="knock")
+    shares = (Share("hand", 1040, name="hand"), Share("knock", 1030, name="knock"))
+    longer = first._replace(until_s=1040, shares=shares)  # since and by stay
     transcript = [
         (first, first),
-        (opening(since_s=1010, until_s=1040, by="hand"), first._replace(until_s=1040)),  # since and by stay
-        (opening(since_s=1011, until_s=1015, by="hand"), first._replace(until_s=1040)),
-        (opening(since_s=1012, until_s=1040, by="hand"), first._replace(until_s=1040)),
+        (opening(since_s=1010, until_s=1040, by="hand"), longer),
+        (opening(since_s=1011, until_s=1015, by="hand"), longer),
+        (opening(since_s=1012, until_s=1040, by="hand"), longer),
     ]
     for new, expected in transcript:
         assert book.open(new) == expected
@@ -71,7 +74,7 @@ def test_next_end_after_close_and_extension() -> None:
     book.open(opening("ssh", until_s=30.0))  # extended past the other
     assert [one.door for one in book.expire(10.0)] == []
     book.close("web", HOME)
-    assert book.next_end() == opening("ssh", until_s=30.0)
+    assert book.next_end() == opening("ssh", until_s=30.0)._replace(shares=(Share("knock", 30.0, name="knock"),))
     book.close("ssh", HOME)
     book.open(opening("ssh", until_s=15.0))  # opened again after a manual close: it may end sooner
     assert book.expire(30.0) == [opening("ssh", until_s=15.0)]

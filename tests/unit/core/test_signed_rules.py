@@ -8,8 +8,8 @@ from unittest.mock import patch
 import pytest
 
 from doorward.core import signed_rules
-from doorward.core.signed_rules import CloseDates, DatedKnock, Holders, Share, may_open
-from doorward.model import Source
+from doorward.core.signed_rules import CloseDates, DatedKnock, Holders, may_open
+from doorward.model import Share, Source
 
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 
@@ -83,6 +83,17 @@ def test_beyond_the_bound_of_signers_the_oldest_close_counts_for_everyone() -> N
     assert len(list(CloseDates(dates.rows()).rows())) == 3
 
 
+def test_close_by_hand_counts_for_its_signer_until_a_clock_that_was_ahead_is_right() -> None:
+    dates = CloseDates()
+    dates.note_by_hand(close(10_000))
+    dates.note(close(20_000, "key bob"))
+    assert dates.last("key alice", "ssh", HOME) == 10_000
+    assert dates.finish("ssh", HOME, held(Share("key alice", 10.0, 50))) == held(Share("key alice", 10.0, 50))
+    dates.lower(500)
+    assert dates.last("key alice", "ssh", HOME) == 500
+    assert dates.last("key bob", "ssh", HOME) == 20_000  # its signer wrote that date
+
+
 def test_start_ends_what_a_claimed_close_was_for_and_nothing_else() -> None:
     dates = CloseDates()
     with patch.object(signed_rules, "MAX_CLOSES_PER_SIGNER", 1):
@@ -103,7 +114,8 @@ def test_opening_ends_with_its_last_holder() -> None:
 def test_close_removes_the_signers_own_share_if_it_is_dated_before() -> None:
     holders = held(Share("key alice", 10.0, 100), Share("key bob", 20.0, 100), Share("hand", 30.0))
     assert holders.close("key alice", 101) == held(Share("key bob", 20.0, 100), Share("hand", 30.0))
-    assert holders.close("key alice", 100) == holders
+    assert holders.close("key alice", 100) == holders.close("key alice", 101)  # a date counts as before itself
+    assert holders.close("key alice", 99) == holders
     assert holders.close("hand", 101) == holders  # an operator's opening has no date
 
 

@@ -85,11 +85,11 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_where_it_cannot_be_kept_it_holds_and_that_is_said(tmp_path: Path) -> None:
-    told: list[str] = []
+    logged: list[str] = []
     gate = FakeFirewall(lambda: CLOCK[0])
-    BanList(tmp_path / "missing" / "bans.json", gate, lambda words, _: told.append(words)).add(HERE, 60)
+    BanList(tmp_path / "missing" / "bans.json", gate, lambda words, _: logged.append(words)).add(HERE, 60)
     assert gate.banned() == {HERE: 60}
-    assert "bans hold, and a restart forgets this change" in told[0]
+    assert "bans hold, and a restart forgets this change" in logged[0]
 
 
 PLACES = st.sampled_from(["192.0.2.7", "2001:db8::/64", "::/0", "x", "fe80::1%1"])

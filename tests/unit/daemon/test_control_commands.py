@@ -80,7 +80,7 @@ def test_status(daemon: InProcessDaemon) -> None:
     }
 
 
-def test_what_would_tell_of_the_file_is_the_owners(daemon: InProcessDaemon) -> None:
+def test_details_of_the_file_are_for_the_owner_alone(daemon: InProcessDaemon) -> None:
     daemon.gate.loaded = replace(
         daemon.gate.loaded, digest="0f", last_good="doorward.toml:3: '7000' has no protocol; write it"
     )
@@ -92,8 +92,10 @@ def test_what_would_tell_of_the_file_is_the_owners(daemon: InProcessDaemon) -> N
 
 def test_stats(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    told = daemon.ask("stats")
-    assert {key: told[key] for key in ("summary", "generation", "doors", "openings", "events", "attempts", "sets")} == {
+    stats = daemon.ask("stats")
+    assert {
+        key: stats[key] for key in ("summary", "generation", "doors", "openings", "events", "attempts", "sets")
+    } == {
         "summary": "3 doors, mode guard",
         "generation": "0123abcd",
         "doors": 3,
@@ -102,10 +104,10 @@ def test_stats(daemon: InProcessDaemon) -> None:
         "attempts": [],
         "sets": {},
     }
-    assert told["counters"] == dict.fromkeys(COUNTERS, 0)
+    assert stats["counters"] == dict.fromkeys(COUNTERS, 0)
 
 
-def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InProcessDaemon) -> None:
+def test_subscriber_receives_the_state_and_then_the_events(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
     follower = daemon.commands.answer({"command": "follow"})
     assert isinstance(follower, Subscriber)
@@ -115,8 +117,8 @@ def test_who_follows_is_told_what_stands_and_then_what_happens(daemon: InProcess
     with ours, theirs, theirs.makefile("rb") as lines:
         follower.begin(SocketWriter(daemon.loop, ours))
         daemon.ask("close", "ssh", "192.0.2.7")
-        told = json.loads(lines.readline())
-        assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= told.items()
+        event = json.loads(lines.readline())
+        assert {"event": "closed", "door": "ssh", "address": "192.0.2.7", "by": "hand"}.items() <= event.items()
         follower.end()
         daemon.ask("open", "ssh", "192.0.2.7")
         ours.shutdown(socket.SHUT_WR)
@@ -138,12 +140,12 @@ def test_members_of_the_group_may_neither_change_the_gate_nor_ban(daemon: InProc
 
 
 @pytest.mark.parametrize("command", [*OWNERS, "bans", "close", "follow", "open", "status"])
-def test_who_may_read_the_stats_may_do_nothing_else(daemon: InProcessDaemon, command: str) -> None:
+def test_metrics_user_may_read_the_stats_and_nothing_else(daemon: InProcessDaemon, command: str) -> None:
     with raises(UsageError, "not-permitted"):
         daemon.ask(command, "ssh", "192.0.2.7", is_owner=False, is_reader=True)
 
 
-def test_the_stats_name_no_address_to_who_may_read_nothing_else(daemon: InProcessDaemon) -> None:
+def test_stats_for_the_metrics_user_contain_no_address(daemon: InProcessDaemon) -> None:
     whole = daemon.ask("stats")
     stats = daemon.ask("stats", is_owner=False, is_reader=True)
     assert whole.keys() - stats.keys() == {"attempts", "listed"}
@@ -352,14 +354,14 @@ def test_a_ban_closes_every_door_and_opens_none(daemon: InProcessDaemon) -> None
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "ff02::1"]
 )
-def test_addresses_that_no_stranger_has_are_not_banned(daemon: InProcessDaemon, address: str) -> None:
+def test_addresses_that_no_client_can_have_are_not_banned(daemon: InProcessDaemon, address: str) -> None:
     with raises(UsageError, "own-address"):
         daemon.ask("ban", address=address)
 
 
 def test_what_the_filter_refuses_is_banned_all_the_same(daemon: InProcessDaemon) -> None:
     daemon.ask("open", "ssh", "192.0.2.7")
-    daemon.firewall.stuck = True  # the entry cannot be taken out; the ban stands before it
+    daemon.firewall.stuck = True  # the element cannot be removed; the ban precedes it
     with pytest.raises(HostError, match="stuck"):
         daemon.ask("ban", address="192.0.2.7")
     assert list(daemon.firewall.banned()) == [A22.address]

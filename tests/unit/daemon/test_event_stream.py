@@ -1,4 +1,4 @@
-"""Following the events: all that come, in order; whoever reads slowly is told how many he missed, and holds nobody."""
+"""The event stream: every event in order; a slow subscriber receives the number that it missed, and blocks nobody."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def serving() -> Iterator[Serving]:
 
 
 def read(events: Iterator[dict[str, Any]], count: int) -> list[Any]:
-    """Give the number in each event, or what else it is."""
+    """Return the number in each event, or what else it is."""
     found = [next(events) for _ in range(count)]
     return [event.get("n", (event["event"], event.get("count"))) for event in found]
 
 
-def test_all_who_follow_are_told_of_everything_from_then_on(serving: Serving) -> None:
+def test_subscribers_receive_every_later_event(serving: Serving) -> None:
     serving.tell(0, 5)
     with closing(EventClient(serving.path)) as one:
         assert one.first == STATUS
@@ -96,14 +96,14 @@ def test_all_who_follow_are_told_of_everything_from_then_on(serving: Serving) ->
         assert next(iter(one)).items() > event.items()
 
 
-def test_a_slow_reader_misses_events_and_is_told_how_many(serving: Serving) -> None:
+def test_slow_subscriber_misses_events_that_are_counted(serving: Serving) -> None:
     with closing(EventClient(serving.path)) as slow, closing(EventClient(serving.path)) as quick:
         begun_s = time.monotonic()
-        told, events = 0, iter(quick)
+        sent, events = 0, iter(quick)
         for first in range(0, 3 * MAX_WAITING, MAX_WAITING // 4):
             serving.tell(first, first + MAX_WAITING // 4, size=1000)
-            told = first + MAX_WAITING // 4
-            assert read(events, MAX_WAITING // 4) == [*range(first, told)]
+            sent = first + MAX_WAITING // 4
+            assert read(events, MAX_WAITING // 4) == [*range(first, sent)]
         assert time.monotonic() - begun_s < 30  # nothing waited for the one that did not read
         numbers = []
         for event in slow:
@@ -112,9 +112,9 @@ def test_a_slow_reader_misses_events_and_is_told_how_many(serving: Serving) -> N
             numbers.append(event["n"])
         assert numbers == [*range(len(numbers))]
         assert len(numbers) >= MAX_WAITING
-        assert event["count"] == told - len(numbers)
-        serving.tell(told, told + 3)
-        assert read(iter(slow), 3) == [told, told + 1, told + 2]
+        assert event["count"] == sent - len(numbers)
+        serving.tell(sent, sent + 3)
+        assert read(iter(slow), 3) == [sent, sent + 1, sent + 2]
 
 
 def test_a_line_that_fits_the_socket_in_part_comes_whole(serving: Serving) -> None:
@@ -123,7 +123,7 @@ def test_a_line_that_fits_the_socket_in_part_comes_whole(serving: Serving) -> No
         assert read(iter(reader), 20) == [*range(20)]
 
 
-def test_there_is_a_bound_and_who_leaves_makes_room(serving: Serving) -> None:
+def test_subscribers_are_bounded_and_one_that_leaves_makes_room(serving: Serving) -> None:
     with ExitStack() as stack:
         followers = [stack.enter_context(closing(EventClient(serving.path))) for _ in range(MAX_FOLLOWERS)]
         with raises(NegativeResult, "too-many-subscribers"):
@@ -136,7 +136,7 @@ def test_there_is_a_bound_and_who_leaves_makes_room(serving: Serving) -> None:
             assert read(iter(late), 1) == [0]
 
 
-def test_who_shuts_his_ears_is_left_out(serving: Serving) -> None:
+def test_unresponsive_subscriber_is_dropped(serving: Serving) -> None:
     with closing(EventClient(serving.path)) as deaf, closing(EventClient(serving.path)) as other:
         serving.tell(0, MAX_WAITING, size=1000)
         deaf._socket.shutdown(socket.SHUT_RD)
@@ -147,13 +147,13 @@ def test_who_shuts_his_ears_is_left_out(serving: Serving) -> None:
         assert len(serving.followers._following) == 1
 
 
-def test_who_follows_asks_nothing_more(serving: Serving) -> None:
+def test_subscriber_may_send_no_further_request(serving: Serving) -> None:
     with closing(EventClient(serving.path)) as reader:
         reader._socket.sendall(b'{"command": "status"}\n')
         assert list(reader) == []
 
 
-def test_who_follows_may_be_silent(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_subscriber_is_kept(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doorward.daemon.control_socket._PATIENCE_S", 0.05)
     with closing(EventClient(serving.path)) as reader:
         reader._socket.settimeout(15)

@@ -1,4 +1,4 @@
-"""The process that runs commands has them from the configuration itself, and is told nothing but to read it again."""
+"""The process that runs commands reads them from the configuration itself; a request may only have it do so."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.support.processes import as_nobody, needs_root
 
 @needs_root
 @pytest.mark.parametrize("read", [read_private_key, read_authorized_keys])
-def test_a_folder_that_may_not_be_entered_is_told(read: Callable[[Path], object], tmp_path: Path) -> None:
+def test_directory_without_permission_is_reported(read: Callable[[Path], object], tmp_path: Path) -> None:
     folder = tmp_path / "secret"
     folder.mkdir(0o700)
     with raises(UsageError, "no-permission"):

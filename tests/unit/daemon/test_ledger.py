@@ -15,6 +15,7 @@ import pytest
 from doorward.daemon import ledger as module
 from doorward.daemon.ledger import MAX_PENDING, Ledger, Record, ledger_path, open_ledger, read_records
 from doorward.errors import HostError
+from doorward.model import Share
 from tests.support.errors import raises
 from tests.support.openings import opening
 from tests.support.processes import as_nobody, needs_root
@@ -64,7 +65,7 @@ def test_an_opening_from_its_knock_to_its_end(ledger: Ledger, path: Path) -> Non
     assert everything(path)[0] == ended
 
 
-def test_refusals_stand_in_the_record_with_their_reason(ledger: Ledger, path: Path) -> None:
+def test_rejections_are_recorded_with_their_reason(ledger: Ledger, path: Path) -> None:
     ledger.refused("ssh", STRANGER, 1000.0, "the open set is full")
     ledger.refused(None, OFFICE, 1001.0, "a scanner")
     assert everything(path) == [
@@ -106,7 +107,7 @@ def test_reading_chooses_and_gives_the_oldest_first(
     assert [record.at_s for record in read_records(path, since_s, last, door, address)] == expected
 
 
-def test_what_stands_is_given_again_to_the_next_daemon(path: Path) -> None:
+def test_active_openings_are_returned_to_the_next_daemon(path: Path) -> None:
     first, _ = open_ledger(path, "stamp")
     standing = [
         opening("ssh", "192.0.2.7", "22/tcp 7/udp", 1000.0, 1030.0, "knock"),
@@ -129,10 +130,10 @@ NONSENSE = {
     "ports that are no JSON": ("192.0.2.7", "22/tcp", 1030.0),
     "ports that are a number": ("192.0.2.7", "5", 1030.0),
     "ports that are numbers": ("192.0.2.7", "[22]", 1030.0),
-    "a port that is none": ("192.0.2.7", '["99999/tcp"]', 1030.0),
+    "an invalid port": ("192.0.2.7", '["99999/tcp"]', 1030.0),
     "ports that are bytes": ("192.0.2.7", b"\xff\xfe\xfd", 1030.0),
     "ports nested without end": ("192.0.2.7", "[" * 100_000, 1030.0),
-    "an address that is none": ("home", '["22/tcp"]', 1030.0),
+    "an invalid address": ("home", '["22/tcp"]', 1030.0),
     "an address of bytes": (b"\1\2\3\4\5", '["22/tcp"]', 1030.0),
     "an address of four bytes": (b"\1\2\3\4", '["22/tcp"]', 1030.0),
     "an address of one link": ("fe80::1%eth0", '["22/tcp"]', 1030.0),
@@ -143,7 +144,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("row", NONSENSE.values(), ids=NONSENSE)
-def test_a_row_that_makes_no_sense_is_ended_and_the_rest_stands(path: Path, row: tuple[object, ...]) -> None:
+def test_malformed_row_is_ended_and_the_rest_stays_active(path: Path, row: tuple[object, ...]) -> None:
     good = opening("web", "2001:db8::7")
     first = Ledger(path)
     first.opened(good)
@@ -186,6 +187,11 @@ def without_a_table(path: Path) -> None:
         db.commit()
 
 
+def with_a_close_by_nobody(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO closes (signer, door, address, time) VALUES (x'ff', 'ssh', '192.0.2.7', 1)")
+
+
 def with_other_definitions(what: bytes, instead: bytes) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         path.write_bytes(path.read_bytes().replace(what, instead))
@@ -201,6 +207,7 @@ def with_other_definitions(what: bytes, instead: bytes) -> Callable[[Path], None
         (with_other_definitions(b"until REAL", b"untix REAL"), "not a ledger's"),
         (with_other_definitions(b"CREATE TABLE openings", b"CREATE \x85ABLE openings"), "cannot be used"),
         (with_garbage, "not a database"),
+        (with_a_close_by_nobody, "used signed knocks"),
         (cut_short, "cannot be used"),
         (with_a_torn_page, "cannot be used"),
     ],
@@ -280,7 +287,7 @@ def test_reading_says_what_is_missing(path: Path) -> None:
 
 
 @needs_root
-def test_reading_without_the_right_says_whom_to_ask(ledger: Ledger, path: Path) -> None:
+def test_reading_without_permission_names_the_remedy(ledger: Ledger, path: Path) -> None:
     path.parent.chmod(0o700)
     with raises(HostError, "ledger-unreadable"):
         as_nobody(lambda: everything(path))
@@ -400,7 +407,7 @@ def test_old_rows_go(ledger: Ledger, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_rows")
-def test_an_opening_that_stands_is_never_trimmed(ledger: Ledger) -> None:
+def test_active_opening_is_never_trimmed(ledger: Ledger) -> None:
     standing = opening("ssh", since_s=0.0)
     ledger.opened(standing)
     for second in range(1, 60):
@@ -472,7 +479,7 @@ def spans(ledger: Ledger) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("step_s", [-7200.0, -1.0, 1.0, 1e6])
-def test_a_stepped_clock_moves_what_stands_and_not_what_ended(path: Path, step_s: float, restarts: bool) -> None:
+def test_stepped_clock_moves_active_openings_only(path: Path, step_s: float, restarts: bool) -> None:
     ledger = Ledger(path)
     assert ledger.wall_offset(50.0, 2_000_050.0) == 2_000_000.0
     ledger.opened(opening("web", since_s=2_000_040.0, until_s=2_000_070.0))
@@ -489,7 +496,7 @@ def test_a_stepped_clock_moves_what_stands_and_not_what_ended(path: Path, step_s
     ledger.close()
 
 
-def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_boot_only_the_wall_clock_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Ledger(path)
     first.wall_offset(5000.0, 2_005_000.0)
     first.opened(opening(since_s=2_005_000.0, until_s=2_005_030.0))
@@ -503,7 +510,12 @@ def test_after_a_boot_only_the_wall_clock_tells(path: Path, monkeypatch: pytest.
     second.close()
 
 
-LATER = {1: ("clock",), 2: ("seen", "seen_floor"), 3: ("seen_forgotten", "bans")}  # tables, by the version before
+LATER = {
+    1: ("clock",),
+    2: ("seen", "seen_floor"),
+    3: ("seen_forgotten", "bans"),
+    4: ("closes",),
+}  # tables, by the version before
 
 
 @pytest.mark.parametrize("version", LATER)
@@ -513,7 +525,7 @@ def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> Non
     first.close()
     missing = [table for before, tables in LATER.items() if before >= version for table in tables]
     with closing(sqlite3.connect(path)) as db:
-        drops = "".join(f"DROP TABLE {table};" for table in missing)
+        drops = "ALTER TABLE openings DROP COLUMN shares;" + "".join(f"DROP TABLE {table};" for table in missing)
         db.executescript(f"{drops} PRAGMA user_version = {version}")
     assert [record.event for record in read_records(path, 0.0, 10)] == [
         "opened"
@@ -524,6 +536,40 @@ def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> Non
     assert second.active() == [opening()]
     second.close()
     assert [record.event for record in read_records(path, 0.0, 10)] == ["opened", "banned"]
+
+
+SHARES = (Share("ada", 1020.0, 5, "key ada"), Share("hand", 1030.0, name="hand"))
+
+
+def test_shares_are_kept_and_follow_a_step_of_the_clock(ledger: Ledger) -> None:
+    ledger.wall_offset(1.0, 1000.0)
+    ledger.opened(opening()._replace(shares=SHARES))
+    ledger.wall_offset(1.0, 1100.0)
+    (found,) = ledger.active()
+    assert found.shares == tuple(share._replace(until_s=share.until_s + 100) for share in SHARES)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        "[",
+        "7",
+        "[7]",
+        '[["ada", -1, 5, ""]]',
+        '[["ada", NaN, 5, ""]]',
+        f'[["ada", 1{"0" * 400}, 5, ""]]',
+        '[["ada", 0, 5.5, ""]]',
+        f'[["ada", 0, 1{"0" * 400}, ""]]',
+        '[["ada", 0, -1, ""]]',
+        "[" * 5000,
+    ],
+)
+def test_an_opening_with_invalid_shares_is_ended(ledger: Ledger, path: Path, shares: str) -> None:
+    ledger.opened(opening())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE openings SET shares = ?", (shares,))
+    assert ledger.active() == []
+    assert [record.detail["closed_by"] for record in everything(path)] == ["lost"]
 
 
 def test_a_ban_is_recorded_with_its_end(ledger: Ledger, path: Path) -> None:
@@ -541,7 +587,7 @@ def test_a_ban_is_recorded_with_its_end(ledger: Ledger, path: Path) -> None:
     ]
 
 
-def test_what_is_over_stands_until_it_is_closed_too(ledger: Ledger) -> None:
+def test_ended_opening_stays_active_until_it_is_closed(ledger: Ledger) -> None:
     ledger.opened(opening())
     ledger.ended("ssh", HOME, 1010.0)
     assert spans(ledger) == [(1000.0, 1010.0)]

@@ -164,7 +164,7 @@ def test_no_text_commands_the_terminal_or_makes_a_line_of_its_own() -> None:
         assert all(line.isprintable() for line in lines)
 
 
-def test_too_many_lines_of_a_kind_are_counted_and_the_count_is_told() -> None:
+def test_suppressed_lines_of_a_kind_are_counted_and_reported() -> None:
     stream = io.StringIO()
     log = Log("json", stream)
     for _ in range(LINES_AT_ONCE + 7):

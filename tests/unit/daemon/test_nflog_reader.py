@@ -72,7 +72,7 @@ GOOD = pack_events([NflogEvent("0123abcd", "knock", 7, ip_address("192.0.2.7"))]
         GOOD[:25] + b"\1" + GOOD[26:],
     ],
 )
-def test_what_is_no_event(raw: bytes) -> None:
+def test_malformed_events_are_rejected(raw: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_events(raw)
 
@@ -118,7 +118,7 @@ def awaited(reader: NflogReader, count: int) -> list[NflogEvent | None]:
 
 
 @pytest.mark.netns
-def test_events_come_through_and_the_last_log_is_told_first() -> None:
+def test_events_are_forwarded_those_of_the_last_log_first() -> None:
     with reading(2) as reader:
         os.kill(reader._worker.pid, signal.SIGSTOP)
         knock(7000)
@@ -170,7 +170,7 @@ def kernel_call(name: str, *arguments: object) -> Callable[[], None]:
 
 
 def forbidden(folder: Path) -> dict[str, Callable[[], object]]:
-    """Give what somebody who took over the reader would try; where it would change this machine, with wrong words.
+    """Return what somebody who took over the reader would try; where it would change this machine, with wrong words.
 
     Outside, wrong words give another error than EPERM.
     """
@@ -234,7 +234,7 @@ def results(attempts: dict[str, Callable[[], object]], enter: Enter) -> dict[str
 @pytest.mark.netns
 @pytest.mark.parametrize("user", [None, NOBODY], ids=["root", "another user"])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_whoever_takes_it_over_can_do_nothing(tmp_path: Path, user: int | None) -> None:
+def test_compromised_reader_can_do_nothing(tmp_path: Path, user: int | None) -> None:
     tmp_path.chmod(0o777)
     (tmp_path / "file").write_text("as it was")
     (tmp_path / "file").chmod(0o666)
@@ -308,7 +308,7 @@ def test_the_filter_on_both_machines(
     assert verdict(seccomp.reader_filter(machine, [3], [4]), audit, call, *arguments) == expected
 
 
-def test_a_machine_without_a_filter_is_told() -> None:
+def test_architecture_without_a_filter_is_reported() -> None:
     assert seccomp.is_supported("x86_64")
     assert seccomp.is_supported("aarch64")
     assert not seccomp.is_supported("riscv64")

@@ -202,7 +202,7 @@ def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
         assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == counts
     assert [each.door for each in daemon.table.enclosing(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
     assert list(daemon.table.enclosing(wide)) == list(daemon.table.enclosing(ip_address("10.1.1.1"))) == []
-    daemon.table.restore("web", wide, None)
+    daemon.table.replace("web", wide, None)
     assert daemon.table.wide_count("key laptop") == 1
     daemon.table.expire(daemon.loop.now_s() + 3600)
     assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == (0, 0)

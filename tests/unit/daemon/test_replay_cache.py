@@ -6,15 +6,18 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from doorward.config.values import MAX_WINDOW_MS
+from doorward.core.signed_rules import CLOSED, DatedKnock
 from doorward.daemon import replay_cache
 from doorward.daemon.ledger import Ledger, open_ledger
 from doorward.daemon.replay_cache import (
     AHEAD_MS,
+    CLOSES,
     FORGOTTEN,
     KEPT_MS,
     MOST_AHEAD_MS,
@@ -34,7 +37,7 @@ NOW_MS = 100 * DAY_MS
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
-    connection.executescript(SCHEMA + FORGOTTEN)
+    connection.executescript(SCHEMA + FORGOTTEN + CLOSES)
     yield connection
     connection.close()
 
@@ -95,7 +98,7 @@ def test_after_an_unclean_boot_nothing_from_before_it_is_good(machine: Machine) 
     first_ms = booted_ms + AHEAD_MS  # what was dated so far ahead was not synced
     assert machine.claim(claim(2, first_ms - 1))[0].startswith("it is older")
     assert machine.claim(claim(3, first_ms)) == [""]
-    assert machine.begin(NEXT_BOOT, booted_ms) == ""  # the same boot: told once
+    assert machine.begin(NEXT_BOOT, booted_ms) == ""  # the same boot: logged once
     assert machine.claim(claim(4, first_ms - 1))[0].startswith("it is older")  # and true for all of it
     machine.table.close()
     machine.begin("boot-3", booted_ms + 1)
@@ -123,7 +126,7 @@ def test_the_start_is_reckoned_by_the_clock_at_the_end(machine: Machine) -> None
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["a new ledger", "an unclean boot"])
-def test_a_clock_that_was_ahead_at_a_start_shuts_nobody_out_once_it_is_right(
+def test_clock_that_was_ahead_at_a_start_rejects_no_knock_once_it_is_right(
     db: sqlite3.Connection, is_new: bool
 ) -> None:
     year_ms = 365 * DAY_MS
@@ -275,8 +278,8 @@ def test_a_ledger_that_does_not_say_from_when_it_is_whole_is_damaged(tmp_path: P
     with sqlite3.connect(path) as other:
         other.execute("UPDATE seen_floor SET floor = ?", (floor,))
     other.close()
-    ledger, told = open_ledger(path, "stamp")
-    assert told
+    ledger, set_aside = open_ledger(path, "stamp")
+    assert set_aside
     assert ledger.follows_a_damaged_one
     ledger.close()
 
@@ -313,3 +316,46 @@ def test_what_is_dated_ahead_is_synced_before_its_door_opens(tmp_path: Path, mon
     ledger.seen.claim([claim(2, NOW_MS + 1100)])
     assert synced == [True]
     ledger.close()
+
+
+def dated(number: int, time_ms: int, signer: str = "ada", *, is_close: bool = False) -> PacketId:
+    knock = DatedKnock(signer, "ssh", ip_address("192.0.2.7"), time_ms)
+    return PacketId(number.to_bytes(16), time_ms, knock, is_close)
+
+
+def test_an_open_from_before_a_close_is_claimed_and_rejected(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    ledger.seen.begin(at_now, 0)
+    batch = [
+        dated(1, NOW_MS),
+        dated(2, NOW_MS + 5, is_close=True),
+        dated(3, NOW_MS + 5),  # later in the same batch
+        dated(4, NOW_MS + 5, "bob"),
+        dated(5, NOW_MS + 6),
+    ]
+    assert ledger.seen.claim(batch) == ["", "", CLOSED, "", ""]
+    assert ledger.seen.claim([batch[2]]) == ["it was used already"]
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.sqlite3")
+    again.seen.begin(at_now, 0)
+    assert again.seen.claim([dated(6, NOW_MS + 5), dated(7, NOW_MS + 6)]) == [CLOSED, ""]
+    again.close()
+
+
+def test_a_close_that_cannot_be_synced_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    ledger.seen.begin(at_now, 0)
+    monkeypatch.setattr(ledger.seen, "_secure", lambda: False)
+    refusals = ledger.seen.claim([dated(1, NOW_MS, is_close=True), dated(2, NOW_MS + 1)])
+    assert refusals == ["it closes, and the ledger cannot be synced to the disk", ""]
+
+
+def test_dates_of_closes_go_with_the_numbers(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_cache, "_FORGET_EVERY", 1)
+    monkeypatch.setattr(replay_cache, "KEPT_ROWS", 1)
+    closes = [dated(number, NOW_MS + number, is_close=True) for number in range(1, 6)]
+    for number, close in enumerate(closes):
+        knock = DatedKnock("ada", str(number), ip_address("192.0.2.7"), close.time_ms)
+        assert machine.claim(close._replace(knock=knock)) == [""]
+    rows = machine.db.execute("SELECT door FROM closes ORDER BY door").fetchall()
+    assert rows == [("3",), ("4",)]

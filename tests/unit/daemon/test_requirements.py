@@ -102,7 +102,7 @@ def test_a_file_that_the_units_user_cannot_read(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_who_cannot_read_a_file_is_asked_as_that_user(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_with_the_rights_of_that_user(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = privileges.Identity("nobody", 65534, 65534, (65534,))
     monkeypatch.setattr(privileges, "service_identity", lambda: nobody)
     house.signed.key_file.chmod(0o600)

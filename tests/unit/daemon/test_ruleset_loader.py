@@ -96,7 +96,7 @@ def test_what_the_daemon_learns(path: Path) -> None:
     assert set(loaded.states.values()) == {(0,)}
 
 
-def test_the_gate_stands_and_has_what_was_to_be_restored(path: Path) -> None:
+def test_the_gate_is_loaded_with_the_restored_openings(path: Path) -> None:
     loading_of(path, {HOME: 60}).result()
     assert NftFirewall().elements() == pytest.approx({HOME: 60}, abs=1)
     sizes = {thing.name: thing.size for thing in NftFirewall().existing()}

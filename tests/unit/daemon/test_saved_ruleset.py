@@ -21,7 +21,7 @@ def test_what_is_prepared_takes_its_place_when_it_is_loaded(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_stands_in_the_way_is_told_and_hinders_nothing(tmp_path: Path) -> None:
+def test_obstacle_is_reported_and_prevents_nothing(tmp_path: Path) -> None:
     missing = tmp_path / "no-such-folder" / "gate.nft"
     assert saved_ruleset.prepare(missing, "") == f"{missing}: No such file or directory"
     assert saved_ruleset.commit(missing) == f"{missing}: No such file or directory"

@@ -46,9 +46,9 @@ def test_a_histogram_counts_what_is_a_time(values: list[float]) -> None:
     histogram = Histogram()
     for value in values:
         histogram.add(value)
-    told = histogram.as_dict()
+    counted = histogram.as_dict()
     times = [value for value in values if 0 <= value <= 60]
-    assert sum(told["counts"]) == len(times)
+    assert sum(counted["counts"]) == len(times)
     for n, bound in enumerate(LATENCY_S):
-        assert sum(told["counts"][: n + 1]) == sum(value <= bound for value in times)
-    assert abs(told["sum"] - sum(times)) < 1e-6
+        assert sum(counted["counts"][: n + 1]) == sum(value <= bound for value in times)
+    assert abs(counted["sum"] - sum(times)) < 1e-6

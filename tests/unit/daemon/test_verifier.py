@@ -16,11 +16,12 @@ from doorward.daemon.verifier import (
     parse_report,
 )
 from doorward.errors import MalformedError
-from doorward.kernel.nflog import Datagram
+from doorward.kernel.nflog import LoggedDatagram
+from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection, Verdict
 from doorward.signed.reply import ReplySecret
 
-GUEST = ip_address("192.0.2.7")
+GUEST, SERVER = ip_address("192.0.2.7"), ip_address("192.0.2.1")
 WALL_S = 1_800_000_000.0
 
 
@@ -49,15 +50,16 @@ def desk() -> VerifierQueue:
     return VerifierQueue(Judging())  # type: ignore[arg-type]
 
 
-def packet(kind: str, number: int = 0) -> Datagram:
-    return Datagram(GUEST.packed, kind.encode() + number.to_bytes(15) + b"the rest")
+def packet(kind: str, number: int = 0) -> LoggedDatagram:
+    payload = kind.encode() + number.to_bytes(15) + b"the rest"
+    return LoggedDatagram(UdpDatagram(GUEST.packed, 40_000, SERVER.packed, 62201, payload), 2)
 
 
-def test_what_is_granted_is_told_at_once() -> None:
+def test_grants_are_reported_at_once() -> None:
     assert desk().run([packet("G")], WALL_S, 0.0) == [VerifierReport([grant()], [], {})]
 
 
-def test_garbage_is_only_counted_and_the_count_told_once_a_second() -> None:
+def test_garbage_is_only_counted_and_reported_once_per_second() -> None:
     here = desk()
     assert here.run([packet("x", number) for number in range(5)], WALL_S, 10.0) == [
         VerifierReport([], [], {"check": 5})
@@ -67,7 +69,7 @@ def test_garbage_is_only_counted_and_the_count_told_once_a_second() -> None:
     assert here.run([], WALL_S, 13.0) == []
 
 
-def test_a_copy_is_no_second_grant() -> None:
+def test_copy_is_not_granted_again() -> None:
     here = desk()
     here.run([packet("G"), packet("R")], WALL_S, 0.0)
     (report,) = here.run([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
@@ -77,7 +79,7 @@ def test_a_copy_is_no_second_grant() -> None:
 
 def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
     here, real = desk(), packet("F")
-    copy = real._replace(source=ip_address("203.0.113.9").packed)
+    copy = real._replace(udp=real.udp._replace(source=ip_address("203.0.113.9").packed))
     (report,) = here.run([copy, copy, real, copy, real], WALL_S, 0.0)
     assert report.knocks == [grant()]
     assert report.counts == {"forbidden": 1, "repeated": 3}
@@ -102,19 +104,19 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [telling.refused.reason for telling in report.refused] == ["clock", "repeated"]
 
 
-def test_refusals_are_told_up_to_a_limit_and_all_counted() -> None:
+def test_rejections_are_reported_up_to_a_limit_and_all_counted() -> None:
     reports = desk().run([packet("R", number) for number in range(1000)], WALL_S, 0.0)
     assert sum(len(report.refused) for report in reports) == REJECTIONS_AT_ONCE
     assert reports[0].counts == {"clock": 1000}
     assert all(len(pack_report(report)) < 1 << 17 for report in reports)
 
 
-def test_a_crowd_is_told_in_several_messages() -> None:
+def test_many_knocks_are_reported_in_several_messages() -> None:
     reports = desk().run([packet("G", number) for number in range(250)], WALL_S, 0.0)
     assert [len(report.knocks) for report in reports] == [36] * 6 + [34]
 
 
-def test_whatever_strangers_write_fits_in_a_message() -> None:
+def test_untrusted_text_always_fits_in_a_message() -> None:
     """A certificate's names are its maker's, and a message that does not fit would end the verifier."""
     wide = "\U0001f600" * 500
     here = VerifierQueue(Judging())  # type: ignore[arg-type]

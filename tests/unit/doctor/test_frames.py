@@ -13,7 +13,7 @@ from doorward.errors import MalformedError
 from doorward.kernel import netlink
 from doorward.model import Port, Protocol
 from doorward.packets.packet import parse as packet_of
-from doorward.packets.packet import udp_payload
+from doorward.packets.packet import parse_udp
 
 FOUR, SIX = ("192.0.2.7", "198.51.100.2"), ("2001:db8::7", "2001:db8:1::2")
 FLOWS = [
@@ -41,7 +41,7 @@ def test_packets_parse_back_with_valid_checksums(flow: PacketFlow, step: Step) -
     if flow.port.protocol is Protocol.TCP:
         assert found.flags == {Step.NEW: 2, Step.REPLY: 18, Step.ESTABLISHED: 16}[step]
     else:
-        assert len(udp_payload(memoryview(raw))[1]) == step.value[3]
+        assert len(parse_udp(memoryview(raw)).payload) == step.value[3]
     head = 20 if flow.source.version == 4 else 40
     if head == 20:
         assert summed(raw[:20]) == 0xFFFF

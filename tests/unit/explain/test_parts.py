@@ -267,6 +267,11 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
             "closed_by_others",
             "and disappeared from the kernel after 4.0 s",
         ),
+        (
+            [OPENED | {"closed": 1004.0, "closed_by": "key ada"}],
+            "closed_by_knock",
+            "and was closed by key ada after 4.0 s",
+        ),
         ([OPENED | {"closed": 1004.0, "closed_by": "ban"}], "closed_by_ban", "and a ban closed it after 4.0 s"),
         (
             [OPENED | {"closed": 1004.0, "closed_by": "fleet"}],

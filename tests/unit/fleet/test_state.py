@@ -85,6 +85,49 @@ def test_local_opening_after_a_remote_close_is_published() -> None:
     assert (known.revision, here.owes(SSH, 10)) == (0, True)
 
 
+def test_close_is_published_before_a_shorter_opening_that_follows_it() -> None:
+    """Without the close, the other gates would keep the longer opening."""
+    here, there = SharedOpeningTable("a"), SharedOpeningTable("b")
+    here.on_put(found(5), 0)
+    there.on_put(found(5), 0)
+    here.on_closed(SSH, 10)
+    here.on_opened(SSH, 1_000, "knock", 10)
+    known = here.get(SSH)
+    assert known is not None
+    assert (known.is_closing, known.is_owed, known.is_open, known.until_ms) == (True, True, True, 1_000)
+    here.on_erased(SSH)
+    assert (known.is_closing, known.is_owed, known.revision) == (False, True, 0)
+    assert there.on_deleted(SSH, 6, 20) == [CloseHere(SSH)]
+    assert there.on_put(found(7, 980, "a")._replace(created=7), 20) == [OpenHere(SSH, 980, "knock at a", HOUR)]
+
+
+def test_snapshot_shortens_what_was_closed_and_opened_again() -> None:
+    here = SharedOpeningTable("a")
+    here.on_put(found(5)._replace(created=5), 0)
+    assert here.on_snapshot([found(6, 1_000)._replace(created=5)], 6, 0) == []  # never closed
+    again = found(8, 1_000)._replace(created=8)
+    assert here.on_snapshot([again], 8, 0) == [CloseHere(SSH), OpenHere(SSH, 1_000, "knock at b", HOUR)]
+
+
+def test_close_outlives_the_shorter_opening_that_followed_it() -> None:
+    here = SharedOpeningTable("a")
+    here.on_put(found(5), 0)
+    here.on_closed(SSH, 0)
+    here.on_opened(SSH, 1_000, "knock", 0)
+    here.prune(HOUR)
+    assert here.owed(HOUR) == [PublishOpening(SSH)]  # the other gates may have it open until then
+    here.prune(2 * HOUR)
+    assert here.owed(2 * HOUR) == []
+
+
+def test_opening_after_a_close_without_a_fleet_process_stays() -> None:
+    here = SharedOpeningTable("a")
+    here.restore([(SSH, 1_000, "knock")], [SSH], {SSH: OpeningState(HOUR, "", 5)}, 0)
+    known = here.get(SSH)
+    assert known is not None
+    assert (known.is_closing, known.is_open, known.until_ms, known.revision) == (True, True, 1_000, 5)
+
+
 def test_snapshot_closes_what_was_closed_during_an_absence() -> None:
     here = SharedOpeningTable("a")
     other = OpeningKey("ssh", ip_address("192.0.2.8"))
@@ -164,10 +207,9 @@ class Fleet(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sites = [Site(name) for name in "abc"]
-        self.history: list[tuple[OpeningKey, int, str] | None] = [
-            None
-        ]  # by revision: what was written; until 0: deleted
-        self.store: dict[OpeningKey, tuple[int, int, str]] = {}  # revision, until, gate
+        # By revision: the key, its end (0: deleted), the gate that wrote it, and the revision that created it.
+        self.history: list[tuple[OpeningKey, int, str, int] | None] = [None]
+        self.store: dict[OpeningKey, tuple[int, int, str, int]] = {}  # revision, until, gate, created at
         self.now = 0
 
     @rule(gate=GATES, key=KEYS, for_ms=st.integers(1_000, 100_000))
@@ -190,18 +232,24 @@ class Fleet(RuleBasedStateMachine):
             known, have = site.known.get(effect.key), self.store.get(effect.key)
             assert known is not None
             if (have[0] if have else 0) != known.revision:
-                seen = SeenOpening(effect.key, have[0], have[2], "knock", have[1] - self.now, HOUR) if have else None
+                seen = self.seen(effect.key) if have else None
                 site.apply(site.known.on_conflict(effect.key, seen, have[0] if have else 0, self.now), self.now)
             elif known.is_closing:
                 if self.store.pop(effect.key, None):
-                    self.history.append((effect.key, 0, site.name))
+                    self.history.append((effect.key, 0, site.name, 0))
                 if is_answered:
                     site.known.on_erased(effect.key)
             else:
-                self.history.append((effect.key, known.until_ms, site.name))
-                self.store[effect.key] = len(self.history) - 1, known.until_ms, site.name
+                revision = len(self.history)
+                created = have[3] if have else revision
+                self.history.append((effect.key, known.until_ms, site.name, created))
+                self.store[effect.key] = revision, known.until_ms, site.name, created
                 if is_answered:
-                    site.known.on_written(effect.key, len(self.history) - 1, known.until_ms)
+                    site.known.on_written(effect.key, revision, known.until_ms)
+
+    def seen(self, key: OpeningKey) -> SeenOpening:
+        revision, until, name, created = self.store[key]
+        return SeenOpening(key, revision, name, "knock", until - self.now, HOUR, created)
 
     @rule(gate=GATES, count=st.integers(1, 5))
     def deliver(self, gate: int, count: int) -> None:
@@ -209,12 +257,10 @@ class Fleet(RuleBasedStateMachine):
         for revision in range(site.seen + 1, min(site.seen + count + 1, len(self.history))):
             entry = self.history[revision]
             assert entry is not None
-            key, until, name = entry
+            key, until, name, created = entry
             if until:
-                site.apply(
-                    site.known.on_put(SeenOpening(key, revision, name, "knock", until - self.now, HOUR), self.now),
-                    self.now,
-                )
+                seen = SeenOpening(key, revision, name, "knock", until - self.now, HOUR, created)
+                site.apply(site.known.on_put(seen, self.now), self.now)
             else:
                 site.apply(site.known.on_deleted(key, revision, self.now), self.now)
             site.seen = revision
@@ -222,10 +268,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(gate=GATES)
     def read_all(self, gate: int) -> None:
         site, revision = self.sites[gate], len(self.history) - 1
-        there = [
-            SeenOpening(k, at, name, "knock", until - self.now, HOUR) for k, (at, until, name) in self.store.items()
-        ]
-        site.apply(site.known.on_snapshot(there, revision, self.now), self.now)
+        site.apply(site.known.on_snapshot(map(self.seen, self.store), revision, self.now), self.now)
         site.seen = max(site.seen, revision)
 
     @rule(ms=st.integers(1, 5_000))
@@ -233,27 +276,30 @@ class Fleet(RuleBasedStateMachine):
         self.now += ms
         for site in self.sites:
             site.open = {key: until for key, until in site.open.items() if until > self.now}
-        for key in [key for key, (_, until, _) in self.store.items() if until + 3_000 < self.now]:
+        for key in [key for key, (_, until, *_) in self.store.items() if until + 3_000 < self.now]:
             del self.store[key]  # its lease is over
-            self.history.append((key, 0, ""))
+            self.history.append((key, 0, "", 0))
 
     @invariant()
     def every_known_opening_is_open_at_the_gate(self) -> None:
         for site in self.sites:
             all_known = site.known._known.items()
-            known = {key for key, each in all_known if each.until_ms > self.now and not each.is_closing}
+            known = {key for key, each in all_known if each.until_ms > self.now and each.is_open}
             assert known == site.open.keys(), site.name
 
     def teardown(self) -> None:
-        for _ in range(4):
+        for _ in range(8):  # a gate may have to try again after the write of each other gate
             for gate in range(3):
                 self.write(gate, True)
                 self.deliver(gate, len(self.history))
         soon = self.now + 2 * END_TOLERANCE_MS  # two gates may each differ from etcd by as much
         open_here = [site.open.keys() for site in self.sites]
         lasting = {key for site in self.sites for key, until in site.open.items() if until > soon}
-        stored = {key: until for key, (_, until, _) in self.store.items()}
+        stored = {key: until for key, (_, until, *_) in self.store.items()}
         assert all(lasting <= keys for keys in open_here), (open_here, self.store)
+        for key in lasting:
+            ends = [site.open[key] for site in self.sites]
+            assert max(ends) - min(ends) <= 2 * END_TOLERANCE_MS, (key, ends, self.store)
         assert {key for key, until in stored.items() if until > soon} <= lasting <= stored.keys()
 
 

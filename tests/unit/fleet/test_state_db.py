@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -24,10 +25,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_saved_state_survives_a_restart(file: Path) -> None:
     first = FleetStateFile(file)
-    first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, OpeningState(6_000, "", 8, is_closing=True))], 100_000)
+    closed = OpeningState(6_000, "", 8, is_closing=True, closed_until_ms=6_000)
+    first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, closed)], 100_000)
     first.close()
     again = FleetStateFile(file)
-    assert again.read(102_000) == {SSH: OpeningState(3_000, "", 7), NET: OpeningState(4_000, "", 8, is_closing=True)}
+    shifted = replace(closed, until_ms=4_000, closed_until_ms=4_000)
+    assert again.read(102_000) == {SSH: OpeningState(3_000, "", 7), NET: shifted}
     again.write([(SSH, None)], 0)
     assert again.read(106_000).keys() == {NET}
     again.close()

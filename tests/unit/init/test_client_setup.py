@@ -123,7 +123,7 @@ def test_link_and_hosts_table_agree(doors: list[Door], address: str, signed: boo
 
 
 def test_custom_port_and_gate_name() -> None:
-    gate, signed = Gate(name="web"), Signed(ports=(Port(Protocol.UDP, 5000),))
+    gate, signed = Gate(name="web"), Signed(ports=(Port(Protocol.UDP, 5000),), confirm=True)
     configuration = configured(door("db")._replace(knock=()), gate=gate, signed=signed)
     link = knock_link(configuration, KEY, "192.0.2.7", configuration.doors)
     assert (link.signed_ports, link.gate, link.doors) == (signed.ports, "web", (("db", ()),))
@@ -133,6 +133,7 @@ def test_custom_port_and_gate_name() -> None:
         "server_key": KEY,
         "signed_port": "5000/udp",
         "gate": "web",
+        "confirm": True,
         "doors": {"db": []},
     }
 
@@ -168,8 +169,8 @@ ODD = FlagFilter.parse(("fin", "!syn"))
 def test_doors_that_clients_can_open(door: Door, by_sequence: bool, by_signature: bool) -> None:
     assert is_shareable(door, signed=False) is by_sequence
     assert is_shareable(door, signed=True) is by_signature
-    told = knock_link(configured(door), KEY, "192.0.2.7", [door]).doors
-    assert told == ((door.name, door.knock if by_sequence else ()),)
+    doors = knock_link(configured(door), KEY, "192.0.2.7", [door]).doors
+    assert doors == ((door.name, door.knock if by_sequence else ()),)
 
 
 def test_link_holds_64_doors() -> None:

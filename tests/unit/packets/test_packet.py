@@ -74,7 +74,7 @@ def test_packets(raw: bytes, packet: Packet) -> None:
         (ipv4(TCP, tcp())[:39], "header-size"),
         (ipv4(TCP, tcp(), length=39), "header-size"),
         (ipv4(TCP, tcp(), length=20), "header-size"),
-        (ipv4(UDP, udp(), length=27) + bytes(20), "header-size"),  # padding is no datagram
+        (ipv4(UDP, udp(), length=27) + bytes(20), "header-size"),  # padding is not a datagram
         (b"\x4f" + ipv4(TCP, tcp())[1:], "invalid-header-length"),
         (ipv4(TCP, b"", options=bytes(40)), "header-size"),
         (ipv4(1, bytes(8)), "not-tcp-or-udp"),

@@ -9,8 +9,9 @@ from itertools import count
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.lint.checks import warnings
+from doorward.lint.finding import Finding
 from doorward.report.events import Session
-from doorward.report.strength import MOST_DOORS, GateAudit, PublicFinding, audit_gate
+from doorward.report.strength import MOST_DOORS, GateAudit, audit_gate
 
 TEXT = """\
 [gate]
@@ -32,7 +33,7 @@ on_open = ["/usr/bin/true"]
 """
 
 
-def rated(text: str, visits: Iterable[Session] = (), more: Iterable[PublicFinding] = ()) -> GateAudit:
+def rated(text: str, visits: Iterable[Session] = (), more: Iterable[Finding] = ()) -> GateAudit:
     configuration, lines = parse(text, "doorward.toml"), find_lines(text)
     return audit_gate(configuration, [*warnings(configuration, lines), *more], lines, visits)
 
@@ -78,9 +79,7 @@ def test_openings_per_door() -> None:
 
 
 def test_sequence_ports_are_masked() -> None:
-    found = rated(
-        TEXT, more=[PublicFinding("mask", "note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")]
-    )
+    found = rated(TEXT, more=[Finding("mask", "note", 4, "9001/udp beside 22/tcp and 17341:tcp", "take 52018/UDP out")])
     statistics = str(found)
     for secret in (17341, 52018, 9467, 7001, 9001, 17342, 52019, 9468):
         assert not re.search(rf"\b{secret}\b", statistics)

@@ -14,9 +14,11 @@ from doorward.signed.authorize import FleetScope, KnockClose, KnockGrant, KnockR
 from doorward.signed.authorized_keys import parse
 from doorward.signed.envelope import Decryptor, check, check_key, keyed_check
 from doorward.signed.message import (
+    CERTIFICATE,
     CLOSE,
     CONFIRM,
     ONCE,
+    certified_hash,
     message_number,
     pack_body,
     parse_plaintext,
@@ -101,7 +103,8 @@ def test_the_examples_are_accepted_in_time_and_from_their_keys_only(example: dic
         assert rejection(verdict).reason == "once-unsupported"
     else:
         assert isinstance(verdict, KnockClose if request.flags & CLOSE else KnockGrant)
-        assert (verdict.door, verdict.signer, verdict.time_ms) == ("ssh", request.signer, request.time_ms)
+        assert (verdict.door, verdict.time_ms) == ("ssh", request.time_ms)
+        assert (verdict.signer == request.signer) == (not request.flags & CERTIFICATE)  # it changes with a renewal
         assert verdict.id.hex() == example["number"] == message_number(body).hex()
         wanted = example["reply_secret"] if request.flags & CONFIRM else None
         assert (verdict.reply and verdict.reply.hex()) == wanted
@@ -278,6 +281,12 @@ def test_closing_is_authorized_as_opening_is() -> None:
     assert refusal('doors="db"', flags=CLOSE)[0] == "forbidden"
     assert refusal(flags=CLOSE, asked=ip_network("198.51.100.0/24"))[0] == "forbidden"
     assert refusal('from="198.51.100.0/24"', flags=CLOSE)[0] == "forbidden"
+
+
+def test_renewed_certificate_is_the_same_signer() -> None:
+    first, renewed, other = (certified_hash(b"authority", key_id) for key_id in ("ada", "ada", "bob"))
+    assert first == renewed != other
+    assert certified_hash(b"another", "ada") != first
 
 
 def test_confirmation_is_prepared_only_if_it_is_wanted() -> None:

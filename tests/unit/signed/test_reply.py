@@ -82,3 +82,20 @@ def test_reply_of_another_form_is_rejected(place: int, byte: int, words: str) ->
 
 def test_secret_has_no_revealing_repr() -> None:
     assert repr(SECRET) == "ReplySecret()"
+
+
+@given(
+    st.lists(
+        st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16)), unique=True, max_size=50
+    )
+)
+def test_no_two_replies_share_a_key_and_a_nonce(sealed: list[tuple[bytes, bytes]]) -> None:
+    """Of any gates with one server key: the salt is random for each reply, the secret another for each message."""
+    used = [_key_and_nonce(ReplySecret(secret), salt) for secret, salt in sealed]
+    assert len(set(used)) == len(sealed)
+
+
+@given(st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16), st.binary(), st.binary())
+def test_each_packet_has_its_own_secret(check: bytes, other: bytes, plaintext: bytes, second: bytes) -> None:
+    is_same = (check, plaintext) == (other, second)
+    assert (reply_secret(check, plaintext) == reply_secret(other, second)) == is_same

@@ -1,0 +1,175 @@
+"""Closing by a signed knock: the real daemon, real packets, and nothing of anybody else's ends."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from doorward.lab.topology import Lab
+from doorward.signed.message import CLOSE, signer_hash
+from tests.netns.test_signed import Site
+from tests.support import ssh_keygen
+from tests.support.daemon import DOORWARD, Visitor
+from tests.support.signed import Signer
+
+pytestmark = pytest.mark.netns("nft", "knock")
+
+
+@pytest.fixture
+def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    direct_lab.server.start_greeter(22)
+    direct_lab.server.start_greeter(5432)
+    site = Site(direct_lab, tmp_path)
+    site.text = site.text.replace(
+        'opens = ["22/tcp"]', f'opens = ["22/tcp"]\non_close = ["/usr/bin/touch", "{tmp_path}/%IP%"]'
+    )
+    yield from (site for _ in site.start())
+
+
+def opened(site: Site, visitor: Visitor, ahead_ms: int = 0) -> None:
+    site.knock(visitor, ahead_ms=ahead_ms)
+    site.daemon.event("opened", address=str(visitor))
+
+
+def closed_by(site: Site, visitor: Visitor) -> str:
+    by: str = site.daemon.event("closed", address=str(visitor))["by"]
+    return by
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_close_ends_what_its_signer_opened(site: Site, version: int) -> None:
+    guest, other = site.visitors.crowd(version, 2)
+    opened(site, guest)
+    opened(site, other)
+    connection = guest.connect()
+    site.knock(guest, flags=CLOSE)
+    assert closed_by(site, guest) == "key laptop"
+    assert site.daemon.elements().keys() == {other.element()}
+    assert not guest.gets_in()
+    assert other.gets_in()
+    connection.sendall(b"still there\n")
+    assert connection.recv(100)  # established connections continue
+    connection.close()
+    (record,) = site.daemon.log("--address", guest)
+    assert record["closed_by"] == "key laptop"
+    deadline_s = time.monotonic() + 10
+    while not (site.folder / str(guest)).exists():  # on_close has run
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    assert "closed by key laptop" in " ".join(site.daemon.run("explain", guest, check=False).stdout.split())
+
+
+def test_packets_that_were_held_back_change_nothing(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    held = [site.laptop.packet(site.files.server) for _ in range(3)]
+    held_close = site.laptop.packet(site.files.server, flags=CLOSE)
+    opened(site, guest, ahead_ms=5)
+    site.send(guest, held_close)
+    site.daemon.event("not_open", address=str(guest))
+    assert guest.gets_in()
+    site.knock(guest, flags=CLOSE, ahead_ms=5)
+    assert closed_by(site, guest) == "key laptop"
+    site.send(guest, held.pop())
+    assert "its signer closed the door at that time or later" in site.refusal(guest)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        site.daemon.end(number)
+        site.daemon.start()
+        site.daemon.message("accepting signed knocks")
+        site.send(guest, held.pop())
+        assert "its signer closed the door at that time or later" in site.refusal(guest)
+    assert not guest.gets_in()
+    opened(site, guest)
+
+
+def test_nothing_of_anybody_else_ends(site: Site) -> None:
+    guest, elsewhere, by_hand = site.visitors.crowd(4, 3)
+    colleague = Signer("laptop")  # the same comment, and another key
+    site.files.authorize(site.laptop.line, colleague.line)
+    site.daemon.message("accepting signed knocks")
+    opened(site, guest)
+    opened(site, elsewhere)
+    site.daemon.run("open", "ssh", by_hand)
+    site.knock(guest, "db")
+    site.daemon.event("opened", address=str(guest), door="db")
+    site.send(guest, colleague.packet(site.files.server, flags=CLOSE))
+    site.daemon.event("not_open", address=str(guest))
+    site.send(by_hand, site.laptop.packet(site.files.server, flags=CLOSE))
+    site.daemon.event("not_open", address=str(by_hand))
+    assert all(visitor.gets_in() for visitor in (guest, elsewhere, by_hand))
+    site.send(guest, colleague.packet(site.files.server, for_s=20))
+    site.daemon.event("prolonged", address=str(guest))
+    site.knock(guest, flags=CLOSE)
+    assert site.daemon.event("released", address=str(guest))["still"] == "key laptop"
+    assert guest.gets_in()
+    assert guest.gets_in(5432)
+    assert site.daemon.elements()[guest.element()] <= 20  # what the colleague has
+    site.send(guest, colleague.packet(site.files.server, flags=CLOSE))
+    assert closed_by(site, guest) == "key laptop"
+    assert not guest.gets_in()
+    assert guest.gets_in(5432)
+
+
+def test_a_close_and_a_sequence_leave_the_door_to_the_sequence(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    site.knock(guest, "db")
+    site.daemon.event("opened", address=str(guest), door="db")
+    guest.knock("7001", "7002:udp", "7003")
+    site.daemon.event("prolonged", address=str(guest), by="knock")
+    site.knock(guest, "db", flags=CLOSE)
+    assert site.daemon.event("released", address=str(guest))["still"] == "knock"
+    assert guest.gets_in(5432)
+    guest.knock("7001", "7002:udp", "7003")
+    site.daemon.event("prolonged", address=str(guest), by="knock")
+    assert guest.element("5432/tcp") in site.daemon.elements()
+
+
+@pytest.mark.parametrize("step", ["claimed", "applied"])
+def test_a_kill_does_not_undo_a_close(site: Site, step: str) -> None:
+    guest = site.visitors.fresh(4)
+    opened(site, guest)
+    if step == "applied":
+        site.knock(guest, flags=CLOSE)
+        closed_by(site, guest)
+    site.daemon.end(signal.SIGKILL)
+    if step == "claimed":  # what is committed before anything is applied
+        (path,) = site.folder.rglob("ledger.sqlite3")
+        row = (signer_hash(site.laptop.key.blob).hex(), "ssh", str(guest), round(time.time() * 1000))
+        with closing(sqlite3.connect(path)) as ledger, ledger:
+            ledger.execute("INSERT INTO closes (signer, door, address, time) VALUES (?, ?, ?, ?)", row)
+    site.daemon.start()
+    if step == "claimed":
+        assert closed_by(site, guest) == "key laptop"
+    site.daemon.message("accepting signed knocks")
+    assert site.daemon.openings() == []
+    assert site.daemon.elements() == {}
+    assert not guest.gets_in()
+
+
+def test_after_a_close_by_hand_a_knock_that_was_held_back_opens_nothing(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    held_open = site.laptop.packet(site.files.server)
+    opened(site, guest)
+    site.daemon.run("close", "ssh", guest)
+    site.send(guest, held_open)
+    assert "its signer closed the door at that time or later" in site.refusal(guest)
+    assert not guest.gets_in()
+
+
+def test_the_command_closes(site: Site) -> None:
+    guest = Visitor(site.lab.client, site.lab.client.ipv4, site.lab.server.ipv4)
+    private = ssh_keygen.key("ed25519")
+    site.files.authorize(ssh_keygen.public_line(private))
+    site.daemon.message("accepting signed knocks")
+    knock = [*DOORWARD, "knock", guest.server, "ssh", "--server-key", site.files.server.public, "--identity", private]
+    environment = {"HOME": "/nonexistent", "SSH_AUTH_SOCK": ""}
+    site.lab.client.run(knock, env=environment)
+    site.daemon.event("opened", address=str(guest))
+    site.lab.client.run([*knock, "--close"], env=environment)
+    site.daemon.event("closed", address=str(guest))
+    assert not guest.gets_in()

@@ -1,0 +1,194 @@
+"""What the daemon confirms, and what a compromised verifier cannot make it send."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from doorward.daemon import confirmations, reply_sockets, signed_knocks
+from doorward.daemon.confirmations import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S, Confirmations
+from doorward.daemon.ledger import Ledger
+from doorward.daemon.log import Log
+from doorward.daemon.reply_sockets import ReplySockets, open_early
+from doorward.daemon.signed_knocks import SignedKnocks
+from doorward.kernel.routes import LOCAL, UNICAST
+from doorward.kernel.send_only import open_send_only
+from doorward.model import Port, Protocol
+from doorward.signed.authorize import KnockClose, KnockGrant
+from doorward.signed.reply import REPLY_BYTES, Confirmation, ReplyPath, ReplySecret, open_reply
+from tests.support.in_process_daemon import InProcessDaemon
+
+GUEST, SERVER = ip_address("127.0.0.1"), ip_address("127.0.0.2")  # as if they were two hosts
+SECRET = ReplySecret(bytes(range(32)))
+
+
+class Client:
+    """A socket that a gate answers to, and the gate's own sockets, over loopback."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((str(GUEST), 0))
+        self.socket.settimeout(5)
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as free:  # of both families, as nobody else uses it
+            free.bind(("", 0))
+            self.port = Port(Protocol.UDP, free.getsockname()[1])
+        self.sockets, self.lines = ReplySockets(), io.StringIO()
+        self.confirmations = Confirmations(self.sockets, Log("json", self.lines))
+        types = {GUEST: UNICAST, SERVER: LOCAL}
+        monkeypatch.setattr(confirmations, "route_type", lambda to, _: types.get(to, 0))
+
+    def path(self, **fields: object) -> ReplyPath:
+        path = ReplyPath(GUEST, self.socket.getsockname()[1], SERVER, self.port.number, 0)
+        return path._replace(**fields)  # type: ignore[arg-type]
+
+    def grant(self, number: int = 0, **fields: object) -> KnockGrant:
+        id_ = number.to_bytes(16)
+        grant = KnockGrant("ssh", GUEST, 30_000, "laptop", bytes(12), id_, 0, reply=SECRET, path=self.path())
+        return grant._replace(**fields)  # type: ignore[arg-type]
+
+    def waiting(self) -> list[bytes]:
+        """Return the datagrams that have arrived."""
+        self.socket.setblocking(False)
+        found = []
+        try:
+            while True:
+                found.append(self.socket.recv(2000))
+        except BlockingIOError:
+            return found
+
+    def logged(self) -> list[str]:
+        return [json.loads(line).get("code", "sent") for line in self.lines.getvalue().splitlines()]
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    client = Client(monkeypatch)
+    client.confirmations.configure([client.port])
+    with closing(client.socket):
+        yield client
+    client.confirmations.configure(())
+
+
+def test_an_opening_and_a_close_are_confirmed(client: Client) -> None:
+    client.confirmations.confirm(client.grant(), 30, 0.0)
+    close = KnockClose("ssh", GUEST, "laptop", bytes(12), bytes(16), 0, reply=SECRET, path=client.path())
+    client.confirmations.confirm(close, None, 0.0)
+    replies = [open_reply(SECRET, datagram) for datagram in client.waiting()]
+    assert [(reply.place, reply.left_s) for reply in replies] == [(GUEST, 30), (GUEST, None)]
+    assert client.logged() == ["sent", "sent"]
+
+
+def test_a_knock_that_does_not_ask_gets_nothing_and_no_line(client: Client) -> None:
+    client.confirmations.confirm(client.grant(reply=None), 30, 0.0)
+    client.confirmations.confirm(client.grant(path=None), 30, 0.0)
+    assert (client.waiting(), client.logged()) == ([], [])
+
+
+def test_a_compromised_verifier_chooses_neither_port_nor_rate_nor_contents(client: Client) -> None:
+    """It reports any way and any secret: from a port that is not open, with a foreign source, without an end."""
+    others = [
+        client.path(port=client.port.number ^ 1),
+        client.path(source_port=0),
+        client.path(source=ip_address("::1")),  # of another family than the destination
+        client.path(destination=ip_address("198.51.100.7")),
+    ]
+    for path in others:
+        client.confirmations.confirm(client.grant(path=path), 30, 0.0)
+    assert client.waiting() == []
+    assert client.logged()[0:2] == ["port-not-open", "not-a-host"]
+    assert set(client.logged()) <= {"port-not-open", "not-a-host", "not-sent"}
+    sent = []
+    for second in (10.0, 11.0):
+        for number in range(2 * CONFIRMATIONS_AT_ONCE):
+            client.confirmations.confirm(client.grant(number), 30, second)
+            sent += client.waiting()
+    assert len(sent) == CONFIRMATIONS_AT_ONCE + CONFIRMATIONS_PER_S
+    assert {len(datagram) for datagram in sent} == {REPLY_BYTES}
+    assert len(set(sent)) == len(sent)  # a fresh salt each, also for one secret
+    assert isinstance(open_reply(SECRET, sent[0]), Confirmation)
+
+
+def test_this_hosts_own_addresses_get_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    client.confirmations.confirm(client.grant(), 30, 0.0)
+    assert (client.waiting(), client.logged()) == ([], ["not-a-host"])
+
+
+def test_without_confirm_nothing_is_bound_or_sent(client: Client) -> None:
+    client.confirmations.configure(())
+    client.confirmations.confirm(client.grant(), 30, 0.0)
+    assert (client.waiting(), client.logged()) == ([], ["off"])
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with socket.socket(family, socket.SOCK_DGRAM) as other:
+            other.bind(("", client.port.number))
+
+
+def test_a_port_that_cannot_be_opened_is_logged_and_the_others_are_open(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, real = Port.parse("53/udp"), open_send_only
+
+    def refusing(family: socket.AddressFamily, number: int) -> socket.socket:
+        if number == low.number:
+            raise PermissionError(13, "Permission denied")
+        return real(family, number)
+
+    monkeypatch.setattr(reply_sockets, "open_send_only", refusing)
+    client.confirmations.configure([low, client.port])
+    assert client.confirmations.as_dict() == {
+        "is_on": True,
+        "ports": [str(client.port)],
+        "not_open": {"53/udp": "Permission denied"},
+        "counts": {},
+    }
+    assert client.logged() == ["reply-port-not-open"]
+    client.confirmations.confirm(client.grant(), 30, 0.0)
+    assert len(client.waiting()) == 1
+
+
+def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what the kernel refuses, what was used before, or what is banned; those of a batch are distinguished."""
+    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
+    with closing(daemon):
+        signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
+        signed._confirmations.is_on = True
+        now_ms = signed_knocks._clock().now_ms
+        grants = [client.grant(number, time_ms=now_ms) for number in range(3)]
+        signed._on_knocks([grants[0], grants[1], grants[1], grants[0]])
+        assert len(client.waiting()) == 2
+        signed._on_knocks([grants[0]])
+        daemon.firewall.stuck = True
+        signed._on_knocks([grants[2]._replace(place=ip_address("192.0.2.9"))])
+        assert client.waiting() == []
+        signed.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_bound"),
+    [
+        ("[signed]\nport = {port}\nconfirm = true\n", True),
+        ("[signed]\nport = {port}\nconfirm = false\n", False),
+        ("[signed]\nport = {port}\n", False),
+        ("[signed]\nport = {port}\nconfirm = 7\n", False),
+    ],
+)
+def test_the_ports_of_a_file_are_opened_early(client: Client, tmp_path: Path, text: str, is_bound: bool) -> None:
+    client.confirmations.configure(())
+    file = tmp_path / "doorward.toml"
+    file.write_text(text.format(port=f'"{client.port}"') + '[doors.ssh]\nopens = ["22/tcp"]\n')
+    file.chmod(0o600)
+    for _ in range(2):
+        sockets = open_early(tmp_path / "doorward.toml")
+        assert sockets.ports == ({client.port} if is_bound else set())
+        sockets.open(())
+        if file.exists():
+            file.rename(tmp_path / "doorward.toml.last")  # the last good copy
