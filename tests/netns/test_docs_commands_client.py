@@ -114,7 +114,8 @@ def test_hold(site: Site, console: Console) -> None:
     site.add_home()
     program(site.seat.folder, "rsync", "/bin/echo", "sent")
     assert site.seat.type(call) == "sent -a photos server.example:\n"
-    site.opened("key ")
+    assert site.daemon.event("opened", door="ssh", address=CLIENT)["by"].startswith("key ")
+    site.daemon.event("closed", door="ssh", address=CLIENT)  # by the client itself, at the end
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward add")
