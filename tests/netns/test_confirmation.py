@@ -261,6 +261,8 @@ def test_sources_that_are_no_other_host_get_nothing(site: Site) -> None:
         for source in (server.ipv4, ip_address("127.0.0.1"), ip_address("224.0.0.1"), ip_address("255.255.255.255")):
             send_raw(site, source, server.ipv4, site.packet()[0], 40_000)
         send_raw(site, site.visitors.fresh(4).source, server.ipv4, site.packet()[0], 0)  # port 0
+        for text in ("::", "::1", str(server.ipv6), "ff02::1", "::ffff:192.0.2.9", "::ffff:127.0.0.1"):
+            send_raw(site, ip_address(text), server.ipv6, site.packet()[0], 40_000)
         guest = site.visitors.fresh(4)
         site.send(guest, site.packet()[0])
         site.daemon.event("confirmed", to=str(guest))
@@ -270,11 +272,14 @@ def test_sources_that_are_no_other_host_get_nothing(site: Site) -> None:
 def send_raw(site: Site, source: Address, to: Address, payload: bytes, port: int) -> None:
     """Send a datagram with any source address and port."""
     udp = port.to_bytes(2) + PORT.to_bytes(2) + (8 + len(payload)).to_bytes(2) + bytes(2) + payload
-    head = bytes([0x45, 0]) + (20 + len(udp)).to_bytes(2) + bytes(4) + bytes([64, 17, 0, 0]) + source.packed + to.packed
+    if to.version == 4:
+        family, head = socket.AF_INET, bytes([0x45, 0]) + (20 + len(udp)).to_bytes(2) + bytes(4) + bytes([64, 17, 0, 0])
+    else:
+        family, head = socket.AF_INET6, bytes([0x60, 0, 0, 0]) + len(udp).to_bytes(2) + bytes([17, 64])
 
     def go() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            raw.sendto(head + udp, (str(to), 0))
+        with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.sendto(head + source.packed + to.packed + udp, (str(to), 0))
 
     site.lab.client.call(go)
 

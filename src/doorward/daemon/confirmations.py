@@ -15,7 +15,7 @@ from typing import Literal
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.log import Log
 from doorward.daemon.reply_sockets import ReplySockets
-from doorward.errors import HostError
+from doorward.errors import HostError, InvalidValueError
 from doorward.kernel.routes import LOCAL, UNICAST, route_type
 from doorward.kernel.send_only import send_from
 from doorward.model import Port
@@ -87,7 +87,7 @@ class Confirmations:
                 return "not-a-host"
             datagram = seal_reply(secret, confirmation, os.urandom(SALT_BYTES))
             send_from(sender, datagram, path.destination, path.source, path.source_port, path.interface)
-        except (OSError, HostError):
+        except (OSError, HostError, InvalidValueError):  # the last: for an IPv4 address in IPv6's form
             return "not-sent"
         return "sent"
 

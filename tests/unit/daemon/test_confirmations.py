@@ -122,6 +122,16 @@ def test_this_hosts_own_addresses_get_nothing(client: Client, monkeypatch: pytes
     assert (client.waiting(), client.logged()) == ([], ["not-a-host"])
 
 
+def test_what_has_no_form_in_a_reply_does_not_end_the_daemon(client: Client) -> None:
+    """An IPv4 address in IPv6's form, which a forged source may have, and an end from a forged ledger."""
+    mapped = ip_address("::ffff:203.0.113.9")
+    client.confirmations.confirm(client.grant(place=mapped), 30, 0.0)
+    assert (client.waiting(), client.logged()) == ([], ["not-sent"])
+    client.confirmations.confirm(client.grant(), 1 << 40, 0.0)
+    (datagram,) = client.waiting()
+    assert open_reply(SECRET, datagram).left_s == (1 << 32) - 1
+
+
 def test_without_confirm_nothing_is_bound_or_sent(client: Client) -> None:
     client.confirmations.configure(())
     client.confirmations.confirm(client.grant(), 30, 0.0)
