@@ -20,7 +20,7 @@ from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
+from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
@@ -77,6 +77,7 @@ class SignedKnocks:
         self._watches: FileWatcher | None = None
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
         self._window_ms = window_ms
+        self._quotas = claim_quotas(window_ms)
         self._limit = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE)  # of rejections with text, as in the verifier
         # The same for the verifier's own, which may be compromised; twice as much, since messages may have waited.
         self._verifier_limit = TokenBucket(2 * REJECTIONS_PER_S, 2 * REJECTIONS_AT_ONCE)
@@ -93,7 +94,9 @@ class SignedKnocks:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
         self._confirmations.configure(configuration.confirming_ports)
-        self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
+        if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
+            self._window_ms = configuration.signed.window_ms
+            self._quotas = claim_quotas(self._window_ms)
         if self._watches is not None:
             for path in self._files():
                 self._watches.watch([str(path)])
@@ -224,8 +227,11 @@ class SignedKnocks:
         """Claim the knocks; those for the fleet there first, as other gates may have used them."""
         alone: list[ValidKnock] = []
         shared: list[KnockGrant] = []
+        now_s = self._openings.loop.now_s()
         for knock in knocks:
-            if isinstance(knock, KnockClose) and self._is_shared(knock):
+            if not self._quotas.admits(knock.signer, now_s):
+                self._reject(knock, "quota", TOO_MANY)
+            elif isinstance(knock, KnockClose) and self._is_shared(knock):
                 self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
             elif isinstance(knock, KnockGrant) and knock.is_shared:
                 shared.append(knock)
