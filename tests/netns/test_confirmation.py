@@ -446,3 +446,16 @@ class TestClient:
         words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
         assert site.lab.client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout
         site.daemon.event("confirmed")
+
+    def test_a_reply_that_is_lost_costs_nothing_else(self, site: Site, env: dict[str, str]) -> None:
+        """`knock` says that none came, and the door is open; `proxy` connects."""
+        client, server = site.lab.client, site.lab.server
+        rules = "table ip lossy { chain in { type filter hook input priority 0; udp sport 62201 drop; }; }"
+        client.run(["nft", "-f", "-"], stdin=rules)
+        done = client.run([*DOORWARD, "knock", "home", "ssh"], env=env, check=False)
+        assert done.returncode == 1
+        assert "no confirmation within 1 s" in done.stderr
+        site.daemon.event("confirmed")
+        server.start_greeter(22)
+        words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
+        assert client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout

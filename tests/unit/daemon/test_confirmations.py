@@ -23,7 +23,15 @@ from doorward.kernel.routes import LOCAL, UNICAST
 from doorward.kernel.send_only import open_send_only
 from doorward.model import Port, Protocol
 from doorward.signed.authorize import KnockClose, KnockGrant
-from doorward.signed.reply import REPLY_BYTES, Confirmation, ReplyPath, ReplySecret, open_reply
+from doorward.signed.reply import (
+    REPLY_BYTES,
+    SALT_BYTES,
+    Confirmation,
+    ReplyPath,
+    ReplySecret,
+    _key_and_nonce,
+    open_reply,
+)
 from tests.support.in_process_daemon import InProcessDaemon
 
 GUEST, SERVER = ip_address("127.0.0.1"), ip_address("127.0.0.2")  # as if they were two hosts
@@ -180,6 +188,26 @@ def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypat
         signed._on_knocks([grants[2]._replace(place=ip_address("192.0.2.9"))])
         assert client.waiting() == []
         signed.close()
+
+
+def test_gates_with_one_key_never_use_a_key_and_a_nonce_twice(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gates without names take one packet, as does one that lost its ledger: three replies under one secret."""
+    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    knock = client.grant(time_ms=signed_knocks._clock().now_ms + 1000)
+    salts = []
+    for name in ("one", "two", "lost"):
+        with closing(InProcessDaemon(Ledger(tmp_path / name), Log("text", io.StringIO()))) as daemon:
+            signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
+            signed._confirmations.configure([client.port])
+            signed._on_knocks([knock, knock])
+            (reply,) = client.waiting()
+            assert open_reply(SECRET, reply).place == GUEST
+            salts.append(reply[:SALT_BYTES])
+            signed.close()
+    keys, nonces = zip(*(_key_and_nonce(SECRET, salt) for salt in salts), strict=True)
+    assert len(set(keys)) == len(set(nonces)) == len(salts)
 
 
 @pytest.mark.parametrize(
