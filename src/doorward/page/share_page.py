@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from doorward import __version__
-from doorward.config.schema import Configuration
+from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration
 from doorward.errors import InvalidValueError, UsageError
 from doorward.model import Address, Door, Port
 from doorward.report.markup import Html, fill
 from doorward.signed.server_key import X25519, ServerKey
 
 MAX_LINK_LETTERS, MAX_TITLE_LETTERS = 500, 100
-# What browsers do not send WebRTC packets to.
-_REFUSED_PORTS = frozenset(range(1024)) - {80, 443} | {5060, 6000, 6667, 10080}
 _LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://[^\s<>\"\\^`{|}]+")
 _SCRIPT_SCHEMES = frozenset({"javascript", "vbscript", "data"})
 
@@ -87,7 +85,7 @@ def build_page(
 
 
 def _usable_ports(ports: tuple[Port, ...]) -> tuple[int, ...]:
-    usable = tuple(port.number for port in ports if port.number not in _REFUSED_PORTS)
+    usable = tuple(port.number for port in ports if port.number not in BROWSER_REFUSED_PORTS)
     if not usable:
         raise UsageError(
             "page-refused-port",
