@@ -32,6 +32,8 @@ _LOSSES = {
     "open_full": "correct knocks rejected: open set full",
     "signed_throttled": "signed-knock packets dropped: more than 10/s from one source, 1,000/s from all",
     "signed_budget_exceeded": "signed-knock packets dropped: more than 60,000/s from all sources",
+    "browser_throttled": "frames of browsers dropped: more than 10/s from one source, 200/s from all",
+    "browser_budget_exceeded": "frames of browsers dropped: more than 2,000/s from all sources",
 }
 
 _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
@@ -39,6 +41,7 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "check": "from senders that do not know the server's key",
     "sealed": "not sealed to the server's key",
     "repeated": "copies",
+    "stun": "STUN frames without a signed knock",
     "used": "already used",
     "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",
@@ -148,6 +151,8 @@ def _not_loaded(config: str, fault: str) -> None:
 
 def _signed(signed: dict[str, Any]) -> Iterator[str]:
     begin = "signed knocks: ready" if signed["takes"] else "signed knocks: not ready; see the log"
+    if signed.get("browser"):  # missing from an older daemon
+        begin += f"; from browsers too, which sent {signed['resent']} repeats"
     refused, confirmations = signed["refused"], signed["confirmations"]
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
     yield f"{begin}; rejected: {counted}" if counted else begin

@@ -139,6 +139,7 @@ SIGNED = {
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
     "confirm": Setting("confirm", values.boolean),
+    "browser": Setting("browser", values.boolean),
 }
 
 FLEET = {

@@ -279,6 +279,10 @@ RULES = {
         door("a", "['1/tcp']", "['53/udp']") + "[gate]\npublic = ['443/udp']\n[signed]\nport = ['1/udp',\n'443/udp',\n'53/udp']",
         ["9 signed-port-in-use", "10 signed-port-in-use"],
     ),
+    "browsers at none but ports that they refuse": (
+        door("a", "['1/tcp']") + "[signed]\nport = ['53/udp', '5060/udp', '1023/udp']\nbrowser = true",
+        ["7 browser-refused-port"],
+    ),
 }  # fmt: skip
 
 
@@ -296,6 +300,8 @@ def test_conflicting_settings(text: str, expected: list[str]) -> None:
         door("a", "['1/tcp', '2/tcp']") + door("b", "['1/tcp', '2/udp']"),
         door("a", "['22/udp', '80/udp']") + "[gate]\npublic = ['80/tcp']",
         "[doors.a]\nopens = ['22/tcp']\n[doors.b]\nopens = ['22/tcp']",
+        "[doors.a]\nopens = ['22/tcp']\n[signed]\nport = ['53/udp', '443/udp']\nbrowser = true",
+        "[doors.a]\nopens = ['22/tcp']\n[signed]\nport = '53/udp'\nbrowser = false",
     ],
 )
 def test_compatible_settings(text: str) -> None:
