@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Literal
 
 from doorward.core.token_bucket import TokenBucket
@@ -86,7 +87,8 @@ class Confirmations:
             return
         if knock.transaction is None:
             confirmation = Confirmation(knock.place, left_s, _now_ms())
-            outcome = self._send(knock.path, seal_reply(knock.reply, confirmation, os.urandom(SALT_BYTES)), now_s)
+            seal = partial(seal_reply, knock.reply, confirmation, os.urandom(SALT_BYTES))
+            outcome = self._send(knock.path, seal, now_s)
         else:
             answers = _Answers(knock.path, ice_password(knock.reply), now_s + ANSWER_S)
             self._answers[knock.id] = answers
@@ -109,14 +111,14 @@ class Confirmations:
     def _answer(self, answers: _Answers, transaction: bytes, now_s: float) -> Outcome:
         answers.left -= 1
         path = answers.path
-        response = success_response(transaction, path.source, path.source_port, answers.password)
-        outcome = self._send(path, response, now_s)
+        respond = partial(success_response, transaction, path.source, path.source_port, answers.password)
+        outcome = self._send(path, respond, now_s)
         if outcome == "sent" and answers.was_sent:
             return "again"
         answers.was_sent |= outcome == "sent"
         return outcome
 
-    def _send(self, path: ReplyPath, datagram: bytes, now_s: float) -> Outcome:
+    def _send(self, path: ReplyPath, build: Callable[[], bytes], now_s: float) -> Outcome:
         if not self.is_on:
             return "off"
         sender = self._sockets.sender(path.port, path.source.version)
@@ -128,7 +130,7 @@ class Confirmations:
             ways = route_type(path.source, path.interface), route_type(path.destination, path.interface)
             if not path.source_port or ways != (UNICAST, LOCAL):
                 return "not-a-host"
-            send_from(sender, datagram, path.destination, path.source, path.source_port, path.interface)
+            send_from(sender, build(), path.destination, path.source, path.source_port, path.interface)
         except (OSError, HostError, InvalidValueError):  # the last: for an IPv4 address in IPv6's form
             return "not-sent"
         return "sent"
