@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 
 from doorward.cli.knock_options import KnockPlan, plan_targets, print_sent
 from doorward.cli.signed_options import build_requests, packet_text
@@ -250,7 +251,7 @@ def _route(monitor: RouteMonitor | None, target: Target) -> object:
     """Return how this host reaches a target; without netlink only its own address. None: there is no route."""
     if monitor is not None:
         interface = target.sockaddr[3] if target.family == socket.AF_INET6 else 0
-        return monitor.route_to(target.family, str(target).partition("%")[0], int(str(interface)))
+        return monitor.route_to(ip_address(str(target).partition("%")[0]), int(str(interface)))
     with socket.socket(target.family, socket.SOCK_DGRAM) as connected, suppress(OSError):
         connected.connect(target.at(_DISCARD))
         return connected.getsockname()[0]
