@@ -67,7 +67,12 @@ class Confirmations:
             return
         outcome = self._send(knock.reply, knock.path, Confirmation(knock.place, left_s, _now_ms()), now_s)
         self.counts[outcome] += 1
-        fields = {"door": knock.door, "address": str(knock.place), "to": str(knock.path.source)}
+        fields = {
+            "door": knock.door,
+            "address": str(knock.place),
+            "to": str(knock.path.source),
+            "by": f"key {knock.key}",
+        }
         if outcome == "sent":
             self._log.event("confirmed", fields)
         else:
