@@ -96,7 +96,12 @@ class Confirmations:
                 self._answers.popitem(last=False)
             outcome = self._answer(answers, knock.transaction, now_s) if knock.transaction else "integrity"
         self.counts[outcome] += 1
-        fields = {"door": knock.door, "address": str(knock.place), "to": str(knock.path.source)}
+        fields = {
+            "door": knock.door,
+            "address": str(knock.place),
+            "to": str(knock.path.source),
+            "by": f"key {knock.key}",
+        }
         if outcome == "sent":
             self._log.event("confirmed", fields)
         else:
