@@ -28,11 +28,9 @@ from doorward.signed.authorize import KnockClose, KnockGrant
 from doorward.signed.reply import SALT_BYTES, Confirmation, ReplyPath, seal_reply
 from doorward.signed.stun import ice_password, success_response
 
-CONFIRMATIONS_PER_S, CONFIRMATIONS_AT_ONCE = (
-    200,
-    400,
-)  # of at most 80 bytes: no flood, wherever a verifier may send them
-_RESTART = "restart doorward: it can open ports below 1024 at its start only"
+# Of at most 80 bytes: no flood, wherever a compromised verifier may send them.
+CONFIRMATIONS_PER_S, CONFIRMATIONS_AT_ONCE = 200, 400
+_RESTART = "restart doorward once no other program has the port; it can open those below 1024 at its start only"
 Outcome = Literal["sent", "off", "port-not-open", "rate", "not-a-host", "not-sent", "integrity", "again"]
 _REASONS: dict[Outcome, str] = {
     "off": "[signed] has no confirm = true",
@@ -96,7 +94,12 @@ class Confirmations:
                 self._answers.popitem(last=False)
             outcome = self._answer(answers, knock.transaction, now_s) if knock.transaction else "integrity"
         self.counts[outcome] += 1
-        fields = {"door": knock.door, "address": str(knock.place), "to": str(knock.path.source)}
+        fields = {
+            "door": knock.door,
+            "address": str(knock.place),
+            "to": str(knock.path.source),
+            "by": f"key {knock.key}",
+        }
         if outcome == "sent":
             self._log.event("confirmed", fields)
         else:
