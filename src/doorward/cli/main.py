@@ -50,7 +50,7 @@ COMMANDS = {
     "metrics": "export Prometheus metrics",
     "report": "write an HTML report of openings, refusals and weak settings",
     "knock": "knock at a host, and wait for a port if asked to",
-    "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
+    "proxy": "knock and connect, as OpenSSH's ProxyCommand",
     "add": "add a server to this client",
     "key": "print the server's key for signed knocks",
     "allow": "let a public key send signed knocks: add it to authorized_keys",

@@ -12,13 +12,13 @@ from doorward.kernel import atomic_file
 # Host names that ssh takes literally: no pattern, quote, comment or option.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _HOST_LINE = re.compile(r"\s*host(?:\s*=\s*|\s+)(.*)", re.IGNORECASE)
-_PROXY = "ProxyCommand doorward proxy %h %p"
+_SETTINGS = ("ProxyCommand doorward proxy --fdpass %h %p", "ProxyUseFdpass yes")
 _DIRECTORY_MODE = 0o700
 
 
 def host_lines(name: str) -> str:
     """Return the lines for a host."""
-    return f"Host {name}\n    {_PROXY}\n"
+    return "\n    ".join((f"Host {name}", *_SETTINGS)) + "\n"
 
 
 def takes(name: str) -> bool:
@@ -40,7 +40,8 @@ def with_host(text: str, name: str) -> str:
         return text
     if any(name in line[1].split() for line in map(_HOST_LINE.fullmatch, text.splitlines()) if line):
         raise UsageError(
-            "ssh-host-exists", f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {_PROXY}"
+            "ssh-host-exists",
+            f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {' and '.join(_SETTINGS)}",
         )
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     return text + gap + host_lines(name)
