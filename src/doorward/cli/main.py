@@ -137,7 +137,20 @@ def _dispatch(words: list[str]) -> int:
     args = _parse_plain(words[0], words[1:]) if words[0] in _PLAIN else None
     # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
     args = args or build_parser(words[0]).parse_intermixed_args(words[1:])
-    return load(words[0]).run(args)
+    return _run(load(words[0]), args)
+
+
+def _run(command: Command, args: argparse.Namespace) -> int:
+    """Run a command. HostError if it needs `cryptography`, which is not installed."""
+    try:
+        return command.run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "cryptography":
+            raise
+        from doorward.libraries import install_command
+
+        remedy = f"run `{install_command('cryptography')}`"
+        raise HostError("no-cryptography", f"signed knocks need the Python library cryptography; {remedy}") from None
 
 
 def _parse_plain(name: str, words: list[str]) -> argparse.Namespace | None:

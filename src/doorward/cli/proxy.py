@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 from doorward.cli import knock_options
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
@@ -29,11 +30,8 @@ EXAMPLE = """\
       ProxyCommand doorward proxy --fdpass %h %p
       ProxyUseFdpass yes
   $ ssh home    # with `home` in hosts.toml, as `doorward add home …` writes it
-the door: the one given; else the host's only one; else the one named after
-the port's service (ssh for 22)
-without --fdpass (and ProxyUseFdpass) it relays the connection until its end
-exit status: 0 the connection has ended, or is ssh's; 1 there was none;
-2 usage error
+the door: the one given, the host's only one, or the port's service (22: ssh)
+exit status: 0 connected and ended or passed, 1 no connection, 2 usage error
 """
 
 
@@ -44,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
     parser.add_argument("--door", metavar="DOOR", help="the door, given as an option")
     parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
-    parser.add_argument("--fdpass", action="store_true", help="pass the connection to ssh (ProxyUseFdpass), and end")
+    parser.add_argument("--fdpass", action="store_true", help="pass the connection to ssh, do not relay it")
     knock_options.add_arguments(parser)
 
 
@@ -134,6 +132,8 @@ def _relay(plan: KnockPlan, connection: socket.socket) -> None:
 
 def _pass(connection: socket.socket) -> None:
     """Send the connection to ssh, as ssh_config(5) describes ProxyUseFdpass."""
+    if sys.platform == "win32":
+        raise UsageError("no-fdpass", "--fdpass: Windows cannot pass connections; omit --fdpass and ProxyUseFdpass")
     try:
         with socket.socket(fileno=os.dup(_STANDARD_OUTPUT)) as ssh:
             socket.send_fds(ssh, [b"\0"], [connection.fileno()])
