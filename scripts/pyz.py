@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-COMMANDS = ("add", "knock", "proxy")
+COMMANDS = ("add", "hold", "knock", "proxy")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 _MAIN = """\
 import sys

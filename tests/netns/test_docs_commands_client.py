@@ -116,7 +116,9 @@ def test_hold(site: Site, console: Console) -> None:
     site.add_home()
     program(site.seat.folder, "rsync", "/bin/echo", "sent")
     assert site.seat.type(call) == "sent -a photos server.example:\n"
-    site.opened("key ")
+    opened = site.daemon.event("opened", door="ssh", address=CLIENT)
+    assert opened["by"].startswith("key ")
+    site.daemon.event("closed", door="ssh", address=CLIENT, by=opened["by"])
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward add")

@@ -27,7 +27,7 @@ SERVER = parse_private_key(generate_private_text(X25519))
 PATIENCE_S = 60.0
 # What Windows does not have. sys.platform stays, since Python's own modules ask for it.
 NOT_A_UNIX = """
-import builtins, errno, io, os, runpy, socket, _socket, sys
+import builtins, errno, io, os, runpy, signal, socket, _socket, sys
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"):
     sys.modules[name] = None
 for name in ("O_CLOEXEC", "O_DIRECTORY", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK"):
@@ -36,7 +36,11 @@ for name in ("chown", "fchmod", "geteuid", "getuid", "readv"):
     delattr(os, name)
 for module in (socket, _socket):
     del module.AF_UNIX
-del socket.send_fds, errno.ENONET
+def socketpair(): # as Python's own on Windows
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return socket.create_connection(server.getsockname()), server.accept()[0]
+socket.socketpair = socketpair
+del socket.send_fds, errno.ENONET, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT
 def without_terminal(opened):
     def attempt(path, *words, **options):
         if path == "/dev/tty":
@@ -148,7 +152,10 @@ def test_python_alone_suffices_for_sequences(bare: Client, receiver: socket.sock
     assert receiver.recv(9) == b"\0"
 
 
-@pytest.mark.parametrize("words", [["knock", "127.0.0.1", "ssh"], ["add", "home"], ["proxy", "127.0.0.1", "22"]])
+@pytest.mark.parametrize(
+    "words",
+    [["knock", "127.0.0.1", "ssh"], ["hold", "127.0.0.1", "ssh"], ["add", "home"], ["proxy", "127.0.0.1", "22"]],
+)
 def test_signed_knocks_need_cryptography_and_say_so(bare: Client, words: list[str]) -> None:
     status, out, err = bare.type(*words, "--server-key", SERVER.public)
     assert (status, out) == (2, "")
@@ -201,6 +208,13 @@ def test_agent_where_nothing_of_unix_is(elsewhere: Client, receiver: socket.sock
     with terminal_agent(Authenticator()) as path:
         elsewhere.env["SSH_AUTH_SOCK"] = path
         assert elsewhere.type("knock", "home") == (0, "", "")
+    assert knocked_door(receiver) == "ssh"
+
+
+def test_hold_where_nothing_of_unix_is(elsewhere: Client, receiver: socket.socket) -> None:
+    assert add_home(elsewhere, receiver, "--identity", key("ed25519"))[0] == 0
+    command = [sys.executable, "-c", "import sys; print('ran'); sys.exit(7)"]
+    assert elsewhere.type("hold", "home", "ssh", "--", *command) == (7, "ran\n", "")
     assert knocked_door(receiver) == "ssh"
 
 
