@@ -31,7 +31,7 @@ def clone(tmp_path: Path) -> Path:
         subprocess.run(["git", "config", name, value], cwd=folder, check=True)
     changes = folder / "CHANGELOG.md"
     changes.write_text(changes.read_text().replace("## Unreleased", f"## {__version__}", 1))
-    subprocess.run(["git", "commit", "-q", "-am", f"Release {__version__}"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "-q", "--allow-empty", "-am", f"Release {__version__}"], cwd=folder, check=True)
     return folder
 
 
