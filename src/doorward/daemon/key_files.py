@@ -13,7 +13,7 @@ from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.authorize import FleetScope, PacketAuthorizer
 from doorward.signed.authorized_keys import AuthorizedKeys
-from doorward.signed.server_key import PrivateKey, parse_private_key
+from doorward.signed.server_key import X25519, PrivateKey, parse_private_key
 
 
 def key_path(signed: Signed, directory: Path) -> Path:
@@ -44,6 +44,19 @@ def read_private_key(path: Path) -> PrivateKey:
         ) from None
 
 
+def read_server_key(signed: Signed, directory: Path) -> PrivateKey:
+    """Read the key that a configuration names. UsageError: as above, or its packets are too long for a browser's."""
+    path = key_path(signed, directory)
+    key = read_private_key(path)
+    if signed.browser and key.public.suite is not X25519:
+        raise UsageError(
+            "browser-needs-x25519",
+            f"{path}: browser = true, and packets for a key of suite {key.public.suite.name} are too long for that; "
+            f"move it away and make one with `doorward key server --suite {X25519.name}`, or leave `browser` out",
+        )
+    return key
+
+
 def is_there(path: Path) -> bool:
     """Return whether a file exists, or may exist: reading it reports why not."""
     try:
@@ -71,7 +84,7 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
 def read_authorizer(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
     """Read both files; errors as above. `configuration` has `[signed]`."""
     signed, gate = configuration.signed or Signed(), configuration.gate
-    key = read_private_key(key_path(signed, directory))
+    key = read_server_key(signed, directory)
     keys, faults = read_authorized_keys(keys_path(signed, directory))
     doors = {door.name: door.for_ms for door in configuration.doors}
     shared = frozenset(door.name for door in configuration.doors if door.shared)

@@ -17,10 +17,11 @@ from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_o
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
+from doorward.daemon.browser_frames import FrameRepeat
 from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
+from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
@@ -36,7 +37,7 @@ from doorward.kernel.nflog import datagram_log
 from doorward.model import Address, Door, Opening, Source
 from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset
+from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset, signer_text
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import FleetSync
@@ -76,7 +77,9 @@ class SignedKnocks:
         self._pause_s = _PAUSE_S
         self._watches: FileWatcher | None = None
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
+        self.resent = 0  # repeats by browsers
         self._window_ms = window_ms
+        self._quotas = claim_quotas(window_ms)
         self._limit = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE)  # of rejections with text, as in the verifier
         # The same for the verifier's own, which may be compromised; twice as much, since messages may have waited.
         self._verifier_limit = TokenBucket(2 * REJECTIONS_PER_S, 2 * REJECTIONS_AT_ONCE)
@@ -93,7 +96,9 @@ class SignedKnocks:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
         self._confirmations.configure(configuration.confirming_ports)
-        self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
+        if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
+            self._window_ms = configuration.signed.window_ms
+            self._quotas = claim_quotas(self._window_ms)
         if self._watches is not None:
             for path in self._files():
                 self._watches.watch([str(path)])
@@ -101,9 +106,15 @@ class SignedKnocks:
         self._start()
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, the number of rejected datagrams by reason, and the confirmations."""
+        """Return whether a verifier is running, the numbers of repeats and rejections, and the confirmations."""
         confirmations = self._confirmations.as_dict()
-        return {"takes": self._verifier is not None, "refused": dict(self.counts), "confirmations": confirmations}
+        return {
+            "takes": self._verifier is not None,
+            "browser": bool(self._settings and self._settings[0].is_for_browsers),
+            "resent": self.resent,
+            "refused": dict(self.counts),
+            "confirmations": confirmations,
+        }
 
     def close(self) -> None:
         """End the verifier and close the log."""
@@ -128,7 +139,9 @@ class SignedKnocks:
         self._stop_candidate()
         self._stamps = [_stamp(path) for path in self._files()]
         try:
-            self._next = Verifier(self._log, lambda: read_authorizer(configuration, directory))
+            self._next = Verifier(
+                self._log, lambda: read_authorizer(configuration, directory), configuration.is_for_browsers
+            )
         except OSError as error:
             self._openings.log.message(
                 "verifier-start-failed", f"cannot start the verifier of signed knocks: {error.strerror}", "error"
@@ -196,6 +209,7 @@ class SignedKnocks:
         """Handle all waiting reports together, so that the ledger is written once for many grants."""
         assert self._verifier is not None  # noqa: S101
         knocks: list[ValidKnock] = []
+        repeats: list[FrameRepeat] = []
         try:
             for _ in range(_TOGETHER):  # and no more: a compromised verifier could send without a pause
                 report = self._verifier.read()
@@ -203,6 +217,7 @@ class SignedKnocks:
                     break
                 self._record_rejections(report)
                 knocks += report.knocks
+                repeats += report.repeats
                 if len(knocks) >= _TOGETHER:
                     break
         except MalformedError as error:
@@ -213,9 +228,12 @@ class SignedKnocks:
             self._schedule_restart()
         if knocks:
             self._on_knocks(knocks)
+        for repeat in repeats:  # those of a knock for a fleet may come before etcd's answer: the browser sends more
+            self._confirmations.repeat(repeat, self._openings.loop.now_s())
 
     def _record_rejections(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
+        self.resent += self.counts.pop("resent", 0)
         for source, refused in report.refused:
             if self._verifier_limit.admits(self._openings.loop.now_s()):
                 self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
@@ -224,8 +242,11 @@ class SignedKnocks:
         """Claim the knocks; those for the fleet there first, as other gates may have used them."""
         alone: list[ValidKnock] = []
         shared: list[KnockGrant] = []
+        now_s = self._openings.loop.now_s()
         for knock in knocks:
-            if isinstance(knock, KnockClose) and self._is_shared(knock):
+            if not self._quotas.admits(knock.signer, now_s):
+                self._reject(knock, "quota", TOO_MANY)
+            elif isinstance(knock, KnockClose) and self._is_shared(knock):
                 self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
             elif isinstance(knock, KnockGrant) and knock.is_shared:
                 shared.append(knock)
@@ -272,7 +293,7 @@ class SignedKnocks:
         return [knock for knock in knocks if knock not in banned]
 
     def _reject(self, knock: ValidKnock, reason: str, words: str) -> None:
-        self._refuse(knock.place, knock.door, reason, f"packet from key {knock.key} rejected: {words}")
+        self._refuse(knock.place, knock.door, reason, f"packet from {signer_text(knock)} rejected: {words}")
 
     def _refuse(self, place: Source, door: str, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
@@ -308,7 +329,7 @@ class SignedKnocks:
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()
-        new = signed_opening(door, _dated(grant), grant.for_ms / 1000, f"key {grant.key}", now_s)
+        new = signed_opening(door, _dated(grant), grant.for_ms / 1000, signer_text(grant), now_s)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []
@@ -316,7 +337,7 @@ class SignedKnocks:
 
     def _close(self, knock: KnockClose) -> list[Effect]:
         """Close what the signer holds; what others hold stays, and a close that finds nothing is only logged."""
-        by, now_s = f"key {knock.key}", self._openings.loop.now_s()
+        by, now_s = signer_text(knock), self._openings.loop.now_s()
         if effects := on_signed_close(self._openings.table, _dated(knock), by, now_s):
             return effects
         key = knock.door, knock.place
@@ -344,7 +365,7 @@ class SignedKnocks:
         """Reject a knock whose change nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         verb = "closed" if isinstance(knock, KnockClose) else "opened"
-        self._refuse(knock.place, knock.door, reason, f"key {knock.key} {verb} nothing: {error}")
+        self._refuse(knock.place, knock.door, reason, f"{signer_text(knock)} {verb} nothing: {error}")
 
     def _stop_worker(self) -> None:
         if self._verifier is not None:
