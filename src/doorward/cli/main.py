@@ -38,6 +38,8 @@ GROUPS = {
         "compile": "print the nftables ruleset",
         "key": "print the server's key for signed knocks",
         "allow": "let a public key send signed knocks: add it to authorized_keys",
+        "revoke": "remove a person's keys from authorized_keys",
+        "people": "list who may send signed knocks",
         "share": "share doors with phones and other clients: link, QR code, page",
         "completion": "print a shell completion script",
     },
@@ -118,9 +120,9 @@ def overview() -> str:
         for title, group in GROUPS.items()
     )
     return (
-        "usage: doorward COMMAND …\n\n"
+        "usage: doorward COMMAND …\n"
         "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
-        f"{rows}\n\n`doorward help COMMAND` explains one command.\n"
+        f"{rows}\n`doorward help COMMAND` explains one command.\n"
     )
 
 
