@@ -164,13 +164,13 @@ def packet_socket_of(pid: int) -> Iterator[socket.socket]:
 
 
 def statistics(borrowed: socket.socket) -> tuple[int, int]:
-    """Give the packets that came and those that were dropped, since the last call."""
+    """Return the packets that came and those that were dropped, since the last call."""
     packets, drops = struct.unpack_from("II", borrowed.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12))
     return packets, drops
 
 
 def cpu_s(pid: int) -> float:
-    """Give the processor time that a process has used, with its children's."""
+    """Return the processor time that a process has used, with its children's."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 

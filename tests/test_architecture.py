@@ -33,6 +33,7 @@ PURE = [
     *(SOURCE / "fleet" / name for name in ("protocol.py", "state.py")),
     *(SOURCE / "init" / name for name in ("client_setup.py", "config_writer.py", "random_sequence.py")),
     *(SOURCE / "kernel" / name for name in ("bpf.py", "seccomp.py")),
+    SOURCE / "client" / "hold.py",
     SOURCE / "daemon" / "hook_commands.py",
     SOURCE / "watch" / "view.py",
     SOURCE / "escape.py",

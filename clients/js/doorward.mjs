@@ -269,12 +269,12 @@ export async function icePassword(knock) {
   return toBase64(await expand(knock.secret, joined("doorward ice 1"), 18));
 }
 
-/** Return the session description that makes a browser send the knock to these ports of an address. */
-export async function stunDescription(knock, address, ports) {
+/** Return the remote description that makes a browser send STUN frames with this name to these ports of an address. */
+export function stunDescription(username, password, address, ports) {
   const lines = [
     "v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "a=group:BUNDLE 0",
     "m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "c=IN IP4 0.0.0.0", "a=mid:0",
-    `a=ice-ufrag:${iceUsername(knock)}`, `a=ice-pwd:${await icePassword(knock)}`,
+    `a=ice-ufrag:${username}`, `a=ice-pwd:${password}`,
     `a=fingerprint:sha-256 ${Array(32).fill("00").join(":")}`,
     "a=setup:active", // otherwise the browser would send DTLS to the port
     "a=sctp-port:5000",
@@ -283,10 +283,11 @@ export async function stunDescription(knock, address, ports) {
   return { type: "answer", sdp: lines.map((line) => `${line}\r\n`).join("") };
 }
 
-/** Return whether a connection has sent a request; Firefox does not count them. */
-async function hasSent(connection) {
-  const reports = [...(await connection.getStats()).values()];
-  return reports.some(({ type, requestsSent = 1 }) => type === "candidate-pair" && requestsSent > 0);
+/** Return whether a connection has sent a STUN frame. */
+export async function hasSent(connection) {
+  const pairs = [...(await connection.getStats()).values()].filter(({ type }) => type === "candidate-pair");
+  const isWaiting = ({ state }) => state === "frozen" || state === "waiting";
+  return pairs.some((pair) => (pair.requestsSent === undefined ? !isWaiting(pair) : pair.requestsSent > 0)); // Firefox does not count
 }
 
 /**
@@ -297,18 +298,20 @@ async function hasSent(connection) {
  */
 export async function knockStun(knock, address, ports, waitMs = STUN_WAIT_MS) {
   const connection = new RTCPeerConnection();
+  let timer;
   try {
     connection.createDataChannel("");
     await connection.setLocalDescription(await connection.createOffer());
-    const description = await stunDescription(knock, address, ports);
+    const description = stunDescription(iceUsername(knock), await icePassword(knock), address, ports);
     return await new Promise((resolve, reject) => {
-      setTimeout(async () => resolve((await hasSent(connection)) ? "silent" : "blocked"), waitMs);
+      timer = setTimeout(async () => resolve((await hasSent(connection)) ? "silent" : "blocked"), waitMs);
       connection.oniceconnectionstatechange = () => {
         if (["connected", "completed"].includes(connection.iceConnectionState)) resolve("confirmed");
       };
       connection.setRemoteDescription(description).catch(reject);
     });
   } finally {
+    clearTimeout(timer);
     connection.close();
   }
 }

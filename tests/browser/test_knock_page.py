@@ -73,7 +73,7 @@ def shared(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str
 def opened(module_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, BrowserGate, Path]]:
     folder = tmp_path_factory.mktemp("page")
     (folder / "doorward.toml").write_text(
-        '[gate]\nname = "home"\n[signed]\n[doors.ssh]\nopens = ["22/tcp"]\n'
+        '[gate]\nname = "home"\n[signed]\nport = ["443/udp", "62201/udp"]\n[doors.ssh]\nopens = ["22/tcp"]\n'
         '[doors.wiki]\nopens = ["443/tcp"]\nfor = "10m"\n'
     )
     server = Signed(folder).server
@@ -276,6 +276,12 @@ def test_obstacles_are_named(page: Page) -> None:
         assert notices(page.browser) == [
             "This page needs https, or a file on this device: browsers keep cryptography from pages loaded over http."
         ]
+    frame = Path(page.address.removeprefix("file://")).with_name("frame.html")
+    with site(page) as address:
+        frame.write_text("<!doctype html><iframe src='knock.html'></iframe>")
+        page.browser.open(address.replace("knock.html", "frame.html"))
+        inner = "frames[0].document.querySelector('[role=alert]').textContent.slice(0, 35)"
+        assert page.browser.evaluate(inner) == "This page does not work within anot"
     with with_script(page.browser, "delete globalThis.RTCPeerConnection"):
         page.browser.open(page.address)
         assert [notice[:22] for notice in notices(page.browser)] == ["WebRTC is switched off"]

@@ -101,7 +101,7 @@ class Load:
         self._daemon.process.send_signal(signal.SIGHUP)
 
     def _ask(self, command: str, address: Source) -> bool:
-        with suppress(DoorwardError, OSError):  # killed meanwhile, or (a close) not yet told of the knock
+        with suppress(DoorwardError, OSError):  # killed meanwhile, or (a close) not yet aware of the knock
             self._daemon.ask(command, door="ssh", address=str(address))
             return True
         return False

@@ -58,9 +58,9 @@ def test_ten_thousand_sources_knock_rightly_at_once(direct_lab: Lab, tmp_path: P
         assert len(daemon.elements()) == AT_ONCE
         await_openings(daemon, AT_ONCE)
         assert len(daemon.log("--last", 2 * AT_ONCE)) == AT_ONCE
-        told = [event for event in daemon.events() if event["event"] == "opened"]
+        logged = [event for event in daemon.events() if event["event"] == "opened"]
         left_out = daemon.message("these were left out: ")["message"]
-        assert len(told) < AT_ONCE
+        assert len(logged) < AT_ONCE
         assert "'opened'" in left_out
 
 

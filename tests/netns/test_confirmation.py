@@ -100,7 +100,7 @@ class Site:
         return self.lab.client.call(go)
 
     def sent_by_gate(self, capture: Tcpdump) -> list[int]:
-        """Give the lengths of the UDP payloads that the gate has sent so far, of whatever kind."""
+        """Return the lengths of the UDP payloads that the gate has sent so far, of whatever kind."""
         self.marks += 1
         mark = self.marks
 

@@ -121,11 +121,14 @@ def test_a_database(afar: DocsSession, console: Console) -> None:
     desk.swaps |= {"/etc/backup/id_ed25519": str(other), "1-10000": "5400-5500"}
     for name in ("psql", "pg_dump"):
         desk.program(name, sys.executable, "-c", CONNECT)
-    add, query, backup, verify = console
+    add, query, hold, backup, verify = console
     desk.compare(add)
     assert desk.compare(query) == f"welcome, {desk.lab.stranger.ipv4}\n"
     assert opened_by(desk) == "key reports"
     desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)  # or it has closed by itself
+    assert desk.compare(hold) == f"welcome, {desk.lab.stranger.ipv4}\n"
+    assert opened_by(desk) == "key reports"
+    desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)
     desk.compare(backup)
     assert opened_by(desk) == "key backup"
     desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)

@@ -76,7 +76,7 @@ def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
     keys.write_text(f"{public}\n")
     name_hosts(lab)
     with ExitStack() as stack:
-        stack.enter_context(host_names(lab.client, dict.fromkeys(NAMES, lab.server.ipv4)))
+        stack.enter_context(host_names(lab.client, *[(name, lab.server.ipv4) for name in NAMES]))
         stack.enter_context(running_sshd(lab.server, tmp_path / "sshd", [f'command="echo in" {public}']))
         daemon = RunningDaemon(lab.server, tmp_path, CONFIG)
         stack.callback(daemon.close)
@@ -105,6 +105,15 @@ def test_proxy(site: Site, console: Console) -> None:
     site.add_home("--ssh")
     site.seat.type(shows)
     assert site.seat.type(goes) == "in\n"
+    site.opened("key ")
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward hold")
+def test_hold(site: Site, console: Console) -> None:
+    (call,) = console
+    site.add_home()
+    program(site.seat.folder, "rsync", "/bin/echo", "sent")
+    assert site.seat.type(call) == "sent -a photos server.example:\n"
     site.opened("key ")
 
 

@@ -58,7 +58,7 @@ def seat(lab: Lab, tmp_path: Path) -> Iterator[Seat]:
 
 
 def configure(seat: Seat, text: str = "") -> Path:
-    """Give the server another folder for its configuration, with this one in it."""
+    """Use another directory for the server's configuration, with this one in it."""
     folder = Path(tempfile.mkdtemp(dir=seat.folder))
     if text:
         (folder / "doorward.toml").write_text(text)
@@ -144,13 +144,16 @@ def allow(seat: Seat, config: Path, call: Call) -> None:
 
 @pytest.mark.console("docs/browser.md")
 def test_page_for_a_browser(seat: Seat, console: Console) -> None:
-    page, allowing = console
+    page, allowing, for_sequences = console
     path = configure(seat, WEAK + "[signed]\n")
     key = seat.type(Call("#", "doorward key server", "")).splitlines()[-1]
     seat.type(page)
     text = (seat.at / "knock.html").read_text()
     assert all(part in text for part in (key, "2001:db8::7", "ssh://alice@192.0.2.7"))
     allow(seat, path, allowing)
+    configure(seat, WEAK + 'knock = ["7000/tcp", "8000/udp", "9000/tcp"]\n')
+    seat.type(for_sequences)
+    assert '["udp", 8000]' in (seat.at / "secret.html").read_text()
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward import")

@@ -27,7 +27,7 @@ ACCESS_EXPIRE      01/01/2020
 LINE = "a line for each of its users: "
 
 
-def test_the_imported_doors_open_to_the_lines_that_were_told(direct_lab: Lab, tmp_path: Path) -> None:
+def test_imported_doors_open_with_the_printed_commands(direct_lab: Lab, tmp_path: Path) -> None:
     old = tmp_path / "access.conf"
     guest, other = Visitors(direct_lab).crowd(4, 2)
     old.write_text(ACCESS.format(near=guest))

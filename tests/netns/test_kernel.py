@@ -26,7 +26,7 @@ pytestmark = pytest.mark.netns
 
 STREAMS = 240
 CAPACITY = 4096
-# A busy machine may hold a stream up, and a deadline pass between a packet and the look at the clock: it is sent anew.
+# A busy machine may hold a stream up, and a deadline pass between a packet and the look at the clock: it is sent again.
 TRIES, MOST_DELAY_S = 5, 0.1
 SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
 FILTERS = [DEFAULT_FLAGS, FlagFilter.parse(("fin",)), FlagFilter.parse(())]

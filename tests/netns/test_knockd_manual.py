@@ -29,14 +29,14 @@ EXAMPLE_1 = doors_of(MANUAL_1).replace(" --dport", " -p tcp --dport")
 
 
 def rules(place: Site, source: str, chain: str = "INPUT") -> list[str]:
-    """Give the firewall's rules for a source."""
+    """Return the firewall's rules for a source."""
     tool = "iptables" if ip_address(source).version == 4 else "ip6tables"
     listed = place.lab.server.run([tool, "-S", chain]).stdout.splitlines()
     return [rule for rule in listed if f" {source}/" in rule]
 
 
 def accepts(source: str, what: str, chain: str = "INPUT") -> list[str]:
-    """Give the one rule that lets a source in, as iptables lists it."""
+    """Return the one rule that lets a source in, as iptables lists it."""
     return [f"-A {chain} -s {source}/{ip_address(source).max_prefixlen} -p tcp -m tcp {what} -j ACCEPT"]
 
 
@@ -84,7 +84,7 @@ def test_examples_3_and_4_take_each_sequence_once(tmp_path: Path, program: Progr
             for port in ports:
                 place.send(source, port, flags=FIN)
             place.knockd.await_line(f"{source}: opencloseSMTP: OPEN SESAME", number)
-            if example is EXAMPLE_3 and source is SIX:  # its one command is IPv4's: run, refused, and told of
+            if example is EXAMPLE_3 and source is SIX:  # its one command is IPv4's: run, refused, and logged
                 place.knockd.await_line("opencloseSMTP: command returned non-zero status code (2)", 2 * number)
                 continue
             until(lambda: rules(place, source) == accepts(source, "--dport 25"))
@@ -108,7 +108,7 @@ stop_command = /usr/sbin/iptables -s %IP% -D input_ext -p tcp --dport ssh -j ACC
 def test_a_chain_of_the_distributions_firewall(
     direct_lab: Lab, tmp_path: Path, program: Program, is_once: bool
 ) -> None:
-    """The client's own connection is let in for as long as the rule stands, and goes on after."""
+    """The client's own connection is let in as long as the rule exists, and goes on after."""
     server, client = direct_lab.server, direct_lab.client
     for rule in ("-N input_ext", "-A INPUT -m state --state ESTABLISHED,RELATED -j ACCEPT", "-A INPUT -j input_ext",
                  "-A input_ext -j DROP"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Started by root, the daemon goes over to its user; what reads packets can do nothing; commands keep root's rights."""
+"""Started by root, the daemon switches to its user; packet readers can do nothing; commands keep root's rights."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ServiceDaemon(RunningDaemon):
         return status_of(self.process.pid)
 
     def child(self, *, filtered: bool) -> int:
-        """Give the process id of the reader, whose system calls are filtered, or of the one that runs commands."""
+        """Return the process id of the reader, whose system calls are filtered, or of the one that runs commands."""
         (pid,) = (
             pid for pid in children_of(self.process.pid) if (status_of(pid)["Seccomp_filters"] != "0") is filtered
         )

@@ -60,7 +60,7 @@ def rings(direct_lab: Lab) -> Iterator[OpenRing]:
 
 
 def read_all(ring: TpacketRing, sentinels: int) -> list[tuple[Packet, float]]:
-    """Give what the ring brings up to the last of so many sentinels, and in the other family by then."""
+    """Return what the ring brings up to the last of so many sentinels, and in the other family by then."""
     found: list[tuple[Packet, float]] = []
     end_s = time.monotonic() + PATIENCE_S
     while sum(packet.port == SENTINEL.port for packet, _ in found) < sentinels:

@@ -40,7 +40,7 @@ class Site:
         self.files = Signed(folder / "configuration")
 
     def key(self, kind: str) -> Path:
-        """Give the user a key of this kind, which both doorward and sshd let in."""
+        """Create a key of this kind for the user, which both doorward and sshd let in."""
         private = ssh_keygen.key(kind)
         self.files.authorize(ssh_keygen.public_line(private))
         return private

@@ -64,8 +64,8 @@ def test_bash(typed: str, wanted: str, environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(("typed", "wanted"), CASES)
 def test_fish(typed: str, wanted: str, environment: dict[str, str]) -> None:
     script = f"{environment['HOME']}/share/fish/vendor_completions.d/doorward.fish"
-    told = ask("fish", environment, "--no-config", "-c", f"source {script}; complete -C 'doorward {typed}'")
-    assert [line.split("\t")[0] for line in told.splitlines()] == [wanted]
+    output = ask("fish", environment, "--no-config", "-c", f"source {script}; complete -C 'doorward {typed}'")
+    assert [line.split("\t")[0] for line in output.splitlines()] == [wanted]
 
 
 @pytest.mark.parametrize(("typed", "wanted"), CASES)

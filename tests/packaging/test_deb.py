@@ -275,7 +275,7 @@ def test_replaces_knockd(built: Built, machine: SystemdContainer, direct_lab: La
 
 
 def test_in_a_chroot(built: Built, direct_lab: Lab, tmp_path: Path) -> None:
-    """A chroot, as images are made in: no systemd runs, and this host's gate is none of its business."""
+    """A chroot, as images are made in: no systemd runs, and this host's gate is not touched."""
     (root,) = script("--root")
     steps = f"""
         mount -t tmpfs tmpfs {tmp_path}

@@ -45,7 +45,7 @@ class Newcomer:
         self.took_s = 0.0
 
     def types(self, terminal: Terminal, line: str, then: str, *answers: str, question: str = QUESTION) -> str:
-        """Type a command, and answers to what it asks; gives what is shown until `then` stands there."""
+        """Type a command, and answers to what it asks; returns what is shown until `then` appears."""
         began_s = time.monotonic()
         self.typed.append(line)
         shown = ""
@@ -103,7 +103,7 @@ def newcomer(built: Built, direct_lab: Lab, tmp_path: Path) -> Iterator[Newcomer
 
 
 def next_of(shown: str, program: str) -> str:
-    """Give the command of this program that `doorward init` says comes next, or `doorward add` before that."""
+    """Return the command of this program that `doorward init` says comes next, or `doorward add` before that."""
     rest = shown if program == "doorward add" else shown.partition("\nnext:\n")[2]
     found = re.search(rf"(?m)^  ({program} .*?)(  +#.*)?$", rest)
     assert found, shown
@@ -124,26 +124,26 @@ def test_six_commands(newcomer: Newcomer, built: Built) -> None:
     packages = f"/packages/{built.client.name} /packages/{built.doorward.name}"
     assert "Setting up doorward " in types(server, f"sudo apt install {packages}", ON_SERVER)
 
-    told = types(server, "sudo doorward init", ON_SERVER, "", "", "", "", "")
-    assert "you are logged in through it" in told
-    assert "[/home/ada/.ssh/authorized_keys]: " in told
-    assert "wrote /etc/doorward/doorward.toml: mode guard, doors ssh=22/tcp" in told
+    output = types(server, "sudo doorward init", ON_SERVER, "", "", "", "", "")
+    assert "you are logged in through it" in output
+    assert "[/home/ada/.ssh/authorized_keys]: " in output
+    assert "wrote /etc/doorward/doorward.toml: mode guard, doors ssh=22/tcp" in output
 
-    begun = types(server, f"sudo {next_of(told, 'systemctl')}", ON_SERVER)
+    begun = types(server, f"sudo {next_of(output, 'systemctl')}", ON_SERVER)
     assert "Created symlink" in begun
     assert "ailed" not in begun
 
-    added = types(client, next_of(told, "doorward add"), ON_LAPTOP)
+    added = types(client, next_of(output, "doorward add"), ON_LAPTOP)
     assert "`ssh box` now knocks first" in added
 
-    entered = types(client, next_of(told, "ssh").replace("box", "ada@box"), ON_SERVER, "yes", question=ANSWER)
+    entered = types(client, next_of(output, "ssh").replace("box", "ada@box"), ON_SERVER, "yes", question=ANSWER)
     assert "doorward: " not in entered
     assert signed_packets(newcomer) == 1  # at the first try
     client.send("exit\n")
     client.until(ON_LAPTOP, PATIENCE_S)
 
-    verify = re.search(r"doorward verify box .*", told)
-    assert verify, told
+    verify = re.search(r"doorward verify box .*", output)
+    assert verify, output
     verified = types(client, verify[0], ON_LAPTOP)
     assert "OK" in verified
     client.send("echo status $?\n")

@@ -38,14 +38,14 @@ os.execv(sys.argv[3], sys.argv[3:])
 class Browser:
     """One page in one browser, on this machine or on a host of a lab.
 
-    `told`: what the protocol told since the page was opened, oldest first.
+    `events`: the messages of the protocol since the page was opened, oldest first.
     """
 
     def __init__(self, profile: Path, host: NamespaceHost | None = None) -> None:
         program = shutil.which("chromium")
         if program is None:
             unavailable("not installed: chromium")
-        self.told: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self._number = 0
         self._rest = b""
         self._session: str | None = None
@@ -94,44 +94,44 @@ class Browser:
 
     def open(self, address: str) -> None:
         """Open a page, and wait until all of it is there."""
-        self.told.clear()
+        self.events.clear()
         self.ask("Page.navigate", url=address)
-        if not any(told.get("method") == "Page.loadEventFired" for told in self.told):
-            self.told.append(self._until(lambda told: told.get("method") == "Page.loadEventFired"))
+        if not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._until(lambda event: event.get("method") == "Page.loadEventFired"))
 
     def look(self, width: int, scheme: str, *, phone: bool = False) -> None:
-        """Give the window a width in CSS pixels, and the user a taste: "light" or "dark"."""
+        """Set the window to a width in CSS pixels, and the user a taste: "light" or "dark"."""
         scale = 2 if phone else 1
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=scale, mobile=phone)
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def evaluate(self, expression: str) -> Any:
-        """Give what an expression is in the page; of a promise, what it becomes."""
+        """Return what an expression is in the page; of a promise, what it becomes."""
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def picture(self, most: int = 20_000) -> bytes:
-        """Give the page as a PNG, its top `most` pixels."""
+        """Return the page as a PNG, its top `most` pixels."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], most), "scale": 1}
         answer = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(answer["data"])
 
     def paper(self) -> bytes:
-        """Give the page as it would be printed, a PDF."""
+        """Return the page as it would be printed, a PDF."""
         answer = self.ask("Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69)
         return base64.b64decode(answer["data"])
 
     def complaints(self) -> list[str]:
         """Give all that the page made the browser say: errors, warnings, refusals by the page's own policy."""
         methods = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-        return [json.dumps(told["params"]) for told in self.told if told.get("method") in methods]
+        return [json.dumps(event["params"]) for event in self.events if event.get("method") in methods]
 
     def requests(self) -> list[str]:
-        """Give the address of each thing that was asked for."""
-        sent = (told for told in self.told if told.get("method") == "Network.requestWillBeSent")
-        return [told["params"]["request"]["url"] for told in sent]
+        """Return the address of each thing that was asked for."""
+        sent = (event for event in self.events if event.get("method") == "Network.requestWillBeSent")
+        return [event["params"]["request"]["url"] for event in sent]
 
     def ask(self, method: str, **words: object) -> Any:
         """Call a method of the protocol, and give its answer."""
@@ -141,7 +141,7 @@ class Browser:
         if self._session is not None:
             call["sessionId"] = self._session
         os.write(self._write, json.dumps(call).encode() + b"\0")
-        answer = self._until(lambda told: told.get("id") == number)
+        answer = self._until(lambda event: event.get("id") == number)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
@@ -149,10 +149,10 @@ class Browser:
         """Read on until it comes, and keep what else comes."""
         deadline_s = time.monotonic() + _WAIT_S
         while True:
-            told = self._next(deadline_s)
-            if is_it(told):
-                return told
-            self.told.append(told)
+            event = self._next(deadline_s)
+            if is_it(event):
+                return event
+            self.events.append(event)
 
     def _next(self, deadline_s: float) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -162,5 +162,5 @@ class Browser:
             assert raw, f"the browser has ended (status {self._process.poll()})"
             self._rest += raw
         one, _, self._rest = self._rest.partition(b"\0")
-        told: dict[str, Any] = json.loads(one)
-        return told
+        event: dict[str, Any] = json.loads(one)
+        return event

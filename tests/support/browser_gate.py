@@ -48,7 +48,7 @@ class BrowserGate:
         self._authorizer = PacketAuthorizer(self.server, keys, doors, self.gate or None, 60_000)
 
     def verdicts(self) -> list[Verdict]:
-        """Give the verdicts since the last call, in order."""
+        """Return the verdicts since the last call, in order."""
         verdicts = [received.verdict for received in self.received.values()]
         self.received = {}
         return verdicts

@@ -58,7 +58,7 @@ ELSEWHERE = (
 
 
 def typed_in(block: Block) -> Iterator[Call]:
-    """Give what is typed in a console; a line before the first prompt counts as typed, too."""
+    """Return what is typed in a console; a line before the first prompt counts as typed, too."""
     found = list(calls(block))
     lines = block.text.splitlines()
     first = next((number for number, line in enumerate(lines) if line[:2] in ("# ", "$ ")), len(lines))
@@ -66,12 +66,12 @@ def typed_in(block: Block) -> Iterator[Call]:
     yield from found
 
 
-def stands_elsewhere(page: str, call: Call) -> bool:
+def is_typed_elsewhere(page: str, call: Call) -> bool:
     return any(page == entry.page and call.typed.startswith(entry.begins) for entry in ELSEWHERE)
 
 
 def consoles(page: str, *places: int | str) -> list[Block]:
-    """Give a page's consoles, all or those of these numbers, the first being 1, and below these headings."""
+    """Return a page's consoles, all or those of these numbers, the first being 1, and below these headings."""
     found = list(blocks(ROOT / page, "console"))
     return [block for place in places for block in _at(place, found)] if places else found
 
@@ -89,7 +89,7 @@ class Console:
 
     def __init__(self, page: str, *places: int | str) -> None:
         found = [call for block in consoles(page, *places) for call in typed_in(block)]
-        self.left = [call for call in found if not stands_elsewhere(page, call)]
+        self.left = [call for call in found if not is_typed_elsewhere(page, call)]
         assert self.left, f"nothing to type in {page} {places}"
 
     def __iter__(self) -> Console:

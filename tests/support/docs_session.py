@@ -170,11 +170,11 @@ LogLevel ERROR
 
 
 @contextmanager
-def host_names(host: NamespaceHost, names: Mapping[str, Address]) -> Iterator[None]:
-    """Let these names be addresses for all that is run on a host."""
+def host_names(host: NamespaceHost, *names: tuple[str, Address]) -> Iterator[None]:
+    """Let these names be these addresses, perhaps several, for all that is run on a host."""
     folder = Path("/etc/netns") / host.namespace  # `ip netns exec` puts what is there over the files of /etc
     folder.mkdir(parents=True)
-    lines = [f"{address} {name}\n" for name, address in names.items()]
+    lines = [f"{address} {name}\n" for name, address in names]
     (folder / "hosts").write_text("".join([Path("/etc/hosts").read_text(), *lines]))
     try:
         yield
@@ -189,8 +189,8 @@ def docs_session(lab: Lab, ssh_config: str = "", you: NamespaceHost | None = Non
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(lab.server))
         desk = DocsSession(lab, folder, you)
-        names = dict.fromkeys(("server.example", "db.example"), lab.server.ipv4)
-        stack.enter_context(host_names(desk.hosts["$"], names))
+        names = [(name, lab.server.ipv4) for name in ("server.example", "db.example")]
+        stack.enter_context(host_names(desk.hosts["$"], *names))
         desk.write_ssh_config(ssh_config)
         stack.enter_context(running_sshd(lab.server, folder / "sshd", [desk.login()]))
         stack.callback(desk.daemon.close)

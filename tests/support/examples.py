@@ -60,9 +60,9 @@ def search_path(folder: Path) -> str:
 
 
 class Seat:
-    """A host and a folder on it, in which is typed what the examples say; doorward's programs are found there.
+    """A host and a directory on it, where the examples are typed; doorward's programs are on its PATH.
 
-    `meant` tells what stands here for words of the page: a path for a path of the machine's own, a key for `x25519:…`.
+    `meant` has what replaces words of the page: a path for a path of the machine's own, a key for `x25519:…`.
     """
 
     def __init__(self, host: NamespaceHost, folder: Path, env: Mapping[str, object] | None = None) -> None:

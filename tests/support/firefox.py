@@ -80,11 +80,11 @@ class Firefox:
         self.ask("browsingContext.navigate", context=self._page, url=address, wait="complete")
 
     def look(self, width: int) -> None:
-        """Give the window a width in CSS pixels."""
+        """Set the width of the window, in CSS pixels."""
         self.ask("browsingContext.setViewport", context=self._page, viewport={"width": width, "height": 800})
 
     def evaluate(self, expression: str) -> Any:
-        """Give the text or number that an expression is in the page; of a promise, what it becomes."""
+        """Return the text or number that an expression is in the page; of a promise, what it becomes."""
         target = {"context": self._page}
         answer = self.ask("script.evaluate", expression=expression, target=target, awaitPromise=True)
         assert answer["type"] == "success", answer

@@ -46,7 +46,7 @@ def service_user(host: NamespaceHost) -> Iterator[None]:
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """Give a folder that every user can reach, as pytest's own cannot."""
+    """Return a folder that every user can reach, as pytest's own cannot."""
     folder = Path(tempfile.mkdtemp(prefix="doorward-test-"))
     folder.chmod(0o755)
     try:
@@ -56,7 +56,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def for_the_user(daemon: RunningDaemon) -> None:
-    """Give the daemon's folders to the user, and the configuration to read."""
+    """Return the user the daemon's directories, and the configuration to read."""
     for path in (daemon.state, daemon.control.parent):
         os.chown(path, USER, GROUP)
     daemon.state.chmod(0o700)
@@ -66,7 +66,7 @@ def for_the_user(daemon: RunningDaemon) -> None:
 
 
 def wrapped(hold: Path, *commands: str) -> list[str]:
-    """Give what to put before a command, so that every user can read the program, in a mount namespace of its own.
+    """Return what to put before a command, so that every user can read the program, in a mount namespace of its own.
 
     The program may be installed below /root. The `commands` of the shell change that namespace further.
     """
@@ -88,7 +88,7 @@ def _opened(hold: Path) -> Iterator[str]:
 
 
 def _closed(path: Path) -> Path | None:
-    """Give the first folder on the way that other users cannot enter."""
+    """Return the first folder on the way that other users cannot enter."""
     return next((folder for folder in reversed((path, *path.parents)) if _is_closed(folder)), None)
 
 

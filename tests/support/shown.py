@@ -13,7 +13,7 @@ _ANY_WORDS = r"[^\n]+"
 def is_shown(shown: str, printed: str, vary: Mapping[str, str] | None = None) -> bool:
     """Return whether `shown` is what was printed, but for blanks at the end of a line and blank lines around all.
 
-    A line `…` stands for any lines, also for none; `…` within a line for at least one character of that line.
+    A line `…` matches any lines, also none; `…` within a line matches at least one character of that line.
     `vary` has the few texts that differ each time, and the expressions for what may be in their place.
     """
     vary = {LEFT_OUT: _ANY_WORDS, **(vary or {})}

@@ -41,7 +41,7 @@ HOME, ELSEWHERE = "192.0.2.7", "198.51.100.9"  # the users' address, and the att
 
 
 class Rules(NamedTuple):
-    """What the gates do, and the module that each rule stands for. A test switches off one at a time."""
+    """What the gates do, and the module that each rule models. A test switches off one at a time."""
 
     listed: bool = True  # signed/authorize.py: a knock counts if it is by a listed key,
     target: bool = True  # signed/authorize.py: for this gate or its fleet,

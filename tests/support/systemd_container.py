@@ -145,7 +145,7 @@ class SystemdContainer:
         return done
 
     def says(self, *words: object) -> str:
-        """Give what a program prints, without the newline at the end."""
+        """Return what a program prints, without the newline at the end."""
         return self.run(*words).stdout.strip()
 
     def write(self, path: str, text: str, *, mode: str = "644", owner: str = "root:root") -> None:
@@ -155,13 +155,13 @@ class SystemdContainer:
         self.run("chmod", mode, path)
 
     def files(self) -> dict[str, str]:
-        """Tell what is on the disk and in /run: kind, mode, owner and target, and of a file its sum."""
+        """Return what is on the disk and in /run: kind, mode, owner and target, and of a file its sum."""
         prune = [word for name in _NOT_LOOKED_AT for word in ("-path", f"/{name}", "-o")]
         find = ("find", "/", "(", *prune, "-fstype", "proc", "-o", "-fstype", "sysfs", ")", "-prune", "-o")
         listed = self.run(*find, "-printf", "%P\t%y %m %U:%G %l\n").stdout
         sums = self.run(*find, "-type", "f", "-size", "-200k", "-exec", "cksum", "{}", "+").stdout
-        told = dict(line.split("\t", 1) for line in listed.splitlines())
+        found = dict(line.split("\t", 1) for line in listed.splitlines())
         for line in sums.splitlines():
             checksum, size, path = line.split(" ", 2)
-            told[path.lstrip("/")] += f"{checksum} {size}"
-        return told
+            found[path.lstrip("/")] += f"{checksum} {size}"
+        return found

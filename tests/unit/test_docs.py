@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import COMMANDS, build_parser
+from doorward.cli.main import parse as parse_words
 from doorward.client.hosts import read_hosts
 from doorward.config.toml import TABLES, parse
 from doorward.errors import ConfigError
@@ -69,7 +70,7 @@ CALLS = [
 def status_of(words: list[str]) -> int | str | None:
     """Parse the words as the program does: None, or with what it would have ended."""
     try:
-        build_parser(words[0]).parse_intermixed_args(words[1:])
+        parse_words(words[0], words[1:])
     except SystemExit as ended:
         return ended.code
     return None

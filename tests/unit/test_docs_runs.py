@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.consoles import ELSEWHERE, Claim, Elsewhere, claims, consoles, stands_elsewhere, typed_in
+from tests.support.consoles import ELSEWHERE, Claim, Elsewhere, claims, consoles, is_typed_elsewhere, typed_in
 from tests.support.documents import PAGES, ROOT, Block, blocks, name_of, without_blocks
 
 COMMAND = r"doorward|scripts/\w+|apt|pip|systemctl|install|cp|chmod|chown|editor|nft|ssh"
@@ -28,14 +28,14 @@ def test_a_console_is_typed(block: Block) -> None:
     lines = list(typed_in(block))
     assert lines, "nothing is typed there"
     if str(block) not in claimed():
-        forgotten = [call.typed for call in lines if not stands_elsewhere(block.page, call)]
+        forgotten = [call.typed for call in lines if not is_typed_elsewhere(block.page, call)]
         assert forgotten == [], "no test types this: see tests/support/consoles.py"
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.test)
 def test_a_claim_names_consoles_that_are_there(claim: Claim) -> None:
     found = consoles(claim.page, *claim.places)
-    assert any(not stands_elsewhere(block.page, call) for block in found for call in typed_in(block))
+    assert any(not is_typed_elsewhere(block.page, call) for block in found for call in typed_in(block))
 
 
 @pytest.mark.parametrize("entry", ELSEWHERE, ids=lambda entry: f"{entry.page}: {entry.begins}")

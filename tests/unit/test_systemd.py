@@ -16,6 +16,7 @@ from doorward.daemon.control_socket import METRICS_USER
 from tests.conftest import unavailable
 
 FOLDER = Path(__file__).parents[2] / "systemd"
+CONTRIB = FOLDER.with_name("contrib") / "systemd"
 MOST_EXPOSED = 20  # tenths, of 100
 
 
@@ -25,9 +26,11 @@ def analyze(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *map(str, words)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("unit", [path.name for path in sorted(FOLDER.glob("*.service"))])
-def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
-    text = (FOLDER / unit).read_text()
+@pytest.mark.parametrize(
+    "path", [*sorted(FOLDER.glob("*.service")), *sorted(CONTRIB.glob("*.service"))], ids=lambda path: path.name
+)
+def test_systemd_understands_every_line(path: Path, tmp_path: Path) -> None:
+    text, unit = path.read_text(), path.name.replace("@", "@home")
     for program in ("doorward", "knockd", "nft"):  # whatever is or is not installed here
         text = re.sub(rf"=([-+]*){program} ", rf"=\1{sys.executable} ", text)
     (tmp_path / unit).write_text(text)

@@ -1,4 +1,4 @@
-"""Options shared by `doorward knock` and `doorward proxy`, and how they combine with hosts.toml."""
+"""Options shared by `doorward knock`, `proxy` and `hold`, and how they combine with hosts.toml."""
 
 from __future__ import annotations
 
@@ -55,15 +55,18 @@ class KnockPlan(NamedTuple):
         return "the sequence" if self.sequence else "door " + ", ".join(map(repr, self.doors))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = True) -> None:
     """Declare the shared options."""
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
-    parser.add_argument("--delay", metavar="TIME", help="pause between packets of a sequence (default: 10ms)")
-    parser.add_argument(
-        "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
-    )
+    if not with_sequences:
+        parser.set_defaults(sequence=False)
+    else:
+        parser.add_argument("--delay", metavar="TIME", help="pause between packets of a sequence (default: 10ms)")
+        parser.add_argument(
+            "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
+        )
     signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
     signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
     signed.add_argument("--signed-port", dest="signed_ports", metavar="PORT", help=SIGNED_PORT_HELP)

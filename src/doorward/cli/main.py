@@ -51,6 +51,7 @@ COMMANDS = {
     "report": "write an HTML report of openings, refusals and weak settings",
     "knock": "knock at a host, and wait for a port if asked to",
     "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
+    "hold": "keep a door open while a command or the terminal lives",
     "add": "add a server to this client",
     "key": "print the server's key for signed knocks",
     "allow": "let a public key send signed knocks: add it to authorized_keys",
@@ -134,10 +135,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    args = _parse_plain(words[0], words[1:]) if words[0] in _PLAIN else None
-    # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
-    args = args or build_parser(words[0]).parse_intermixed_args(words[1:])
-    return load(words[0]).run(args)
+    return load(words[0]).run(parse(words[0], words[1:]))
 
 
 def _parse_plain(name: str, words: list[str]) -> argparse.Namespace | None:
@@ -146,6 +144,20 @@ def _parse_plain(name: str, words: list[str]) -> argparse.Namespace | None:
     parser = PlainParser()
     load(name).add_arguments(parser)  # type: ignore[arg-type] # has the part of the interface that these commands use
     return parser.parse(words)  # type: ignore[return-value] # a namespace, though not argparse's
+
+
+def parse(name: str, words: list[str]) -> argparse.Namespace:
+    """Parse the arguments of one command; what follows `--` is left as it is for one that takes a command."""
+    if name in _PLAIN and (plain := _parse_plain(name, words)) is not None:
+        return plain
+    parser = build_parser(name)
+    has_command = "--" in words and any(action.dest == "command" for action in parser._actions)
+    end = words.index("--") if has_command else len(words)
+    # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
+    args = parser.parse_intermixed_args(words[:end])
+    if has_command:
+        args.command = words[end + 1 :]
+    return args
 
 
 def _unknown(word: str) -> int:

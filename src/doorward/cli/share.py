@@ -21,6 +21,7 @@ from doorward.errors import InvalidValueError, UsageError
 from doorward.init import client_setup, install, survey
 from doorward.model import Address, Door, parse_address
 from doorward.page.share_page import PageFiles, build_page, parse_link, render
+from doorward.signed.server_key import ServerKey
 
 EXAMPLE = """\
   # doorward share ssh --format qr                        # for a camera
@@ -43,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--format", metavar="FORMAT", choices=list(FORMATS), default="doorward", help=known)
     form.add_argument("--page", action="store_true", help="an HTML file from which a browser sends signed knocks")
+    parser.add_argument(
+        "--sequence",
+        action="store_true",
+        help="with --page: send port sequences, not signed knocks; the page is secret",
+    )
     form.add_argument(
         "--worker", action="store_true", help="the page's service worker: save it beside the page as knock-worker.js"
     )
@@ -102,20 +108,24 @@ def _names(configuration: Configuration) -> str:
 
 
 def _page(args: argparse.Namespace, configuration: Configuration, doors: list[Door], path: Path) -> str:
-    signed = configuration.signed
-    if signed is None:
-        raise UsageError("page-needs-signed", f"{path}: a page sends signed knocks; add [signed], or share a link")
     try:
         links = dict(map(parse_link, args.link))
     except InvalidValueError as error:
         raise UsageError(error.code, f"--link: {error}") from None
     for name in links:
         _door(configuration, name, str(path))
-    key = read_private_key(key_path(signed, path.absolute().parent)).public
+    key = None if args.sequence else _server_key(configuration, path)
     page = build_page(configuration, key, doors, _addresses(args.host), links, args.title)
-    names = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "page.mjs")
+    names = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "sequence.mjs", "page.mjs")
     template, style, *scripts = (files("doorward.page").joinpath(name).read_text(encoding="utf-8") for name in names)
     return render(page, PageFiles(template, style, tuple(scripts)))
+
+
+def _server_key(configuration: Configuration, path: Path) -> ServerKey:
+    if configuration.signed is None:
+        remedy = "add [signed], or use --sequence"
+        raise UsageError("page-needs-signed", f"{path}: a page sends signed knocks; {remedy}")
+    return read_private_key(key_path(configuration.signed, path.absolute().parent)).public
 
 
 def _addresses(given: Iterable[str]) -> list[Address]:

@@ -23,7 +23,7 @@ def signed_knocker(plan: KnockPlan, verbose: bool, replies: ReplyListener | None
 
     Each call for the same addresses uses the next of the host's ports. `replies` waits for the confirmations.
     """
-    requests, signer = _build_requests(plan)
+    requests, signer = build_requests(plan)
     ports: defaultdict[tuple[Target, ...], Iterator[Port]] = defaultdict(lambda: cycle(plan.host.signed_ports))
 
     def knock(targets: list[Target]) -> list[Target]:
@@ -42,7 +42,7 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
     """Print every field of the packets that a knock would send; send nothing."""
     from doorward.cli.packet_dump import describe, describe_json
 
-    requests, signer = _build_requests(plan)
+    requests, signer = build_requests(plan)
     port = plan.host.signed_ports[0]
     show = describe_json if as_json else describe
 
@@ -54,7 +54,8 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
         send(request, signer, first_per_family(targets), port, report=partial(report, request), really=False)
 
 
-def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
+def build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
+    """Return the request for each door of a plan, and the signer. UsageError, HostError: one is invalid, or missing."""
     host = plan.host
     flags = CLOSE * plan.closes | CONFIRM * host.confirm
     try:
@@ -66,7 +67,10 @@ def _build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     return requests, find_signer(host.identity, host.certificate, max_signature_bytes(requests[0].key))
 
 
+def packet_text(door: str, signer: Signer, sent: SentPacket) -> str:
+    """Return the line for a packet that was sent."""
+    return f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {door!r}, signed with {signer.name}"
+
+
 def _print_packet(door: str, signer: Signer, sent: SentPacket) -> None:
-    print_sent(
-        f"{sent.port} to {sent.target}: {sent.message.length} bytes for door {door!r}, signed with {signer.name}"
-    )
+    print_sent(packet_text(door, signer, sent))

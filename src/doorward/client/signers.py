@@ -43,6 +43,11 @@ class Signer(NamedTuple):
         """OpenSSH's name for the kind of key."""
         return key_kind(self.blob)
 
+    @property
+    def needs_touch(self) -> bool:
+        """Whether each signature takes a touch of a security key."""
+        return self.kind.startswith(_SECURITY_KEY)
+
 
 def signature_bytes(blob: bytes) -> int:
     """Return the maximum length in bytes of a signature by this key; 0 for an unknown kind."""

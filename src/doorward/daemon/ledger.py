@@ -221,8 +221,8 @@ def _shares_text(opening: Opening) -> str:
 
 
 def _share(until_s: float, by: str, earlier_s: float, dated_ms: int, name: str) -> Share:
-    if not (earlier_s >= 0 and type(dated_ms) is int):  # also excludes NaN
-        raise ValueError("a share that outlasts its opening")
+    if not (0 <= earlier_s <= LAST_MOMENT_S and type(dated_ms) is int and 0 <= dated_ms <= LAST_MOMENT_S * 1000):
+        raise ValueError("a share that outlasts its opening, or has no date")  # NaN is excluded too
     return Share(str(by), until_s - earlier_s, dated_ms, str(name))
 
 

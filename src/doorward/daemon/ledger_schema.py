@@ -38,7 +38,7 @@ ACTIVE = "SELECT id, door, address, ports, since, until, opened_by, shares FROM 
 _INVALID_DATE = (
     "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"
     " UNION SELECT 1 FROM seen_forgotten WHERE typeof(newest) != 'integer'"
-    " UNION SELECT 1 FROM closes WHERE typeof(time) != 'integer'"
+    " UNION SELECT 1 FROM closes WHERE typeof(time) != 'integer' OR typeof(signer) != 'text'"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
@@ -43,6 +44,7 @@ class Log:
         self._stamp = "JOURNAL_STREAM" not in os.environ
         self._limits = {event: TokenBucket(LINES_PER_S, LINES_AT_ONCE) for event in _TEXT}
         self._left_out: dict[str, int] = {}
+        self._renewals: dict[object, Counter[object]] = {}  # of openings that were prolonged, by key
         self.listeners: list[
             Callable[[str, Mapping[str, object]], None]
         ] = []  # called with every event, also suppressed ones
@@ -63,12 +65,24 @@ class Log:
         """Write one line, or count it if its kind exceeds the rate limit."""
         for listener in self.listeners:
             listener(event, fields)
+        if event == "prolonged" and self._is_repeated(fields):
+            return
+        if event == "closed" and (count := self._renewals.pop(_opening_key(fields), Counter()).total()) > 1:
+            fields = {**fields, "prolonged": count}
         now_s = time.monotonic()
         if event in self._limits and not self._limits[event].admits(now_s):
             self._left_out[event] = self._left_out.get(event, 0) + 1
             self.due_s = min(self.due_s, now_s + COUNT_AFTER_S)
             return
         self._write(event, fields)
+
+    def _is_repeated(self, fields: Mapping[str, object]) -> bool:
+        """Count a renewal by a key: the first is logged, and those of a door that is held open would fill the log."""
+        if not str(fields["by"]).startswith("key "):
+            return False
+        counts = self._renewals.setdefault(_opening_key(fields), Counter())
+        counts[fields["by"]] += 1
+        return counts[fields["by"]] > 1
 
     def log_suppressed(self) -> None:
         """Log the number of suppressed lines of each kind since the last call."""
@@ -96,6 +110,10 @@ class Log:
             pass
 
 
+def _opening_key(fields: Mapping[str, object]) -> object:
+    return fields["door"], fields["address"]
+
+
 def as_json(event: str, fields: Mapping[str, object]) -> str:
     """Return an event that happens now as JSON, without a newline."""
     return json_line({"time": _now().isoformat(timespec="milliseconds"), "event": event, **fields})
@@ -120,4 +138,5 @@ def text_of(event: str, fields: Mapping[str, object]) -> str:
         shown["for"] = format_duration(max(1, round(for_s)) * 1000 if for_s >= 1 else max(1, round(for_s * 1000)))
     if isinstance(ports := fields.get("ports"), list):
         shown["ports"] = ", ".join(ports) or "no port"
-    return _TEXT[event].format_map(shown)
+    text = _TEXT[event].format_map(shown)
+    return f"{text}, prolonged {fields['prolonged']} times" if "prolonged" in fields else text

@@ -1,4 +1,4 @@
-// The page of `doorward share --page`. share_page.py puts this behind doorward.mjs and qr.mjs, in one module.
+// The page of `doorward share --page`. share_page.py puts the other files in front of it, all in one module.
 
 const TEXT = {
   addresses: (list) => `Knocks at ${list.join(" and ")}`,
@@ -40,16 +40,26 @@ const TEXT = {
   removeSure: "Delete this key? The server's operator has to allow the next one.",
   defaultName: (system) => `browser-on-${system}`,
   insecure: "This page needs https, or a file on this device: browsers keep cryptography from pages loaded over http.",
+  framed: "This page does not work within another one, which could trick you into pressing its buttons. Open it by itself.",
   noWebRtc: "WebRTC is switched off in this browser. The page cannot send knocks without it.",
   noCurve: "This browser is too old: it lacks X25519. Chromium 133, Firefox 130 and Safari 17 have it.",
   noStore: "This browser does not keep data for this page (a private window?). The key will be lost when it is closed.",
   clock: (seconds) => `The clock of this device is about ${Math.abs(seconds)} s ${seconds > 0 ? "ahead" : "behind"}. The server rejects knocks from a wrong clock: set it first.`,
+  sequenceFoot: "This page contains the port sequences of its doors. They are secret: anyone who has the page can open the doors.",
+  sequenceHint: "The sequence was sent. Nothing answers a sequence: try to connect now.",
+  sequenceReasons: [
+    "The network delayed a packet, or swapped two. Knock again.",
+    "A VPN or a private relay is on: the door then opens for its address, or the packets do not get through.",
+    "This network does not let packets out to some of the ports.",
+  ],
+  sequenceOverHttps: "Browsers send no port sequences from a page loaded over https. Open it as a file on this device.",
   unknownDoor: (door) => `This page has no door ${door}.`,
 };
 
 const GATE = JSON.parse(document.getElementById("gate").textContent);
 const WORKER = "knock-worker.js";
 const MAX_NAME_LETTERS = 40;
+const HAS_SEQUENCES = GATE.key === null; // in place of signed knocks
 
 // --- The document ---
 
@@ -151,7 +161,8 @@ class DoorCard {
     this.closeButton = element("button", { type: "button", class: "beside", onclick: () => this.close() }, TEXT.close);
     this.link = element("a", { class: "button beside", href: door.link || false, rel: "noreferrer" }, TEXT.goTo(door.link));
     this.why = element("details", {}, element("summary", {}, TEXT.whySilent));
-    this.why.append(element("ul", {}, ...TEXT.reasons.map((reason) => element("li", {}, reason))));
+    const reasons = HAS_SEQUENCES ? TEXT.sequenceReasons : TEXT.reasons;
+    this.why.append(element("ul", {}, ...reasons.map((reason) => element("li", {}, reason))));
     this.title = element("h2", { id: `door-${door.name}` }, door.name);
     this.section = element(
       "section", { class: "card", "aria-labelledby": this.title.id },
@@ -172,7 +183,7 @@ class DoorCard {
     const isKnocked = state === "open" || state === "silent";
     this.knockButton.textContent = isKnocked ? TEXT.again : TEXT.knock(this.door.name);
     this.knockButton.disabled = this.closeButton.disabled = state === "busy";
-    this.closeButton.hidden = !isKnocked;
+    this.closeButton.hidden = !isKnocked || HAS_SEQUENCES;
     this.link.hidden = !isKnocked || !this.door.link;
     this.bar.hidden = state !== "open";
     this.why.hidden = state !== "silent";
@@ -187,7 +198,7 @@ class DoorCard {
     if (result === "confirmed") {
       this.countDown();
       if (isClick && this.door.link) this.follow();
-    } else if (result === "silent") this.show("silent", TEXT.silent, TEXT.silentHint);
+    } else if (result === "silent") this.show("silent", TEXT.silent, HAS_SEQUENCES ? TEXT.sequenceHint : TEXT.silentHint);
     return result;
   }
 
@@ -201,8 +212,8 @@ class DoorCard {
   async send(flags, text) {
     this.show("busy", text);
     try {
-      await this.key.use();
-      const result = await sendKnock(this.key.signer, this.door.name, flags);
+      await this.key?.use();
+      const result = this.key ? await sendKnock(this.key.signer, this.door.name, flags) : await sendSequence(this.door, GATE.addresses);
       if (result === "blocked") this.show("failed", TEXT.failed, TEXT.blockedHint);
       return result;
     } catch (error) {
@@ -328,18 +339,29 @@ function workOffline() {
 
 async function start() {
   document.getElementById("where").textContent = TEXT.addresses(GATE.addresses);
-  document.getElementById("foot").textContent = TEXT.foot;
+  document.getElementById("foot").textContent = HAS_SEQUENCES ? TEXT.sequenceFoot : TEXT.foot;
+  if (window !== window.top) throw new Error(TEXT.framed);
+  const key = HAS_SEQUENCES ? startSequences() : await startKey();
+  const cards = GATE.doors.map((door) => new DoorCard(door, key));
+  const sections = [...cards.map(({ section }) => section), ...(key ? [key.section] : [])];
+  if (key && !key.record.isUsed) sections.unshift(sections.pop());
+  document.getElementById("main").append(...sections);
+  workOffline();
+  return { key, cards: Object.fromEntries(cards.map((card) => [card.door.name, card])) };
+}
+
+function startSequences() {
+  if (location.protocol === "https:") throw new Error(TEXT.sequenceOverHttps);
+  return null;
+}
+
+async function startKey() {
   if (!globalThis.isSecureContext || !globalThis.crypto?.subtle) throw new Error(TEXT.insecure);
   if (typeof RTCPeerConnection === "undefined") throw new Error(TEXT.noWebRtc);
   if (!(await hasX25519())) throw new Error(TEXT.noCurve);
   const record = await loadKey();
-  const key = new KeyCard(record, await signerOf(record.pair));
-  const cards = GATE.doors.map((door) => new DoorCard(door, key));
-  const sections = cards.map(({ section }) => section);
-  document.getElementById("main").append(...(record.isUsed ? [...sections, key.section] : [key.section, ...sections]));
   compareClocks();
-  workOffline();
-  return { key, cards: Object.fromEntries(cards.map((card) => [card.door.name, card])) };
+  return new KeyCard(record, await signerOf(record.pair));
 }
 
 const started = start();
@@ -353,7 +375,7 @@ async function cardOf(door) {
 
 // For tests and password managers. knock and close resolve to "confirmed", "silent" or "blocked".
 window.doorward = {
-  line: async () => (await started).key.text,
+  line: async () => (await started).key?.text ?? "",
   knock: async (door) => (await cardOf(door)).knock(),
   close: async (door) => (await cardOf(door)).close(),
 };

@@ -139,4 +139,10 @@ def test_invalid_pages(
 
 
 def test_page_needs_signed_knocks(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "a page sends signed knocks; add [signed]" in share(capsys, file, "--page", "ssh", status=2)
+    assert "add [signed], or use --sequence" in share(capsys, file, "--page", "ssh", status=2)
+
+
+def test_page_with_sequences(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = share(capsys, file, "--page", "--sequence", "ssh", "--host", "192.0.2.7")
+    assert '"steps": [["tcp", 7013], ["udp", 9241], ["tcp", 8116]], "pause": 250' in page
+    assert "door 'db' has no sequence that a browser" in share(capsys, file, "--page", "--sequence", "db", status=2)

@@ -17,7 +17,7 @@ def test_an_old_textual_does_not_do(version: str, is_enough: bool, monkeypatch: 
     assert watch._has_textual() is is_enough
 
 
-def test_a_missing_textual_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_textual_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 

@@ -57,7 +57,7 @@ class Client:
         return grant._replace(**fields)  # type: ignore[arg-type]
 
     def waiting(self) -> list[bytes]:
-        """Give the datagrams that have arrived."""
+        """Return the datagrams that have arrived."""
         self.socket.setblocking(False)
         found = []
         try:
@@ -208,7 +208,7 @@ def test_a_port_that_cannot_be_opened_is_logged_and_the_others_are_open(
 
 
 def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not what the kernel refuses, what was used before, or what is banned; those of a batch are told apart."""
+    """Not what the kernel refuses, what was used before, or what is banned; those of a batch are distinguished."""
     monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
     with closing(daemon):

@@ -15,6 +15,7 @@ import pytest
 from doorward.daemon import ledger as module
 from doorward.daemon.ledger import MAX_PENDING, Ledger, Record, ledger_path, open_ledger, read_records
 from doorward.errors import HostError
+from doorward.model import Share
 from tests.support.errors import raises
 from tests.support.openings import opening
 from tests.support.processes import as_nobody, needs_root
@@ -186,6 +187,11 @@ def without_a_table(path: Path) -> None:
         db.commit()
 
 
+def with_a_close_by_nobody(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO closes (signer, door, address, time) VALUES (x'ff', 'ssh', '192.0.2.7', 1)")
+
+
 def with_other_definitions(what: bytes, instead: bytes) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         path.write_bytes(path.read_bytes().replace(what, instead))
@@ -201,6 +207,7 @@ def with_other_definitions(what: bytes, instead: bytes) -> Callable[[Path], None
         (with_other_definitions(b"until REAL", b"untix REAL"), "not a ledger's"),
         (with_other_definitions(b"CREATE TABLE openings", b"CREATE \x85ABLE openings"), "cannot be used"),
         (with_garbage, "not a database"),
+        (with_a_close_by_nobody, "used signed knocks"),
         (cut_short, "cannot be used"),
         (with_a_torn_page, "cannot be used"),
     ],
@@ -529,6 +536,40 @@ def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> Non
     assert second.active() == [opening()]
     second.close()
     assert [record.event for record in read_records(path, 0.0, 10)] == ["opened", "banned"]
+
+
+SHARES = (Share("ada", 1020.0, 5, "key ada"), Share("hand", 1030.0, name="hand"))
+
+
+def test_shares_are_kept_and_follow_a_step_of_the_clock(ledger: Ledger) -> None:
+    ledger.wall_offset(1.0, 1000.0)
+    ledger.opened(opening()._replace(shares=SHARES))
+    ledger.wall_offset(1.0, 1100.0)
+    (found,) = ledger.active()
+    assert found.shares == tuple(share._replace(until_s=share.until_s + 100) for share in SHARES)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        "[",
+        "7",
+        "[7]",
+        '[["ada", -1, 5, ""]]',
+        '[["ada", NaN, 5, ""]]',
+        f'[["ada", 1{"0" * 400}, 5, ""]]',
+        '[["ada", 0, 5.5, ""]]',
+        f'[["ada", 0, 1{"0" * 400}, ""]]',
+        '[["ada", 0, -1, ""]]',
+        "[" * 5000,
+    ],
+)
+def test_an_opening_with_invalid_shares_is_ended(ledger: Ledger, path: Path, shares: str) -> None:
+    ledger.opened(opening())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE openings SET shares = ?", (shares,))
+    assert ledger.active() == []
+    assert [record.detail["closed_by"] for record in everything(path)] == ["lost"]
 
 
 def test_a_ban_is_recorded_with_its_end(ledger: Ledger, path: Path) -> None:

@@ -105,6 +105,36 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_renewals_by_a_key_are_logged_once_and_counted() -> None:
+    """A door that is held open is knocked at every few seconds; who follows the events has them all."""
+    at = opening()
+    opened = ("event", "opened", log_fields(at, 60.0, "key laptop"))
+    renewed, by_other, by_hand = (
+        ("event", "prolonged", log_fields(at, 60.0, by)) for by in ("key laptop", "key phone", "hand")
+    )
+    closed = ("event", "closed", log_fields(at, 99.0, "time"))
+    lines = written("text", opened, renewed, renewed, by_other, renewed, by_hand, by_hand, by_other, closed, closed)
+    assert [line.partition(" ")[2] for line in lines] == [
+        "opened ssh to 192.0.2.7 for 1m (22/tcp), by key laptop",
+        "prolonged ssh for 192.0.2.7 to 1m more, by key laptop",
+        "prolonged ssh for 192.0.2.7 to 1m more, by key phone",
+        *["prolonged ssh for 192.0.2.7 to 1m more, by hand"] * 2,
+        "closed ssh to 192.0.2.7, by time, prolonged 5 times",
+        "closed ssh to 192.0.2.7, by time",
+    ]
+    json_lines = [json.loads(line) for line in written("json", opened, renewed, renewed, closed, opened, renewed)]
+    assert [line["event"] for line in json_lines] == ["opened", "prolonged", "closed", "opened", "prolonged"]
+    assert json_lines[2]["prolonged"] == 2
+
+
+def test_every_renewal_reaches_the_listeners() -> None:
+    log, seen = Log("text", io.StringIO()), []
+    log.listeners.append(lambda event, _: seen.append(event))
+    for _ in range(3):
+        log.event("prolonged", log_fields(opening(), 60.0, "key laptop"))
+    assert seen == ["prolonged"] * 3
+
+
 @pytest.mark.parametrize(
     ("for_s", "expected"),
     [

@@ -169,8 +169,8 @@ ODD = FlagFilter.parse(("fin", "!syn"))
 def test_doors_that_clients_can_open(door: Door, by_sequence: bool, by_signature: bool) -> None:
     assert is_shareable(door, signed=False) is by_sequence
     assert is_shareable(door, signed=True) is by_signature
-    told = knock_link(configured(door), KEY, "192.0.2.7", [door]).doors
-    assert told == ((door.name, door.knock if by_sequence else ()),)
+    doors = knock_link(configured(door), KEY, "192.0.2.7", [door]).doors
+    assert doors == ((door.name, door.knock if by_sequence else ()),)
 
 
 def test_link_holds_64_doors() -> None:

@@ -68,7 +68,7 @@ def test_nobody_else_can_bind_the_port(peer: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "255.255.255.255", "224.0.0.1", "ff02::1", "127.255.255.255"])
-def test_what_is_no_other_host(address: str) -> None:
+def test_destinations_that_are_not_another_host(address: str) -> None:
     assert route_type(ip_address(address), 1) != UNICAST
 
 

@@ -26,7 +26,7 @@ from tests.support.vectors import SERVER
 
 SSH = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=30_001)
 ADDRESSES = (ip_address("192.0.2.7"), ip_address("2001:db8::7"))
-NAMES = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "page.mjs")
+NAMES = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "sequence.mjs", "page.mjs")
 TEMPLATE, STYLE, *SCRIPTS = (files("doorward.page").joinpath(name).read_text() for name in NAMES)
 FILES = PageFiles(TEMPLATE, STYLE, tuple(SCRIPTS))
 PIECES = [
@@ -83,7 +83,7 @@ def test_contents() -> None:
         "addresses": ["192.0.2.7", "2001:db8::7"],
         "ports": [62201],
         "window": 60.0,
-        "doors": [{"name": "ssh", "seconds": 31, "link": ""}],
+        "doors": [{"name": "ssh", "seconds": 31, "link": "", "steps": (), "pause": 0}],
     }
     assert built(gate="home").title == "home"
     assert built().title == "192.0.2.7"
@@ -94,7 +94,7 @@ def test_names_change_no_markup(title: str, link: str) -> None:
     plain, outline = (Outline(render(page, FILES)) for page in (built("home"), built(title, {"ssh": link})))
     assert outline.elements == plain.elements
     data = json.loads(outline.texts["script"][0])
-    assert data["doors"] == [{"name": "ssh", "seconds": 31, "link": link}]
+    assert [(door["name"], door["link"]) for door in data["doors"]] == [("ssh", link)]
     assert outline.texts["script"][1:] == plain.texts["script"][1:]
 
 
@@ -131,6 +131,32 @@ def test_ports_that_browsers_refuse() -> None:
     assert page.ports == (443, 62201)
     with raises(UsageError, "page-refused-port"):
         build_page(configuration("53/udp", "10080/udp"), SERVER.public, [SSH], ADDRESSES, {}, None)
+
+
+def sequence(*ports: str, within_ms: int = 15_000) -> KnockPage:
+    door = SSH._replace(knock=tuple(map(Port.parse, ports)), within_ms=within_ms)
+    return build_page(Configuration(Gate(), (door,)), None, [door], ADDRESSES, {}, None)
+
+
+def test_sequences() -> None:
+    page = sequence("7000/tcp", "8000/udp", within_ms=300)
+    assert page.as_dict()["key"] is None
+    assert (page.doors[0].steps, page.doors[0].pause) == ((("tcp", 7000), ("udp", 8000)), 150)
+    assert "connect-src 'self' http: ws:;" in render(page, FILES)
+
+
+@pytest.mark.parametrize(
+    ("ports", "within_ms", "code"),
+    [
+        ((), 15_000, "page-needs-sequence"),
+        (("7000/tcp", "6667/tcp"), 15_000, "page-refused-step"),
+        (("7000/tcp", "53/udp"), 15_000, "page-refused-step"),
+        (("7000/tcp", "8000/tcp"), 150, "page-short-within"),
+    ],
+)
+def test_sequences_that_a_browser_cannot_send(ports: tuple[str, ...], within_ms: int, code: str) -> None:
+    with raises(UsageError, code):
+        sequence(*ports, within_ms=within_ms)
 
 
 def test_key_of_another_suite() -> None:

@@ -74,7 +74,12 @@ def test_page_lists_openings_and_refusals() -> None:
 
 @pytest.mark.parametrize(
     ("closed_by", "shown"),
-    [("ban", "by a ban"), ("fleet", "at another gate"), ("lost", "lost: no longer in the kernel")],
+    [
+        ("ban", "by a ban"),
+        ("fleet", "at another gate"),
+        ("lost", "lost: no longer in the kernel"),
+        ("key <b>ada</b>", "by key <b>ada</b>"),
+    ],
 )
 def test_page_shows_how_an_opening_ended(closed_by: str, shown: str) -> None:
     record = opened(NOW_S - 3600)

@@ -81,6 +81,11 @@ def test_openings_follow_events() -> None:
             event("closed", "ssh", "192.0.2.9", by="hand"),
             [TableRow("ssh", "192.0.2.7", "59m", "22/tcp", "knock"), web],
         ),
+        (
+            12,
+            event("released", "ssh", "192.0.2.7", 40, "hand") | {"still": "key ada"},
+            [TableRow("ssh", "192.0.2.7", "40s", "22/tcp", "key ada"), web],
+        ),
         (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
         (12, event("closed", "ssh", "192.0.2.7", by="time"), [TableRow("ssh", "", "", "22/tcp", ""), web]),
         (13, {"event": "refused", "address": "192.0.2.9", "door": None}, [TableRow("ssh", "", "", "22/tcp", ""), web]),

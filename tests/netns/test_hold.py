@@ -1,0 +1,189 @@
+"""A door held open while the client's address, the daemon, the ruleset and the time change."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from select import select
+from statistics import median
+
+import pytest
+
+from doorward.client.hold import SLEPT_S
+from doorward.kernel.route_monitor import RouteMonitor
+from doorward.lab.topology import Lab
+from doorward.model import Address
+from tests.support import ssh_keygen
+from tests.support.daemon import DOORWARD, LATE_S, SLOWNESS, RunningDaemon, running_daemon
+from tests.support.docs_session import host_names
+from tests.support.signed import Signed
+
+pytestmark = pytest.mark.netns("nft")
+
+CONFIG = """
+[gate]
+mode = "stealth"
+[signed]
+[doors.db]
+opens = ["5432/tcp"]
+for = "1m"
+"""
+AT_ONCE_S = 0.2 * SLOWNESS  # after a change of route or address; on a busy machine not each time
+LISTENING_S = 2.0
+
+
+class Site:
+    """A server, and a client whose key opens its door."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self.folder = lab, folder
+        self.identity = ssh_keygen.key("ed25519")
+        self.files = Signed(folder / "configuration")
+        self.files.authorize(ssh_keygen.public_line(self.identity))
+
+    def start(self) -> Iterator[RunningDaemon]:
+        with running_daemon(self.lab.server, self.folder, CONFIG) as self.daemon:
+            self.daemon.message("accepting signed knocks")
+            yield self.daemon
+
+    @contextmanager
+    def holding(
+        self, *words: object, host: object = None, command: Sequence[object] = ()
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Hold the door until the end of the block."""
+        options = ["--server-key", self.files.server.public, "--identity", self.identity, *words]
+        call = [*DOORWARD, "hold", host or self.lab.server.ipv4, "db", *options, *(["--", *command] if command else [])]
+        process = self.lab.client.popen(call, env={"SSH_AUTH_SOCK": ""}, stderr=subprocess.PIPE)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def opened(self, address: Address, event: str = "opened") -> float:
+        """Wait until the gate has opened the door to an address; return the time then."""
+        self.daemon.event(event, door="db", address=str(address), by="key ed25519 number 0")
+        return time.monotonic()
+
+    def gets_in(self, source: Address) -> bool:
+        def connect() -> bool:
+            family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+            server = self.lab.server.ipv4 if source.version == 4 else self.lab.server.ipv6
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.settimeout(LISTENING_S)
+                sock.bind((str(source), 0))
+                return sock.connect_ex((str(server), 5432)) == 0
+
+        return self.lab.client.call(connect)
+
+    def move(self, old: Address, new: Address) -> float:
+        """Give the client another address instead of one that it has; return the time then."""
+        device, bits, suffix = self.lab.client.interface, *((24, "") if new.version == 4 else (64, " nodad"))
+        lines = [f"address del {old}/{bits} dev {device}", f"address add {new}/{bits} dev {device}{suffix}"]
+        self.lab.client.ip(batch=lines)
+        return time.monotonic()
+
+
+@pytest.fixture
+def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    direct_lab.server.start_greeter(5432)
+    site = Site(direct_lab, tmp_path)
+    yield from (site for _ in site.start())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_another_address_is_let_in_at_once(site: Site, version: int) -> None:
+    client, server = site.lab.client, site.lab.server
+    old = first = client.ipv4 if version == 4 else client.ipv6
+    with site.holding("--for", "1h", host=server.ipv4 if version == 4 else server.ipv6):
+        site.opened(old)
+        assert site.gets_in(old)
+        took_s = []
+        for number in range(70, 75):
+            new = first + number
+            moved_s = site.move(old, new)
+            took_s.append(site.opened(new) - moved_s)
+            assert site.gets_in(new)
+            old = new
+    assert median(took_s) < AT_ONCE_S
+    assert max(took_s) < LATE_S
+
+
+def test_a_change_that_does_not_concern_the_gate_is_no_reason_to_knock(site: Site) -> None:
+    with site.holding("--for", "1h") as process, closing(site.lab.client.call(RouteMonitor)) as monitor:
+        for _ in range(3):  # the first packet and its repetitions
+            received = site.daemon.counters()["signed"]
+            time.sleep(3)
+        site.lab.client.ip("route", "add", "203.0.113.0/24", "via", str(site.lab.server.ipv4))
+        time.sleep(0.5)
+        assert select([monitor], [], [], 0)[0]
+        assert site.daemon.counters()["signed"] == received == 3
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("is_rebooted", [False, True])
+def test_a_daemon_that_was_away_opens_again(site: Site, is_rebooted: bool) -> None:
+    with site.holding("--for", "3s"):
+        site.opened(site.lab.client.ipv4)
+        site.daemon.end(signal.SIGKILL if is_rebooted else signal.SIGTERM)
+        if is_rebooted:
+            site.lab.server.run(["nft", "flush", "ruleset"])
+            for file in site.daemon.state.iterdir():
+                file.unlink()
+        time.sleep(3.5)  # the opening has ended
+        site.daemon.start()
+        site.opened(site.lab.client.ipv4)
+        assert site.gets_in(site.lab.client.ipv4)
+
+
+def test_after_sleep_it_knocks_at_once(site: Site) -> None:
+    with site.holding("--for", "3s") as process:
+        site.opened(site.lab.client.ipv4)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("holding door 'db'")
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(SLEPT_S + 1.5)
+        assert not site.gets_in(site.lab.client.ipv4)
+        began_s = time.monotonic()
+        process.send_signal(signal.SIGCONT)
+        assert site.opened(site.lab.client.ipv4) - began_s < LATE_S
+        assert site.gets_in(site.lab.client.ipv4)
+
+
+def test_from_ipv4_to_ipv6(site: Site) -> None:
+    """Without a network for a time, too: nothing is sent, and the new address is let in at once."""
+    client, server = site.lab.client, site.lab.server
+    client.ip("address", "del", f"{client.ipv6}/64", "dev", client.interface)
+    names: list[tuple[str, Address]] = [("home.example", server.ipv4), ("home.example", server.ipv6)]
+    with host_names(client, *names), site.holding("--for", "3s", host="home.example") as process:
+        site.opened(client.ipv4)
+        client.ip("address", "del", f"{client.ipv4}/24", "dev", client.interface)
+        time.sleep(3.5)
+        client.ip("address", "add", f"{client.ipv6}/64", "dev", client.interface, "nodad")
+        began_s = time.monotonic()
+        assert site.opened(client.ipv6) - began_s < LATE_S
+        assert site.gets_in(client.ipv6)
+        assert process.poll() is None
+
+
+def test_a_command_connects_and_is_not_interrupted(site: Site) -> None:
+    """It outlives the time that each knock asks for, and renewals fill no log."""
+    server = site.lab.server.ipv4
+    script = f"""
+import socket, time
+for _ in range(6):
+    with socket.create_connection(("{server}", 5432), 0.9) as service:
+        assert service.recv(99)
+    time.sleep(1)
+raise SystemExit(5)"""
+    with site.holding("--for", "3s", command=[sys.executable, "-c", script]) as process:
+        assert process.wait(30) == 5
+    site.opened(site.lab.client.ipv4, "prolonged")
+    events = [event["event"] for event in site.daemon.events()]
+    assert (events.count("opened"), events.count("prolonged")) == (1, 1)
