@@ -261,6 +261,8 @@ def test_sources_that_are_no_other_host_get_nothing(site: Site) -> None:
         for source in (server.ipv4, ip_address("127.0.0.1"), ip_address("224.0.0.1"), ip_address("255.255.255.255")):
             send_raw(site, source, server.ipv4, site.packet()[0], 40_000)
         send_raw(site, site.visitors.fresh(4).source, server.ipv4, site.packet()[0], 0)  # port 0
+        for text in ("::", "::1", str(server.ipv6), "ff02::1", "::ffff:192.0.2.9", "::ffff:127.0.0.1"):
+            send_raw(site, ip_address(text), server.ipv6, site.packet()[0], 40_000)
         guest = site.visitors.fresh(4)
         site.send(guest, site.packet()[0])
         site.daemon.event("confirmed", to=str(guest))
@@ -270,11 +272,14 @@ def test_sources_that_are_no_other_host_get_nothing(site: Site) -> None:
 def send_raw(site: Site, source: Address, to: Address, payload: bytes, port: int) -> None:
     """Send a datagram with any source address and port."""
     udp = port.to_bytes(2) + PORT.to_bytes(2) + (8 + len(payload)).to_bytes(2) + bytes(2) + payload
-    head = bytes([0x45, 0]) + (20 + len(udp)).to_bytes(2) + bytes(4) + bytes([64, 17, 0, 0]) + source.packed + to.packed
+    if to.version == 4:
+        family, head = socket.AF_INET, bytes([0x45, 0]) + (20 + len(udp)).to_bytes(2) + bytes(4) + bytes([64, 17, 0, 0])
+    else:
+        family, head = socket.AF_INET6, bytes([0x60, 0, 0, 0]) + len(udp).to_bytes(2) + bytes([17, 64])
 
     def go() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            raw.sendto(head + udp, (str(to), 0))
+        with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.sendto(head + source.packed + to.packed + udp, (str(to), 0))
 
     site.lab.client.call(go)
 
@@ -441,3 +446,16 @@ class TestClient:
         words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
         assert site.lab.client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout
         site.daemon.event("confirmed")
+
+    def test_a_reply_that_is_lost_costs_nothing_else(self, site: Site, env: dict[str, str]) -> None:
+        """`knock` says that none came, and the door is open; `proxy` connects."""
+        client, server = site.lab.client, site.lab.server
+        rules = "table ip lossy { chain in { type filter hook input priority 0; udp sport 62201 drop; }; }"
+        client.run(["nft", "-f", "-"], stdin=rules)
+        done = client.run([*DOORWARD, "knock", "home", "ssh"], env=env, check=False)
+        assert done.returncode == 1
+        assert "no confirmation within 1 s" in done.stderr
+        site.daemon.event("confirmed")
+        server.start_greeter(22)
+        words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
+        assert client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout

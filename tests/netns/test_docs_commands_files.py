@@ -156,6 +156,18 @@ def test_page_for_a_browser(seat: Seat, console: Console) -> None:
     assert '["udp", 8000]' in (seat.at / "secret.html").read_text()
 
 
+@pytest.mark.console("docs/people.md")
+def test_add_a_person(seat: Seat, console: Console) -> None:
+    (call,) = console
+    path = configure(seat, WEAK + "[signed]\n").with_name("authorized_keys")
+    path.write_text("#\n")
+    path.chmod(0o600)
+    line = " ".join([*ssh_keygen.public_line(ssh_keygen.key("ed25519", 1)).split()[:2], "grace"])
+    seat.meant |= {"/etc/doorward": str(path.parent), "ssh-ed25519 AAAAC3… grace": line}
+    seat.type(call)
+    assert path.read_text() == f'#\ndoors="ssh",for-max="1h" {line}\n'
+
+
 @pytest.mark.console("docs/reference/commands.md", "doorward import")
 def test_import(seat: Seat, console: Console) -> None:
     knockd, fwknop = seat.folder / "knockd.conf", seat.folder / "access.conf"

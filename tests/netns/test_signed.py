@@ -19,12 +19,12 @@ from doorward.model import Element, Port
 from doorward.nftables.chains import SIGNED_CALM_BURST
 from doorward.packets.datalink import strip_link_header
 from doorward.packets.packet import parse_udp
-from doorward.signed.message import CERTIFICATE, ONCE, pack_body, signer_hash
+from doorward.signed.message import CERTIFICATE, ONCE, PACKET_BYTES, pack_body, signer_hash
 from doorward.signed.server_key import HYBRID
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, FIRST_SYN_S, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.service_user import children_of, status_of
-from tests.support.signed import Signed, Signer, sealed, send
+from tests.support.signed import PORT, Signed, Signer, sealed, send
 from tests.support.tcpdump import tcpdump
 
 pytestmark = pytest.mark.netns("nft", "knock")
@@ -319,14 +319,34 @@ def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(site: Site) -> None:
         flipped = bytearray(packet)
         flipped[place] ^= 1 << place % 8
         changed.append(bytes(flipped))
-    for number, garbage in enumerate([*changed, *(packet[:length] for length in range(len(packet)))]):
+    lengths = [length for length in range(1401) if length != len(packet)]
+    for number, garbage in enumerate([*changed, *((packet + bytes(1400))[:length] for length in lengths)]):
         site.send(crowd[number % len(crowd)], garbage)
     site.send(guest, packet)  # which is still good
     assert site.in_after(guest)
     assert [opening["address"] for opening in site.daemon.openings()] == [str(guest)]
     counters = site.daemon.counters()
-    assert counters["signed"] == len(packet) + 1
-    assert counters["signed_length"] == len(packet)
+    others = sum(length in PACKET_BYTES for length in lengths)  # the other lengths of packets
+    assert counters["signed"] == len(packet) + 1 + others
+    assert counters["signed_length"] == len(lengths) - others
+
+
+def test_headers_that_contradict_the_length_of_a_datagram_do_not_end_the_verifier(site: Site) -> None:
+    guest = site.visitors.fresh(4)
+    packet = site.laptop.packet(site.files.server)
+
+    def go() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
+            raw.bind((str(guest), 0))
+            for payload in (b"", packet[:-1], packet[:10], packet + b"more", bytes(1300)):
+                header = (40_000).to_bytes(2) + PORT.to_bytes(2) + (8 + len(packet)).to_bytes(2) + bytes(2)
+                raw.sendto(header + payload, (str(guest.server), 0))
+
+    site.lab.client.call(go)
+    site.daemon.event("opened", address=str(guest))  # by the whole packet with more behind it
+    site.knock(guest)
+    site.daemon.event("prolonged", address=str(guest))
+    assert not any("verifier" in event.get("message", "") for event in site.daemon.events())
 
 
 def test_nothing_is_ever_answered_and_no_socket_is_there(site: Site) -> None:

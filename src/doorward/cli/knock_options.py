@@ -101,6 +101,7 @@ def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable
     """
     values = _signed_values(args)
     has_ports = not all(map(is_door, words))
+    _reject_joined(args.host, words)
     if words and not any(map(is_door, words)) and _is_address(args.host):
         _reject_signed_options(values, args.host, "ports are")
         return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(parse_port, words)))
@@ -115,6 +116,17 @@ def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable
     for door in doors:
         _warn_of_typo(path, host, door)
     return KnockPlan(host, doors, ())
+
+
+def _reject_joined(host: str, words: list[str]) -> None:
+    """Raise UsageError for ports joined by commas, or to the host by a colon."""
+    for word in words:
+        if "," in word:
+            spaced = " ".join(word.replace(",", " ").split())
+            raise UsageError("ports-with-comma", f"{word}: separate ports and doors by spaces: {spaced}")
+    name, colon, port = host.partition(":")
+    if colon and port.isdigit():
+        raise UsageError("port-in-host", f"{host}: write the port after a space: {name} {port}")
 
 
 def plan_targets(plan: KnockPlan, family: int) -> list[Target]:
@@ -205,8 +217,9 @@ def _plan_sequence(
 
 
 def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:
-    """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
-    if host.doors and door not in host.doors and (hint := suggestion(door, host.doors)):
+    """Warn of a door that the file does not list: the server never answers a knock for an unknown door."""
+    if host.doors and door not in host.doors:
+        hint = suggestion(door, host.doors) or f"its doors here: {', '.join(host.doors)}"
         warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 
 

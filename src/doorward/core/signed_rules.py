@@ -28,6 +28,7 @@ MAX_CLOSES_PER_SIGNER = 64
 MAX_CLOSING_SIGNERS = 256
 _ALL = ("", "")  # in place of door and address: all of them
 # Before a signer, for closes by hand. Their date is the gate's own, so it is lowered with a clock that was ahead.
+# This alone, and "", are for all signers.
 _BY_HAND = "hand "
 CLOSED = "its signer closed the door at that time or later"
 
@@ -99,7 +100,7 @@ class CloseDates:
 
     def last(self, by: str, door: str, place: Source) -> int:
         """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
-        known = [self._dates.get(signer, {}) for signer in (by, _BY_HAND + by, "")]
+        known = [self._dates.get(signer, {}) for signer in (by, _BY_HAND + by, "", _BY_HAND)]
         return max(dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL))
 
     def note(self, close: DatedKnock) -> None:
@@ -109,10 +110,10 @@ class CloseDates:
         if len(own) > MAX_CLOSES_PER_SIGNER + (_ALL in own):
             oldest = min(own.keys() - {_ALL}, key=own.__getitem__)
             self._raise(close.by, _ALL, own.pop(oldest))
-        signers = self._dates.keys() - {""}
+        signers = self._dates.keys() - {"", _BY_HAND}
         if len(signers) > MAX_CLOSING_SIGNERS:
             first = min(signers, key=lambda by: max(self._dates[by].values()))
-            self._raise("", _ALL, max(self._dates.pop(first).values()))
+            self._raise(_BY_HAND if first.startswith(_BY_HAND) else "", _ALL, max(self._dates.pop(first).values()))
 
     def note_by_hand(self, close: DatedKnock) -> None:
         """Remember a close by hand of what this signer holds, dated by the gate's clock."""

@@ -1,6 +1,8 @@
-"""A token bucket. Pure: the time is an argument, in seconds."""
+"""Token buckets. Pure: the time is an argument, in seconds."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 
 class TokenBucket:
@@ -18,3 +20,19 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class KeyedBuckets:
+    """A bucket for each key, of at most `count` keys: the one that came last the longest ago is forgotten."""
+
+    def __init__(self, per_s: float, burst: float, count: int) -> None:
+        self._per_s, self._burst, self._count = per_s, burst, count
+        self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
+
+    def admits(self, key: bytes, now_s: float) -> bool:
+        """Take a token of this key at `now_s`; return False if its bucket is empty."""
+        bucket = self._buckets.pop(key, None) or TokenBucket(self._per_s, self._burst)
+        self._buckets[key] = bucket
+        if len(self._buckets) > self._count:
+            self._buckets.popitem(last=False)
+        return bucket.admits(now_s)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, FrameRepeat
 from doorward.daemon.log import Log
 from doorward.daemon.reply_sockets import ReplySockets
-from doorward.errors import HostError
+from doorward.errors import HostError, InvalidValueError
 from doorward.kernel.routes import LOCAL, UNICAST, route_type
 from doorward.kernel.send_only import send_from
 from doorward.model import Port
@@ -85,8 +85,8 @@ class Confirmations:
         if knock.reply is None or knock.path is None:
             return
         if knock.transaction is None:
-            confirmation = Confirmation(knock.place, left_s, _now_ms())
-            outcome = self._send(knock.path, seal_reply(knock.reply, confirmation, os.urandom(SALT_BYTES)), now_s)
+            secret, confirmation = knock.reply, Confirmation(knock.place, left_s, _now_ms())
+            outcome = self._send(knock.path, lambda: seal_reply(secret, confirmation, os.urandom(SALT_BYTES)), now_s)
         else:
             answers = _Answers(knock.path, ice_password(knock.reply), now_s + ANSWER_S)
             self._answers[knock.id] = answers
@@ -108,15 +108,16 @@ class Confirmations:
 
     def _answer(self, answers: _Answers, transaction: bytes, now_s: float) -> Outcome:
         answers.left -= 1
-        path = answers.path
-        response = success_response(transaction, path.source, path.source_port, answers.password)
-        outcome = self._send(path, response, now_s)
+        path, password = answers.path, answers.password
+        outcome = self._send(
+            path, lambda: success_response(transaction, path.source, path.source_port, password), now_s
+        )
         if outcome == "sent" and answers.was_sent:
             return "again"
         answers.was_sent |= outcome == "sent"
         return outcome
 
-    def _send(self, path: ReplyPath, datagram: bytes, now_s: float) -> Outcome:
+    def _send(self, path: ReplyPath, make: Callable[[], bytes], now_s: float) -> Outcome:
         if not self.is_on:
             return "off"
         sender = self._sockets.sender(path.port, path.source.version)
@@ -128,8 +129,8 @@ class Confirmations:
             ways = route_type(path.source, path.interface), route_type(path.destination, path.interface)
             if not path.source_port or ways != (UNICAST, LOCAL):
                 return "not-a-host"
-            send_from(sender, datagram, path.destination, path.source, path.source_port, path.interface)
-        except (OSError, HostError):
+            send_from(sender, make(), path.destination, path.source, path.source_port, path.interface)
+        except (OSError, HostError, InvalidValueError):  # the last: for an IPv4 address in IPv6's form
             return "not-sent"
         return "sent"
 

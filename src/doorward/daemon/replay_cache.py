@@ -17,10 +17,16 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from doorward.core.signed_rules import CloseDates, DatedKnock, may_open
+from doorward.core.token_bucket import KeyedBuckets
 
 KEPT_MS = 86_400_000  # entries older than a day are pruned
 KEPT_ROWS = 200_000  # beyond it the oldest are pruned too; only holders of a key create entries
 _FORGET_EVERY = 1000
+# Claims of one signer at once, and from then on in two windows, which hold the dates of all fresh knocks. It takes ten
+# keys to fill the table with knocks dated ahead, after which those of everybody else would be too old for a window.
+MAX_CLAIMS_PER_SIGNER = KEPT_ROWS // 20
+_MAX_COUNTED_SIGNERS = 4096
+TOO_MANY = f"it sent {MAX_CLAIMS_PER_SIGNER} knocks in a short time; wait, and knock less often"
 # A packet dated further ahead is synced before its door opens: entries lost in a crash are dated before boot + 1 s.
 AHEAD_MS = 1000
 # No window is longer, so the verifier accepts nothing dated later. Otherwise a compromised one could have all entries
@@ -41,6 +47,11 @@ CREATE TABLE closes (
     signer TEXT NOT NULL, door TEXT NOT NULL, address TEXT NOT NULL, time INTEGER NOT NULL,
     PRIMARY KEY (signer, door, address)) WITHOUT ROWID;
 """
+
+
+def claim_quotas(window_ms: int) -> KeyedBuckets:
+    """Return the buckets that limit the claims of each signer, for this window."""
+    return KeyedBuckets(MAX_CLAIMS_PER_SIGNER / (window_ms / 500), MAX_CLAIMS_PER_SIGNER, _MAX_COUNTED_SIGNERS)
 
 
 class PacketId(NamedTuple):

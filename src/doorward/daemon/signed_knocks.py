@@ -19,9 +19,9 @@ from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.browser_frames import FrameRepeat
 from doorward.daemon.confirmations import Confirmations
-from doorward.daemon.key_files import key_path, keys_path, read_authorizer
+from doorward.daemon.key_files import FileStamp, file_stamp, key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
-from doorward.daemon.replay_cache import TOO_OLD, Clock, PacketId
+from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
@@ -51,7 +51,6 @@ MAX_OPENINGS_PER_KEY = 256
 MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a verifier that ended is restarted; doubled until one is ready
 _SHARED_CLOSE = "the door is shared with the fleet; close it with `doorward close {door} ADDRESS`"
-_Stamp = tuple[int, int, int] | None
 K = TypeVar("K", KnockGrant, ValidKnock)
 
 
@@ -72,13 +71,14 @@ class SignedKnocks:
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
         self._settings: tuple[Configuration, Path] | None = None
-        self._stamps: list[_Stamp] = []
+        self._stamps: list[FileStamp] = []
         self._is_closed = False
         self._pause_s = _PAUSE_S
         self._watches: FileWatcher | None = None
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
         self.resent = 0  # repeats by browsers
         self._window_ms = window_ms
+        self._quotas = claim_quotas(window_ms)
         self._limit = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE)  # of rejections with text, as in the verifier
         # The same for the verifier's own, which may be compromised; twice as much, since messages may have waited.
         self._verifier_limit = TokenBucket(2 * REJECTIONS_PER_S, 2 * REJECTIONS_AT_ONCE)
@@ -95,7 +95,9 @@ class SignedKnocks:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory
         self._confirmations.configure(configuration.confirming_ports)
-        self._window_ms = configuration.signed.window_ms if configuration.signed else self._window_ms
+        if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
+            self._window_ms = configuration.signed.window_ms
+            self._quotas = claim_quotas(self._window_ms)
         if self._watches is not None:
             for path in self._files():
                 self._watches.watch([str(path)])
@@ -134,7 +136,7 @@ class SignedKnocks:
             return
         configuration, directory = self._settings
         self._stop_candidate()
-        self._stamps = [_stamp(path) for path in self._files()]
+        self._stamps = [file_stamp(path) for path in self._files()]
         try:
             self._next = Verifier(
                 self._log, lambda: read_authorizer(configuration, directory), configuration.is_for_browsers
@@ -168,7 +170,7 @@ class SignedKnocks:
         self._restart_if_changed()
 
     def _restart_if_changed(self) -> None:
-        if [_stamp(path) for path in self._files()] != self._stamps:
+        if [file_stamp(path) for path in self._files()] != self._stamps:
             if self._watches is not None:
                 self._watches.watch(map(str, self._files()))  # a file that replaced another has a new inode
             self._start()
@@ -239,8 +241,11 @@ class SignedKnocks:
         """Claim the knocks; those for the fleet there first, as other gates may have used them."""
         alone: list[ValidKnock] = []
         shared: list[KnockGrant] = []
+        now_s = self._openings.loop.now_s()
         for knock in knocks:
-            if isinstance(knock, KnockClose) and self._is_shared(knock):
+            if not self._quotas.admits(knock.signer, now_s):
+                self._reject(knock, "quota", TOO_MANY)
+            elif isinstance(knock, KnockClose) and self._is_shared(knock):
                 self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
             elif isinstance(knock, KnockGrant) and knock.is_shared:
                 shared.append(knock)
@@ -388,12 +393,3 @@ def _clock() -> Clock:
     """Return the wall clock and the boot time on it."""
     now_s = time.time()
     return Clock(round(now_s * 1000), round((now_s - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1000))
-
-
-def _stamp(path: Path) -> _Stamp:
-    """Return a value that changes with the file's content, identity or mode; None if the file is missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ctime_ns, found.st_size, found.st_ino

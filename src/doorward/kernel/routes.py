@@ -23,6 +23,8 @@ def route_type(to: Address, interface: int) -> int:
     Broadcast, multicast, anycast and others have types of their own. `interface`: an index, used for link-local
     addresses.
     """
+    if to.is_unspecified:
+        return LOCAL  # what is sent to it arrives here, though IPv6's default route is for it, too
     family = socket.AF_INET if to.version == 4 else socket.AF_INET6
     body = _RTMSG.pack(family, to.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DESTINATION, to.packed)
     if to.version == 6 and to.is_link_local:

@@ -22,7 +22,7 @@ from doorward.report.markup import Html, fill
 from doorward.signed.server_key import X25519, ServerKey
 
 MAX_LINK_LETTERS, MAX_TITLE_LETTERS = 500, 100
-# What they do not connect to: the bad ports of the Fetch standard, section 2.9.
+# What browsers do not connect to: the bad ports of the Fetch standard, section 2.9.
 _REFUSED_TCP_PORTS = frozenset({
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,

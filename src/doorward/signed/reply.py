@@ -25,6 +25,7 @@ _VERSION = 1
 _OPEN, _CLOSED = 0, 1  # codes
 _LABEL = b"doorward reply 1"
 _KEY_BYTES, _NONCE_BYTES = 16, 12
+_MAX_LEFT_S = (1 << 32) - 1
 _TEXT = struct.Struct("!BBBBI6s16s18s")  # version, code, IP version, prefix length, seconds, time, address, zeros
 
 
@@ -65,9 +66,8 @@ def seal_reply(secret: ReplySecret, confirmation: Confirmation, salt: bytes) -> 
     """Return the datagram; `salt` is random, so that no two replies share a key."""
     version, bits, address = pack_place(confirmation.place)
     code = _CLOSED if confirmation.left_s is None else _OPEN
-    text = _TEXT.pack(
-        _VERSION, code, version, bits, confirmation.left_s or 0, confirmation.time_ms.to_bytes(6), address, b""
-    )
+    left_s = min(confirmation.left_s or 0, _MAX_LEFT_S)
+    text = _TEXT.pack(_VERSION, code, version, bits, left_s, confirmation.time_ms.to_bytes(6), address, b"")
     key, nonce = _key_and_nonce(secret, salt)
     return salt + AESGCM(key).encrypt(nonce, text, None)
 

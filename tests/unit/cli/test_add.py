@@ -188,6 +188,8 @@ def test_without_segno_prints_link_and_remedy(
         (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp is not a UDP port"),
         (["home", "--server-key", KEY, "--identity", "/none"], "--identity: no such file: /none; name the one that"),
         (["home", "--name", "x", "--server-key", KEY], "--name is for links; write the name as HOST"),
+        (["http://h"], "'http://h' is not a doorward:// link; copy the line that `doorward init` or"),
+        (["https://h", "--name", "h"], "is not a doorward:// link"),
         (["", "--server-key", KEY], "invalid host name ''; use one like home"),
         (["a\x1b[2J", "--server-key", KEY], "invalid host name"),
         (["doorward://h/?key=x"], "invalid server key 'x' in the link; copy the whole link, in single quotes"),

@@ -91,6 +91,10 @@ def test_invalid_hosts_toml_does_not_block_addresses(receiver: socket.socket, ho
         (["home"], "which door? "),
         (["home", "sh"], "did you mean 'ssh'?"),
         (["elsewhere", "ssh"], "known hosts: home"),
+        (["elsewhere"], "to knock at any other host, give ports: 7000 8000/udp 9000"),
+        (["elsewhere", "7000,8000/udp"], "7000,8000/udp: separate ports and doors by spaces: 7000 8000/udp"),
+        (["elsewhere:7000"], "elsewhere:7000: write the port after a space: elsewhere 7000"),
+        (["192.0.2.1:7000", "8000"], "192.0.2.1:7000: write the port after a space: 192.0.2.1 7000"),
     ],
 )
 def test_invalid_call_exits_with_2(

@@ -91,6 +91,7 @@ GATE_FAULTS = [
     ("ping = 1", "not-a-boolean"),
     ("capacity = 1023", "invalid-capacity"),
     ("capacity = true", "invalid-capacity"),
+    ('capacity = "1000"', "invalid-capacity"),
     ("capacity = 2048.0", "invalid-capacity"),
     ('name = "12"', "numeric-name"),
     ('name = "a b"', "invalid-name"),
@@ -343,3 +344,12 @@ def test_parses_twenty_thousand_doors_in_time() -> None:
     before_s = time.process_time()
     assert len(parse(text, "f").doors) == 20_000
     assert time.process_time() - before_s < 15  # 1.7 s on the machine that it was written on
+
+
+@pytest.mark.parametrize(
+    "text", ["[options]\n\tUseSyslog\n", "[openSSH]\n sequence = 7000,8000\n", "sequence=7000:udp\n"]
+)
+def test_a_file_of_knockd_names_import(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "knockd.conf")
+    assert [(fault.code, fault.line) for fault in caught.value.faults] == [("knockd-file", 1)]

@@ -94,6 +94,17 @@ def test_close_by_hand_counts_for_its_signer_until_a_clock_that_was_ahead_is_rig
     assert dates.last("key bob", "ssh", HOME) == 20_000  # its signer wrote that date
 
 
+def test_beyond_the_bound_of_signers_a_wrong_clock_of_closes_by_hand_still_does_not_last() -> None:
+    dates = CloseDates()
+    with patch.object(signed_rules, "MAX_CLOSING_SIGNERS", 2):
+        for time_ms, by in enumerate(["key a", "key b", "key c"], start=90_000):
+            dates.note_by_hand(close(time_ms, by=by))
+    dates = CloseDates(dates.rows())
+    assert dates.last("key x", "ssh", HOME) == 90_000
+    dates.lower(500)
+    assert dates.last("key x", "ssh", HOME) == 500
+
+
 def test_start_ends_what_a_claimed_close_was_for_and_nothing_else() -> None:
     dates = CloseDates()
     with patch.object(signed_rules, "MAX_CLOSES_PER_SIGNER", 1):

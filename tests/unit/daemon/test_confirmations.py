@@ -24,7 +24,15 @@ from doorward.kernel.routes import LOCAL, UNICAST
 from doorward.kernel.send_only import open_send_only
 from doorward.model import Port, Protocol
 from doorward.signed.authorize import KnockClose, KnockGrant
-from doorward.signed.reply import REPLY_BYTES, Confirmation, ReplyPath, ReplySecret, open_reply
+from doorward.signed.reply import (
+    REPLY_BYTES,
+    SALT_BYTES,
+    Confirmation,
+    ReplyPath,
+    ReplySecret,
+    _key_and_nonce,
+    open_reply,
+)
 from doorward.signed.stun import ice_password, success_response
 from tests.support.in_process_daemon import InProcessDaemon
 
@@ -175,6 +183,16 @@ def test_this_hosts_own_addresses_get_nothing(client: Client, monkeypatch: pytes
     assert (client.waiting(), client.logged()) == ([], ["not-a-host"])
 
 
+def test_what_has_no_form_in_a_reply_does_not_end_the_daemon(client: Client) -> None:
+    """An IPv4 address in IPv6's form, which a forged source may have, and an end from a forged ledger."""
+    mapped = ip_address("::ffff:203.0.113.9")
+    client.confirmations.confirm(client.grant(place=mapped), 30, 0.0)
+    assert (client.waiting(), client.logged()) == ([], ["not-sent"])
+    client.confirmations.confirm(client.grant(), 1 << 40, 0.0)
+    (datagram,) = client.waiting()
+    assert open_reply(SECRET, datagram).left_s == (1 << 32) - 1
+
+
 def test_without_confirm_nothing_is_bound_or_sent(client: Client) -> None:
     client.confirmations.configure(())
     client.confirmations.confirm(client.grant(), 30, 0.0)
@@ -223,6 +241,26 @@ def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypat
         signed._on_knocks([grants[2]._replace(place=ip_address("192.0.2.9"))])
         assert client.waiting() == []
         signed.close()
+
+
+def test_gates_with_one_key_never_use_a_key_and_a_nonce_twice(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gates without names take one packet, as does one that lost its ledger: three replies under one secret."""
+    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    knock = client.grant(time_ms=signed_knocks._clock().now_ms + 1000)
+    salts = []
+    for name in ("one", "two", "lost"):
+        with closing(InProcessDaemon(Ledger(tmp_path / name), Log("text", io.StringIO()))) as daemon:
+            signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
+            signed._confirmations.configure([client.port])
+            signed._on_knocks([knock, knock])
+            (reply,) = client.waiting()
+            assert open_reply(SECRET, reply).place == GUEST
+            salts.append(reply[:SALT_BYTES])
+            signed.close()
+    keys, nonces = zip(*(_key_and_nonce(SECRET, salt) for salt in salts), strict=True)
+    assert len(set(keys)) == len(set(nonces)) == len(salts)
 
 
 @pytest.mark.parametrize(

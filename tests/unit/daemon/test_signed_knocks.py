@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from doorward.core.signed_rules import MAX_HOLDERS
-from doorward.daemon import signed_knocks
+from doorward.daemon import replay_cache, signed_knocks
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.replay_cache import PacketId
@@ -173,6 +173,20 @@ def test_holders_of_one_opening_are_bounded(desk: Desk) -> None:
     assert desk.take(*knocks).count("refused") == 1
     assert desk.signed.counts == {"quota": 1}
     assert desk.take(desk.open(2, "key0")) == ["prolonged", "answered key0"]
+
+
+def test_a_key_that_knocks_without_end_does_not_use_up_the_replay_cache(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dated ahead, its knocks would soon be all that the replay cache has, and those of others too old for it."""
+    monkeypatch.setattr(replay_cache, "KEPT_ROWS", 40)
+    monkeypatch.setattr(replay_cache, "MAX_CLAIMS_PER_SIGNER", 10)
+    monkeypatch.setattr(replay_cache, "_FORGET_EVERY", 1)
+    desk.signed._quotas = replay_cache.claim_quotas(60_000)
+    for _ in range(5):
+        desk.take(*(desk.open(59_000) for _ in range(10)))
+    assert desk.signed.counts == {"quota": 40}
+    assert desk.take(desk.open(0, "bob", CAFE)) == ["opened", "answered bob"]
 
 
 class Endless:

@@ -67,7 +67,10 @@ def test_nobody_else_can_bind_the_port(peer: socket.socket) -> None:
         open_send_only(peer.family, sender.getsockname()[1])
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "255.255.255.255", "224.0.0.1", "ff02::1", "127.255.255.255"])
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "::1", "0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1", "127.255.255.255"],
+)
 def test_destinations_that_are_not_another_host(address: str) -> None:
     assert route_type(ip_address(address), 1) != UNICAST
 
