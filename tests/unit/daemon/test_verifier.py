@@ -6,6 +6,8 @@ import json
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from doorward.daemon import browser_frames, verifier
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, RESENT_S, FrameRepeat
@@ -22,7 +24,7 @@ from doorward.kernel.nflog import LoggedDatagram
 from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection, Verdict
 from doorward.signed.reply import ReplyPath, ReplySecret
-from doorward.signed.stun import ice_password, unwrap
+from doorward.signed.stun import TRANSACTION_BYTES, ice_password, unwrap
 from tests.support.stun import stun_request
 
 GUEST, SERVER = ip_address("192.0.2.7"), ip_address("192.0.2.1")
@@ -312,3 +314,35 @@ def test_a_repeat_of_another_form_is_not_taken(transaction: object) -> None:
     raw = json.dumps({"knocks": [], "refused": [], "counts": {}, "repeats": [["00" * 16, transaction]]}).encode()
     with pytest.raises(MalformedError):
         parse_report(raw)
+
+
+FRAME_PLACES = [GUEST.packed, ip_address("203.0.113.9").packed]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(FRAME_PLACES), st.sampled_from([1, 2]), st.booleans(), st.sampled_from([0.0, 0.5, 3])
+        ),
+        max_size=40,
+    )
+)
+def test_no_order_of_frames_gets_more_than_its_answers(frames: list[tuple[bytes, int, bool, float]]) -> None:
+    """One packet opens once, and is answered to its first place alone, as often and as long as the limits allow."""
+    here, now_s, answers, first = browser_desk(), 0.0, 0, None
+    for number, (source, port, is_right, step_s) in enumerate(frames):
+        now_s += step_s
+        password = ice_password(SECRET) if is_right else b"guessed"
+        transaction = number.to_bytes(TRANSACTION_BYTES)
+        one = frame(transaction=transaction, source=source, source_port=port, password=password)
+        reports = here.run([one], WALL_S, now_s)
+        knocks = [knock for report in reports for knock in report.knocks]
+        repeats = [repeat for report in reports for repeat in report.repeats]
+        assert len(knocks) == (first is None)
+        first = first or (source, port, now_s)
+        if repeats or (knocks[0:1] and knocks[0].transaction):
+            answers += 1
+            assert (source, port, is_right) == (*first[:2], True)
+            assert now_s < first[2] + ANSWER_S
+            assert not repeats or repeats == [FrameRepeat(grant().id, transaction)]
+    assert answers <= MAX_ANSWERS
