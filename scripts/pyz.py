@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-COMMANDS = ("add", "hold", "knock", "proxy")
+COMMANDS = ("add", "hold", "hosts", "knock", "proxy", "remove")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 _MAIN = """\
 import sys

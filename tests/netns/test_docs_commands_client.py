@@ -121,6 +121,15 @@ def test_hold(site: Site, console: Console) -> None:
     site.daemon.event("closed", door="ssh", address=CLIENT, by=opened["by"])
 
 
+@pytest.mark.console("docs/reference/commands.md", "doorward hosts", "doorward remove")
+def test_hosts_and_remove(site: Site, console: Console) -> None:
+    hosts, remove = console
+    site.add_home()
+    site.seat.type(hosts)
+    site.seat.type(remove)
+    assert "home" not in (site.seat.at / ".config/doorward/hosts.toml").read_text()
+
+
 @pytest.mark.console("docs/reference/commands.md", "doorward add")
 def test_add(site: Site, console: Console) -> None:
     by_key, by_link, shows = console

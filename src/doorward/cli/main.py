@@ -61,6 +61,8 @@ GROUPS = {
     },
     "Client": {
         "add": "add a server to this client",
+        "hosts": "list the servers that this client knows",
+        "remove": "remove a server from this client",
         "knock": "knock at a host, and wait for a port if asked to",
         "proxy": "knock and connect, as OpenSSH's ProxyCommand",
         "hold": "keep a door open while a command or the terminal lives",
@@ -120,9 +122,9 @@ def overview() -> str:
         for title, group in GROUPS.items()
     )
     return (
-        "usage: doorward COMMAND …\n"
-        "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
-        f"{rows}\n`doorward help COMMAND` explains one command.\n"
+        "usage: doorward COMMAND …    (`doorward help COMMAND` explains one)\n"
+        "Hides services behind closed, silent ports, and opens them to a secret knock.\n"
+        f"{rows}\n"
     )
 
 

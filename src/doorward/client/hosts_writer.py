@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from doorward.client.hosts import KnownHost, parse_hosts, read_hosts
+from doorward.client.hosts import KnownHost, find_host, parse_hosts, read_hosts
 from doorward.errors import HostError, UsageError
 from doorward.escape import toml_list, toml_text
 from doorward.kernel import atomic_file
@@ -36,6 +36,24 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
         atomic_file.make_directories(path.parent, _DIRECTORY_MODE)
         with _locked(path.parent):
             return _save_locked(path, name, table, replace=replace)
+
+
+def delete_host(path: Path, name: str) -> Path:
+    """Remove a host from the file; return the path of the backup.
+
+    UsageError: the host is unknown, or written in a form that cannot be removed. HostError: the file cannot be written.
+    """
+    with host_errors(path):
+        path = path.resolve()
+        find_host(str(path), read_hosts(str(path)), name)
+        with _locked(path.parent):
+            hosts, old = read_hosts(str(path)), path.read_text()
+            new = remove_host(old, name).encode()
+            _reject_loss(path, name, hosts, new, is_removed=True)
+            backup = path.with_name(f"{path.name}.before")
+            atomic_file.replace(backup, old.encode())
+            atomic_file.replace(path, new)
+            return backup
 
 
 def host_table(name: str, values: Mapping[str, HostValue], doors: dict[str, tuple[Port, ...]]) -> str:
@@ -94,14 +112,14 @@ def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | 
     return backup if is_there else None
 
 
-def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes) -> None:
+def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes, *, is_removed: bool = False) -> None:
     """Reject a change that would alter other hosts: `remove_host` does not recognize every form of a header."""
     others = {other: host for other, host in hosts.items() if other != name}
     try:
         written = parse_hosts(new, str(path))
     except UsageError:
         written = {}
-    if {other: host for other, host in written.items() if other != name} != others or name not in written:
+    if {other: host for other, host in written.items() if other != name} != others or (name in written) == is_removed:
         raise UsageError(
             "uneditable-host", f"{path}: {name!r} is written in a form that doorward cannot change; edit the file"
         )

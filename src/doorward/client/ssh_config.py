@@ -66,6 +66,12 @@ def with_host(text: str, name: str) -> str:
     return text + gap + host_lines(name)
 
 
+def without_host(text: str, name: str) -> str:
+    """Return the text without the lines that `with_host` adds, and with all others."""
+    found = re.search(rf"(?:^|(?<=\n))\n?{re.escape(host_lines(name))}(?=\S|\n|\Z)", text)
+    return text if found is None else text[: found.start()] + text[found.end() :]
+
+
 def read(path: Path) -> str:
     """Return the text of the file; empty if it is missing. HostError: it cannot be read."""
     with host_errors(path):

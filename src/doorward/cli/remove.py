@@ -1,0 +1,33 @@
+"""`doorward remove HOST`: forget a server, in hosts.toml and in ~/.ssh/config."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from doorward.cli.output import line
+from doorward.client import ssh_config
+from doorward.client.hosts import hosts_path
+from doorward.client.hosts_writer import delete_host
+
+EXAMPLE = """\
+  $ doorward remove home
+  removed 'home' from …/hosts.toml; the previous file is …
+what `doorward add --ssh` wrote into ~/.ssh/config is removed, too"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command-line arguments."""
+    parser.add_argument("host", metavar="HOST", help="its name in hosts.toml")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Remove the host, and the lines by which `ssh HOST` knocks."""
+    path, ssh_file = Path(hosts_path()), Path.home() / ".ssh/config"
+    before = ssh_config.read(ssh_file)
+    backup = delete_host(path, args.host)
+    line(f"removed {args.host!r} from {path}; the previous file is {backup}")
+    if (after := ssh_config.without_host(before, args.host)) != before:
+        ssh_config.save(ssh_file, after)
+        line(f"`ssh {args.host}` no longer knocks: {ssh_file} is updated")
+    return 0
