@@ -391,6 +391,28 @@ def test_a_port_of_a_service_is_rejected(direct_lab: Lab, tmp_path: Path) -> Non
             assert "warning: a service is bound to 53/udp" in done.stderr
 
 
+def test_a_port_that_was_taken_while_no_daemon_ran_does_not_keep_it_from_starting(
+    direct_lab: Lab, tmp_path: Path
+) -> None:
+    """Any local user can take one above 1023: doors still open, by the last good configuration."""
+    site = Site(direct_lab, tmp_path)
+    for daemon in site.start(config(ports=PORTS[:1])):
+        last = daemon.config.with_name("doorward.toml.last")
+        deadline_s = time.monotonic() + 10
+        while not last.exists():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        daemon.end()
+        with bound_service(direct_lab, "127.0.0.53", PORT):
+            daemon.start()
+            daemon.message("is in force instead, the last good configuration")
+            daemon.message("accepting signed knocks")
+            guest = site.visitors.fresh(4)
+            site.send(guest, site.packet()[0])
+            daemon.event("opened", address=str(guest))
+            assert daemon.event("unconfirmed", to=str(guest))["code"] == "port-not-open"
+
+
 @contextmanager
 def bound_service(lab: Lab, address: str, port: int) -> Iterator[None]:
     """Run a program that has bound a UDP port, until the end of the block."""

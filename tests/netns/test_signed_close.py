@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from doorward.signed.message import CLOSE, signer_hash
+from doorward.signed.message import CERTIFICATE, CLOSE, LONG_BYTES, pack_body, signer_hash
+from doorward.signed.ssh_wire import string
 from tests.netns.test_signed import Site
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, Visitor
-from tests.support.signed import Signer
+from tests.support.signed import Signer, sealed
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -159,6 +160,44 @@ def test_after_a_close_by_hand_a_knock_that_was_held_back_opens_nothing(site: Si
     site.send(guest, held_open)
     assert "its signer closed the door at that time or later" in site.refusal(guest)
     assert not guest.gets_in()
+
+
+def certified(site: Site, *options: str, authority: int = 7, name: str = "alice", flags: int = 0) -> bytes:
+    """Make a packet by the laptop's key with a certificate for it, of an authority by number."""
+    server, principals = site.files.server, () if "-n" in options else ("-n", "ops")
+    certificate = ssh_keygen.certify(
+        ssh_keygen.key("ed25519", authority), site.laptop.line, *principals, *options, name=name
+    )
+    body = pack_body(site.laptop.request(signer=signer_hash(certificate), flags=flags | CERTIFICATE))
+    signature = string(b"ssh-ed25519") + string(site.laptop.sign(server, body))
+    return sealed(server, body, signature, LONG_BYTES, certificate)
+
+
+def test_certificates_open_and_close(site: Site) -> None:
+    """A renewed one closes; another key ID of the authority does not. What is wrong with one opens nothing."""
+    site.files.authorize(f'cert-authority,principals="ops" {ssh_keygen.public_line(ssh_keygen.key("ed25519", 7))}')
+    site.daemon.message("accepting signed knocks")
+    guest, other = site.visitors.crowd(4, 2)
+    site.send(guest, certified(site, "-z", "1"))
+    assert site.daemon.event("opened", address=str(guest))["by"] == "key alice (signed by ed25519 number 7)"
+    assert guest.gets_in()
+    site.send(guest, certified(site, name="mallory", flags=CLOSE))
+    site.daemon.event("not_open", address=str(guest))
+    assert guest.gets_in()
+    for wrong, reason in [
+        (certified(site, "-V", "20200101:20200201"), "expired on 2020-02-01"),
+        (certified(site, "-V", "+1h:+2h"), "is not valid before"),
+        (certified(site, "-n", "dev"), "is for 'dev'"),
+        (certified(site, authority=8), "has no cert-authority line"),
+        (certified(site, "-O", "source-address=203.0.113.0/24"), "may not knock from"),
+        (site.laptop.packet(site.files.server), "does not list the key"),
+    ]:
+        site.send(other, wrong)
+        assert reason in site.refusal(other)
+    site.send(guest, certified(site, "-z", "2", flags=CLOSE))
+    assert closed_by(site, guest) == "key alice (signed by ed25519 number 7)"
+    assert not guest.gets_in()
+    assert not other.gets_in()
 
 
 def test_the_command_closes(site: Site) -> None:

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = Tru
     signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     signed.add_argument("--for", dest="for_s", metavar="T", help="how long to keep the door open")
     signed.add_argument(
-        "--confirm", action="store_const", const=True, help="wait for the gate's confirmation; exit status 1 without"
+        "--confirm", action="store_const", const=True, help="ask for a confirmation; `knock`: exit status 1 without"
     )
 
 

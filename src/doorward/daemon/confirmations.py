@@ -13,6 +13,7 @@ import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Literal
 
 from doorward.core.token_bucket import TokenBucket
@@ -27,11 +28,9 @@ from doorward.signed.authorize import KnockClose, KnockGrant
 from doorward.signed.reply import SALT_BYTES, Confirmation, ReplyPath, seal_reply
 from doorward.signed.stun import ice_password, success_response
 
-CONFIRMATIONS_PER_S, CONFIRMATIONS_AT_ONCE = (
-    200,
-    400,
-)  # of at most 80 bytes: no flood, wherever a verifier may send them
-_RESTART = "restart doorward: it can open ports below 1024 at its start only"
+# Of at most 80 bytes: no flood, wherever a compromised verifier may send them.
+CONFIRMATIONS_PER_S, CONFIRMATIONS_AT_ONCE = 200, 400
+_RESTART = "restart doorward once no other program has the port; it can open those below 1024 at its start only"
 Outcome = Literal["sent", "off", "port-not-open", "rate", "not-a-host", "not-sent", "integrity", "again"]
 _REASONS: dict[Outcome, str] = {
     "off": "[signed] has no confirm = true",
@@ -85,8 +84,9 @@ class Confirmations:
         if knock.reply is None or knock.path is None:
             return
         if knock.transaction is None:
-            secret, confirmation = knock.reply, Confirmation(knock.place, left_s, _now_ms())
-            outcome = self._send(knock.path, lambda: seal_reply(secret, confirmation, os.urandom(SALT_BYTES)), now_s)
+            confirmation = Confirmation(knock.place, left_s, _now_ms())
+            seal = partial(seal_reply, knock.reply, confirmation, os.urandom(SALT_BYTES))
+            outcome = self._send(knock.path, seal, now_s)
         else:
             answers = _Answers(knock.path, ice_password(knock.reply), now_s + ANSWER_S)
             self._answers[knock.id] = answers
@@ -94,7 +94,12 @@ class Confirmations:
                 self._answers.popitem(last=False)
             outcome = self._answer(answers, knock.transaction, now_s) if knock.transaction else "integrity"
         self.counts[outcome] += 1
-        fields = {"door": knock.door, "address": str(knock.place), "to": str(knock.path.source)}
+        fields = {
+            "door": knock.door,
+            "address": str(knock.place),
+            "to": str(knock.path.source),
+            "by": f"key {knock.key}",
+        }
         if outcome == "sent":
             self._log.event("confirmed", fields)
         else:
@@ -108,16 +113,15 @@ class Confirmations:
 
     def _answer(self, answers: _Answers, transaction: bytes, now_s: float) -> Outcome:
         answers.left -= 1
-        path, password = answers.path, answers.password
-        outcome = self._send(
-            path, lambda: success_response(transaction, path.source, path.source_port, password), now_s
-        )
+        path = answers.path
+        respond = partial(success_response, transaction, path.source, path.source_port, answers.password)
+        outcome = self._send(path, respond, now_s)
         if outcome == "sent" and answers.was_sent:
             return "again"
         answers.was_sent |= outcome == "sent"
         return outcome
 
-    def _send(self, path: ReplyPath, make: Callable[[], bytes], now_s: float) -> Outcome:
+    def _send(self, path: ReplyPath, build: Callable[[], bytes], now_s: float) -> Outcome:
         if not self.is_on:
             return "off"
         sender = self._sockets.sender(path.port, path.source.version)
@@ -129,7 +133,7 @@ class Confirmations:
             ways = route_type(path.source, path.interface), route_type(path.destination, path.interface)
             if not path.source_port or ways != (UNICAST, LOCAL):
                 return "not-a-host"
-            send_from(sender, make(), path.destination, path.source, path.source_port, path.interface)
+            send_from(sender, build(), path.destination, path.source, path.source_port, path.interface)
         except (OSError, HostError, InvalidValueError):  # the last: for an IPv4 address in IPv6's form
             return "not-sent"
         return "sent"

@@ -173,11 +173,13 @@ class ReplayCache:
         return refusals
 
     def note_by_hand(self, closes: Iterable[DatedKnock]) -> None:
-        """Remember closes by hand; where they cannot be written, only until the daemon ends."""
+        """Remember closes by hand; those that cannot be written are with the next close, or lost if the daemon ends."""
         for close in closes:
             self.closes.note_by_hand(close)
-        with suppress(sqlite3.Error), self._db:
-            self._saved = self._save_closes()
+        with suppress(sqlite3.Error):
+            with self._db:
+                saved = self._save_closes()
+            self._saved = saved
 
     def _apply(self, claim: PacketId) -> str:
         """Remember a claimed close, or return the reason to reject a claimed open, or ""."""

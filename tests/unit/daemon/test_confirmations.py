@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from doorward.daemon import confirmations, reply_sockets, signed_knocks
+from doorward.daemon import confirmations, reply_sockets, signed_knocks, verifier_supervisor
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, FrameRepeat
 from doorward.daemon.confirmations import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S, Confirmations
 from doorward.daemon.ledger import Ledger
@@ -227,7 +227,7 @@ def test_a_port_that_cannot_be_opened_is_logged_and_the_others_are_open(
 
 def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not what the kernel refuses, what was used before, or what is banned; those of a batch are distinguished."""
-    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
     with closing(daemon):
         signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
@@ -247,7 +247,7 @@ def test_gates_with_one_key_never_use_a_key_and_a_nonce_twice(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two gates without names take one packet, as does one that lost its ledger: three replies under one secret."""
-    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     knock = client.grant(time_ms=signed_knocks._clock().now_ms + 1000)
     salts = []
     for name in ("one", "two", "lost"):

@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -348,6 +349,29 @@ def test_a_close_that_cannot_be_synced_is_rejected(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ledger.seen, "_secure", lambda: False)
     refusals = ledger.seen.claim([dated(1, NOW_MS, is_close=True), dated(2, NOW_MS + 1)])
     assert refusals == ["it closes, and the ledger cannot be synced to the disk", ""]
+
+
+class Disk(sqlite3.Connection):
+    """A ledger on a disk that may be full when a transaction is committed."""
+
+    is_full = False
+
+    def __exit__(self, *args: object) -> bool:
+        if self.is_full:
+            self.rollback()
+            raise sqlite3.OperationalError("database or disk is full")
+        return bool(super().__exit__(*args))  # type: ignore[arg-type]
+
+
+def test_a_close_by_hand_on_a_full_disk_is_written_with_the_next() -> None:
+    with closing(sqlite3.connect(":memory:", factory=Disk)) as db:
+        db.executescript(SCHEMA + FORGOTTEN + CLOSES)
+        machine = Machine(db)
+        machine.begin()
+        for door, is_full in ("ssh", True), ("web", False):
+            db.is_full = is_full
+            machine.table.note_by_hand([DatedKnock("ada", door, ip_address("192.0.2.7"), NOW_MS)])
+        assert db.execute("SELECT door FROM closes ORDER BY door").fetchall() == [("ssh",), ("web",)]
 
 
 def test_dates_of_closes_go_with_the_numbers(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
