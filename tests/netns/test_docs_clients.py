@@ -107,6 +107,24 @@ def test_signed_knocks(desk: DocsSession, console: Console) -> None:
     assert opened_by(desk) == "key ed25519 number 0"
 
 
+@pytest.mark.console("docs/certificates.md")
+def test_single_sign_on_by_certificates(desk: DocsSession, console: Console) -> None:
+    desk.configure(first("docs/signed-knocks.md", "toml"))
+    make_key(desk)
+    authority = ssh_keygen.key("ed25519", 1)
+    line = first("docs/certificates.md", "text").replace("ssh-ed25519 AAAA…", bare(authority)).strip()
+    authorize(desk, line)
+    (desk.home("$") / ".ssh/id_ed25519.pub").write_text(ssh_keygen.public_line(desk.private) + "\n")
+    (desk.home("$") / "ca").write_bytes(authority.read_bytes())
+    (desk.home("$") / "ca").chmod(0o600)
+    desk.start()
+    desk.type(Call("$", f"doorward add home --address server.example --server-key {KEY} --door ssh", ""))
+    sign, knock = console
+    desk.compare(sign)
+    desk.compare(knock)
+    assert opened_by(desk) == "key ada (signed by our authority)"
+
+
 @pytest.mark.console("docs/maintenance.md")
 def test_the_servers_key_is_changed(desk: DocsSession, console: Console) -> None:
     desk.configure(first("docs/signed-knocks.md", "toml"))

@@ -35,11 +35,14 @@ from doorward.signed.message import CLOSE
 _OPENING_S = 0.1  # a gate opens a door within milliseconds; a command whose first SYN is earlier waits a second
 # Between looks at the routes: a change comes as many notifications, and a hostile network can send them without end.
 _BURST_S = 0.05
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # elsewhere than on Linux that counts a suspend, too
 _DISCARD = 9
 # For a confirmation: how many seconds the door is open, None if that is not known. NegativeResult: none has come.
 _Wait = Callable[[], float | None]
 _UNCONFIRMED = 2  # knocks in a row, before a warning: one packet may be lost
+_FROM_KEYS, _OTHERS = (
+    [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has two of them
+    for names in (("SIGINT", "SIGQUIT"), ("SIGTERM", "SIGHUP"))
+)
 _NOT_EXECUTABLE, _NOT_FOUND, _KILLED = 126, 127, 128  # as in sh(1)
 
 
@@ -148,11 +151,10 @@ class _Holder:
         self._unconfirmed = 0  # knocks in a row
 
     def run(self, wait: _Wait, announcement: str) -> int:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        for number in (*_FROM_KEYS, *_OTHERS):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as below nohup
                 self._loop.on_signal(number, partial(self._on_signal, number))
         if self._command:
-            self._loop.on_signal(signal.SIGCHLD, self._on_child)
             self._loop.at(self._loop.now_s() + _OPENING_S, self._start)
         else:
             print_sent(announcement)
@@ -178,10 +180,15 @@ class _Holder:
             _print_error(f"doorward: {command[0]}: {error.strerror}; check the command after `--`")
             self._status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             self._step(hold.on_end(self._hold, _now_s()))
+        else:
+            threading.Thread(target=self._await_child, args=(self._child,), daemon=True).start()
 
-    def _on_child(self) -> None:
-        if self._child is None or (status := self._child.poll()) is None:
-            return
+    def _await_child(self, child: subprocess.Popen[bytes]) -> None:
+        """Wait in a thread: Windows has no SIGCHLD."""
+        status = child.wait()
+        self._call(partial(self._on_child, status))
+
+    def _on_child(self, status: int) -> None:
         self._child, self._status = None, status if status >= 0 else _KILLED - status
         self._step(hold.on_end(self._hold, _now_s()))
 
@@ -191,7 +198,7 @@ class _Holder:
             if self._command:
                 self._command, self._status = [], _KILLED + number
             self._step(hold.on_end(self._hold, _now_s()))
-        elif number not in (signal.SIGINT, signal.SIGQUIT) or not _is_from_terminal():
+        elif number not in _FROM_KEYS or not _is_from_terminal():
             self._child.send_signal(number)
 
     def _on_changes(self) -> None:
@@ -272,13 +279,13 @@ class _Holder:
 
 
 def _now_s() -> float:
-    return time.clock_gettime(_CLOCK)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()  # elsewhere than on Linux it counts a suspend, too
 
 
 def _open_monitor() -> RouteMonitor | None:
     """Return a monitor; None without netlink, where the routes are looked at once a second."""
-    if not hasattr(socket, "AF_NETLINK"):
-        return None
     with suppress(HostError, OSError):
         return RouteMonitor()
     return None
@@ -297,6 +304,8 @@ def _route(monitor: RouteMonitor | None, target: Target) -> object:
 
 def _is_from_terminal() -> bool:
     """Return whether Ctrl-C in a terminal reaches this process: then it reaches the command, too."""
+    if sys.platform == "win32":
+        return True
     try:
         with open("/dev/tty", "rb") as terminal:  # noqa: PTH123
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()

@@ -12,7 +12,6 @@ from doorward.client.hosts import (
     find_host,
     hosts_path,
     is_door,
-    is_exposed,
     read_hosts,
     suggestion,
 )
@@ -207,13 +206,20 @@ def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
 def _plan_sequence(
     path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose_door: Callable[[KnownHost], str]
 ) -> KnockPlan:
-    if hosts and is_exposed(path):
-        warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
+    if hosts:
+        _warn_if_exposed(path)
     words = words or [choose_door(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
         sequence += find_door(path, hosts, name, word) if is_door(word) else (parse_port(word),)
     return KnockPlan(hosts.get(name, KnownHost(name, name, {})), (), tuple(sequence))
+
+
+def _warn_if_exposed(path: str) -> None:
+    from doorward.client.user_files import is_exposed
+
+    if is_exposed(path):
+        warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
 
 
 def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:

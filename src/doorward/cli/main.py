@@ -38,6 +38,8 @@ GROUPS = {
         "compile": "print the nftables ruleset",
         "key": "print the server's key for signed knocks",
         "allow": "let a public key send signed knocks: add it to authorized_keys",
+        "revoke": "remove a person's keys from authorized_keys",
+        "people": "list who may send signed knocks",
         "share": "share doors with phones and other clients: link, QR code, page",
         "completion": "print a shell completion script",
     },
@@ -60,7 +62,7 @@ GROUPS = {
     "Client": {
         "add": "add a server to this client",
         "knock": "knock at a host, and wait for a port if asked to",
-        "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
+        "proxy": "knock and connect, as OpenSSH's ProxyCommand",
         "hold": "keep a door open while a command or the terminal lives",
     },
     "Diagnose": {
@@ -118,9 +120,9 @@ def overview() -> str:
         for title, group in GROUPS.items()
     )
     return (
-        "usage: doorward COMMAND …\n\n"
+        "usage: doorward COMMAND …\n"
         "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
-        f"{rows}\n\n`doorward help COMMAND` explains one command.\n"
+        f"{rows}\n`doorward help COMMAND` explains one command.\n"
     )
 
 
@@ -151,7 +153,20 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    return load(words[0]).run(parse(words[0], words[1:]))
+    return _run(load(words[0]), parse(words[0], words[1:]))
+
+
+def _run(command: Command, args: argparse.Namespace) -> int:
+    """Run a command. HostError if it needs `cryptography`, which is not installed."""
+    try:
+        return command.run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "cryptography":
+            raise
+        from doorward.libraries import install_command
+
+        remedy = f"run `{install_command('cryptography')}`"
+        raise HostError("no-cryptography", f"signed knocks need the Python library cryptography; {remedy}") from None
 
 
 def _parse_plain(name: str, words: list[str]) -> argparse.Namespace | None:

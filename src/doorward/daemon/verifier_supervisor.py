@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from doorward.config.schema import Configuration, Signed
-from doorward.daemon.key_files import key_path, keys_path, read_authorizer
+from doorward.daemon.key_files import FileStamp, file_stamp, key_path, keys_path, read_authorizer
 from doorward.daemon.log import Log
 from doorward.daemon.verifier import Verifier, VerifierReady, VerifierReport
 from doorward.errors import HostError, MalformedError
@@ -22,7 +22,6 @@ from doorward.nftables.chains import SIGNED_GROUP
 POLL_S = 2.0  # polling interval for changed files, in addition to inotify
 _TOGETHER = 100  # knocks claimed and applied in one transaction, and messages of the verifier read for them
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a verifier that ended is restarted; doubled until one is ready
-_Stamp = tuple[int, int, int] | None
 
 
 class VerifierSupervisor:
@@ -34,7 +33,7 @@ class VerifierSupervisor:
         self._verifier: Verifier | None = None
         self._next: Verifier | None = None
         self._settings: tuple[Configuration, Path] | None = None
-        self._stamps: list[_Stamp] = []
+        self._stamps: list[FileStamp] = []
         self._pause_s = _PAUSE_S
         self._watches: FileWatcher | None = None
         with suppress(HostError):  # without inotify the files are polled
@@ -80,7 +79,7 @@ class VerifierSupervisor:
             return
         configuration, directory = self._settings
         self._stop_candidate()
-        self._stamps = [_stamp(path) for path in self._files()]
+        self._stamps = [file_stamp(path) for path in self._files()]
         try:
             self._next = Verifier(
                 self._log, lambda: read_authorizer(configuration, directory), configuration.is_for_browsers
@@ -104,7 +103,7 @@ class VerifierSupervisor:
         self._restart_if_changed()
 
     def _restart_if_changed(self) -> None:
-        if [_stamp(path) for path in self._files()] != self._stamps:
+        if [file_stamp(path) for path in self._files()] != self._stamps:
             if self._watches is not None:
                 self._watches.watch(map(str, self._files()))  # a file that replaced another has a new inode
             self._start()
@@ -169,12 +168,3 @@ class VerifierSupervisor:
             self._loop.unregister(self._next.fileno())
             self._next.close()
             self._next = None
-
-
-def _stamp(path: Path) -> _Stamp:
-    """Return a value that changes with the file's content, identity or mode; None if the file is missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ctime_ns, found.st_size, found.st_ino

@@ -35,7 +35,7 @@ def test_server_key_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == (
         f"added 'gate.example' to {hosts_file}\n"
         "\nfor ~/.ssh/config (or add it with --ssh):\n\n"
-        "    Host gate.example\n        ProxyCommand doorward proxy %h %p\n"
+        "    Host gate.example\n        ProxyCommand doorward proxy --fdpass %h %p\n        ProxyUseFdpass yes\n"
         "\nto try it:\n\n    doorward knock gate.example ssh -v --wait 22\n"
     )
 
@@ -99,7 +99,7 @@ def test_link_without_name_uses_its_host(hosts_file: Path) -> None:
 
 def test_ssh_option_updates_ssh_config(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = hosts_file.parents[2] / ".ssh/config"
-    lines = "Host home\n    ProxyCommand doorward proxy %h %p\n"
+    lines = "Host home\n    ProxyCommand doorward proxy --fdpass %h %p\n    ProxyUseFdpass yes\n"
     assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 0
     assert settings.read_text() == lines
     assert capsys.readouterr().out.endswith(f"`ssh home` now knocks first: {settings} is updated\n")

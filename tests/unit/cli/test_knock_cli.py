@@ -158,3 +158,18 @@ def test_first_packet_imports_little(receiver: socket.socket) -> None:
     loaded = set(done.stdout.split())
     assert loaded & (HEAVY | NOT_FOR_A_SEQUENCE) == set()
     assert {name for name in loaded if name.split(".")[0] == "doorward"} == OURS
+
+
+@pytest.mark.parametrize(("option", "shown"), [([], True), (["-q"], False)])
+def test_on_a_terminal_it_says_what_it_sent(
+    receiver: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: list[str],
+    shown: bool,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    port = number_of(receiver)
+    assert main(["knock", *option, "127.0.0.1", f"{port}/udp"]) == 0
+    expected = f"sent {port}/udp to 127.0.0.1; the gate does not answer\n"
+    assert capsys.readouterr().out == (expected if shown else "")
