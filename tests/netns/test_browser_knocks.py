@@ -108,6 +108,13 @@ class Site:
         capture.await_marker(mark)
         return [len(frame.data) for frame in capture.frames[:-1]]
 
+    def await_opened(self, count: int) -> None:
+        """Wait until so many knocks have opened a door, or prolonged an opening."""
+        until_s = time.monotonic() + PATIENCE_S
+        while count > sum(found[3] for found in self.daemon.ask("stats")["events"] if found[2] == "key"):
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+
     def confirmations(self) -> dict[str, int]:
         counts: dict[str, int] = self.daemon.ask("status")["signed"]["confirmations"]["counts"]
         return counts

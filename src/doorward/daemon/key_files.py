@@ -15,6 +15,8 @@ from doorward.signed.authorize import FleetScope, PacketAuthorizer
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.server_key import X25519, PrivateKey, parse_private_key
 
+FileStamp = tuple[int, int, int] | None
+
 
 def key_path(signed: Signed, directory: Path) -> Path:
     """Return the path of the server's key; `directory` is the configuration's directory."""
@@ -90,3 +92,12 @@ def read_authorizer(configuration: Configuration, directory: Path) -> tuple[Pack
     shared = frozenset(door.name for door in configuration.doors if door.shared)
     sharing = FleetScope(configuration.fleet.name, shared) if configuration.fleet is not None else None
     return PacketAuthorizer(key, keys, doors, gate.name, signed.window_ms, sharing), faults
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """Return a value that changes with the file's content, identity or mode; None if the file is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ctime_ns, found.st_size, found.st_ino
