@@ -125,6 +125,15 @@ def test_no_modules_import_each_other() -> None:
     assert cycles(graph) == []
 
 
+def test_the_clients_package_has_what_its_modules_import() -> None:
+    """Imports inside functions count too."""
+    lines = (SOURCE.parents[1] / "debian/doorward-client.install").read_text().splitlines()
+    installed = [SOURCE / line.partition("dist-packages/doorward/")[2] for line in lines if "/doorward/" in line]
+    files = {file for path in installed for file in (path, *path.rglob("*.py")) if file.suffix == ".py"}
+    names = {module_name(path): path for path in FILES} | {"doorward": SOURCE / "__init__.py"}
+    assert {names[found] for path in files for found in imports(path) if found in names} - files == set()
+
+
 def module_name(path: Path) -> str:
     parts = ("doorward", *path.relative_to(SOURCE).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -20,6 +20,7 @@ Source = Address | IPv4Network | IPv6Network  # the source of an opening; only a
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
+BY_BROWSER = " (browser)"  # behind the name of a key whose knock came from a browser
 MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the eighth attempt comes after 46 seconds
 
 

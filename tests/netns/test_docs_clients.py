@@ -107,6 +107,41 @@ def test_signed_knocks(desk: DocsSession, console: Console) -> None:
     assert opened_by(desk) == "key ed25519 number 0"
 
 
+@pytest.mark.console("docs/certificates.md")
+def test_single_sign_on_by_certificates(desk: DocsSession, console: Console) -> None:
+    desk.configure(first("docs/signed-knocks.md", "toml"))
+    make_key(desk)
+    authority = ssh_keygen.key("ed25519", 1)
+    line = first("docs/certificates.md", "text").replace("ssh-ed25519 AAAA…", bare(authority)).strip()
+    authorize(desk, line)
+    (desk.home("$") / ".ssh/id_ed25519.pub").write_text(ssh_keygen.public_line(desk.private) + "\n")
+    (desk.home("$") / "ca").write_bytes(authority.read_bytes())
+    (desk.home("$") / "ca").chmod(0o600)
+    desk.start()
+    desk.type(Call("$", f"doorward add home --address server.example --server-key {KEY} --door ssh", ""))
+    sign, knock = console
+    desk.compare(sign)
+    desk.compare(knock)
+    assert opened_by(desk) == "key ada (signed by our authority)"
+
+
+@pytest.mark.console("docs/maintenance.md")
+def test_the_servers_key_is_changed(desk: DocsSession, console: Console) -> None:
+    desk.configure(first("docs/signed-knocks.md", "toml"))
+    make_key(desk)
+    authorize(desk, ssh_keygen.public_line(desk.private))
+    desk.start()
+    move, make, *rest = console
+    desk.compare(move)
+    new = desk.compare(make, vary={KEY: KEY_PATTERN}).split()[-1]
+    for call in rest:
+        desk.compare(call)
+    desk.daemon.message("accepting signed knocks")
+    words = f"--server-key {new} --signed-port 62201 --identity {desk.private}"
+    desk.type(Call("$", f"doorward knock server.example ssh {words}", ""))
+    assert opened_by(desk) == "key ed25519 number 0"
+
+
 @pytest.mark.console("docs/database.md")
 def test_a_database(afar: DocsSession, console: Console) -> None:
     """Here the door closes after 3 s, and `verify` looks at fewer ports."""

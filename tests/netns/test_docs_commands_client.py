@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from doorward.cli.knockd_client import USAGE
 from doorward.client.link_uri import KnockLink, format_link
 from doorward.lab.topology import Lab
+from scripts.pyz import write
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
 from tests.support.daemon import Event, RunningDaemon
@@ -114,7 +116,9 @@ def test_hold(site: Site, console: Console) -> None:
     site.add_home()
     program(site.seat.folder, "rsync", "/bin/echo", "sent")
     assert site.seat.type(call) == "sent -a photos server.example:\n"
-    site.opened("key ")
+    opened = site.daemon.event("opened", door="ssh", address=CLIENT)
+    assert opened["by"].startswith("key ")
+    site.daemon.event("closed", door="ssh", address=CLIENT, by=opened["by"])
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward add")
@@ -129,6 +133,19 @@ def test_add(site: Site, console: Console) -> None:
     assert site.seat.type(shows).startswith("doorward://server.example/?key=…&door=ssh\n█")  # the same link
     site.seat.type(Call("$", "doorward knock home", ""))
     site.opened("key ")
+
+
+@pytest.mark.console("docs/install.md", "The client in one file")
+def test_one_file(site: Site, console: Console) -> None:
+    """This Python has its standard library alone."""
+    knock, add, ssh = console
+    write(site.seat.at / "doorward.pyz", 1_700_000_000)
+    program(site.seat.folder, "python3", sys.executable, "-I", "-S")
+    site.seat.type(knock)
+    site.opened("knock")
+    site.seat.type(add)
+    assert site.seat.type(ssh) == "in\n"
+    site.opened("knock")
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward verify")

@@ -156,6 +156,39 @@ def test_page_for_a_browser(seat: Seat, console: Console) -> None:
     assert '["udp", 8000]' in (seat.at / "secret.html").read_text()
 
 
+@pytest.mark.console("docs/people.md")
+def test_add_and_remove_a_person(seat: Seat, console: Console) -> None:
+    add, people, revoke = console
+    path = configure(seat, WEAK + "[signed]\n").with_name("authorized_keys")
+    path.write_text("#\n")
+    path.chmod(0o600)
+    line = _add_grace(seat, path)
+    seat.type(add)
+    assert path.read_text() == f'#\ndoors="ssh",for-max="1h" {line}\n'
+    assert "grace" in seat.type(people)
+    seat.type(revoke)
+    assert path.read_text() == "#\n"
+
+
+@pytest.mark.console("docs/reference/commands.md", "doorward revoke", "doorward people")
+def test_people(seat: Seat, console: Console) -> None:
+    revoke, people = console
+    path = configure(seat, WEAK + "[signed]\n").with_name("authorized_keys")
+    ada = " ".join([*ssh_keygen.public_line(ssh_keygen.key("ed25519")).split()[:2], "ada"])
+    path.write_text(f'{ada}\ndoors="ssh",for-max="1h" {_add_grace(seat, path)}\n')
+    path.chmod(0o600)
+    seat.type(people)
+    seat.type(revoke)
+    assert path.read_text() == f"{ada}\n"
+
+
+def _add_grace(seat: Seat, path: Path) -> str:
+    """Let the page's key be one; return its line."""
+    line = " ".join([*ssh_keygen.public_line(ssh_keygen.key("ed25519", 1)).split()[:2], "grace"])
+    seat.meant |= {"/etc/doorward": str(path.parent), "ssh-ed25519 AAAAC3… grace": line}
+    return line
+
+
 @pytest.mark.console("docs/reference/commands.md", "doorward import")
 def test_import(seat: Seat, console: Console) -> None:
     knockd, fwknop = seat.folder / "knockd.conf", seat.folder / "access.conf"

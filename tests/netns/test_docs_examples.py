@@ -1,9 +1,10 @@
-"""Configurations in the documentation are loaded into the kernel, and the README's first examples let you in."""
+"""Configurations in the documentation are loaded into the kernel, and the README's quick start lets you in."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import re
+import shlex
+import socket
 import tomllib
 from collections.abc import Iterator
 
@@ -12,10 +13,9 @@ import pytest
 from doorward.config.toml import TABLES, parse
 from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
 from doorward.lab.topology import Lab
-from tests.support.consoles import Console
+from tests.support.daemon import SILENCE_S
 from tests.support.docs_session import DocsSession, docs_session
-from tests.support.documents import PAGES, ROOT, Block, blocks
-from tests.support.service_user import GROUP
+from tests.support.documents import PAGES, ROOT, Block, blocks, calls
 
 pytestmark = pytest.mark.netns("nft", "ssh", "/usr/sbin/sshd", "unshare")
 
@@ -40,23 +40,29 @@ def desk(lab: Lab) -> Iterator[DocsSession]:
         yield desk
 
 
-@pytest.mark.console("README.md", 1, 2)
-def test_the_readmes_first_examples(desk: DocsSession, console: Console) -> None:
-    """The sequence first; then `[signed]` replaces it and the server's key is made, as the sentence between says."""
-    config = next(blocks(ROOT / "README.md", "toml")).text
-    desk.configure(config)
-    run, knock, add, ssh = console
-    desk.compare(run)
-    desk.compare(knock)
-    assert desk.daemon.event("opened", address=str(desk.lab.client.ipv4))["by"] == "knock"
-    desk.daemon.run("close", "ssh", desk.lab.client.ipv4)
-    desk.configure("".join(line for line in config.splitlines(True) if not line.startswith("knock")) + "[signed]\n")
-    desk.swaps["x25519:…"] = desk.daemon.run("key", "server").stdout.strip()
-    keys = desk.daemon.config.with_name("authorized_keys")
-    shutil.copy(desk.home("#") / ".ssh/authorized_keys", keys)
-    os.chown(keys, 0, GROUP)
-    desk.daemon.reload(desk.daemon.config.read_text())
-    desk.daemon.message("accepting signed knocks")
+def test_the_readmes_quick_start(desk: DocsSession) -> None:
+    """Pasted without a change but for the link that `init` prints; packages are installed elsewhere."""
+    server, laptop = (list(calls(block)) for block in blocks(ROOT / "README.md", "sh"))
+    desk.program("sudo", "env")  # the prompts are root's here
+    for call in server:
+        if call.typed.startswith("sudo doorward"):
+            printed = desk.compare(call._replace(typed=call.typed.removeprefix("sudo ")), at="#")
+            if found := re.search(r"doorward add (\S+) --name home", printed):
+                desk.link = shlex.split(found[1])[0]
+    install, add, confirm = laptop
+    assert install.typed == "pipx install ."
     desk.compare(add)
-    desk.compare(ssh)
-    assert desk.daemon.event("opened", address=str(desk.lab.client.ipv4))["by"] == "key ed25519 number 0"
+    assert desk.compare(confirm) == "confirmed: 1 door, mode guard\n"
+    with pytest.raises(TimeoutError):
+        desk.lab.stranger.call(socket.create_connection, (str(desk.lab.server.ipv4), 22), SILENCE_S)
+
+
+def test_what_the_readme_does_not_type_is_run_elsewhere() -> None:
+    """Packages come from `scripts/deb --test` and `tests/packaging/test_wheel.py`."""
+    typed = [call.typed for block in blocks(ROOT / "README.md", "sh") for call in calls(block)]
+    rest = [line for line in typed if not re.match(r"(ssh -t home )?(sudo )?doorward ", line)]
+    assert rest == [
+        "sudo scripts/deb",
+        "sudo apt-get install --yes ./build/deb/*/doorward_*.deb ./build/deb/*/doorward-client_*.deb",
+        "pipx install .",
+    ]

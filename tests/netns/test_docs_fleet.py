@@ -1,4 +1,4 @@
-"""docs/fleet.md, typed: users and roles in a real etcd with certificates, and the page's gate that takes to it."""
+"""docs/fleet-setup.md, typed: users and roles in a real etcd with certificates, and the page's gate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def desk(lab: Lab) -> Iterator[DocsSession]:
         yield desk
 
 
-@pytest.mark.console("docs/fleet.md", "Users and roles")
+@pytest.mark.console("docs/fleet-setup.md", "Users and roles")
 def test_users_and_roles_and_a_gate(desk: DocsSession, console: Console) -> None:
     for call in console:
         if "user add" in call.typed:
@@ -48,7 +48,7 @@ def test_users_and_roles_and_a_gate(desk: DocsSession, console: Console) -> None
             assert f"User {user} created" in desk.answer(call, PASSWORDS[user], PASSWORDS[user])
         else:
             desk.compare(call)
-    (config,) = (block.text for block in blocks(ROOT / "docs/fleet.md", "toml"))
+    (config,) = (block.text for block in blocks(ROOT / "docs/fleet-setup.md", "toml"))
     desk.configure(config)
     folder = desk.daemon.config.parent
     for name in ("fleet-ca.pem", "gate.pem", "gate.key"):

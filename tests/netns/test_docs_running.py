@@ -60,7 +60,7 @@ def line_after(process: subprocess.Popen[str], happens: Callable[[int], object])
     raise AssertionError
 
 
-@pytest.mark.console("docs/operations.md", "Banning")
+@pytest.mark.console("docs/banning.md")
 def test_banning(desk: DocsSession, console: Console) -> None:
     ban, banned, unban = console
     assert desk.compare(ban) == "203.0.113.9 is banned for 8h\n"

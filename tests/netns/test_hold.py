@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -20,9 +21,9 @@ from doorward.kernel.route_monitor import RouteMonitor
 from doorward.lab.topology import Lab
 from doorward.model import Address
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, LATE_S, SLOWNESS, RunningDaemon, running_daemon
+from tests.support.daemon import DOORWARD, LATE_S, SLOWNESS, RunningDaemon, Visitor, echoes, running_daemon
 from tests.support.docs_session import host_names
-from tests.support.signed import Signed
+from tests.support.signed import Signed, Signer, send
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -30,6 +31,7 @@ CONFIG = """
 [gate]
 mode = "stealth"
 [signed]
+confirm = true
 [doors.db]
 opens = ["5432/tcp"]
 for = "1m"
@@ -187,3 +189,54 @@ raise SystemExit(5)"""
     site.opened(site.lab.client.ipv4, "prolonged")
     events = [event["event"] for event in site.daemon.events()]
     assert (events.count("opened"), events.count("prolonged")) == (1, 1)
+
+
+def test_a_gate_that_opens_for_less_is_renewed_sooner(site: Site) -> None:
+    """It confirms for how long; else the door would be closed between the knocks after 1, 5 and 25 seconds."""
+    site.files.authorize(f'for-max="3s" {ssh_keygen.public_line(site.identity)}')
+    site.daemon.message("accepting signed knocks")
+    with site.holding("--confirm") as process:
+        site.opened(site.lab.client.ipv4)
+        for _ in range(20):
+            assert site.gets_in(site.lab.client.ipv4)
+            time.sleep(0.5)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert 9 <= site.daemon.counters()["signed"] <= 9 + 10 * SLOWNESS
+
+
+@pytest.mark.parametrize("end", ["command", "signal"])
+def test_at_the_end_the_door_is_closed(site: Site, end: str) -> None:
+    """And the connection continues; the log has the renewals as a number, the access log one line."""
+    address = site.lab.client.ipv4
+    with site.holding("--for", "3s", command=["sleep", "4"] if end == "command" else []) as process:
+        site.opened(address)
+        connection = Visitor(site.lab.client, address, site.lab.server.ipv4).connect(5432)
+        time.sleep(3.5)
+        if end == "signal":
+            process.terminate()
+        assert process.wait(20) == 0
+    closed = site.daemon.event("closed", address=str(address))
+    assert closed["by"] == "key ed25519 number 0"
+    assert closed["prolonged"] >= 3  # after 1, 2 and 3 s
+    assert not site.gets_in(address)
+    assert echoes(connection)
+    connection.close()
+    (line,) = site.daemon.run("log").stdout.splitlines()
+    assert re.search("by key ed25519 number 0; closed after [45]s, by key ed25519 number 0$", line)
+
+
+def test_at_the_end_the_door_stays_open_for_another_key(site: Site) -> None:
+    address, colleague = site.lab.client.ipv4, Signer("colleague")
+    site.files.authorize(ssh_keygen.public_line(site.identity), colleague.line)
+    site.daemon.message("accepting signed knocks")
+    send(site.lab.client, address, site.lab.server.ipv4, colleague.packet(site.files.server, "db"))
+    site.daemon.event("opened", address=str(address), by="key colleague")
+    with site.holding() as process:
+        site.opened(address, "prolonged")
+        process.terminate()
+        assert process.wait(20) == 0
+    assert site.daemon.event("released", address=str(address))["still"] == "key colleague"
+    assert site.gets_in(address)

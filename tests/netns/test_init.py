@@ -54,10 +54,10 @@ class Site:
     def ssh(self, command: str = "echo in") -> str:
         """Run a command over ssh, with the configuration that `doorward add` prints."""
         config = self.home / "ssh_config"
-        proxy = " ".join([*DOORWARD, "proxy", "%h", "%p"])
+        proxy = " ".join([*DOORWARD, "proxy", "--fdpass", "%h", "%p"])
         config.write_text(
-            f"Host box\n  ProxyCommand {proxy}\n  User root\n  IdentityFile {self.private}\n  LogLevel ERROR\n"
-            "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
+            f"Host box\n  ProxyCommand {proxy}\n  ProxyUseFdpass yes\n  User root\n  IdentityFile {self.private}\n"
+            "  LogLevel ERROR\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
         )
         done = self.lab.client.run([SSH, "-F", config, "box", command], env=self.env, check=False)
         return done.stdout + done.stderr

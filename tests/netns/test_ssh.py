@@ -47,6 +47,11 @@ class Site:
 
     def ssh(self, version: int, *options: object, key: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command over ssh, as the user's configuration has it, in a shell of its own."""
+        command = self.command(version, "echo $((6 * 7))", *options, key=key)
+        return self.lab.client.run(command, env=self.env, check=False)
+
+    def command(self, version: int, run: str, *options: object, key: Path | None = None) -> list[object]:
+        """Write the user's configuration, and return the command that runs another on the server."""
         server = self.lab.server.ipv4 if version == 4 else self.lab.server.ipv6
         words = " ".join([*DOORWARD, "proxy", "%h", "%p", *map(str, options)])
         config = self.home / "ssh_config"
@@ -54,8 +59,9 @@ class Site:
             f"Host {server}\n  User root\n  ProxyCommand {words}\n  StrictHostKeyChecking no\n  LogLevel ERROR\n"
             f"  UserKnownHostsFile /dev/null\n  IdentitiesOnly {'yes' if key else 'no'}\n"
             + (f"  IdentityFile {key}\n" if key else "")
+            + ("  ProxyUseFdpass yes\n" if "--fdpass" in options else "")
         )
-        return self.lab.client.run([SSH, "-F", config, server, "echo $((6 * 7))"], env=self.env, check=False)
+        return [SSH, "-F", config, server, run]
 
     def gets_in(self, version: int, *options: object, key: Path | None = None) -> None:
         done = self.ssh(version, "--server-key", self.files.server.public, *options, key=key)
@@ -115,12 +121,12 @@ def test_what_the_commands_print_is_what_the_next_takes(site: Site) -> None:
         client = site.lab.client
         words = ["add", "home", "--address", site.lab.server.ipv4, "--server-key", public, "--door", "ssh"]
         printed = client.run([*DOORWARD, *words, "--identity", private], env=site.env).stdout
-        lines = [line for line in printed.splitlines() if line.strip().startswith(("Host ", "ProxyCommand "))]
-        assert len(lines) == 2
+        lines = [line for line in printed.splitlines() if line.strip().startswith(("Host ", "Proxy"))]
+        assert len(lines) == 3
         config = site.home / "ssh_config"
-        proxy = lines[1].strip().removeprefix("ProxyCommand doorward ")
+        settings = "\n".join(lines).replace("ProxyCommand doorward", f"ProxyCommand {' '.join(DOORWARD)}")
         config.write_text(
-            f"{lines[0].strip()}\n  ProxyCommand {' '.join(DOORWARD)} {proxy}\n  User root\n  IdentityFile {private}\n"
+            f"{settings}\n  User root\n  IdentityFile {private}\n"
             "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
         )
         done = client.run([SSH, "-F", config, "home", "echo in"], env=site.env, check=False)
@@ -153,6 +159,24 @@ def test_a_key_that_is_not_authorized_stays_outside_and_the_server_says_why(site
         assert "knocked" in done.stderr
         assert "does not list the key SHA256:" in daemon.event("refused")["reason"]
         assert daemon.openings() == []
+
+
+@pytest.mark.parametrize(("option", "between"), [("--fdpass", []), ("--timeout=30s", ["python"])])
+def test_a_session_with_fdpass_has_no_python_process(site: Site, option: str, between: list[str]) -> None:
+    private = site.key("ed25519")
+    options = ["--server-key", site.files.server.public, "--identity", private, option]
+    with running_daemon(site.lab.server, site.folder, CONFIG.format(mode="stealth")) as daemon:
+        daemon.message("accepting signed knocks")
+        command = site.command(4, "echo in; cat", *options, key=private)
+        pipe = subprocess.PIPE
+        with site.lab.client.popen(command, env=site.env, stdin=pipe, stdout=pipe, stderr=pipe) as session:
+            assert session.stdout is not None
+            assert session.stdout.readline() == "in\n"
+            children = Path(f"/proc/{session.pid}/task/{session.pid}/children").read_text().split()
+            names = [Path(f"/proc/{child}/comm").read_text().strip() for child in children]
+            assert [name[: len("python")] for name in names] == between
+            out, err = session.communicate("and out", PATIENCE_S)
+        assert (session.returncode, out, err) == (0, "and out", "")
 
 
 def test_a_hundred_megabytes_pass(site: Site) -> None:

@@ -226,7 +226,7 @@ def test_the_client_alone(built: Built, machine: SystemdContainer, direct_lab: L
     assert (
         refused.stderr == "doorward: this is the client alone, without `doorward run`; install the package doorward\n"
     )
-    for command in "add", "completion", "knock", "proxy", "verify":
+    for command in "add", "completion", "hold", "knock", "proxy", "verify":
         assert command in machine.says("man", f"doorward-{command}")
         assert machine.run("doorward", command, "--help").returncode == 0
     machine.run("doorward", "knock", direct_lab.client.ipv4, "7000", "8000/udp")

@@ -31,7 +31,7 @@ def clone(tmp_path: Path) -> Path:
         subprocess.run(["git", "config", name, value], cwd=folder, check=True)
     changes = folder / "CHANGELOG.md"
     changes.write_text(changes.read_text().replace("## Unreleased", f"## {__version__}", 1))
-    subprocess.run(["git", "commit", "-q", "-am", f"Release {__version__}"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "-q", "--allow-empty", "-am", f"Release {__version__}"], cwd=folder, check=True)
     return folder
 
 
@@ -60,7 +60,7 @@ def test_twice_the_same_files_from_a_tag(clone: Path, tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert sum(name.endswith(".deb") for name in found[0]) == 3
     assert {name.rpartition(".")[2] for name in found[0]} == {
-        "SHA256SUMS", "deb", "gz", "json", "rpm", "sig", "whl",
+        "SHA256SUMS", "deb", "gz", "json", "pyz", "rpm", "sig", "whl",
     }  # fmt: skip
     listed = dict(line.split("  ")[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
     assert listed == {name: digest for name, digest in found[0].items() if not name.startswith("SHA256SUMS")}

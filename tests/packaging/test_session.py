@@ -1,6 +1,6 @@
 """From `apt install` to a verified host in six commands, typed as a newcomer types them, on a fresh Debian.
 
-docs/session.md shows the same; `SESSION=FILE scripts/deb --test -k six_commands` writes what the terminals showed.
+docs/dev/session.md shows the same; `SESSION=FILE scripts/deb --test -k six_commands` writes what the terminals showed.
 """
 
 from __future__ import annotations

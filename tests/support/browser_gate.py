@@ -15,7 +15,7 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.signed import authorized_keys
 from doorward.signed.authorize import KnockRejection, PacketAuthorizer, Verdict
 from doorward.signed.server_key import PrivateKey
-from doorward.signed.stun import has_integrity, ice_password, success_response, unwrap
+from doorward.signed.stun import has_integrity, ice_password, success_response, transaction_of, unwrap
 from tests.support.signed import PORT
 
 
@@ -101,7 +101,7 @@ class BrowserGate:
         if self.confirms and not isinstance(verdict, KnockRejection) and verdict.reply is not None:
             password = ice_password(verdict.reply)
             if has_integrity(frame, password):
-                gate.sendto(success_response(frame, source, sender[1], password), sender)
+                gate.sendto(success_response(transaction_of(frame), source, sender[1], password), sender)
 
     def _judge(self, packet: bytes, source: bytes) -> Verdict:
         return self._authorizer.authorize(packet, source, round(time.time() * 1000))

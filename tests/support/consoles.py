@@ -29,17 +29,9 @@ class Elsewhere(NamedTuple):
 _PACKAGES = "installs packages on the machine that runs it"
 _SYSTEMD = "needs systemd as the first process"
 _FROM_NET = "builds in a Debian of its own, from the net"
-_DEMO = "installs packages, and is `doorward lab` then"
 _PHONE = "a phone's package manager and index"
 ELSEWHERE = (
     Elsewhere("CONTRIBUTING.md", "scripts/test ", "runs the tests, these too", ".ci/run"),
-    Elsewhere("README.md", "scripts/test", "runs the tests, these too", ".ci/run"),
-    Elsewhere("README.md", "scripts/demo", _DEMO, "tests/netns/test_docs_commands_lab.py"),
-    Elsewhere("README.md", "scripts/deb", _FROM_NET, "scripts/deb --test"),
-    Elsewhere("README.md", "apt install ./build/", _PACKAGES, "scripts/deb --test"),
-    Elsewhere("README.md", "apt install nftables ", _PACKAGES, "scripts/test"),
-    Elsewhere("README.md", "python3 -m venv /opt/doorward ", _PACKAGES, "tests/packaging/test_wheel.py"),
-    Elsewhere("README.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
     Elsewhere("docs/install.md", "scripts/deb ", _FROM_NET, "scripts/deb --test"),
     Elsewhere("docs/install.md", "apt install ./build/", _PACKAGES, "scripts/deb --test"),
     Elsewhere("docs/install.md", "apt install nftables ", _PACKAGES, "scripts/test"),
@@ -47,13 +39,13 @@ ELSEWHERE = (
     Elsewhere("docs/install.md", "/opt/doorward/bin/pip install ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/install.md", "ln -s /opt/doorward/", "writes into the machine's own folders"),
     Elsewhere("docs/install.md", "systemctl ", _SYSTEMD, "tests/packaging/test_deb.py"),
-    Elsewhere("docs/kernels.md", "scripts/test-kernels", "boots two more kernels, for an hour", "scripts/test-kernels"),
+    Elsewhere("docs/dev/kernels.md", "scripts/test-kernels", "boots two kernels, for an hour", "scripts/test-kernels"),
     Elsewhere("docs/locked-out.md", "systemctl disable ", _SYSTEMD),
     Elsewhere("docs/metrics.md", "/opt/doorward/bin/pip install ", _PACKAGES, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/phone.md", "pkg install ", _PHONE),
     Elsewhere("docs/phone.md", "pip wheel ", _PHONE, "tests/packaging/test_wheel.py"),
     Elsewhere("docs/phone.md", "pip install ./doorward-", _PHONE, "tests/packaging/test_wheel.py"),
-    Elsewhere("docs/session.md", "", "a recorded session on a whole Debian", "tests/packaging/test_session.py"),
+    Elsewhere("docs/dev/session.md", "", "a recorded session on a whole Debian", "tests/packaging/test_session.py"),
 )
 
 

@@ -62,7 +62,13 @@ class Call(NamedTuple):
 
 
 def calls(block: Block) -> Iterator[Call]:
-    """Return what is typed in a console, in order; a line that ends with a backslash goes on."""
+    """Return what is typed in a console, in order; a line that ends with a backslash goes on.
+
+    In a block of `sh`, made to be pasted, every line is typed.
+    """
+    if block.language == "sh":
+        yield from (Call("$", line.partition(" #")[0].rstrip(), "") for line in block.text.splitlines())
+        return
     for part in re.split(r"^(?=[#$] )", block.text, flags=re.MULTILINE):
         if part[:2] in ("# ", "$ "):
             typed, _, printed = part[2:].replace("\\\n", " ").partition("\n")

@@ -15,7 +15,7 @@ RATE_PER_S, BURST, PAUSE_S = 20, 40, 0.05
 
 
 def is_knock_packet(automaton: Automaton, packet: Packet) -> bool:
-    """Return whether any machine counts the packet: rule 1 of docs/design.md."""
+    """Return whether any machine counts the packet: rule 1 of docs/dev/design.md."""
     port, known = packet.port, automaton.known_ports
     if (packet.local and port in automaton.ignored_ports) or (known is not None and port not in known):
         return False

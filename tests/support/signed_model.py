@@ -1,4 +1,4 @@
-"""A model of signed knocks under attack, for tests/property/test_signed_model.py; see "The model" in docs/design.md.
+"""A model of signed knocks under attack, for tests/property/test_signed_model.py; docs/dev/design.md has "The model".
 
 Users send opens and closes. An attacker has a copy of each and delivers any of them to any gate, at any time, as often
 as they like, from two addresses, or never. Gates with one key are killed, lose power, boot. Time passes.

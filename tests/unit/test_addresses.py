@@ -39,13 +39,13 @@ SCOPED = [
 
 def granted(text: str) -> object:
     knock = {"door": "ssh", "place": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
-    knock |= {"is_shared": False, "reply": None, "path": None}
-    return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}}).encode())
+    knock |= {"is_shared": False, "reply": None, "path": None, "transaction": None}
+    return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}, "repeats": []}).encode())
 
 
 def refused(text: str) -> object:
     telling = {"source": text, "reason": "clock", "words": "", "door": None}
-    return verifier.parse_report(json.dumps({"knocks": [], "refused": [telling], "counts": {}}).encode())
+    return verifier.parse_report(json.dumps({"knocks": [], "refused": [telling], "counts": {}, "repeats": []}).encode())
 
 
 READERS: list[Callable[[str], object]] = [

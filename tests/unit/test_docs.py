@@ -21,6 +21,12 @@ TOML = [block for page in PAGES for block in blocks(page, "toml")]
 OF_PARTS = {"no door is defined"}  # what may be said of a block that shows only a part of a file
 LINK = re.compile(r"(?<!!)!?\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`doorward ([^`]+)`(?!`)")
+README_LINES, PAGE_WORDS = 120, 1200
+REFERENCE = (
+    "docs/configuration.md",
+    "docs/reference/",
+    "docs/dev/",
+)  # looked up, or for contributors
 NO_CALLS = {"COMMAND", "--version", "signed"}  # what else stands behind the name: `doorward signed knock 1` is a text
 
 
@@ -49,7 +55,7 @@ def doorward_calls(line: str) -> Iterator[list[str]]:
     words: list[str] = []
     for word in [*lexer, ";"]:
         if set(word) <= set("&|;<>"):
-            while words and words[0] in ("sudo", "ssh", "home"):
+            while words and words[0] in ("sudo", "ssh", "-t", "home"):
                 words = words[1:]
             if words[:1] == ["doorward"] and words[1:]:  # the name alone is a file behind `>`
                 yield words[1:]
@@ -61,7 +67,8 @@ def doorward_calls(line: str) -> Iterator[list[str]]:
 CALLS = [
     pytest.param(words, id=f"{name_of(page)}: {' '.join(words)}")
     for page in PAGES
-    for block in blocks(page, "console")
+    for language in ("console", "sh")
+    for block in blocks(page, language)
     for call in calls(block)
     for words in doorward_calls(call.typed)
 ]
@@ -130,6 +137,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_named_tests_exist(page: Path) -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", page.read_text())
     assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name_of)
+def test_pages_are_short(page: Path) -> None:
+    assert name_of(page).startswith(REFERENCE) or len(without_blocks(page).split()) <= PAGE_WORDS
 
 
 def test_every_page_is_led_to() -> None:

@@ -1,4 +1,4 @@
-"""The guide to the code in docs/design.md names modules, classes and functions that exist."""
+"""The guide to the code in docs/dev/design.md names modules, classes and functions that exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.support.documents import ROOT
 
 SOURCE = ROOT / "src/doorward"
-GUIDE = (ROOT / "docs/design.md").read_text().partition("\n## The code\n")[2]
+GUIDE = (ROOT / "docs/dev/design.md").read_text().partition("\n## The code\n")[2]
 NAMES = r"((?:, `[\w.]+`|`[\w.]+`)+)"
 IN_TEXT = re.compile(rf"`([\w/]+\.py)`: {NAMES}")
 IN_TABLE = re.compile(rf"^\| `([\w/]+\.py)` \| {NAMES}", re.MULTILINE)

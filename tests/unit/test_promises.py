@@ -1,4 +1,4 @@
-"""docs/promises.md names tests that exist."""
+"""docs/dev/promises.md names tests that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 
 
 def test_each_promise_names_tests_that_exist() -> None:
-    text = (ROOT / "docs/promises.md").read_text()
+    text = (ROOT / "docs/dev/promises.md").read_text()
     promises = re.findall(r"^\d+\. .*(?:\n   .*)*", text, re.MULTILINE)
     assert len(promises) >= 25
     assert [promise for promise in promises if not NAMED.search(promise)] == []

@@ -17,7 +17,10 @@ BANNED = re.compile(
 )
 SOURCES = sorted(path for part in ("src", "manual") for path in (ROOT / part).rglob("*.py"))
 SHIPPED = sorted(
-    path for part in ("contrib", "debian", "scripts", "systemd") for path in (ROOT / part).rglob("*") if path.is_file()
+    path
+    for part in ("contrib", "debian", "scripts", "systemd")
+    for path in (ROOT / part).rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
 )
 TEXT_TOKENS = {"STRING", "COMMENT", "NAME", "FSTRING_MIDDLE"}  # so that the operators of `x is None` do not count
 

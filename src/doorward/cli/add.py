@@ -90,6 +90,12 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
             link = parse_link(args.host)
         except MalformedError as error:
             raise UsageError(error.code, f"{error}; copy the whole link, in single quotes") from None
+    elif "://" in args.host:
+        raise UsageError(
+            "not-a-link",
+            f"{args.host[:80]!r} is not a doorward:// link; copy the line that `doorward init` or `doorward share` "
+            "prints, or name the server: `doorward add NAME --address ADDRESS`",
+        )
     elif args.name:
         raise UsageError("name-needs-link", "--name is for links; write the name as HOST, and add --address ADDRESS")
     name = args.name or link.host

@@ -37,21 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Add the line, and print what it permits."""
-    config = configuration_path(args)
-    configuration = read(config)
-    if configuration.signed is None:
-        raise UsageError("no-signed-table", f"{config}: no [signed] table, so signed knocks are off; add it")
-    path = keys_path(configuration.signed, config.parent)
+    configuration, path = find_keys(args)
     options = _options(args, configuration)
     exists = is_there(path)
     text = read_text(path, trusted_owners()) if exists else install.AUTHORIZED_KEYS_HEADER
     new, added = append_key(text, str(path), args.line, options)
     if exists:
-        _replace(path.resolve(), new)
+        replace(path, new)
     elif not install.write(path, new):
         raise HostError("changed-meanwhile", f"{path}: another process created it meanwhile; run this again")
-    line(f"{path}:{added.number}: {_described(added)}")
+    line(f"{path}:{added.number}: {describe(added)}")
     return 0
+
+
+def find_keys(args: argparse.Namespace) -> tuple[Configuration, Path]:
+    """Return the configuration, and the path of its authorized_keys. UsageError: signed knocks are off."""
+    config = configuration_path(args)
+    configuration = read(config)
+    if configuration.signed is None:
+        raise UsageError("no-signed-table", f"{config}: no [signed] table, so signed knocks are off; add it")
+    return configuration, keys_path(configuration.signed, config.parent)
 
 
 def _options(args: argparse.Namespace, configuration: Configuration) -> dict[str, str]:
@@ -73,8 +78,9 @@ def _options(args: argparse.Namespace, configuration: Configuration) -> dict[str
     return options
 
 
-def _replace(path: Path, text: str) -> None:
-    """Replace the file by one with the same owner and mode."""
+def replace(path: Path, text: str) -> None:
+    """Replace the file, or the one that a link leads to, by one with the same owner and mode."""
+    path = path.resolve()
     try:
         status = path.stat()
         ownership = FileOwnership(status.st_mode & 0o7777, status.st_uid, status.st_gid)
@@ -84,7 +90,8 @@ def _replace(path: Path, text: str) -> None:
         raise HostError("unwritable-file", f"{path}: {error.strerror}; {remedy}") from None
 
 
-def _described(added: Line) -> str:
+def describe(added: Line) -> str:
+    """Return whose key it is and what it may open."""
     doors, for_max_ms = added.options.doors, added.options.for_max_ms
     opens = ", ".join(sorted(doors)) if doors else "every door"
     limit = "the door's own time" if for_max_ms is None else f"at most {format_duration(for_max_ms)}"

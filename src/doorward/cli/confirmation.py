@@ -21,6 +21,11 @@ def report(plan: KnockPlan, replies: ReplyListener) -> None:
     replies.close()
     for line in describe(plan, arrived):
         print_sent(line)
+    require_all(plan, replies, arrived)
+
+
+def require_all(plan: KnockPlan, replies: ReplyListener, arrived: Iterable[ArrivedReply]) -> None:
+    """Check that each door was confirmed. NegativeResult: one was not, with what to check."""
     confirmed = {reply.awaited.door for reply in arrived}
     missing = [awaited for awaited in replies.awaited if awaited.door not in confirmed]
     if missing:

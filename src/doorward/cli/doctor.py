@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from contextlib import suppress
 
 from doorward.cli import output
@@ -21,6 +22,7 @@ EXAMPLE = """\
         # nft insert rule inet filter input meta mark and 0x1000 == 0x1000 …
         # nft insert rule inet filter input ct state established,related accept
   …
+  1 error, 1 warning, 3 ok
 exit status: 0 no errors, 1 errors found, 2 configuration error"""
 
 
@@ -63,6 +65,14 @@ def _show(findings: list[Problem], *, as_json: bool) -> None:
         return
     for finding in findings:
         _print(finding)
+    output.line(_summary(findings))
+
+
+def _summary(findings: list[Problem]) -> str:
+    """Return the last line: what a long list amounts to."""
+    counts = Counter(finding.level for finding in findings)
+    errors, warnings = (f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in (ERROR, WARNING))
+    return f"{errors}, {warnings}, {counts[OK]} ok"
 
 
 def _print(finding: Problem) -> None:

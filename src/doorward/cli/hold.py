@@ -12,6 +12,7 @@ EXAMPLE = """\
   $ doorward hold home ssh -- rsync -a photos server.example:
 without a command, until Ctrl-C
 knocks again every third of --for (default: 60s), and when the network changes
+with --confirm: every third of the confirmed time, where a gate opens for less
 exit status: the command's (128+n: killed by signal n; 127: not found, 126: not
 executable); 0 without a command; 2 usage error
 """

@@ -11,17 +11,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from ipaddress import ip_address
 
+from doorward.cli.confirmation import require_all
 from doorward.cli.knock_options import KnockPlan, plan_targets, print_sent
+from doorward.cli.knocker import reply_listener
 from doorward.cli.signed_options import build_requests, packet_text
 from doorward.client import hold
+from doorward.client.confirmation import ReplyListener
 from doorward.client.hold import DEFAULT_FOR_S, LEAST_FOR_S, HoldAction, Routes, Step
 from doorward.client.sequence import Target, first_per_family
 from doorward.client.signed import KnockRequest, SentPacket, send
 from doorward.client.signers import Signer
-from doorward.errors import DoorwardError, HostError, UsageError
+from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
 from doorward.escape import visible
 from doorward.kernel.event_loop import Alarm, EventLoop
 from doorward.kernel.route_monitor import RouteMonitor
@@ -31,9 +35,14 @@ from doorward.signed.message import CLOSE
 _OPENING_S = 0.1  # a gate opens a door within milliseconds; a command whose first SYN is earlier waits a second
 # Between looks at the routes: a change comes as many notifications, and a hostile network can send them without end.
 _BURST_S = 0.05
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # elsewhere than on Linux that counts a suspend, too
 _DISCARD = 9
-_Wait = Callable[[], float | None]  # for a confirmation: how many seconds the door is open, None without one
+# For a confirmation: how many seconds the door is open, None if that is not known. NegativeResult: none has come.
+_Wait = Callable[[], float | None]
+_UNCONFIRMED = 2  # knocks in a row, before a warning: one packet may be lost
+_FROM_KEYS, _OTHERS = (
+    [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has two of them
+    for names in (("SIGINT", "SIGQUIT"), ("SIGTERM", "SIGHUP"))
+)
 _NOT_EXECUTABLE, _NOT_FOUND, _KILLED = 126, 127, 128  # as in sh(1)
 
 
@@ -42,10 +51,10 @@ def hold_door(plan: KnockPlan, family: int, command: list[str], *, verbose: bool
     requests, signer = build_requests(plan)
     for_s = _opening_time(plan, signer)
     packets = _Packets(plan, family, [request._replace(for_s=for_s) for request in requests], signer, verbose)
-    packets.knock()  # an error here ends it all
+    wait = packets.knock()  # an error here ends it all
     holder = _Holder(packets, for_s, command)
     try:
-        return holder.run(f"holding {plan} of {plan.host.name} open; Ctrl-C closes it")
+        return holder.run(wait, f"holding {plan} of {plan.host.name} open; Ctrl-C closes it")
     finally:
         holder.close()
 
@@ -72,37 +81,50 @@ class _Packets:
         self._plan, self._family, self._requests, self._verbose = plan, family, requests, verbose
         self._lock = threading.Lock()
         self._is_closed = False
+        self._newest: ReplyListener | None = None
         self.signer = signer
         self.targets = plan_targets(plan, family)
 
     def knock(self) -> _Wait:
-        """Send packets that open; none after `close`. A DoorwardError: they could not be signed, or not be sent.
-
-        No confirmation is awaited yet.
-        """
-        with self._lock:
-            if not self._is_closed:
-                self._send(self._requests)
-        return lambda: None
+        """Send packets that open; none after `close`. A DoorwardError: they could not be signed, or not be sent."""
+        replies = reply_listener(self._plan)
+        with self._lock, ExitStack() as on_error:
+            if self._is_closed:
+                return lambda: None
+            if replies is not None:
+                on_error.callback(replies.close)
+            self._send(self._requests, replies)
+            self._newest = replies
+            on_error.pop_all()
+        return lambda: None if replies is None else self._await(replies)
 
     def close(self) -> None:
-        """Send packets that close."""
+        """Send packets that close, without a confirmation: if they are lost, the opening ends by itself soon."""
         with self._lock:
             self._is_closed = True
-            self._send([request._replace(flags=request.flags | CLOSE, for_s=None) for request in self._requests])
+            self._send([request._replace(flags=CLOSE, for_s=None) for request in self._requests], None)
 
     def resolve(self) -> None:
         """Look the host up again: a home server's address may change. It may take as long as the resolver likes."""
         with suppress(DoorwardError):
             self.targets = plan_targets(self._plan, self._family)
 
-    def _send(self, requests: list[KnockRequest]) -> None:
+    def _await(self, replies: ReplyListener) -> float | None:
+        """Wait for the confirmations of a knock. NegativeResult: a door has none."""
+        with closing(replies):
+            arrived = replies.wait()
+        require_all(self._plan, replies, arrived)
+        # A knock sent meanwhile counts, perhaps by another route. No seconds: a door that only runs a command.
+        times_s = [reply.confirmation.left_s for reply in arrived if reply.confirmation.left_s]
+        return min(times_s, default=None) if replies is self._newest else None
+
+    def _send(self, requests: list[KnockRequest], replies: ReplyListener | None) -> None:
         # A network may pass only one of the ports, and nothing says which; a touch is worth one packet.
         ports: tuple[Port, ...] = self._plan.host.signed_ports[: 1 if self.signer.needs_touch else None]
         for request in requests:
             report = partial(self._report, request.door) if self._verbose else None
             for port in ports:
-                send(request, self.signer, first_per_family(self.targets), port, report=report)
+                send(request, self.signer, first_per_family(self.targets), port, report=report, replies=replies)
 
     def _report(self, door: str, sent: SentPacket) -> None:
         _print_error(packet_text(door, self.signer, sent))
@@ -126,16 +148,17 @@ class _Holder:
         self._child: subprocess.Popen[bytes] | None = None
         self._status = 0
         self._has_failed = False
+        self._unconfirmed = 0  # knocks in a row
 
-    def run(self, announcement: str) -> int:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+    def run(self, wait: _Wait, announcement: str) -> int:
+        for number in (*_FROM_KEYS, *_OTHERS):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as below nohup
                 self._loop.on_signal(number, partial(self._on_signal, number))
         if self._command:
-            self._loop.on_signal(signal.SIGCHLD, self._on_child)
             self._loop.at(self._loop.now_s() + _OPENING_S, self._start)
         else:
             print_sent(announcement)
+        threading.Thread(target=self._await, args=(wait,), daemon=True).start()
         self._alarm.set(self._loop.now_s())
         self._loop.run()
         return self._status
@@ -157,10 +180,15 @@ class _Holder:
             _print_error(f"doorward: {command[0]}: {error.strerror}; check the command after `--`")
             self._status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             self._step(hold.on_end(self._hold, _now_s()))
+        else:
+            threading.Thread(target=self._await_child, args=(self._child,), daemon=True).start()
 
-    def _on_child(self) -> None:
-        if self._child is None or (status := self._child.poll()) is None:
-            return
+    def _await_child(self, child: subprocess.Popen[bytes]) -> None:
+        """Wait in a thread: Windows has no SIGCHLD."""
+        status = child.wait()
+        self._call(partial(self._on_child, status))
+
+    def _on_child(self, status: int) -> None:
         self._child, self._status = None, status if status >= 0 else _KILLED - status
         self._step(hold.on_end(self._hold, _now_s()))
 
@@ -170,7 +198,7 @@ class _Holder:
             if self._command:
                 self._command, self._status = [], _KILLED + number
             self._step(hold.on_end(self._hold, _now_s()))
-        elif number not in (signal.SIGINT, signal.SIGQUIT) or not _is_from_terminal():
+        elif number not in _FROM_KEYS or not _is_from_terminal():
             self._child.send_signal(number)
 
     def _on_changes(self) -> None:
@@ -203,9 +231,18 @@ class _Holder:
         except DoorwardError as fault:
             error = fault
         self._call(partial(self._on_sent, error))
-        if error is None and (left_s := wait()) is not None:
-            self._call(partial(self._on_confirmed, left_s))
+        if error is None:
+            self._await(wait)
         self._packets.resolve()
+
+    def _await(self, wait: _Wait) -> None:
+        try:
+            left_s = wait()
+        except NegativeResult as error:
+            self._call(partial(self._on_unconfirmed, error))
+        else:
+            if left_s is not None:
+                self._call(partial(self._on_confirmed, left_s))
 
     def _on_sent(self, error: DoorwardError | None) -> None:
         if error is not None and not self._has_failed:
@@ -213,7 +250,15 @@ class _Holder:
         self._has_failed = error is not None
         self._step(hold.on_sent(self._hold, _now_s()))
 
+    def _on_unconfirmed(self, error: NegativeResult) -> None:
+        """Warn, once until a confirmation arrives; a packet that costs a touch is not repeated soon."""
+        self._unconfirmed += 1
+        if self._unconfirmed == (1 if self._packets.signer.needs_touch else _UNCONFIRMED):
+            for line in f"warning: {error}".splitlines():
+                _print_error(f"doorward: {line}")
+
     def _on_confirmed(self, left_s: float) -> None:
+        self._unconfirmed = 0
         self._step((hold.on_confirmed(self._hold, _now_s(), left_s), HoldAction.NOTHING))
 
     def _close_door(self) -> None:
@@ -234,13 +279,13 @@ class _Holder:
 
 
 def _now_s() -> float:
-    return time.clock_gettime(_CLOCK)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()  # elsewhere than on Linux it counts a suspend, too
 
 
 def _open_monitor() -> RouteMonitor | None:
     """Return a monitor; None without netlink, where the routes are looked at once a second."""
-    if not hasattr(socket, "AF_NETLINK"):
-        return None
     with suppress(HostError, OSError):
         return RouteMonitor()
     return None
@@ -250,7 +295,7 @@ def _route(monitor: RouteMonitor | None, target: Target) -> object:
     """Return how this host reaches a target; without netlink only its own address. None: there is no route."""
     if monitor is not None:
         interface = target.sockaddr[3] if target.family == socket.AF_INET6 else 0
-        return monitor.route_to(target.family, str(target).partition("%")[0], int(str(interface)))
+        return monitor.route_to(ip_address(str(target).partition("%")[0]), int(str(interface)))
     with socket.socket(target.family, socket.SOCK_DGRAM) as connected, suppress(OSError):
         connected.connect(target.at(_DISCARD))
         return connected.getsockname()[0]
@@ -259,6 +304,8 @@ def _route(monitor: RouteMonitor | None, target: Target) -> object:
 
 def _is_from_terminal() -> bool:
     """Return whether Ctrl-C in a terminal reaches this process: then it reaches the command, too."""
+    if sys.platform == "win32":
+        return True
     try:
         with open("/dev/tty", "rb") as terminal:  # noqa: PTH123
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()

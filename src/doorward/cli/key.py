@@ -31,7 +31,14 @@ _MISSING = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("which", metavar="server", choices=["server"], help="the server's key")
+    parser.add_argument(
+        "which",
+        metavar="server",
+        nargs="?",
+        choices=["server"],
+        default="server",
+        help="the server's key (the only one)",
+    )
     add_config(parser)
     suites = ", ".join(SUITES)
     parser.add_argument(

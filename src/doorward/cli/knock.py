@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from doorward.cli import knock_options
 from doorward.cli.knock_options import (
     Knock,
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", metavar="PORT", help="knock until this port answers; exit status 1 if never")
     parser.add_argument("--timeout", metavar="TIME", help="how long --wait tries (default: 30s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing, also on a terminal")
     knock_options.add_arguments(parser)
     parser.add_argument("--dump", action="store_true", help="print a signed knock's fields without sending it")
     parser.add_argument("--json", action="store_true", help="with --dump: one JSON object per packet")
@@ -69,12 +72,23 @@ def run(args: argparse.Namespace) -> int:
     if port is not None:
         _wait(plan, port, timeout_s, knock, targets, listener, verbose=args.verbose)
         return 0
-    knock(targets)
+    reached = knock(targets)
     if listener is not None:
         from doorward.cli.confirmation import report  # after the knock
 
         report(plan, listener)
+    elif sys.stdout.isatty() and not (args.quiet or args.verbose):
+        print_sent(_sent_text(plan, reached))
     return 0
+
+
+def _sent_text(plan: KnockPlan, reached: list[Target]) -> str:
+    """Return what was sent, and that this is all that a client can know."""
+    where = " and ".join(map(str, reached))
+    if plan.sequence:
+        return f"sent {' '.join(map(str, plan.sequence))} to {where}; the gate does not answer"
+    what = "close" if plan.closes else "signed knock"
+    return f"sent a {what} for {plan} to {where}; the gate does not answer"
 
 
 def _plan_close(args: argparse.Namespace, plan: KnockPlan) -> KnockPlan:

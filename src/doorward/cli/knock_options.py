@@ -12,7 +12,6 @@ from doorward.client.hosts import (
     find_host,
     hosts_path,
     is_door,
-    is_exposed,
     read_hosts,
     suggestion,
 )
@@ -78,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = Tru
     signed.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
     signed.add_argument("--for", dest="for_s", metavar="T", help="how long to keep the door open")
     signed.add_argument(
-        "--confirm", action="store_const", const=True, help="wait for the gate's confirmation; exit status 1 without"
+        "--confirm", action="store_const", const=True, help="ask for a confirmation; `knock`: exit status 1 without"
     )
 
 
@@ -101,6 +100,7 @@ def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable
     """
     values = _signed_values(args)
     has_ports = not all(map(is_door, words))
+    _reject_joined(args.host, words)
     if words and not any(map(is_door, words)) and _is_address(args.host):
         _reject_signed_options(values, args.host, "ports are")
         return KnockPlan(KnownHost(args.host, args.host, {}), (), tuple(map(parse_port, words)))
@@ -115,6 +115,17 @@ def plan_knock(args: argparse.Namespace, words: list[str], choose_door: Callable
     for door in doors:
         _warn_of_typo(path, host, door)
     return KnockPlan(host, doors, ())
+
+
+def _reject_joined(host: str, words: list[str]) -> None:
+    """Raise UsageError for ports joined by commas, or to the host by a colon."""
+    for word in words:
+        if "," in word:
+            spaced = " ".join(word.replace(",", " ").split())
+            raise UsageError("ports-with-comma", f"{word}: separate ports and doors by spaces: {spaced}")
+    name, colon, port = host.partition(":")
+    if colon and port.isdigit():
+        raise UsageError("port-in-host", f"{host}: write the port after a space: {name} {port}")
 
 
 def plan_targets(plan: KnockPlan, family: int) -> list[Target]:
@@ -195,8 +206,8 @@ def _reject_signed_options(options: Iterable[str], host: str, why: str) -> None:
 def _plan_sequence(
     path: str, hosts: dict[str, KnownHost], name: str, words: list[str], choose_door: Callable[[KnownHost], str]
 ) -> KnockPlan:
-    if hosts and is_exposed(path):
-        warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
+    if hosts:
+        _warn_if_exposed(path)
     words = words or [choose_door(find_host(path, hosts, name))]
     sequence: list[Port] = []
     for word in words:
@@ -204,9 +215,17 @@ def _plan_sequence(
     return KnockPlan(hosts.get(name, KnownHost(name, name, {})), (), tuple(sequence))
 
 
+def _warn_if_exposed(path: str) -> None:
+    from doorward.client.user_files import is_exposed
+
+    if is_exposed(path):
+        warn(f"{path}: every user can read the sequences; run `chmod o-r {path}`")
+
+
 def _warn_of_typo(path: str, host: KnownHost, door: str) -> None:
-    """Warn of a likely typo in a door's name: the server never answers a knock for an unknown door."""
-    if host.doors and door not in host.doors and (hint := suggestion(door, host.doors)):
+    """Warn of a door that the file does not list: the server never answers a knock for an unknown door."""
+    if host.doors and door not in host.doors:
+        hint = suggestion(door, host.doors) or f"its doors here: {', '.join(host.doors)}"
         warn(f"{path}: {host.name!r} lists no door {door!r}; {hint}")
 
 

@@ -29,39 +29,52 @@ if TYPE_CHECKING:
             """Run the command and return the exit status."""
 
 
-COMMANDS = {
-    "init": "set up this server: write a configuration, print the client setup",
-    "run": "run the daemon in the foreground",
-    "check": "validate the configuration and rate its strength",
-    "doctor": "find problems: lock-out risks and conflicting firewall rules",
-    "compile": "print the nftables ruleset",
-    "apply": "load another configuration, permanently or on trial",
-    "confirm": "keep the configuration that is on trial",
-    "off": "switch doorward off: remove the ruleset, even across reboots",
-    "on": "switch doorward on again",
-    "status": "show open doors and the daemon's state",
-    "open": "open a door to an address",
-    "close": "close a door to an address",
-    "ban": "close every door to an address for a time and ignore its knocks",
-    "unban": "end the ban of an address",
-    "explain": "show why a knock did or did not open a door, packet by packet",
-    "log": "show the access log: openings, refusals and bans",
-    "watch": "show a live view of events, or lines if not on a terminal",
-    "metrics": "export Prometheus metrics",
-    "report": "write an HTML report of openings, refusals and weak settings",
-    "knock": "knock at a host, and wait for a port if asked to",
-    "proxy": "knock and relay the connection, as OpenSSH's ProxyCommand",
-    "hold": "keep a door open while a command or the terminal lives",
-    "add": "add a server to this client",
-    "key": "print the server's key for signed knocks",
-    "allow": "let a public key send signed knocks: add it to authorized_keys",
-    "verify": "scan a server from outside, before, during and after a knock",
-    "share": "share doors with phones and other clients: link, QR code, page",
-    "fleet": "remove a gate that has left the fleet",
-    "import": "convert a knockd or fwknop configuration",
-    "completion": "print a shell completion script",
-    "lab": "demo: watch it work on this machine, in network namespaces",
+GROUPS = {
+    "Set up": {
+        "init": "set up this server: write a configuration, print the client setup",
+        "run": "run the daemon in the foreground",
+        "check": "validate the configuration and rate its strength",
+        "doctor": "find problems: lock-out risks and conflicting firewall rules",
+        "compile": "print the nftables ruleset",
+        "key": "print the server's key for signed knocks",
+        "allow": "let a public key send signed knocks: add it to authorized_keys",
+        "revoke": "remove a person's keys from authorized_keys",
+        "people": "list who may send signed knocks",
+        "share": "share doors with phones and other clients: link, QR code, page",
+        "completion": "print a shell completion script",
+    },
+    "Daily use": {
+        "status": "show open doors and the daemon's state",
+        "open": "open a door to an address",
+        "close": "close a door to an address",
+        "ban": "close every door to an address for a time and ignore its knocks",
+        "unban": "end the ban of an address",
+        "log": "show the access log: openings, refusals and bans",
+        "watch": "show a live view of events, or lines if not on a terminal",
+        "report": "write an HTML report of openings, refusals and weak settings",
+        "metrics": "export Prometheus metrics",
+        "apply": "load another configuration, permanently or on trial",
+        "confirm": "keep the configuration that is on trial",
+        "off": "switch doorward off: remove the ruleset, even across reboots",
+        "on": "switch doorward on again",
+        "fleet": "remove a gate that has left the fleet",
+    },
+    "Client": {
+        "add": "add a server to this client",
+        "knock": "knock at a host, and wait for a port if asked to",
+        "proxy": "knock and connect, as OpenSSH's ProxyCommand",
+        "hold": "keep a door open while a command or the terminal lives",
+    },
+    "Diagnose": {
+        "explain": "show why a knock did or did not open a door, packet by packet",
+        "verify": "scan a server from outside, before, during and after a knock",
+        "lab": "demo: watch it work on this machine, in network namespaces",
+    },
+    "Migrate": {
+        "import": "convert a knockd or fwknop configuration",
+    },
 }
+COMMANDS = {name: what for group in GROUPS.values() for name, what in group.items()}
 
 
 # The commands that are run in a hurry.
@@ -102,11 +115,14 @@ def build_parser(name: str) -> argparse.ArgumentParser:
 def overview() -> str:
     """Return the text of `doorward --help`."""
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    rows = "\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:<{width}}  {what}" for name, what in group.items())
+        for title, group in GROUPS.items()
+    )
     return (
-        "usage: doorward COMMAND …\n\n"
+        "usage: doorward COMMAND …\n"
         "Hides services behind closed, silent ports, and opens them to a secret knock.\n\n"
-        f"{rows}\n\n`doorward COMMAND --help` explains one command.\n"
+        f"{rows}\n`doorward help COMMAND` explains one command.\n"
     )
 
 
@@ -127,15 +143,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["help"] and words[1:]:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0 if words else 2
-    if words[0] in ("-V", "--version"):
+    if words[0] in ("-V", "--version", "version"):
         sys.stdout.write(f"doorward {__version__}\n")
         return 0
     if words[0] not in COMMANDS:
         return _unknown(words[0])
-    return load(words[0]).run(parse(words[0], words[1:]))
+    return _run(load(words[0]), parse(words[0], words[1:]))
+
+
+def _run(command: Command, args: argparse.Namespace) -> int:
+    """Run a command. HostError if it needs `cryptography`, which is not installed."""
+    try:
+        return command.run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "cryptography":
+            raise
+        from doorward.libraries import install_command
+
+        remedy = f"run `{install_command('cryptography')}`"
+        raise HostError("no-cryptography", f"signed knocks need the Python library cryptography; {remedy}") from None
 
 
 def _parse_plain(name: str, words: list[str]) -> argparse.Namespace | None:

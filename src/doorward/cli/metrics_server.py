@@ -43,7 +43,14 @@ _PUBLIC = {
 }
 # Not `dropped_stealth`, `throttled`, `banned` or `ratelimit_full`: with wrong_port = "known" they reveal which ports
 # occur in a sequence.
-_PUBLIC_PATHS = {"dropped_closed", "signed_length", "signed_throttled", "signed_budget_exceeded"}
+_PUBLIC_PATHS = {
+    "dropped_closed",
+    "signed_length",
+    "signed_throttled",
+    "signed_budget_exceeded",
+    "browser_throttled",
+    "browser_budget_exceeded",
+}
 _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),

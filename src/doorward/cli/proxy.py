@@ -1,8 +1,10 @@
-"""`doorward proxy`: knock, connect and relay the connection, as OpenSSH's ProxyCommand."""
+"""`doorward proxy`: knock and connect, as OpenSSH's ProxyCommand; relay the connection, or pass it to ssh."""
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 
 from doorward.cli import knock_options
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
@@ -25,11 +27,11 @@ _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 EXAMPLE = """\
   $ cat ~/.ssh/config
   Host home
-      ProxyCommand doorward proxy %h %p
+      ProxyCommand doorward proxy --fdpass %h %p
+      ProxyUseFdpass yes
   $ ssh home    # with `home` in hosts.toml, as `doorward add home …` writes it
-the door: the one given; else the host's only one; else the one named after
-the port's service (ssh for 22)
-exit status: 0 the connection has ended, 1 there was none, 2 usage error
+the door: the one given, the host's only one, or the port's service (22: ssh)
+exit status: 0 connected and ended or passed, 1 no connection, 2 usage error
 """
 
 
@@ -40,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
     parser.add_argument("--door", metavar="DOOR", help="the door, given as an option")
     parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
+    parser.add_argument("--fdpass", action="store_true", help="pass the connection to ssh, do not relay it")
     knock_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Knock until the port answers, then relay; return 0 when both ends are closed."""
+    """Knock until the port answers, then relay until both ends are closed, or pass the connection; return 0."""
     delay_s = seconds("--delay", args.delay, DEFAULT_DELAY_S)
     timeout_s = seconds("--timeout", args.timeout, DEFAULT_TIMEOUT_S)
     port = parse_port(args.port)
@@ -60,7 +63,12 @@ def run(args: argparse.Namespace) -> int:
     with _connect(plan, port, knock, plan_targets(plan, args.family), timeout_s, listener) as connection:
         if listener is not None:
             listener.close()
-        _relay(plan, connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # ssh does both where it connects itself
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if args.fdpass:
+            _pass(connection)
+        else:
+            _relay(plan, connection)
     return 0
 
 
@@ -114,11 +122,24 @@ def _connect(
 
 
 def _relay(plan: KnockPlan, connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # ssh would set both, but has only a pipe
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
         relay(connection, _STANDARD_INPUT, _STANDARD_OUTPUT)
     except OSError as error:
         raise NegativeResult(
             "connection-broken", f"{plan.host.name}: the connection broke: {error.strerror}; connect again"
+        ) from None
+
+
+def _pass(connection: socket.socket) -> None:
+    """Send the connection to ssh, as ssh_config(5) describes ProxyUseFdpass."""
+    if sys.platform == "win32":
+        raise UsageError("no-fdpass", "--fdpass: Windows cannot pass connections; omit --fdpass and ProxyUseFdpass")
+    try:
+        with socket.socket(fileno=os.dup(_STANDARD_OUTPUT)) as ssh:
+            socket.send_fds(ssh, [b"\0"], [connection.fileno()])
+    except OSError as error:
+        raise UsageError(
+            "not-passed",
+            f"--fdpass: the connection cannot be passed over standard output: {error.strerror}; "
+            "add `ProxyUseFdpass yes` next to ProxyCommand, or omit --fdpass",
         ) from None

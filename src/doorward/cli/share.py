@@ -11,7 +11,7 @@ from pathlib import Path
 
 from doorward.cli import qr
 from doorward.cli.options import add_config, configuration_path
-from doorward.cli.output import line
+from doorward.cli.output import error_line, line
 from doorward.client.hosts import suggestion
 from doorward.client.link_uri import format_link
 from doorward.config.files import read
@@ -115,6 +115,8 @@ def _page(args: argparse.Namespace, configuration: Configuration, doors: list[Do
     for name in links:
         _door(configuration, name, str(path))
     key = None if args.sequence else _server_key(configuration, path)
+    if key is not None and not configuration.is_for_browsers:
+        error_line(f"doorward: {path}: without `browser = true` in [signed] this gate drops the page's knocks")
     page = build_page(configuration, key, doors, _addresses(args.host), links, args.title)
     names = ("page.html", "page.css", "doorward.mjs", "qr.mjs", "sequence.mjs", "page.mjs")
     template, style, *scripts = (files("doorward.page").joinpath(name).read_text(encoding="utf-8") for name in names)

@@ -15,11 +15,14 @@ from doorward.daemon.control_client import ask, default_path
 
 EXAMPLE = """\
   $ doorward status
-  door  address    ports   opened by  since                left
-  ssh   192.0.2.7  22/tcp  knock      2026-05-01 12:00:09  21s
+  door  address    ports     opened by  since                left
+  ssh   192.0.2.7  22/tcp    knock      2026-05-01 12:00:09  21s
+  db    closed     5432/tcp
   2 doors, mode guard, process 4711
 exit status: 0 running; 1 no daemon is running, doorward is off, or the file
 is invalid and its last good copy is in force"""
+_HEAD = ("door", "address", "ports", "opened by", "since", "left")
+_MOST_CLOSED = 20  # a terminal's worth; --json has more
 _MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
     "ratelimit_full": "packets ignored: rate-limit table full",
@@ -29,6 +32,8 @@ _LOSSES = {
     "open_full": "correct knocks rejected: open set full",
     "signed_throttled": "signed-knock packets dropped: more than 10/s from one source, 1,000/s from all",
     "signed_budget_exceeded": "signed-knock packets dropped: more than 60,000/s from all sources",
+    "browser_throttled": "frames of browsers dropped: more than 10/s from one source, 200/s from all",
+    "browser_budget_exceeded": "frames of browsers dropped: more than 2,000/s from all sources",
 }
 
 _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
@@ -36,6 +41,7 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "check": "from senders that do not know the server's key",
     "sealed": "not sealed to the server's key",
     "repeated": "copies",
+    "stun": "STUN frames without a signed knock",
     "used": "already used",
     "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",
@@ -76,7 +82,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         output.as_json({"off_since": None, **answer})
         return status
-    now_s = time.time()
+    _print_doors(answer, time.time())
+    output.line(f"{answer['summary']}, process {answer['pid']}")
+    _remark(answer)
+    return status
+
+
+def _print_doors(answer: dict[str, Any], now_s: float) -> None:
+    """Print a row for each opening, then one for each door that is closed to everyone."""
+    openings, doors = answer["openings"], answer.get("doors", ())  # doors: missing from an older daemon
     rows = [
         (
             o["door"],
@@ -86,15 +100,15 @@ def run(args: argparse.Namespace) -> int:
             output.format_time(o["since"]),
             rough_duration(o["until"] - now_s),
         )
-        for o in answer["openings"]
+        for o in openings
     ]
-    if rows:
-        output.table(("door", "address", "ports", "opened by", "since", "left"), rows)
-    else:
-        output.line("nothing is open")
-    output.line(f"{answer['summary']}, process {answer['pid']}")
-    _remark(answer)
-    return status
+    is_open = {o["door"] for o in openings}
+    closed = [(name, "closed", " ".join(ports)) for name, ports, _ in doors if name not in is_open]
+    rows += [(*row, "", "", "") for row in closed[:_MOST_CLOSED]]
+    shown = len(_HEAD) if openings else 3
+    output.table(_HEAD[:shown], [row[:shown] for row in rows])
+    if unlisted := answer.get("door_count", 0) - len(doors) + len(closed[_MOST_CLOSED:]):
+        output.line(f"… {unlisted:,} more doors")
 
 
 def _off(since_s: float, *, as_json: bool) -> int:
@@ -137,6 +151,8 @@ def _not_loaded(config: str, fault: str) -> None:
 
 def _signed(signed: dict[str, Any]) -> Iterator[str]:
     begin = "signed knocks: ready" if signed["takes"] else "signed knocks: not ready; see the log"
+    if signed.get("browser"):  # missing from an older daemon
+        begin += f"; from browsers too, which sent {signed['resent']} repeats"
     refused, confirmations = signed["refused"], signed["confirmations"]
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
     yield f"{begin}; rejected: {counted}" if counted else begin

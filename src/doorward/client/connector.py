@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TypeVar
 
-from doorward.client.sequence import Target
+from doorward.client.sequence import SENT, Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 ATTEMPTS_S = (0.0, 0.001, 0.003, 0.015, 0.1)
 # All but the newest are abandoned before TCP retransmits them: no round trip takes this long.
 SINGLE_S = 0.9
-_IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
 Reached = TypeVar("Reached")  # what a knock reached: one target, or several
 
@@ -92,7 +91,7 @@ class _Attempts:
         attempt = socket.socket(self._target.family, socket.SOCK_STREAM)
         attempt.setblocking(False)
         self._connecting.append(attempt)
-        if attempt.connect_ex(self._address) not in {0, *_IN_PROGRESS}:
+        if attempt.connect_ex(self._address) not in SENT | {errno.EALREADY}:
             self._connecting.remove(attempt)
             attempt.close()
 
@@ -108,10 +107,14 @@ class _Attempts:
     def _first_connected(self, timeout_s: float) -> socket.socket | None:
         """Return the first connected socket; close those that were refused."""
         awaited = [] if self._replies is None else self._replies.sockets()
-        confirmed, done, _ = select.select(awaited, self._connecting, [], timeout_s)
+        if not (awaited or self._connecting):
+            time.sleep(timeout_s)  # Windows' select takes no empty lists
+            return None
+        # Windows reports a refused connection as an exceptional condition, other systems as writable.
+        confirmed, connected, refused = select.select(awaited, self._connecting, self._connecting, timeout_s)
         if confirmed and self._replies is not None and self._replies.read():
             self._starts_s.insert(0, 0.0)  # the door is open: now
-        for attempt in done:
+        for attempt in dict.fromkeys(connected + refused):
             self._connecting.remove(attempt)
             if attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
                 attempt.setblocking(True)

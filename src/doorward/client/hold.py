@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 DEFAULT_FOR_S = 60
-LEAST_FOR_S = 3
+LEAST_FOR_S = 3  # also where less is confirmed: a packet a second is enough
 LOOK_S = 1.0  # between looks at the clock and the routes
 # A look that is so late was held up: the host was suspended, or this process stopped. The network may be another one.
 SLEPT_S = LOOK_S + 2.0
@@ -75,9 +75,10 @@ TABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A door held open; `for_s` is what each knock asks for, and `needs_touch` whether each costs a touch of a key."""
+    """A door held open: what each knock asks for, for how long it then is open, and whether it costs a touch."""
 
     for_s: float
+    open_s: float
     needs_touch: bool
     routes: Routes
     looked_s: float
@@ -97,7 +98,7 @@ Step = tuple[Hold, HoldAction]
 
 def begin(for_s: float, routes: Routes, now_s: float, *, needs_touch: bool) -> Hold:
     """Return the hold after the first knock, which was sent now by these routes."""
-    hold = Hold(for_s, needs_touch, routes, now_s, now_s)
+    hold = Hold(for_s, for_s, needs_touch, routes, now_s, now_s)
     return _set_due(replace(hold, retries_s=RETRIES_S), now_s)
 
 
@@ -119,10 +120,12 @@ def on_sent(hold: Hold, now_s: float) -> Step:
 
 
 def on_confirmed(hold: Hold, now_s: float, left_s: float) -> Hold:
-    """Handle a confirmation that the door is open for `left_s`, which may be less than was asked for."""
-    if hold.state is HoldState.CLOSING:
-        return hold
-    return _set_due(replace(hold, retries_s=()), now_s, left_s)
+    """Handle a confirmation that the door is open for `left_s`, which may be less than was asked for.
+
+    An earlier knock may have opened it for longer, but to an address that this one has left unnoticed.
+    """
+    hold = replace(hold, open_s=min(hold.for_s, max(left_s, LEAST_FOR_S)))
+    return _set_due(replace(hold, retries_s=()), now_s) if hold.state is HoldState.HOLDING else hold
 
 
 def on_end(hold: Hold, now_s: float) -> Step:
@@ -140,9 +143,9 @@ def _step(hold: Hold, event: HoldEvent) -> Step:
     return replace(hold, state=state), action
 
 
-def _set_due(hold: Hold, now_s: float, left_s: float | None = None) -> Hold:
-    """Set when the next packets are due, for a door that is open for `left_s` (by default, as asked for)."""
-    pause_s = (hold.for_s if left_s is None else left_s) * (RENEW_TOUCH_AT if hold.needs_touch else RENEW_AT)
+def _set_due(hold: Hold, now_s: float) -> Hold:
+    """Set when the next packets are due."""
+    pause_s = hold.open_s * (RENEW_TOUCH_AT if hold.needs_touch else RENEW_AT)
     if hold.retries_s and not hold.needs_touch:
         pause_s = min(pause_s, hold.retries_s[0])
     return replace(hold, due_s=now_s + pause_s, retries_s=hold.retries_s[1:])

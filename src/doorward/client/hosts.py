@@ -69,18 +69,11 @@ def parse_hosts(raw: bytes, path: str) -> dict[str, KnownHost]:
     return {name: _host(f"{path}: [{name}]", name, table, directory) for name, table in tables.items()}
 
 
-def is_exposed(path: str) -> bool:
-    """Return whether every user of this host can read the file, and so its sequences."""
-    readable = os.stat(path).st_mode & stat.S_IROTH  # noqa: PTH116
-    while readable and path != "/":
-        path = os.path.dirname(path)  # noqa: PTH120
-        readable = os.stat(path).st_mode & stat.S_IXOTH  # noqa: PTH116
-    return bool(readable)
-
-
 def _read(path: str) -> bytes | None:
+    from doorward.client.user_files import open_file
+
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
+        descriptor = open_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -97,11 +90,13 @@ def _read(path: str) -> bytes | None:
 
 def _reject_shared(path: str, status: os.stat_result) -> None:
     """Reject a file that others can write: they could redirect the user's knocks and connections."""
+    from doorward.client.user_files import rights_of_others, user_id
+
     if not stat.S_ISREG(status.st_mode):
         raise UsageError("not-regular-file", f"{path}: not a regular file; put a TOML file there")
-    if status.st_uid not in (0, os.geteuid()):
+    if (user := user_id()) is not None and status.st_uid not in (0, user):
         raise UsageError("foreign-owner", f"{path}: owned by another user; change the owner with `chown`")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if rights_of_others(status) & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError("writable-by-others", f"{path}: other users can write it; run `chmod go-w {path}`")
 
 

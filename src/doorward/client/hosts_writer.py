@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from doorward.client.hosts import KnownHost, parse_hosts, read_hosts
 from doorward.errors import HostError, UsageError
@@ -104,8 +109,11 @@ def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes)
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Lock the directory, so that concurrent writers do not lose each other's changes."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Lock the directory, so that concurrent writers do not lose each other's changes; not on Windows."""
+    if fcntl is None or sys.platform == "win32":
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from doorward.client.user_files import open_file, rights_of_others, user_id
 from doorward.errors import HostError, MalformedError, NegativeResult, UsageError
 from doorward.libraries import install_command
 from doorward.signed.ssh_wire import SshReader, mpint, string
@@ -37,7 +38,7 @@ _CURVES = {  # by their SEC names: RFC 5656's name, and the hash that goes with 
 def read(path: str) -> bytes:
     """Return the contents of a key file; UsageError: unreadable, or a private key that others can read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
+        descriptor = open_file(path)
     except OSError as error:
         remedy = "check the path, or make a key with `ssh-keygen`"
         raise UsageError("unreadable-file", f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
@@ -48,7 +49,7 @@ def read(path: str) -> bytes:
         raw = os.read(descriptor, _MAX_BYTES)
     finally:
         os.close(descriptor)
-    if is_private(raw) and status.st_uid == os.geteuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if is_private(raw) and status.st_uid == user_id() and rights_of_others(status):
         raise UsageError("readable-by-others", f"{path}: other users can read this private key; run `chmod 600 {path}`")
     return raw
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 from doorward.errors import HostError, NegativeResult
 
@@ -27,8 +28,10 @@ def ask_passphrase(path: str) -> bytes:
 
 
 def _has_terminal() -> bool:
+    if find_spec("termios") is None:
+        return True  # Windows: getpass asks at the console
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
+        os.close(os.open("/dev/tty", os.O_RDWR))
     except OSError:
         return False
     return True

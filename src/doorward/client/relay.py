@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 from contextlib import suppress
+from io import FileIO
 
 CHUNK_BYTES = 256 << 10  # more than 1 GB/s through a pipe; 64 KiB and 1 MiB are no faster
 
@@ -32,8 +33,8 @@ def relay(connection: socket.socket, source: int, sink: int) -> None:
 
 def _send_all(source: int, connection: socket.socket) -> None:
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    with suppress(OSError):  # the connection ended; the other direction reports how
-        while count := _read(source, buffer):
+    with suppress(OSError), FileIO(source, closefd=False) as file:  # the other direction reports how it ended
+        while count := _read(file, buffer):
             connection.sendall(buffer[:count])
         connection.shutdown(socket.SHUT_WR)
 
@@ -46,12 +47,11 @@ def _receive_all(connection: socket.socket, sink: int) -> None:
             written += _write(sink, buffer[written:count])
 
 
-def _read(source: int, buffer: memoryview) -> int:
-    while True:
-        try:
-            return os.readv(source, [buffer])
-        except BlockingIOError:  # a non-blocking descriptor, shared with the process that passed it
-            select.select([source], [], [])
+def _read(source: FileIO, buffer: memoryview) -> int:
+    # None: a non-blocking descriptor, shared with the process that passed it.
+    while (count := source.readinto(buffer)) is None:
+        select.select([source], [], [])
+    return count
 
 
 def _write(sink: int, part: memoryview) -> int:
@@ -63,6 +63,6 @@ def _write(sink: int, part: memoryview) -> int:
 
 
 def _point_at_null(descriptor: int) -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

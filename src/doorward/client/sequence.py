@@ -25,7 +25,7 @@ ANSWERS = frozenset(
         errno.EHOSTUNREACH,
         errno.ENETUNREACH,
         errno.EHOSTDOWN,
-        errno.ENONET,
+        getattr(errno, "ENONET", 0),  # Linux
         errno.ENOPROTOOPT,
         errno.EOPNOTSUPP,
         errno.EMSGSIZE,
@@ -33,7 +33,7 @@ ANSWERS = frozenset(
         errno.EPROTO,
     }
 )
-SENT = frozenset({0, errno.EINPROGRESS})
+SENT = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)})  # the last one is Windows'
 
 
 class UnreachableError(HostError):

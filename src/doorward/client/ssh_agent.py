@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import threading
 from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError, NegativeResult
@@ -20,6 +22,10 @@ MAX_KEYS = 2048
 MAX_COMMENT = 64  # characters; the rest is not shown
 ANSWER_S = 15.0  # an agent answers in milliseconds, but a forwarded one answers through ssh
 SIGN_S = 120.0  # time to find the token, or the confirmation dialog
+
+_HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
+_DEFAULT_PATH = "" if _HAS_UNIX_SOCKETS else r"\\.\pipe\openssh-ssh-agent"
+_START = "`eval $(ssh-agent)` starts" if _HAS_UNIX_SOCKETS else "`Start-Service ssh-agent` starts"
 
 
 class NoAgentError(HostError):
@@ -42,16 +48,11 @@ class Agent:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(ANSWER_S)
         try:
-            self._socket.connect(path)
+            self._channel = _connect(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            self._socket.close()
             reason = error.strerror or error if isinstance(error, OSError) else error
-            raise NoAgentError(
-                "no-agent", f"no ssh-agent answers at {path} ({reason}); `eval $(ssh-agent)` starts another"
-            ) from None
+            raise NoAgentError("no-agent", f"no ssh-agent answers at {path} ({reason}); {_START} another") from None
 
     def __enter__(self) -> Agent:
         return self
@@ -61,7 +62,7 @@ class Agent:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self._channel.close()
 
     def list_keys(self) -> list[AgentKey]:
         """Return the agent's keys; a locked agent reports none."""
@@ -74,7 +75,7 @@ class Agent:
 
     def sign(self, key: AgentKey, data: bytes) -> bytes:
         """Return the signature (RFC 4253 section 6.6) over `data`; the agent may ask for confirmation."""
-        self._socket.settimeout(SIGN_S)
+        self._channel.settimeout(SIGN_S)
         request = b"".join((bytes([_SIGN]), string(key.blob), string(data), _RSA_SHA2_512.to_bytes(4)))
         try:
             return parse_signature(self._ask(request))
@@ -89,11 +90,11 @@ class Agent:
                 "no-signature", f"the agent at {self._path} returned no signature: {error}; is it an ssh-agent?"
             ) from None
         finally:
-            self._socket.settimeout(ANSWER_S)
+            self._channel.settimeout(ANSWER_S)
 
     def _ask(self, request: bytes) -> bytes:
         try:
-            self._socket.sendall(string(request))
+            self._channel.sendall(string(request))
             length = int.from_bytes(self._recv_exactly(4))
             if length > MAX_REPLY_BYTES:
                 raise MalformedError("reply-size", f"a reply of {length} bytes")
@@ -113,7 +114,7 @@ class Agent:
     def _recv_exactly(self, length: int) -> bytes:
         received = bytearray()
         while len(received) < length:
-            if not (part := self._socket.recv(length - len(received))):
+            if not (part := self._channel.recv(length - len(received))):
                 raise MalformedError("reply-truncated", "the connection ended in the middle of a reply")
             received += part
         return bytes(received)
@@ -121,9 +122,65 @@ class Agent:
 
 def open_agent() -> Agent:
     """Connect to the agent at SSH_AUTH_SOCK. NoAgentError: it is not set, or no agent answers there."""
-    if path := os.environ.get("SSH_AUTH_SOCK", ""):
+    if path := os.environ.get("SSH_AUTH_SOCK", "") or _DEFAULT_PATH:
         return Agent(path)
-    raise NoAgentError("no-agent", "no ssh-agent (SSH_AUTH_SOCK is not set); `eval $(ssh-agent)` starts one")
+    raise NoAgentError("no-agent", f"no ssh-agent (SSH_AUTH_SOCK is not set); {_START} one")
+
+
+def _connect(path: str) -> socket.socket | _Pipe:
+    if sys.platform == "win32" or not _HAS_UNIX_SOCKETS:
+        return _Pipe(path)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ANSWER_S)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _Pipe:
+    """The named pipe of OpenSSH's agent on Windows, with the part of a socket's interface that is used here."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115, PTH123 - closed by `close`
+        self._timeout_s = ANSWER_S
+        self._is_reading = self._is_closed = False
+
+    def settimeout(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    def sendall(self, data: bytes) -> None:
+        while data:
+            data = data[self._file.write(data) :]
+
+    def recv(self, length: int) -> bytes:
+        """Read in a thread, because a read from a pipe has no timeout."""
+        received: list[bytes | OSError] = []
+        self._is_reading = True
+        reader = threading.Thread(target=self._read, args=(length, received), daemon=True, name="agent reply")
+        reader.start()
+        reader.join(self._timeout_s)
+        if not received:
+            raise TimeoutError
+        if isinstance(received[0], OSError):
+            raise received[0]
+        return received[0]
+
+    def _read(self, length: int, received: list[bytes | OSError]) -> None:
+        try:
+            received.append(self._file.read(length))
+        except OSError as error:
+            received.append(error)
+        self._is_reading = False
+        if self._is_closed:
+            self._file.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        if not self._is_reading:  # else this would wait for the read
+            self._file.close()
 
 
 def parse_keys(reply: bytes) -> list[AgentKey]:

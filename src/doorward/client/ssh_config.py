@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
+import socket
+import sys
 from pathlib import Path
+from subprocess import list2cmdline
 
 from doorward.client.hosts_writer import host_errors
 from doorward.errors import UsageError
@@ -12,13 +16,28 @@ from doorward.kernel import atomic_file
 # Host names that ssh takes literally: no pattern, quote, comment or option.
 _PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _HOST_LINE = re.compile(r"\s*host(?:\s*=\s*|\s+)(.*)", re.IGNORECASE)
-_PROXY = "ProxyCommand doorward proxy %h %p"
 _DIRECTORY_MODE = 0o700
 
 
 def host_lines(name: str) -> str:
     """Return the lines for a host."""
-    return f"Host {name}\n    {_PROXY}\n"
+    return "\n    ".join((f"Host {name}", *_settings())) + "\n"
+
+
+def _settings() -> tuple[str, ...]:
+    """Return a host's settings: the connection is passed to ssh, or relayed where that is impossible (Windows)."""
+    if hasattr(socket, "AF_UNIX"):
+        return f"ProxyCommand {_program()} proxy --fdpass %h %p", "ProxyUseFdpass yes"
+    return (f"ProxyCommand {_program()} proxy %h %p",)
+
+
+def _program() -> str:
+    """Return what a shell runs as doorward: the installed program, or the one file that this is read from."""
+    archive = Path(__file__).resolve().parents[2]
+    if not archive.is_file():  # a directory: doorward is installed
+        return "doorward"
+    words = [sys.executable or "python3", str(archive)]
+    return (list2cmdline(words) if sys.platform == "win32" else shlex.join(words)).replace("%", "%%")
 
 
 def takes(name: str) -> bool:
@@ -40,7 +59,8 @@ def with_host(text: str, name: str) -> str:
         return text
     if any(name in line[1].split() for line in map(_HOST_LINE.fullmatch, text.splitlines()) if line):
         raise UsageError(
-            "ssh-host-exists", f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {_PROXY}"
+            "ssh-host-exists",
+            f"~/.ssh/config already has a Host {name}; omit --ssh, and add there: {' and '.join(_settings())}",
         )
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     return text + gap + host_lines(name)

@@ -14,6 +14,8 @@ DEFAULT_CAPACITY = 1 << 20
 SHORT_WINDOW_MS = 2000  # the deadline of sources in the overflow set: capacity / 2 s = 500,000 first knocks per second
 # Replaced in a hook's arguments: the address, and why it was rejected.
 ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER = "%IP%", "%REASON%"
+# Ports to which browsers send no WebRTC packets.
+BROWSER_REFUSED_PORTS = frozenset(range(1024)) - {80, 443} | {5060, 6000, 6667, 10080}
 SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 
@@ -70,7 +72,7 @@ class Signed:
     """The table `[signed]`. Relative paths are resolved against the configuration directory.
 
     `window_ms`: how far the sender's clock may differ, in either direction. `confirm`: a knock that opened or closed a
-    door is confirmed to its sender.
+    door is confirmed to its sender. `browser`: knocks are also accepted in STUN frames, from browsers.
     """
 
     ports: tuple[Port, ...] = (DEFAULT_SIGNED_PORT,)
@@ -78,6 +80,7 @@ class Signed:
     authorized_keys: str = "authorized_keys"
     window_ms: int = 60_000
     confirm: bool = False
+    browser: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,11 @@ class Configuration:
     def signed_ports(self) -> tuple[Port, ...]:
         """The ports for signed knocks."""
         return () if self.signed is None else self.signed.ports
+
+    @property
+    def is_for_browsers(self) -> bool:
+        """Whether signed knocks are also accepted from browsers."""
+        return self.signed is not None and self.signed.browser
 
     @property
     def confirming_ports(self) -> tuple[Port, ...]:

@@ -43,6 +43,8 @@ _REMEDIES = {
     "Cannot redefine namespace": _ONE_TABLE,
     "Cannot mutate immutable namespace": "put all settings of the table into one place",
 }
+# What knockd.conf has and TOML has not.
+_KNOCKD = re.compile(r"^\s*(\[options\]|(one_time_)?sequences?\s*=\s*[\w/])", re.IGNORECASE | re.MULTILINE)
 _ANY_REMEDY = "correct the TOML here (https://toml.io)"
 _PLACE = re.compile(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL)
 _TUPLE = re.compile(r"\('.*',?\)")
@@ -67,6 +69,9 @@ def load(text: str, file: str) -> dict[str, Any]:
 
 def _fault(text: str, file: str, message: str) -> ConfigFault:
     last_line = text.rstrip("\n").count("\n") + 1
+    if _KNOCKD.search(text):
+        remedy = f"convert it: `doorward import {file} -o doorward.toml`"
+        return ConfigFault("knockd-file", file, 1, "this is a configuration of knockd, not of doorward", remedy)
     match = _PLACE.fullmatch(message)
     if match is None:
         return ConfigFault("not-toml", file, last_line, message, _ANY_REMEDY)
@@ -134,6 +139,7 @@ SIGNED = {
     "authorized_keys": Setting("authorized_keys", values.file),
     "window": Setting("window_ms", values.window),
     "confirm": Setting("confirm", values.boolean),
+    "browser": Setting("browser", values.boolean),
 }
 
 FLEET = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from doorward.config.diagnostics import ErrorCollector, shown
-from doorward.config.schema import Configuration, Fleet, Gate
+from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
 from doorward.model import Door, Port
 
@@ -59,6 +59,13 @@ def check_signed_ports(report: ErrorCollector, configuration: Configuration) -> 
             fault = f"port: {port} {taken[port]}"
             remedy = "use a port for signed knocks that nothing else uses"
             report.add("signed-port-in-use", _signed_path(configuration, port), fault, remedy)
+    if configuration.is_for_browsers and BROWSER_REFUSED_PORTS.issuperset(p.number for p in configuration.signed_ports):
+        report.add(
+            "browser-refused-port",
+            ("signed", "browser"),
+            f"browser = true, and browsers send nothing to {', '.join(map(str, configuration.signed_ports))}",
+            "add a port of 1024 or more to `port`, except 5060, 6000, 6667 and 10080; or 80/udp or 443/udp",
+        )
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:

@@ -107,7 +107,9 @@ def _refusals(path: Path) -> Iterator[None]:
     except OSError as error:
         off_switch.refuse_if_off()  # then `doorward run` would start none
         raise NegativeResult(
-            "no-daemon", f"no daemon answers at {path} ({error.strerror or error}); `doorward run` starts one"
+            "no-daemon",
+            f"no daemon answers at {path} ({error.strerror or error}); start it with `systemctl start doorward` "
+            "(without systemd: `doorward run`)",
         ) from None
 
 

@@ -23,7 +23,7 @@ from doorward.kernel.sock_diag import close_connections
 from doorward.model import Address, Opening, Source, parse_address, parse_source
 from doorward.nftables.ban_sets import covers
 
-MOST_DOORS = 200  # in the first answer to a subscriber; the configuration has all
+MOST_DOORS = 200  # in a status; the configuration has all
 DEFAULT_BAN_MS = 3_600_000
 _HIDDEN = "only root is shown what is wrong with it"
 MAX_FOR_MS = 365 * 86_400_000  # longer times, which the kernel accepts, are mistakes
@@ -81,6 +81,8 @@ class ControlCommands:
             "summary": loaded.summary(),
             "generation": loaded.generation,
             "openings": [self._opening(opening) for opening in self.openings.table],
+            "doors": self._first_doors(),
+            "door_count": len(self.openings.doors),
             "counters": self.gate.firewall.counters(),
             "ledger_trouble": self.openings.ledger.trouble,
             "gate_trouble": self.gate.guard.trouble or self.gate.trouble,
@@ -147,11 +149,14 @@ class ControlCommands:
     def _bans(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"bans": [[str(ban), until_s] for ban, until_s in self.bans.active().items()]}
 
-    def _follow(self, request: Mapping[str, Any]) -> Subscriber:
-        """Answer as `status`, with some of the doors, and then with every event."""
+    def _first_doors(self) -> list[list[Any]]:
+        """Return each door's name, ports and seconds, of the first doors."""
         first = islice(self.openings.doors.values(), MOST_DOORS)
-        doors = [[door.name, [str(port) for port in door.opens], door.for_ms / 1000] for door in first]
-        return self.subscribers.subscribe({**self._status(request), "doors": doors})
+        return [[door.name, [str(port) for port in door.opens], door.for_ms / 1000] for door in first]
+
+    def _follow(self, request: Mapping[str, Any]) -> Subscriber:
+        """Answer as `status`, and then with every event."""
+        return self.subscribers.subscribe(self._status(request))
 
     def _off(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """End, since `doorward off` created its file, which the daemon's user may be unable to see."""

@@ -13,7 +13,9 @@ from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.authorize import FleetScope, PacketAuthorizer
 from doorward.signed.authorized_keys import AuthorizedKeys
-from doorward.signed.server_key import PrivateKey, parse_private_key
+from doorward.signed.server_key import X25519, PrivateKey, parse_private_key
+
+FileStamp = tuple[int, int, int] | None
 
 
 def key_path(signed: Signed, directory: Path) -> Path:
@@ -44,6 +46,19 @@ def read_private_key(path: Path) -> PrivateKey:
         ) from None
 
 
+def read_server_key(signed: Signed, directory: Path) -> PrivateKey:
+    """Read the key that a configuration names. UsageError: as above, or its packets are too long for a browser's."""
+    path = key_path(signed, directory)
+    key = read_private_key(path)
+    if signed.browser and key.public.suite is not X25519:
+        raise UsageError(
+            "browser-needs-x25519",
+            f"{path}: browser = true, and packets for a key of suite {key.public.suite.name} are too long for that; "
+            f"move it away and make one with `doorward key server --suite {X25519.name}`, or leave `browser` out",
+        )
+    return key
+
+
 def is_there(path: Path) -> bool:
     """Return whether a file exists, or may exist: reading it reports why not."""
     try:
@@ -71,9 +86,18 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
 def read_authorizer(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
     """Read both files; errors as above. `configuration` has `[signed]`."""
     signed, gate = configuration.signed or Signed(), configuration.gate
-    key = read_private_key(key_path(signed, directory))
+    key = read_server_key(signed, directory)
     keys, faults = read_authorized_keys(keys_path(signed, directory))
     doors = {door.name: door.for_ms for door in configuration.doors}
     shared = frozenset(door.name for door in configuration.doors if door.shared)
     sharing = FleetScope(configuration.fleet.name, shared) if configuration.fleet is not None else None
     return PacketAuthorizer(key, keys, doors, gate.name, signed.window_ms, sharing), faults
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """Return a value that changes with the file's content, identity or mode; None if the file is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ctime_ns, found.st_size, found.st_ino

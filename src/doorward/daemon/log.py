@@ -65,7 +65,7 @@ class Log:
         """Write one line, or count it if its kind exceeds the rate limit."""
         for listener in self.listeners:
             listener(event, fields)
-        if event == "prolonged" and self._is_repeated(fields):
+        if self._is_only_counted(event, fields):
             return
         if event == "closed" and (count := self._renewals.pop(_opening_key(fields), Counter()).total()) > 1:
             fields = {**fields, "prolonged": count}
@@ -76,13 +76,17 @@ class Log:
             return
         self._write(event, fields)
 
-    def _is_repeated(self, fields: Mapping[str, object]) -> bool:
-        """Count a renewal by a key: the first is logged, and those of a door that is held open would fill the log."""
-        if not str(fields["by"]).startswith("key "):
+    def _is_only_counted(self, event: str, fields: Mapping[str, object]) -> bool:
+        """Count a renewal by a key; after its first, those of a door that is held open would fill the log.
+
+        So would their confirmations, which follow them.
+        """
+        by = fields.get("by")
+        if event == "prolonged" and str(by).startswith("key "):
+            self._renewals.setdefault(_opening_key(fields), Counter())[by] += 1
+        elif event not in ("confirmed", "unconfirmed"):
             return False
-        counts = self._renewals.setdefault(_opening_key(fields), Counter())
-        counts[fields["by"]] += 1
-        return counts[fields["by"]] > 1
+        return self._renewals.get(_opening_key(fields), Counter())[by] > 1
 
     def log_suppressed(self) -> None:
         """Log the number of suppressed lines of each kind since the last call."""

@@ -31,9 +31,9 @@ def of(configuration: Configuration, directory: Path, held: Collection[Port] = (
     gate, signed, fleet = configuration.gate, configuration.signed, configuration.fleet
     yield Requirement(("gate", "control_group"), lambda: group_id(gate.control_group))
     if signed is not None:
-        from doorward.daemon.key_files import key_path, keys_path, read_authorized_keys, read_private_key
+        from doorward.daemon.key_files import keys_path, read_authorized_keys, read_server_key
 
-        yield Requirement(("signed", "key"), lambda: read_private_key(key_path(signed, directory)))
+        yield Requirement(("signed", "key"), lambda: read_server_key(signed, directory))
         yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, directory)))
         yield Requirement(("signed", "port"), lambda: require_unbound(configuration.confirming_ports, held))
     if fleet is not None:

@@ -92,7 +92,9 @@ def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     public = (*gate.public, *signed_ports)
     automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
-    return compile_ruleset(configuration.doors, automaton, gate, capacity, signed_ports)
+    return compile_ruleset(
+        configuration.doors, automaton, gate, capacity, signed_ports, is_for_browsers=configuration.is_for_browsers
+    )
 
 
 class RestoredRuleset(NamedTuple):

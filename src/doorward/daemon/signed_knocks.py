@@ -8,54 +8,39 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from doorward.config.schema import Configuration, Signed
+from doorward.config.schema import Configuration
 from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_open, on_signed_close, signed_opening
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
-from doorward.daemon.key_files import key_path, keys_path, read_authorizer
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
-from doorward.daemon.verifier import (
-    REJECTIONS_AT_ONCE,
-    REJECTIONS_PER_S,
-    ValidKnock,
-    Verifier,
-    VerifierReady,
-    VerifierReport,
-)
-from doorward.errors import DoorwardError, HostError, MalformedError
-from doorward.kernel.inotify import FileWatcher
-from doorward.kernel.nflog import datagram_log
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, ValidKnock, VerifierReport
+from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
+from doorward.errors import DoorwardError
 from doorward.model import Address, Door, Opening, Source
-from doorward.nftables.chains import SIGNED_GROUP
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset
+from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset, signer_text
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import FleetSync
     from doorward.fleet.admission import Rejected
 
-_POLL_S = 2.0  # polling interval for changed files, in addition to inotify
-_TOGETHER = 100  # grants claimed and opened in one transaction, and messages of the verifier read for them
 # Openings of one key at a time; prolonging does not count. An attacker needs eight keys to fill a set: an opening has
 # up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
 MAX_OPENINGS_PER_KEY = 256
 MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
-_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a verifier that ended is restarted; doubled until one is ready
 _SHARED_CLOSE = "the door is shared with the fleet; close it with `doorward close {door} ADDRESS`"
-_Stamp = tuple[int, int, int] | None
 K = TypeVar("K", KnockGrant, ValidKnock)
 
 
 class SignedKnocks:
-    """Run a verifier. While its successor reads the files it goes on, and datagrams wait in the kernel."""
+    """Claim, apply and confirm what the verifier grants, and record what it rejects."""
 
     def __init__(
         self,
@@ -67,15 +52,10 @@ class SignedKnocks:
     ) -> None:
         self._openings, self._bans, self._fleet = openings, bans, fleet
         self._confirmations = Confirmations(replies or ReplySockets(), openings.log)
-        self._log = datagram_log(SIGNED_GROUP)
-        self._verifier: Verifier | None = None
-        self._next: Verifier | None = None
-        self._settings: tuple[Configuration, Path] | None = None
-        self._stamps: list[_Stamp] = []
-        self._is_closed = False
-        self._pause_s = _PAUSE_S
-        self._watches: FileWatcher | None = None
+        self._verifiers = VerifierSupervisor(openings.loop, openings.log, self._on_reports)
+        self._is_closed = self._is_for_browsers = False
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
+        self.resent = 0  # repeats by browsers
         self._window_ms = window_ms
         self._quotas = claim_quotas(window_ms)
         self._limit = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE)  # of rejections with text, as in the verifier
@@ -85,140 +65,56 @@ class SignedKnocks:
         floor_ms = _clock().now_ms + (window_ms if openings.ledger.follows_a_damaged_one else 0)
         if warning := openings.ledger.seen.begin(_clock, floor_ms):
             openings.log.message("clock-warning", warning, "warning")
-        with suppress(HostError):  # without inotify the files are polled
-            self._watches = FileWatcher()
-            openings.loop.on_readable(self._watches.fileno(), self._changed)
-        self._poll_files()
+        self._poll()
 
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Apply a loaded configuration; its files are relative to `directory`."""
-        self._settings = configuration, directory
+        self._is_for_browsers = configuration.is_for_browsers
         self._confirmations.configure(configuration.confirming_ports)
         if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
             self._window_ms = configuration.signed.window_ms
             self._quotas = claim_quotas(self._window_ms)
-        if self._watches is not None:
-            for path in self._files():
-                self._watches.watch([str(path)])
-                self._watches.watch_directory(str(path.parent))
-        self._start()
+        self._verifiers.configure(configuration, directory)
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, the number of rejected datagrams by reason, and the confirmations."""
+        """Return whether a verifier is running, the numbers of repeats and rejections, and the confirmations."""
         confirmations = self._confirmations.as_dict()
-        return {"takes": self._verifier is not None, "refused": dict(self.counts), "confirmations": confirmations}
+        return {
+            "takes": self._verifiers.is_ready,
+            "browser": self._is_for_browsers,
+            "resent": self.resent,
+            "refused": dict(self.counts),
+            "confirmations": confirmations,
+        }
 
     def close(self) -> None:
         """End the verifier and close the log."""
-        self._stop_candidate()
-        self._stop_worker()
-        if self._watches is not None:
-            self._openings.loop.unregister(self._watches.fileno())
-            self._watches.close()
-        self._log.close()
+        self._verifiers.close()
         self._confirmations.configure(())
-        self._settings, self._is_closed = None, True
+        self._is_closed = True
 
-    def _files(self) -> list[Path]:
-        configuration, directory = self._settings or (None, Path())
-        signed = configuration.signed if configuration is not None and configuration.signed else Signed()
-        return [key_path(signed, directory), keys_path(signed, directory)]
-
-    def _start(self) -> None:
-        if self._settings is None:
-            return
-        configuration, directory = self._settings
-        self._stop_candidate()
-        self._stamps = [_stamp(path) for path in self._files()]
-        try:
-            self._next = Verifier(self._log, lambda: read_authorizer(configuration, directory))
-        except OSError as error:
-            self._openings.log.message(
-                "verifier-start-failed", f"cannot start the verifier of signed knocks: {error.strerror}", "error"
-            )
-            self._stop_worker()  # its keys may be outdated
-            self._schedule_restart()
-            return
-        self._openings.loop.on_readable(self._next.fileno(), self._on_candidate_ready)
-
-    def _schedule_restart(self) -> None:
-        self._openings.loop.at(self._openings.loop.now_s() + self._pause_s, self._start)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-    def _poll_files(self) -> None:
+    def _poll(self) -> None:
         """Poll for changed files and for a clock that was set."""
         if self._is_closed:
             return
         if warning := self._openings.ledger.seen.follow_clock(self._window_ms):
             self._openings.log.message("clock-warning", warning, "warning")
-        if self._settings is not None:
-            self._restart_if_changed()
-        self._openings.loop.at(self._openings.loop.now_s() + _POLL_S, self._poll_files)
+        self._verifiers.poll()
+        self._openings.loop.at(self._openings.loop.now_s() + POLL_S, self._poll)
 
-    def _changed(self) -> None:
-        assert self._watches is not None  # noqa: S101
-        self._watches.drain()
-        self._restart_if_changed()
-
-    def _restart_if_changed(self) -> None:
-        if [_stamp(path) for path in self._files()] != self._stamps:
-            if self._watches is not None:
-                self._watches.watch(map(str, self._files()))  # a file that replaced another has a new inode
-            self._start()
-
-    def _on_candidate_ready(self) -> None:
-        """Switch to the next verifier; one that reports a fault leaves signed knocks disabled until that is fixed."""
-        assert self._next is not None  # noqa: S101
-        try:
-            ready = self._next.read()
-        except MalformedError as error:  # killed, or out of memory
-            self._stop_candidate()
-            self._stop_worker()  # its files have changed, so it must not go on
-            self._openings.log.message(
-                "verifier-start-failed",
-                f"the verifier of signed knocks did not start ({error}); restarting it",
-                "error",
-            )
-            self._schedule_restart()
-            return
-        if not isinstance(ready, VerifierReady):
-            return
-        for fault in ready.faults:
-            self._openings.log.message("authorized-keys-fault", fault, "error")
-        self._stop_worker()
-        if ready.trouble:
-            self._openings.log.message("signed-knocks-off", f"no signed knock is accepted: {ready.trouble}", "error")
-            self._stop_candidate()
-            return
-        self._verifier, self._next, self._pause_s = self._next, None, _PAUSE_S
-        self._openings.loop.unregister(self._verifier.fileno())
-        self._openings.loop.on_readable(self._verifier.fileno(), self._on_report)
-        self._openings.log.message("accepting-signed-knocks", "accepting signed knocks")
-
-    def _on_report(self) -> None:
-        """Handle all waiting reports together, so that the ledger is written once for many grants."""
-        assert self._verifier is not None  # noqa: S101
-        knocks: list[ValidKnock] = []
-        try:
-            for _ in range(_TOGETHER):  # and no more: a compromised verifier could send without a pause
-                report = self._verifier.read()
-                if not isinstance(report, VerifierReport):
-                    break
-                self._record_rejections(report)
-                knocks += report.knocks
-                if len(knocks) >= _TOGETHER:
-                    break
-        except MalformedError as error:
-            self._openings.log.message(
-                "verifier-failed", f"the verifier of signed knocks failed ({error}); restarting it", "error"
-            )
-            self._stop_worker()
-            self._schedule_restart()
-        if knocks:
+    def _on_reports(self, reports: list[VerifierReport]) -> None:
+        """Handle reports together, so that the ledger is written once for many knocks."""
+        for report in reports:
+            self._record_rejections(report)
+        if knocks := [knock for report in reports for knock in report.knocks]:
             self._on_knocks(knocks)
+        for report in reports:
+            for repeat in report.repeats:  # one for a fleet's knock may come before etcd's answer: more will follow
+                self._confirmations.repeat(repeat, self._openings.loop.now_s())
 
     def _record_rejections(self, report: VerifierReport) -> None:
         self.counts.update(report.counts)
+        self.resent += self.counts.pop("resent", 0)
         for source, refused in report.refused:
             if self._verifier_limit.admits(self._openings.loop.now_s()):
                 self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
@@ -278,7 +174,7 @@ class SignedKnocks:
         return [knock for knock in knocks if knock not in banned]
 
     def _reject(self, knock: ValidKnock, reason: str, words: str) -> None:
-        self._refuse(knock.place, knock.door, reason, f"packet from key {knock.key} rejected: {words}")
+        self._refuse(knock.place, knock.door, reason, f"packet from {signer_text(knock)} rejected: {words}")
 
     def _refuse(self, place: Source, door: str, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
@@ -315,7 +211,7 @@ class SignedKnocks:
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()
-        new = signed_opening(door, _dated(grant), grant.for_ms / 1000, f"key {grant.key}", now_s)
+        new = signed_opening(door, _dated(grant), grant.for_ms / 1000, signer_text(grant), now_s)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []
@@ -323,7 +219,7 @@ class SignedKnocks:
 
     def _close(self, knock: KnockClose) -> list[Effect]:
         """Close what the signer holds; what others hold stays, and a close that finds nothing is only logged."""
-        by, now_s = f"key {knock.key}", self._openings.loop.now_s()
+        by, now_s = signer_text(knock), self._openings.loop.now_s()
         if effects := on_signed_close(self._openings.table, _dated(knock), by, now_s):
             return effects
         key = knock.door, knock.place
@@ -351,19 +247,7 @@ class SignedKnocks:
         """Reject a knock whose change nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         verb = "closed" if isinstance(knock, KnockClose) else "opened"
-        self._refuse(knock.place, knock.door, reason, f"key {knock.key} {verb} nothing: {error}")
-
-    def _stop_worker(self) -> None:
-        if self._verifier is not None:
-            self._openings.loop.unregister(self._verifier.fileno())
-            self._verifier.close()
-            self._verifier = None
-
-    def _stop_candidate(self) -> None:
-        if self._next is not None:
-            self._openings.loop.unregister(self._next.fileno())
-            self._next.close()
-            self._next = None
+        self._refuse(knock.place, knock.door, reason, f"{signer_text(knock)} {verb} nothing: {error}")
 
 
 def _dated(knock: ValidKnock) -> DatedKnock:
@@ -380,12 +264,3 @@ def _clock() -> Clock:
     """Return the wall clock and the boot time on it."""
     now_s = time.time()
     return Clock(round(now_s * 1000), round((now_s - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1000))
-
-
-def _stamp(path: Path) -> _Stamp:
-    """Return a value that changes with the file's content, identity or mode; None if the file is missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ctime_ns, found.st_size, found.st_ino

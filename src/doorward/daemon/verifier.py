@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import NamedTuple, cast
 
 from doorward.core.token_bucket import TokenBucket
+from doorward.daemon.browser_frames import BrowserFrames, FrameRepeat
 from doorward.daemon.nflog_reader import give_up_everything
 from doorward.errors import ConfigFault, DoorwardError, MalformedError
 from doorward.escape import printable
@@ -39,6 +40,7 @@ from doorward.signed.authorize import (
 from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.message import HASH_BYTES, MAX_FOR_MS, MAX_TIME_MS, NUMBER_BYTES
 from doorward.signed.reply import SECRET_BYTES, ReplyPath, ReplySecret
+from doorward.signed.stun import TRANSACTION_BYTES, is_frame, unwrap
 
 MAX_REMEMBERED = (
     65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
@@ -51,6 +53,8 @@ _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 
 
 ValidKnock = KnockGrant | KnockClose
+_COPY = KnockRejection("repeated", "a copy of an earlier packet")
+_RESENT = KnockRejection("resent")
 
 
 class Rejection(NamedTuple):
@@ -61,11 +65,15 @@ class Rejection(NamedTuple):
 
 
 class VerifierReport(NamedTuple):
-    """Valid knocks in the order of arrival, rejections, and the number of these by reason since the last report."""
+    """Valid knocks in the order of arrival, rejections, and the number of these by reason since the last report.
+
+    `repeats`: frames of knocks in this report or an earlier one, to answer again.
+    """
 
     knocks: list[ValidKnock]
     refused: list[Rejection]
     counts: dict[str, int]
+    repeats: tuple[FrameRepeat, ...] = ()
 
 
 class VerifierReady(NamedTuple):
@@ -85,6 +93,7 @@ def pack_report(report: VerifierReport) -> bytes:
             "id": knock.id.hex(),
             "reply": None if knock.reply is None else knock.reply.hex(),
             "path": None if knock.path is None else [str(part) for part in knock.path],
+            "transaction": None if knock.transaction is None else knock.transaction.hex(),
         }
         for knock in report.knocks
     ]
@@ -92,7 +101,8 @@ def pack_report(report: VerifierReport) -> bytes:
         {**why._asdict(), "words": printable(why.words, _MAX_LINE_LENGTH), "source": str(source)}
         for source, why in report.refused
     ]
-    return _packed({"knocks": knocks, "refused": refused, "counts": report.counts})
+    repeats = [[part.hex() for part in repeat] for repeat in report.repeats]
+    return _packed({"knocks": knocks, "refused": refused, "counts": report.counts, "repeats": repeats})
 
 
 def _packed(message: dict[str, object]) -> bytes:
@@ -106,11 +116,12 @@ def parse_report(raw: bytes) -> VerifierReport:
         knocks = [_knock(**each) for each in found["knocks"]]
         refused = [_rejection(**each) for each in found["refused"]]
         counts: dict[str, int] = {_reason(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
-        if max(len(knocks), len(refused)) > _MAX_PER_REPORT:
+        repeats = tuple(_repeat(*each) for each in found["repeats"])
+        if max(len(knocks), len(refused), len(repeats)) > _MAX_PER_REPORT:
             raise ValueError("too many in one message")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
-    return VerifierReport(knocks, refused, counts)
+    return VerifierReport(knocks, refused, counts, repeats)
 
 
 def _knock(
@@ -123,6 +134,7 @@ def _knock(
     is_shared: bool,
     reply: str | None,
     path: list[str] | None,
+    transaction: str | None,
     for_ms: int | None = None,
 ) -> ValidKnock:
     """Parse a knock; one that closes has no `for_ms`."""
@@ -133,6 +145,7 @@ def _knock(
         door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
         None if path is None else _path(*path),
+        None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),
     )  # fmt: skip
     return close if for_ms is None else KnockGrant(**close._asdict(), for_ms=_number(for_ms, MAX_FOR_MS))
 
@@ -143,6 +156,10 @@ def _path(source: str, source_port: str, destination: str, port: str, interface:
     if addresses[0].version != addresses[1].version:
         raise ValueError("addresses of two families")
     return ReplyPath(addresses[0], ports[0], addresses[1], ports[1], _number(int(_words(interface)), 0x7FFFFFFF))
+
+
+def _repeat(id: str, transaction: str) -> FrameRepeat:  # noqa: A002
+    return FrameRepeat(_bytes(id, NUMBER_BYTES), _bytes(transaction, TRANSACTION_BYTES))
 
 
 def _bytes(value: str, length: int) -> bytes:
@@ -180,12 +197,15 @@ class Verifier(Worker):
     """The process that verifies signed knocks, as the daemon uses it."""
 
     def __init__(
-        self, log: LogSocket[LoggedDatagram], load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]]
+        self,
+        log: LogSocket[LoggedDatagram],
+        load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]],
+        is_for_browsers: bool,
     ) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
         identity = privileges.service_identity()
         self.is_ready = False
-        super().__init__("doorward-verify", lambda daemon: _verify(log, daemon, identity, load))
+        super().__init__("doorward-verify", lambda daemon: _verify(log, daemon, identity, load, is_for_browsers))
 
     def read(self) -> VerifierReady | VerifierReport | None:
         """Return the next message, or None. MalformedError: the process ended, or sent an invalid message."""
@@ -213,6 +233,7 @@ def _verify(
     daemon: socket.socket,
     identity: privileges.Identity | None,
     load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]],
+    is_for_browsers: bool,
 ) -> None:
     try:
         judge, faults = load()
@@ -221,7 +242,7 @@ def _verify(
         daemon.send(_ready([], str(error)))
     else:
         daemon.send(_ready(list(map(str, faults)), ""))
-        _judge_all(log, daemon, judge)
+        _judge_all(log, daemon, VerifierQueue(judge, is_for_browsers=is_for_browsers))
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
@@ -229,12 +250,11 @@ def _ready(faults: list[str], trouble: str) -> bytes:
     return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 
-def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, judge: PacketAuthorizer) -> None:
+def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: VerifierQueue) -> None:
     """Verify the datagrams of the log until the daemon exits."""
     waiting = select.poll()
     waiting.register(daemon, 0)
     waiting.register(log, select.POLLIN)
-    queue = VerifierQueue(judge)
     while daemon.fileno() not in dict(waiting.poll(_COUNTS_EVERY_S * 1000 if queue.counts else None)):
         for report in queue.run(log.read(), time.time(), time.monotonic()):
             daemon.send(pack_report(report))
@@ -243,8 +263,10 @@ def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, judge: Pac
 class VerifierQueue:
     """Verify datagrams, and collect the reports. Pure: times are arguments, in seconds."""
 
-    def __init__(self, judge: PacketAuthorizer) -> None:
-        self._judge = judge
+    def __init__(self, judge: PacketAuthorizer, *, is_for_browsers: bool = False) -> None:
+        self._judge, self._is_for_browsers = judge, is_for_browsers
+        # Apart: anyone who has the server's key can fill the memory of rejected frames.
+        self._accepted, self._rejected = BrowserFrames(), BrowserFrames()
         self._remembered: OrderedDict[bytes, None] = OrderedDict()  # finding the oldest key of a dict is slow
         self.counts: Counter[str] = Counter()
         self._limit, self._reported_s = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE), 0.0
@@ -256,28 +278,59 @@ class VerifierQueue:
             datagrams = []
         knocks: list[ValidKnock] = []
         refused: list[Rejection] = []
+        repeats: list[FrameRepeat] = []
         for udp, interface in datagrams:
-            verdict = self._one(udp.source, udp.payload, round(wall_s * 1000))
+            verdict = self._one(udp, interface, round(wall_s * 1000), now_s)
+            if isinstance(verdict, FrameRepeat):
+                repeats.append(verdict)
+                verdict = _RESENT
             if not isinstance(verdict, KnockRejection):
                 knocks.append(verdict if verdict.reply is None else verdict._replace(path=_path_of(udp, interface)))
                 continue
             self.counts[verdict.reason] += 1
             if verdict.reason not in GARBAGE and self._limit.admits(now_s):
                 refused.append(Rejection(ip_address(udp.source), verdict))
-        if not (knocks or refused or (self.counts and now_s >= self._reported_s + _COUNTS_EVERY_S)):
+        if not (knocks or refused or repeats or (self.counts and now_s >= self._reported_s + _COUNTS_EVERY_S)):
             return []
         counts, self.counts = dict(self.counts), Counter()
         self._reported_s = now_s
         reports = [
-            VerifierReport(knocks[at : at + _MAX_PER_REPORT], refused[at : at + _MAX_PER_REPORT], {})
-            for at in range(0, max(len(knocks), len(refused), 1), _MAX_PER_REPORT)
+            VerifierReport(
+                knocks[at : at + _MAX_PER_REPORT],
+                refused[at : at + _MAX_PER_REPORT],
+                {},
+                tuple(repeats[at : at + _MAX_PER_REPORT]),
+            )
+            for at in range(0, max(len(knocks), len(refused), len(repeats), 1), _MAX_PER_REPORT)
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
-    def _one(self, source: bytes, packet: bytes, now_ms: int) -> Verdict:
+    def _one(self, udp: UdpDatagram, interface: int, now_ms: int, now_s: float) -> Verdict | FrameRepeat:
+        if not self._is_for_browsers or not is_frame(udp.payload):
+            return self._packet(udp.source, udp.payload, now_ms)
+        try:
+            packet = unwrap(udp.payload)
+        except MalformedError:
+            return KnockRejection("stun")
+        check, path = packet[:CHECK_BYTES], _path_of(udp, interface)
+        verdict = self._packet(udp.source, packet, now_ms)
+        if verdict == _COPY:
+            resent = self._accepted.resent(check, udp.payload, path, now_s)
+            if isinstance(resent, FrameRepeat):
+                return resent
+            return _RESENT if resent or self._rejected.resent(check, udp.payload, path, now_s) else verdict
+        if isinstance(verdict, KnockRejection):
+            if verdict.reason in GARBAGE:
+                return verdict
+            self._rejected.add(check, udp.payload, path, b"", None, now_s)
+            return verdict._replace(words=f"by browser: {verdict.words}")
+        transaction = self._accepted.add(check, udp.payload, path, verdict.id, verdict.reply, now_s)
+        return verdict._replace(transaction=transaction)
+
+    def _packet(self, source: bytes, packet: bytes, now_ms: int) -> Verdict:
         check = packet[:CHECK_BYTES]
         if check in self._remembered or check + source in self._remembered:  # a copy
-            return KnockRejection("repeated", "a copy of an earlier packet")
+            return _COPY
         verdict = self._judge.authorize(packet, source, now_ms)
         reason = verdict.reason if isinstance(verdict, KnockRejection) else ""
         if reason not in GARBAGE:

@@ -18,7 +18,7 @@ from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.server_key import X25519, generate_private_text
 
-AUTHORIZED_KEYS_HEADER = "# SSH public keys that may knock, one per line: docs/signed-knocks.md.\n"
+AUTHORIZED_KEYS_HEADER = "# SSH public keys that may knock, one per line: docs/people.md.\n"
 
 
 class ExistingFiles(NamedTuple):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from tempfile import mkstemp
 from typing import NamedTuple
+
+# Windows has neither, and runs no part of doorward that uses them.
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a pipe reads as empty, without blocking
 
 
 class FileOwnership(NamedTuple):
@@ -18,7 +23,9 @@ class FileOwnership(NamedTuple):
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's entries, are on the disk. OSError: they are not."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if sys.platform == "win32":
+        return  # it has no such call for directories, and the client syncs nothing else by name
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -33,8 +40,7 @@ def rename(source: Path, destination: Path) -> None:
 
 def read(path: Path) -> str:
     """Return the text of a file that `write` wrote; OSError: it is missing, or is a symbolic link."""
-    # O_NONBLOCK: a pipe reads as empty, without blocking.
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
     with os.fdopen(handle, encoding="utf-8") as file:
         return file.read()
 
@@ -44,7 +50,7 @@ def write(path: Path, text: str) -> None:
 
     Not atomic: write to a temporary name in the same directory, then `rename`.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -90,7 +96,7 @@ def make_directories(directory: Path, mode: int) -> None:
 def fill(handle: int, raw: bytes, access: FileOwnership | None) -> None:
     """Write a new file's content, ownership and mode to the disk, and close it. OSError: they are not there."""
     with os.fdopen(handle, "wb") as file:
-        if access is not None:
+        if access is not None and sys.platform != "win32":
             if (access.user, access.group) != (os.geteuid(), os.getegid()):
                 os.chown(handle, access.user, access.group)
             os.fchmod(handle, access.mode)

@@ -12,6 +12,6 @@ def is_synchronized() -> bool | None:
     """Return whether a time service keeps the clock right; None if the kernel does not say."""
     try:
         state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # macOS and Windows have no such call
         return None
     return None if state < 0 else bool(state != _TIME_ERROR)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -97,7 +99,9 @@ def raise_error(reply: NetlinkMessage) -> None:
 def open_socket(family: int, purpose: str) -> socket.socket:
     """Return a netlink socket; the HostError names what is missing and what needs it."""
     try:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        if sys.platform != "linux":
+            raise OSError(errno.EAFNOSUPPORT, "not Linux")
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
     except OSError as error:
         raise HostError(
             "no-netlink", f"no netlink socket for {purpose} ({error.strerror}); the kernel must support it"

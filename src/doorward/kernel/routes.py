@@ -8,12 +8,12 @@ import struct
 from doorward.kernel import netlink
 from doorward.model import Address
 
-_ROUTE = 0  # NETLINK_ROUTE
+ROUTE = 0  # NETLINK_ROUTE
 _NEW_ROUTE, _GET_ROUTE = 24, 26
-_RTMSG = struct.Struct("=8BI")  # family, bits of destination and source, TOS, table, protocol, scope, type, flags
+RTMSG = struct.Struct("=8BI")  # family, bits of destination and source, TOS, table, protocol, scope, type, flags
 _TYPE_AT = 7
 UNICAST, LOCAL = 1, 2  # types of routes
-_DESTINATION, _INTERFACE = 1, 4
+_DESTINATION, INTERFACE = 1, 4  # attributes
 _RECEIVE_BYTES = 1 << 14
 
 
@@ -25,13 +25,19 @@ def route_type(to: Address, interface: int) -> int:
     """
     if to.is_unspecified:
         return LOCAL  # what is sent to it arrives here, though IPv6's default route is for it, too
+    with netlink.open_socket(ROUTE, "the routing table") as requests:
+        route = find_route(requests, to, interface)
+    return 0 if route is None else route[_TYPE_AT]
+
+
+def find_route(requests: socket.socket, to: Address, interface: int) -> memoryview | None:
+    """Return the kernel's description of the route to `to`, an RTMSG and attributes; None: there is no route."""
     family = socket.AF_INET if to.version == 4 else socket.AF_INET6
-    body = _RTMSG.pack(family, to.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DESTINATION, to.packed)
+    body = RTMSG.pack(family, to.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DESTINATION, to.packed)
     if to.version == 6 and to.is_link_local:
-        body += netlink.attribute(_INTERFACE, struct.pack("=I", interface))
-    with netlink.open_socket(_ROUTE, "the routing table") as asking:
-        asking.send(netlink.message(_GET_ROUTE, netlink.REQUEST, body))
-        for reply in netlink.messages(memoryview(asking.recv(_RECEIVE_BYTES))):
-            if reply.kind == _NEW_ROUTE and len(reply.body) >= _RTMSG.size:
-                return reply.body[_TYPE_AT]
-    return 0
+        body += netlink.attribute(INTERFACE, struct.pack("=I", interface))
+    requests.send(netlink.message(_GET_ROUTE, netlink.REQUEST, body))
+    for reply in netlink.messages(memoryview(requests.recv(_RECEIVE_BYTES))):
+        if reply.kind == _NEW_ROUTE and len(reply.body) >= RTMSG.size:
+            return reply.body
+    return None  # an error

@@ -12,6 +12,7 @@ from doorward.model import TCP_FLAGS, FlagFilter, Port
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
+from doorward.signed.stun import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 
 LOG_GROUP = 3328  # netfilter log group for completed and rejected knocks (0x0d00, for "door")
 STEP_GROUP = 3329  # for single steps of knocks: rate-limited and separate, so that they never crowd out completed ones
@@ -22,6 +23,17 @@ SIGNED_RATE_PER_S, SIGNED_BURST = 10, 20  # per source; a client sends one datag
 SIGNED_CALM_PER_S, SIGNED_CALM_BURST = 1000, 1000
 # Total rate that reaches the verifier; one CPU rejects more invalid datagrams than that per second.
 SIGNED_BUDGET_PER_S, SIGNED_BUDGET_BURST = 60_000, 10_000
+_SIGNED_LIMITS = (
+    f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets",
+    f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets",
+)
+# The same for STUN frames, of browsers: a flood of them must leave the verifier free for other signed knocks.
+_BROWSER_LIMITS = ("limit rate 200/second burst 200 packets", "limit rate over 2000/second burst 500 packets")
+# A Binding Request with the magic cookie.
+_FRAME = (
+    f"udp length {MIN_FRAME_BYTES + UDP_HEADER_BYTES}-{MAX_FRAME_BYTES + UDP_HEADER_BYTES}"
+    " @th,64,16 0x0001 @th,96,32 0x2112a442"
+)
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 # Addresses that several hosts share; a socket of this host may be among the receivers.
@@ -44,6 +56,7 @@ class ChainContext:
     generation: str
     log_steps: bool
     signed_ports: Sequence[Port] = ()
+    is_for_browsers: bool = False
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -177,27 +190,29 @@ def signed(context: ChainContext) -> str:
         return ""
     verdict = "return" if context.gate.mode is Mode.OBSERVE else "drop"
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
-    limits = [
-        f"update @signed{family} {{ {key} limit rate over {SIGNED_RATE_PER_S}/second burst {SIGNED_BURST} packets }}"
-        f" counter name signed_throttled {verdict}"
-        for family, key in LIMITED.items()
-    ]
-    budget = f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets"
-    calm = f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets"
-    hand_over = f'counter name signed log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}'
+    browser = chain("browser", _handed_over("browser", *_BROWSER_LIMITS, verdict)) if context.is_for_browsers else ""
     rules = [
         *_unwatched(context.gate, "return"),
         f"{_NOT_LOCAL} return",
         *_banned(verdict),
+        *([f"{_FRAME} goto browser"] if browser else []),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
-        f"{calm} {hand_over}",
-        *limits,
-        f"{budget} counter name signed_budget_exceeded {verdict}",
-        hand_over,
+        *_handed_over("signed", *_SIGNED_LIMITS, verdict),
     ]
     ports = ", ".join(str(port.number) for port in context.signed_ports)
     hook = ["type filter hook prerouting priority raw; policy accept;", f"udp dport {{ {ports} }} goto signed"]
-    return chain("signed", rules) + chain("before_conntrack", hook)
+    return browser + chain("signed", rules) + chain("before_conntrack", hook)
+
+
+def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
+    """Return the rules that log datagrams to the daemon within the limits; `kind`: the name of set and counters."""
+    hand_over = f'counter name {kind} log prefix "doorward signed" group {SIGNED_GROUP} queue-threshold 1 {verdict}'
+    limits = [
+        f"update @{kind}{family} {{ {key} limit rate over {SIGNED_RATE_PER_S}/second burst {SIGNED_BURST} packets }}"
+        f" counter name {kind}_throttled {verdict}"
+        for family, key in LIMITED.items()
+    ]
+    return [f"{calm} {hand_over}", *limits, f"{budget} counter name {kind}_budget_exceeded {verdict}", hand_over]
 
 
 def door(gate: Gate, *, has_open_nets: bool) -> str:

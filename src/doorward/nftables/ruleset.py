@@ -37,7 +37,10 @@ OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fil
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
 SIGNED_SIZE = 65536  # senders of signed knocks within two seconds; if it is full, the budget still works
 SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per second
-LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its share of the buckets: docs/measured.md
+LIMITER_BYTES, ATTEMPT_BYTES = (
+    260,
+    150,
+)  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
 REUSED = ("ports", "door", "preexisting")
@@ -59,6 +62,9 @@ COUNTERS = (
     "signed_length",  # datagrams to its port of any other length, dropped
     "signed_throttled",  # dropped: more than 10/s from one source, while more than 1,000/s came from all
     "signed_budget_exceeded",  # dropped: more than 60,000/s from all sources
+    "browser",  # STUN frames, of browsers, passed to the daemon
+    "browser_throttled",  # dropped: more than 10/s from one source, while more than 200/s came from all
+    "browser_budget_exceeded",  # dropped: more than 2,000/s from all sources
 )
 
 
@@ -141,20 +147,21 @@ def compile_ruleset(
     capacity: int,
     signed_ports: Sequence[Port] = (),
     *,
+    is_for_browsers: bool = False,
     log_steps: bool = False,
 ) -> Ruleset:
     """Return the text of the table `inet doorward` for an automaton; with `log_steps` every step is logged.
 
-    `signed_ports`: the ports for signed knocks.
+    `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames.
     """
     groups = build_groups(automaton.machines)
-    sets = tuple(_sets(groups, capacity, has_signed=bool(signed_ports)))
+    sets = tuple(_sets(groups, capacity, has_signed=bool(signed_ports), is_for_browsers=is_for_browsers))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports)
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -195,7 +202,7 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
     )
 
 
-def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterable[SetSpec]:
+def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool, is_for_browsers: bool) -> Iterable[SetSpec]:
     limiter, dynamic = f"{int(LIMITER_TIMEOUT_S)}s", "dynamic,timeout"
     for family, address in ADDRESS_TYPES.items():
         opened = f"{address} . inet_proto . inet_service"
@@ -210,6 +217,8 @@ def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool) -> Iterab
         if has_signed:
             yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
             yield _spec(f"set signed{family}", address, SIGNED_SIZE, dynamic, limiter)
+        if is_for_browsers:
+            yield _spec(f"set browser{family}", address, SIGNED_SIZE, dynamic, limiter)
         for group in groups:
             if family in group.families:
                 within_ms, mark = group.within_ms, group.mark(family)

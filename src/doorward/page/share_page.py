@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from doorward import __version__
-from doorward.config.schema import Configuration, Signed
+from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Signed
 from doorward.errors import InvalidValueError, UsageError
 from doorward.init.client_setup import delay_ms, is_knockable
 from doorward.model import Address, Door, Port, Protocol
@@ -22,9 +22,7 @@ from doorward.report.markup import Html, fill
 from doorward.signed.server_key import X25519, ServerKey
 
 MAX_LINK_LETTERS, MAX_TITLE_LETTERS = 500, 100
-# What browsers do not send WebRTC packets to.
-_REFUSED_PORTS = frozenset(range(1024)) - {80, 443} | {5060, 6000, 6667, 10080}
-# What they do not connect to: the bad ports of the Fetch standard, section 2.9.
+# What browsers do not connect to: the bad ports of the Fetch standard, section 2.9.
 _REFUSED_TCP_PORTS = frozenset({
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,
@@ -112,7 +110,7 @@ def _sequence(door: Door) -> tuple[tuple[tuple[str, int], ...], int]:
             "page-needs-sequence",
             f"door {door.name!r} has no sequence that a browser can send: plain SYNs and datagrams to this host",
         )
-    refused = {Protocol.TCP: _REFUSED_TCP_PORTS, Protocol.UDP: _REFUSED_PORTS}
+    refused = {Protocol.TCP: _REFUSED_TCP_PORTS, Protocol.UDP: BROWSER_REFUSED_PORTS}
     if found := [str(port) for port in door.knock if port.number in refused[port.protocol]]:
         raise UsageError(
             "page-refused-step", f"door {door.name!r}: browsers send nothing to {', '.join(found)}; choose other ports"
@@ -127,7 +125,7 @@ def _sequence(door: Door) -> tuple[tuple[tuple[str, int], ...], int]:
 
 
 def _usable_ports(ports: tuple[Port, ...]) -> tuple[int, ...]:
-    usable = tuple(port.number for port in ports if port.number not in _REFUSED_PORTS)
+    usable = tuple(port.number for port in ports if port.number not in BROWSER_REFUSED_PORTS)
     if not usable:
         raise UsageError(
             "page-refused-port",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from doorward.daemon.ledger import KEPT_ROWS, Record
+from doorward.model import BY_BROWSER
 
 _KEY = "key "  # prefix in `Opening.by` of a signed knock, before the key's name
 _SHORTEST_S = 60.0  # least length of a period: charts divide by it
@@ -90,7 +91,7 @@ def _session(record: Record, now_s: float) -> Session:
     detail, door = record.detail, record.door or ""
     by, person = (detail["by"], record.address)
     if by.startswith(_KEY):
-        by, person = "key", by.removeprefix(_KEY)
+        by, person = "key", by.removeprefix(_KEY).removesuffix(BY_BROWSER)
     until_s, ended_by = detail["until"], detail["closed_by"]
     if detail["closed"] is not None:
         until_s = min(detail["closed"], now_s)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 from doorward.config.duration import rough_duration
 from doorward.errors import MalformedError
-from doorward.model import Address, Source
+from doorward.model import BY_BROWSER, Address, Source
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.envelope import CHECK_BYTES, Decryptor
 from doorward.signed.message import (
@@ -33,10 +33,10 @@ from doorward.signed.sshsig import expand_signature
 
 Reason = Literal[
     "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "once-unsupported", "signature",
-    "repeated", "lost",
+    "repeated", "lost", "stun", "resent",
 ]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
-GARBAGE = ("length", "check")  # reasons that anyone can cause: counted, never recorded
+GARBAGE = ("length", "check", "stun", "resent")  # reasons that anyone can cause: counted, never recorded
 FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 
 
@@ -47,6 +47,7 @@ class KnockGrant(NamedTuple):
     authority and key ID, which outlive a renewal. `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
     accepted it. `reply` and `path`: the secret of the confirmation that the sender wants, if any, and its way.
+    `transaction`: of the browser's STUN frame, b"" if its MESSAGE-INTEGRITY is wrong; None: a raw packet.
     """
 
     door: str
@@ -59,6 +60,7 @@ class KnockGrant(NamedTuple):
     is_shared: bool = False
     reply: ReplySecret | None = None
     path: ReplyPath | None = None
+    transaction: bytes | None = None
 
 
 class KnockClose(NamedTuple):
@@ -73,6 +75,7 @@ class KnockClose(NamedTuple):
     is_shared: bool = False
     reply: ReplySecret | None = None
     path: ReplyPath | None = None
+    transaction: bytes | None = None
 
 
 class KnockRejection(NamedTuple):
@@ -84,6 +87,11 @@ class KnockRejection(NamedTuple):
 
 
 Verdict = KnockGrant | KnockClose | KnockRejection
+
+
+def signer_text(knock: KnockGrant | KnockClose) -> str:
+    """Return who signed a knock, and whether in a browser, for users."""
+    return f"key {knock.key}" if knock.transaction is None else f"key {knock.key}{BY_BROWSER}"
 
 
 class FleetScope(NamedTuple):

@@ -232,6 +232,14 @@ def append_key(text: str, file: str, key: str, options: Mapping[str, str]) -> tu
     return after, keys.lines[-1]
 
 
+def remove_keys(text: str, file: str, name: str) -> tuple[str, list[Line]]:
+    """Return the text without the lines of a name or fingerprint, and these lines; all others are kept as they are."""
+    lines = [line for line in parse(text, file)[0].lines if name in (line.name, line.key.fingerprint_text)]
+    numbers = {line.number for line in lines}
+    kept = (line for number, line in enumerate(re.split(r"(?<=\n)", text), 1) if number not in numbers)
+    return "".join(kept), lines
+
+
 def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[Fault]:
     line, faults = read(number, text, local_s)
     if line is None:

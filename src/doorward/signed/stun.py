@@ -29,6 +29,7 @@ _USERNAME, _MESSAGE_INTEGRITY, _XOR_MAPPED_ADDRESS, _FINGERPRINT = 0x0006, 0x000
 _USERNAME_BYTES = range(255, 513)
 _HEADER = struct.Struct(f"!HHI{TRANSACTION_BYTES}s")
 _ATTRIBUTE = struct.Struct("!HH")
+_BEGIN = struct.pack("!H", _REQUEST), struct.pack("!I", _COOKIE)  # before and behind the length
 _LETTERS = (RAW_BYTES * 8 + 5) // 6
 # The last letter has four unused bits, which are zero: one packet has one form.
 _PACKET = re.compile(rb"[A-Za-z0-9+/]{%d}[AQgw](?=:)" % (_LETTERS - 1))
@@ -36,6 +37,16 @@ _SHA1_BYTES = 20
 _FINGERPRINT_XOR = 0x5354554E
 _LABEL = b"doorward ice 1"
 _PASSWORD_BYTES = 18
+
+
+def is_frame(datagram: bytes) -> bool:
+    """Return whether a datagram begins as a STUN Binding Request, which a raw packet does not but once in 2^48."""
+    return (datagram[:2], datagram[4:8]) == _BEGIN
+
+
+def transaction_of(frame: bytes) -> bytes:
+    """Return the transaction of a frame that `unwrap` accepts."""
+    return frame[_HEADER.size - TRANSACTION_BYTES : _HEADER.size]
 
 
 def unwrap(frame: bytes) -> bytes:
@@ -73,9 +84,8 @@ def has_integrity(frame: bytes, password: bytes) -> bool:
     return False
 
 
-def success_response(frame: bytes, source: Address, port: int, password: bytes) -> bytes:
-    """Return the response to a frame from this address and port: 64 bytes, 76 for IPv6."""
-    transaction = frame[_HEADER.size - TRANSACTION_BYTES : _HEADER.size]
+def success_response(transaction: bytes, source: Address, port: int, password: bytes) -> bytes:
+    """Return the response to a transaction from this address and port: 64 bytes, 76 for IPv6."""
     mask = struct.pack("!I", _COOKIE) + transaction
     mapped = bytes(left ^ right for left, right in zip(source.packed, mask, strict=False))
     family = 1 if source.version == 4 else 2

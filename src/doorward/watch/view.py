@@ -21,6 +21,8 @@ DROPS = (
     "signed_length",
     "signed_throttled",
     "signed_budget_exceeded",
+    "browser_throttled",
+    "browser_budget_exceeded",
 )
 
 

@@ -35,7 +35,7 @@ def test_server_key_suffices(hosts_file: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == (
         f"added 'gate.example' to {hosts_file}\n"
         "\nfor ~/.ssh/config (or add it with --ssh):\n\n"
-        "    Host gate.example\n        ProxyCommand doorward proxy %h %p\n"
+        "    Host gate.example\n        ProxyCommand doorward proxy --fdpass %h %p\n        ProxyUseFdpass yes\n"
         "\nto try it:\n\n    doorward knock gate.example ssh -v --wait 22\n"
     )
 
@@ -99,7 +99,7 @@ def test_link_without_name_uses_its_host(hosts_file: Path) -> None:
 
 def test_ssh_option_updates_ssh_config(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = hosts_file.parents[2] / ".ssh/config"
-    lines = "Host home\n    ProxyCommand doorward proxy %h %p\n"
+    lines = "Host home\n    ProxyCommand doorward proxy --fdpass %h %p\n    ProxyUseFdpass yes\n"
     assert main(["add", "home", "--server-key", KEY, "--ssh"]) == 0
     assert settings.read_text() == lines
     assert capsys.readouterr().out.endswith(f"`ssh home` now knocks first: {settings} is updated\n")
@@ -188,6 +188,8 @@ def test_without_segno_prints_link_and_remedy(
         (["home", "--server-key", KEY, "--signed-port", "1/tcp"], "--signed-port: 1/tcp is not a UDP port"),
         (["home", "--server-key", KEY, "--identity", "/none"], "--identity: no such file: /none; name the one that"),
         (["home", "--name", "x", "--server-key", KEY], "--name is for links; write the name as HOST"),
+        (["http://h"], "'http://h' is not a doorward:// link; copy the line that `doorward init` or"),
+        (["https://h", "--name", "h"], "is not a doorward:// link"),
         (["", "--server-key", KEY], "invalid host name ''; use one like home"),
         (["a\x1b[2J", "--server-key", KEY], "invalid host name"),
         (["doorward://h/?key=x"], "invalid server key 'x' in the link; copy the whole link, in single quotes"),

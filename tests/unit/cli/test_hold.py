@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from doorward.cli import hold
 from doorward.cli.main import parse
 from doorward.client.hold import SLEPT_S
 from doorward.errors import UsageError
-from doorward.signed.envelope import Decryptor
-from doorward.signed.message import CLOSE, Request, parse_plaintext, target_hash
+from doorward.signed.envelope import CHECK_BYTES, Decryptor
+from doorward.signed.message import CLOSE, CONFIRM, Request, parse_plaintext, target_hash
+from doorward.signed.reply import SALT_BYTES, Confirmation, reply_secret, seal_reply
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from tests.support.authenticator import Authenticator
 from tests.support.daemon import LATE_S
@@ -49,6 +51,19 @@ def received(receiver: socket.socket) -> Request:
     packet = receiver.recv(2000)
     assert opener.is_garbage(packet) == ""
     return parse_plaintext(opener.open(packet)).request
+
+
+def confirm(receiver: socket.socket, left_s: int) -> Request:
+    """Receive a knock, and answer as a gate that opens for this many seconds."""
+    packet, client = receiver.recvfrom(2000)
+    plaintext = Decryptor(SERVER).open(packet)
+    reply = Confirmation(ip_address("127.0.0.1"), left_s, round(time.time() * 1000))
+    receiver.sendto(seal_reply(reply_secret(packet[:CHECK_BYTES], plaintext), reply, os.urandom(SALT_BYTES)), client)
+    return parse_plaintext(plaintext).request
+
+
+def sockets_of(process: subprocess.Popen[str]) -> int:
+    return sum(str(path.readlink()).startswith("socket:") for path in Path(f"/proc/{process.pid}/fd").iterdir())
 
 
 def until_close(receiver: socket.socket) -> list[Request]:
@@ -169,6 +184,45 @@ def test_it_renews_before_the_end(receiver: socket.socket, options: list[str]) -
         times_ms = [received(receiver).time_ms for _ in range(5)]
     pauses = [later - sooner for sooner, later in pairwise(times_ms)]
     assert all(900 < pause < 1000 + LATE_S * 1000 for pause in pauses), pauses
+
+
+def test_the_seconds_that_a_gate_confirms_set_the_next_knock(
+    receiver: socket.socket, options: list[str], empty_ssh_directory: Path
+) -> None:
+    """hosts.toml asks for the confirmation; the close needs none."""
+    hosts = empty_ssh_directory.parent / ".config/doorward/hosts.toml"
+    hosts.parent.mkdir(parents=True)
+    port = receiver.getsockname()[1]
+    hosts.write_text(
+        f'[home]\naddress = "127.0.0.1"\nserver_key = "{KEY}"\nsigned_port = "{port}/udp"\nconfirm = true\n'
+    )
+    with holding(["home", "ssh"]) as process:
+        requests = [confirm(receiver, left_s=6) for _ in range(3)]
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert {request.flags for request in requests} == {CONFIRM}
+    assert until_close(receiver)[-1].flags == CLOSE
+    pauses = [later.time_ms - sooner.time_ms for sooner, later in pairwise(requests)]
+    assert all(1900 < pause < 2000 + LATE_S * 1000 for pause in pauses), pauses
+
+
+def test_without_a_confirmation_it_prints_once_what_to_check(receiver: socket.socket, options: list[str]) -> None:
+    with holding([*options, "--confirm", "--for", "3s"]) as process:
+        for _ in range(3):
+            received(receiver)
+        sockets = sockets_of(process)
+        for _ in range(3):
+            received(receiver)
+        assert sockets_of(process) <= sockets + 1  # of the knock before, which is about to be closed
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        warning = process.stderr.read()
+    assert warning.startswith("doorward: warning: 127.0.0.1: no confirmation within 1 s; check, the likeliest first:\n")
+    assert warning.count("no confirmation") == 1
+    assert warning.count("doorward:   1. ") == 1
 
 
 def test_it_knocks_at_once_after_being_stopped(receiver: socket.socket, options: list[str]) -> None:

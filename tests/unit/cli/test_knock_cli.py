@@ -91,6 +91,10 @@ def test_invalid_hosts_toml_does_not_block_addresses(receiver: socket.socket, ho
         (["home"], "which door? "),
         (["home", "sh"], "did you mean 'ssh'?"),
         (["elsewhere", "ssh"], "known hosts: home"),
+        (["elsewhere"], "to knock at any other host, give ports: 7000 8000/udp 9000"),
+        (["elsewhere", "7000,8000/udp"], "7000,8000/udp: separate ports and doors by spaces: 7000 8000/udp"),
+        (["elsewhere:7000"], "elsewhere:7000: write the port after a space: elsewhere 7000"),
+        (["192.0.2.1:7000", "8000"], "192.0.2.1:7000: write the port after a space: 192.0.2.1 7000"),
     ],
 )
 def test_invalid_call_exits_with_2(
@@ -154,3 +158,18 @@ def test_first_packet_imports_little(receiver: socket.socket) -> None:
     loaded = set(done.stdout.split())
     assert loaded & (HEAVY | NOT_FOR_A_SEQUENCE) == set()
     assert {name for name in loaded if name.split(".")[0] == "doorward"} == OURS
+
+
+@pytest.mark.parametrize(("option", "shown"), [([], True), (["-q"], False)])
+def test_on_a_terminal_it_says_what_it_sent(
+    receiver: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: list[str],
+    shown: bool,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    port = number_of(receiver)
+    assert main(["knock", *option, "127.0.0.1", f"{port}/udp"]) == 0
+    expected = f"sent {port}/udp to 127.0.0.1; the gate does not answer\n"
+    assert capsys.readouterr().out == (expected if shown else "")

@@ -42,12 +42,21 @@ def test_the_overview_names_every_command(words: list[str], capsys: pytest.Captu
     assert fits_a_screen(out)
 
 
+def test_help_explains_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "knock"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == build_parser("knock").format_help()
+    assert main(["help", "nock"]) == 2
+    assert "did you mean 'knock'?" in capsys.readouterr().err
+
+
 def test_without_command_prints_overview(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "COMMAND" in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("word", ["--version", "-V"])
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
 def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 0
     assert capsys.readouterr() == (f"doorward {__version__}\n", "")
@@ -138,7 +147,7 @@ def test_exit_status_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (["status"], 1, "no daemon answers at .*control.sock .*`doorward run` starts one"),
+        (["status"], 1, "no daemon answers at .*control.sock .*`systemctl start doorward`"),
         (["status", "--json"], 1, "no daemon answers"),
         (["open", "ssh", "192.0.2.7"], 1, "no daemon answers"),
         (["close", "ssh", "192.0.2.7"], 1, "no daemon answers"),

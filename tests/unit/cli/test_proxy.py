@@ -147,6 +147,29 @@ def test_a_signed_knock_and_a_megabyte_each_way(site: Site) -> None:
     assert door_in(site.knocks[4].recv(2000)) == "ssh"
 
 
+def test_fdpass_hands_over_the_connection_and_ends(site: Site) -> None:
+    ours, theirs = socket.socketpair()
+    words = [sys.executable, "-m", "doorward", "proxy", "127.0.0.1", site.port, "ssh", *site.signed, "--fdpass"]
+    with ours, serving(site.services[4], lambda connection: connection.sendall(b"SSH-2.0")):
+        done = subprocess.run([*map(str, words)], stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE)
+        theirs.close()
+        assert (done.returncode, done.stderr) == (0, b"")
+        _, (passed,), _, _ = socket.recv_fds(ours, 1, 1)
+        with socket.socket(fileno=passed) as connection:
+            assert connection.getpeername() == site.services[4].getsockname()
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connection.recv(7, socket.MSG_WAITALL) == b"SSH-2.0"
+
+
+def test_fdpass_needs_a_socket_to_pass_to(site: Site) -> None:
+    words = ("127.0.0.1", site.port, "ssh", *site.signed, "--fdpass")
+    with serving(site.services[4], lambda _: None), proxy(*words) as running:
+        out, err = running.communicate(timeout=PATIENCE_S)
+    assert (running.returncode, out) == (2, b"")
+    assert b"--fdpass" in err
+    assert b"ProxyUseFdpass yes" in err
+
+
 def test_sequence_also_works(site: Site) -> None:
     server = Conversation(b"hello")
     with (

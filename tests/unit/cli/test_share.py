@@ -146,3 +146,16 @@ def test_page_with_sequences(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     page = share(capsys, file, "--page", "--sequence", "ssh", "--host", "192.0.2.7")
     assert '"steps": [["tcp", 7013], ["udp", 9241], ["tcp", 8116]], "pause": 250' in page
     assert "door 'db' has no sequence that a browser" in share(capsys, file, "--page", "--sequence", "db", status=2)
+
+
+@pytest.mark.parametrize("is_for_browsers", [False, True])
+def test_page_for_a_gate_that_takes_no_browsers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_for_browsers: bool
+) -> None:
+    Signed(tmp_path)
+    config = tmp_path / "doorward.toml"
+    config.write_text(f"[signed]\nbrowser = {str(is_for_browsers).lower()}\n{TEXT}")
+    assert main(["share", "--page", "ssh", "--host", "192.0.2.7", "-c", str(config)]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("<!doctype html>")
+    assert ("browser = true" in output.err) is not is_for_browsers

@@ -82,6 +82,22 @@ def test_a_shorter_time_that_is_confirmed_counts() -> None:
     assert replay([(0.01, 9), (3.02, 9), (6.03, 9), (8, "stop")]) == [(3.01, KNOCK), (6.02, KNOCK)]
 
 
+def test_it_counts_for_the_next_knocks_too() -> None:
+    """Their confirmations may be lost, or have not arrived yet."""
+    assert replay([(0.01, 9), (10, "stop")]) == [(3.01, KNOCK), (6.01, KNOCK), (9.01, KNOCK)]
+    assert replay([(0.01, 9), (3.02, 60), (30, "stop")]) == [(3.01, KNOCK), (23.02, KNOCK)]
+
+
+def test_a_time_that_cannot_be_used_is_bounded() -> None:
+    assert replay([(0.01, 1), (2.5, "stop")]) == [(1.01, KNOCK), (2.01, KNOCK)]
+    assert replay([(0.01, 28800), (30, "stop")]) == [(20.01, KNOCK)]
+
+
+def test_a_confirmation_does_not_end_a_wait_for_a_touch() -> None:
+    events: list[Happening] = [(0.01, 3600), (9, TRAIN), (9.1, 3600), (9.2, "sent"), (3250, "stop")]
+    assert replay(events, for_s=3600, needs_touch=True) == [(9, KNOCK), (3249.2, KNOCK)]
+
+
 @pytest.mark.parametrize(
     ("events", "expected"),
     [

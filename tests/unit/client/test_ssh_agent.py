@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import tty
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -183,3 +186,32 @@ def test_any_bytes_are_a_signature_or_malformed(raw: bytes) -> None:
         assert string(parse_signature(raw)) == raw[1:]
     except MalformedError:
         return
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """Open a path as the named pipe is opened on Windows, which nobody answers; and its other end."""
+    monkeypatch.setattr(client, "_HAS_UNIX_SOCKETS", False)
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    path = os.ttyname(theirs)
+    yield path, ours
+    os.close(theirs)
+
+
+def test_silent_named_pipe(pipe: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.05)
+    path, ours = pipe
+    with Agent(path) as agent, raises(HostError, "agent-timeout"):
+        agent.list_keys()
+    (reader,) = [thread for thread in threading.enumerate() if thread.name == "agent reply"]
+    os.close(ours)
+    reader.join()  # and the path is closed
+
+
+def test_named_pipe_that_ends(pipe: tuple[str, int]) -> None:
+    path, ours = pipe
+    with Agent(path) as agent:
+        os.close(ours)
+        with raises(HostError, "agent-closed"):
+            agent.list_keys()

@@ -11,7 +11,7 @@ from doorward.client.ssh_config import host_lines, read, save, with_host
 from doorward.errors import HostError, UsageError
 from tests.support.errors import raises
 
-LINES = "Host home\n    ProxyCommand doorward proxy %h %p\n"
+LINES = "Host home\n    ProxyCommand doorward proxy --fdpass %h %p\n    ProxyUseFdpass yes\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
-from doorward.client.hosts import is_exposed as is_hosts_file_exposed
+from doorward.client.user_files import is_exposed as is_hosts_file_exposed
 from doorward.config.files import PathComponent, UnsafePath, exposure, find_unsafe, is_exposed, read, read_text
 from doorward.errors import ConfigError
 from tests.support.processes import NOBODY, needs_root

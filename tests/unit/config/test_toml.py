@@ -91,6 +91,7 @@ GATE_FAULTS = [
     ("ping = 1", "not-a-boolean"),
     ("capacity = 1023", "invalid-capacity"),
     ("capacity = true", "invalid-capacity"),
+    ('capacity = "1000"', "invalid-capacity"),
     ("capacity = 2048.0", "invalid-capacity"),
     ('name = "12"', "numeric-name"),
     ('name = "a b"', "invalid-name"),
@@ -278,6 +279,10 @@ RULES = {
         door("a", "['1/tcp']", "['53/udp']") + "[gate]\npublic = ['443/udp']\n[signed]\nport = ['1/udp',\n'443/udp',\n'53/udp']",
         ["9 signed-port-in-use", "10 signed-port-in-use"],
     ),
+    "browsers at none but ports that they refuse": (
+        door("a", "['1/tcp']") + "[signed]\nport = ['53/udp', '5060/udp', '1023/udp']\nbrowser = true",
+        ["7 browser-refused-port"],
+    ),
 }  # fmt: skip
 
 
@@ -295,6 +300,8 @@ def test_conflicting_settings(text: str, expected: list[str]) -> None:
         door("a", "['1/tcp', '2/tcp']") + door("b", "['1/tcp', '2/udp']"),
         door("a", "['22/udp', '80/udp']") + "[gate]\npublic = ['80/tcp']",
         "[doors.a]\nopens = ['22/tcp']\n[doors.b]\nopens = ['22/tcp']",
+        "[doors.a]\nopens = ['22/tcp']\n[signed]\nport = ['53/udp', '443/udp']\nbrowser = true",
+        "[doors.a]\nopens = ['22/tcp']\n[signed]\nport = '53/udp'\nbrowser = false",
     ],
 )
 def test_compatible_settings(text: str) -> None:
@@ -337,3 +344,12 @@ def test_parses_twenty_thousand_doors_in_time() -> None:
     before_s = time.process_time()
     assert len(parse(text, "f").doors) == 20_000
     assert time.process_time() - before_s < 15  # 1.7 s on the machine that it was written on
+
+
+@pytest.mark.parametrize(
+    "text", ["[options]\n\tUseSyslog\n", "[openSSH]\n sequence = 7000,8000\n", "sequence=7000:udp\n"]
+)
+def test_a_file_of_knockd_names_import(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "knockd.conf")
+    assert [(fault.code, fault.line) for fault in caught.value.faults] == [("knockd-file", 1)]

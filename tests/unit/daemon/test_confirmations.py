@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from doorward.daemon import confirmations, reply_sockets, signed_knocks
+from doorward.daemon import confirmations, reply_sockets, signed_knocks, verifier_supervisor
+from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, FrameRepeat
 from doorward.daemon.confirmations import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S, Confirmations
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
@@ -32,6 +33,7 @@ from doorward.signed.reply import (
     _key_and_nonce,
     open_reply,
 )
+from doorward.signed.stun import ice_password, success_response
 from tests.support.in_process_daemon import InProcessDaemon
 
 GUEST, SERVER = ip_address("127.0.0.1"), ip_address("127.0.0.2")  # as if they were two hosts
@@ -124,6 +126,57 @@ def test_a_compromised_verifier_chooses_neither_port_nor_rate_nor_contents(clien
     assert isinstance(open_reply(SECRET, sent[0]), Confirmation)
 
 
+TRANSACTION = bytes(range(12))
+
+
+def test_a_browser_is_answered_again_for_its_repeats(client: Client) -> None:
+    """At most eight times within seven seconds, each to its own transaction; the first is logged."""
+    grant = client.grant(transaction=TRANSACTION)
+    client.confirmations.confirm(grant, 30, 0.0)
+    transactions = [TRANSACTION, *(bytes(11) + bytes([number]) for number in range(10))]
+    for transaction in transactions[1:]:
+        client.confirmations.repeat(FrameRepeat(grant.id, transaction), 1.0)
+    expected = [success_response(each, GUEST, client.path().source_port, ice_password(SECRET)) for each in transactions]
+    assert client.waiting() == expected[:MAX_ANSWERS]
+    assert client.logged() == ["sent"]
+    assert client.confirmations.counts == {"sent": 1, "again": MAX_ANSWERS - 1}
+
+
+def test_a_frame_with_a_wrong_integrity_does_not_spoil_the_right_one(client: Client) -> None:
+    grant = client.grant(transaction=b"")
+    client.confirmations.confirm(grant, 30, 0.0)
+    assert (client.waiting(), client.logged()) == ([], ["integrity"])
+    client.confirmations.repeat(FrameRepeat(grant.id, TRANSACTION), 1.0)
+    assert len(client.waiting()) == 1
+    client.confirmations.repeat(FrameRepeat(grant.id, TRANSACTION), ANSWER_S)
+    assert client.waiting() == []
+
+
+def test_repeats_of_what_was_not_recorded_are_not_answered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not those of raw packets, nor of a browser's knock that was dropped from a bounded memory."""
+    monkeypatch.setattr(confirmations, "MAX_ANSWERABLE", 2)
+    client.confirmations.confirm(client.grant(9), 30, 0.0)
+    for number in range(3):
+        client.confirmations.confirm(client.grant(number, transaction=TRANSACTION), 30, 0.0)
+    client.waiting()
+    for number in (0, 9, 10):
+        client.confirmations.repeat(FrameRepeat(client.grant(number).id, TRANSACTION), 1.0)
+    assert client.waiting() == []
+    client.confirmations.repeat(FrameRepeat(client.grant(1).id, TRANSACTION), 1.0)
+    assert len(client.waiting()) == 1
+
+
+def test_repeats_are_within_the_rate_limit(client: Client) -> None:
+    sent = []
+    for number in range(CONFIRMATIONS_AT_ONCE):
+        grant = client.grant(number, transaction=TRANSACTION)
+        client.confirmations.confirm(grant, 30, 0.0)
+        client.confirmations.repeat(FrameRepeat(grant.id, TRANSACTION), 0.0)
+        sent += client.waiting()
+    assert len(sent) == CONFIRMATIONS_AT_ONCE
+    assert {len(datagram) for datagram in sent} == {64}
+
+
 def test_this_hosts_own_addresses_get_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     client.confirmations.confirm(client.grant(), 30, 0.0)
@@ -174,7 +227,7 @@ def test_a_port_that_cannot_be_opened_is_logged_and_the_others_are_open(
 
 def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not what the kernel refuses, what was used before, or what is banned; those of a batch are distinguished."""
-    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
     with closing(daemon):
         signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
@@ -194,7 +247,7 @@ def test_gates_with_one_key_never_use_a_key_and_a_nonce_twice(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two gates without names take one packet, as does one that lost its ledger: three replies under one secret."""
-    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     knock = client.grant(time_ms=signed_knocks._clock().now_ms + 1000)
     salts = []
     for name in ("one", "two", "lost"):

@@ -65,6 +65,8 @@ def test_status(daemon: InProcessDaemon) -> None:
         "summary": "3 doors, mode guard",
         "generation": "0123abcd",
         "openings": [],
+        "doors": [[door.name, list(map(str, door.opens)), door.for_ms / 1000] for door in daemon.doors.values()],
+        "door_count": 3,
         "counters": dict.fromkeys(COUNTERS, 0),
         "log_overflows": 0,
         "ledger_trouble": "",

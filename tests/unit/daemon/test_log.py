@@ -127,6 +127,17 @@ def test_renewals_by_a_key_are_logged_once_and_counted() -> None:
     assert json_lines[2]["prolonged"] == 2
 
 
+@pytest.mark.parametrize("event", ["confirmed", "unconfirmed"])
+def test_confirmations_of_renewals_that_are_only_counted_are_not_logged(event: str) -> None:
+    renewed, by_other = (("event", "prolonged", log_fields(opening(), 60.0, f"key {name}")) for name in "ab")
+    fields = {"door": "ssh", "address": "192.0.2.7", "to": "192.0.2.7", "reason": "it is off"}
+    confirmed, to_other = (("event", event, {**fields, "by": f"key {name}"}) for name in "ab")
+    closed = ("event", "closed", log_fields(opening(), 99.0, "key a"))
+    lines = written("json", confirmed, renewed, confirmed, renewed, confirmed, by_other, to_other, closed, confirmed)
+    found = [json.loads(line) for line in lines]
+    assert [line["by"] for line in found if line["event"] == event] == ["key a", "key a", "key b", "key a"]
+
+
 def test_every_renewal_reaches_the_listeners() -> None:
     log, seen = Log("text", io.StringIO()), []
     log.listeners.append(lambda event, _: seen.append(event))

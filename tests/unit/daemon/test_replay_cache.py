@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -356,11 +357,11 @@ class Disk(sqlite3.Connection):
 
     is_full = False
 
-    def __exit__(self, *args: object) -> bool:
+    def __exit__(self, *args: object) -> Literal[False]:
         if self.is_full:
             self.rollback()
             raise sqlite3.OperationalError("database or disk is full")
-        return bool(super().__exit__(*args))  # type: ignore[arg-type]
+        return super().__exit__(*args)  # type: ignore[arg-type]
 
 
 def test_a_close_by_hand_on_a_full_disk_is_written_with_the_next() -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from doorward.core.signed_rules import MAX_HOLDERS
-from doorward.daemon import replay_cache, signed_knocks
+from doorward.daemon import replay_cache, verifier_supervisor
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.replay_cache import PacketId
@@ -38,7 +38,7 @@ class Desk:
     """A daemon whose verifier sends the knocks that a test wants, dated in milliseconds after a moment."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+        monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
         self.written = io.StringIO()
         self.daemon = InProcessDaemon(Ledger(folder / "ledger.sqlite3"), Log("json", self.written))
         self.daemon.openings.perform(self.daemon.openings.restore())
@@ -66,9 +66,9 @@ class Desk:
         self.answered.clear()
         reports: list[VerifierReport | None] = [VerifierReport(list(knocks), [], {}), None]
         verifier: Any = SimpleNamespace(read=lambda: reports.pop(0))
-        self.signed._verifier = cast(Verifier, verifier)
-        self.signed._on_report()
-        self.signed._verifier = None
+        self.signed._verifiers._verifier = cast(Verifier, verifier)
+        self.signed._verifiers._on_report()
+        self.signed._verifiers._verifier = None
         logged = [json.loads(line) for line in self.written.getvalue().splitlines()]
         return [*(line["event"] for line in logged), *(f"answered {key}" for key in self.answered)]
 
@@ -218,13 +218,13 @@ def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
 def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(
     daemon: InProcessDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signed_knocks, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
     signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000)
     verifier: Any = Endless()
-    signed._verifier = cast(Verifier, verifier)
-    signed._on_report()
+    signed._verifiers._verifier = cast(Verifier, verifier)
+    signed._verifiers._on_report()
     assert signed.counts == {"key": 40 * verifier.reads}  # all are counted
     records = list(read_records(daemon.ledger.path, 0, 10_000))
     assert 2 * REJECTIONS_AT_ONCE <= len(records) < 4 * REJECTIONS_AT_ONCE  # some are recorded
-    signed._verifier = None
+    signed._verifiers._verifier = None
     signed.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from doorward.daemon import verifier
+from doorward.daemon import browser_frames, verifier
+from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, RESENT_S, FrameRepeat
 from doorward.daemon.verifier import (
     REJECTIONS_AT_ONCE,
     Rejection,
@@ -19,7 +23,9 @@ from doorward.errors import MalformedError
 from doorward.kernel.nflog import LoggedDatagram
 from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection, Verdict
-from doorward.signed.reply import ReplySecret
+from doorward.signed.reply import ReplyPath, ReplySecret
+from doorward.signed.stun import TRANSACTION_BYTES, ice_password, unwrap
+from tests.support.stun import stun_request
 
 GUEST, SERVER = ip_address("192.0.2.7"), ip_address("192.0.2.1")
 WALL_S = 1_800_000_000.0
@@ -127,6 +133,7 @@ def test_untrusted_text_always_fits_in_a_message() -> None:
         time_ms=(1 << 48) - 1,
         for_ms=(1 << 32) * 1000 - 1000,
         reply=ReplySecret(bytes(32)),
+        transaction=bytes(12),
     )
     here._judge.authorize = lambda packet, *_: (  # type: ignore[method-assign]
         knock if packet.startswith(b"G") else KnockRejection("key", wide, "d" * 64)
@@ -187,3 +194,155 @@ def test_words_of_any_kind_fit() -> None:
 def test_any_other_message_is_refused(raw: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_report(raw)
+
+
+SECRET = ReplySecret(b"s" * 32)
+TRANSACTION = bytes(range(12))
+OTHER = bytes(12)
+
+
+def browser_desk() -> VerifierQueue:
+    """Grants a G that wants a confirmation, and rejects as above."""
+    here = VerifierQueue(Judging(), is_for_browsers=True)  # type: ignore[arg-type]
+    judge = here._judge.authorize
+
+    def authorize(packet: bytes, source: bytes, now_ms: int) -> Verdict:
+        assert len(packet) == 190
+        verdict = judge(packet, source, now_ms)
+        return verdict._replace(reply=SECRET) if isinstance(verdict, KnockGrant) else verdict
+
+    here._judge.authorize = authorize  # type: ignore[method-assign]
+    return here
+
+
+def frame(kind: str = "G", number: int = 0, transaction: bytes = TRANSACTION, **udp: object) -> LoggedDatagram:
+    """A browser's frame; a wrong `password` makes its integrity wrong."""
+    password = udp.pop("password", ice_password(SECRET))
+    assert isinstance(password, bytes)
+    raw = (kind.encode() + number.to_bytes(15)).ljust(190, b"x")
+    payload = stun_request(raw, b"abcd", transaction, password)
+    whole = UdpDatagram(GUEST.packed, 40_000, SERVER.packed, 62201, payload)
+    return LoggedDatagram(whole._replace(**udp), 2)  # type: ignore[arg-type]
+
+
+def test_a_browsers_knock_and_its_repeats() -> None:
+    """The first is granted; those from the same address and port are answered, as many as the limit allows."""
+    here = browser_desk()
+    path = ReplyPath(GUEST, 40_000, SERVER, 62201, 2)
+    (report,) = here.run([frame(), frame(transaction=OTHER)], WALL_S, 0.0)
+    knock = grant()._replace(reply=SECRET, path=path, transaction=TRANSACTION)
+    assert report == VerifierReport([knock], [], {"resent": 1}, (FrameRepeat(knock.id, OTHER),))
+    assert parse_report(pack_report(report)) == report
+    found = [here.run([frame()], WALL_S, ANSWER_S - 0.1)[0].repeats for _ in range(MAX_ANSWERS - 2)]
+    assert all(found)
+    assert here.run([frame()] * 3, WALL_S, ANSWER_S - 0.01) == []  # counted later
+    assert here.counts["resent"] == 3
+
+
+def test_only_recent_repeats_from_the_same_place_with_a_right_integrity_are_answered() -> None:
+    here = browser_desk()
+    here.run([frame()], WALL_S, 0.0)
+    elsewhere = ip_address("203.0.113.9").packed
+    others = [
+        frame(source_port=40_001),
+        frame(port=443),
+        frame(destination=elsewhere),
+        frame(password=b"guessed"),
+        frame(source=elsewhere),
+    ]
+    (report,) = here.run(others, WALL_S, 1.0)
+    assert report.repeats == ()
+    assert report.counts == {"resent": 4, "repeated": 1}
+    (rejection,) = report.refused  # the one from another address
+    assert (rejection.source.packed, rejection.refused.reason) == (elsewhere, "repeated")
+    assert here.run([frame()], WALL_S, ANSWER_S)[0].repeats == ()
+    (report,) = here.run([frame()], WALL_S, RESENT_S)
+    assert [each.refused.reason for each in report.refused] == ["repeated"]
+
+
+def test_first_frame_with_a_wrong_integrity_still_opens_and_a_right_one_is_answered() -> None:
+    here = browser_desk()
+    (report,) = here.run([frame(password=b"guessed"), frame()], WALL_S, 0.0)
+    assert [knock.transaction for knock in report.knocks] == [b""]
+    assert report.repeats == (FrameRepeat(grant().id, TRANSACTION),)
+
+
+def test_raw_packet_and_frame_with_one_packet_are_copies_of_each_other() -> None:
+    for first, second in ((frame(), packet_of(frame())), (packet_of(frame()), frame())):
+        (report,) = browser_desk().run([first, second], WALL_S, 0.0)
+        assert len(report.knocks) == 1
+        assert [each.refused.reason for each in report.refused] == ["repeated"]
+        assert report.repeats == ()
+
+
+def packet_of(framed: LoggedDatagram) -> LoggedDatagram:
+    return framed._replace(udp=framed.udp._replace(payload=unwrap(framed.udp.payload)))
+
+
+def test_repeats_of_a_rejected_frame_are_not_recorded() -> None:
+    (report,) = browser_desk().run([frame("R")] * 40, WALL_S, 0.0)
+    assert report.counts == {"clock": 1, "resent": 39}
+    assert [each.refused.words for each in report.refused] == ["by browser: is late"]
+
+
+def test_garbage_in_frames_is_only_counted() -> None:
+    broken = [frame("x"), frame("G"), frame("G")]
+    payloads = [broken[0].udp.payload, broken[1].udp.payload[:299], broken[2].udp.payload.replace(b":", b";")]
+    frames = [LoggedDatagram(each.udp._replace(payload=raw), 2) for each, raw in zip(broken, payloads, strict=True)]
+    assert browser_desk().run(frames, WALL_S, 1.0) == [VerifierReport([], [], {"check": 1, "stun": 2})]
+
+
+def test_without_browser_a_frame_is_a_packet_as_any_other() -> None:
+    (report,) = desk().run([frame()], WALL_S, 1.0)
+    assert report == VerifierReport([], [], {"check": 1})
+
+
+def test_frames_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped is a copy as any other, and opens nothing."""
+    monkeypatch.setattr(browser_frames, "MAX_FRAMES", 2)
+    here = browser_desk()
+    here.run([frame("G", number) for number in range(3)], WALL_S, 0.0)
+    (report,) = here.run([frame("G", 0), frame("G", 2)], WALL_S, 1.0)
+    assert (report.knocks, len(report.repeats)) == ([], 1)
+    assert report.counts == {"repeated": 1, "resent": 1}
+    (report,) = here.run([*(frame("R", number) for number in range(9)), frame("G", 2)], WALL_S, 2.0)
+    assert len(report.repeats) == 1  # rejected ones do not crowd out accepted ones
+
+
+@pytest.mark.parametrize("transaction", ["00" * 11, "00" * 13, "zz" * 12, "", 7, None])
+def test_a_repeat_of_another_form_is_not_taken(transaction: object) -> None:
+    raw = json.dumps({"knocks": [], "refused": [], "counts": {}, "repeats": [["00" * 16, transaction]]}).encode()
+    with pytest.raises(MalformedError):
+        parse_report(raw)
+
+
+FRAME_PLACES = [GUEST.packed, ip_address("203.0.113.9").packed]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(FRAME_PLACES), st.sampled_from([1, 2]), st.booleans(), st.sampled_from([0.0, 0.5, 3])
+        ),
+        max_size=40,
+    )
+)
+def test_no_order_of_frames_gets_more_than_its_answers(frames: list[tuple[bytes, int, bool, float]]) -> None:
+    """One packet opens once, and is answered to its first place alone, as often and as long as the limits allow."""
+    here, now_s, answers, first = browser_desk(), 0.0, 0, None
+    for number, (source, port, is_right, step_s) in enumerate(frames):
+        now_s += step_s
+        password = ice_password(SECRET) if is_right else b"guessed"
+        transaction = number.to_bytes(TRANSACTION_BYTES)
+        one = frame(transaction=transaction, source=source, source_port=port, password=password)
+        reports = here.run([one], WALL_S, now_s)
+        knocks = [knock for report in reports for knock in report.knocks]
+        repeats = [repeat for report in reports for repeat in report.repeats]
+        assert len(knocks) == (first is None)
+        first = first or (source, port, now_s)
+        if repeats or (knocks[0:1] and knocks[0].transaction):
+            answers += 1
+            assert (source, port, is_right) == (*first[:2], True)
+            assert now_s < first[2] + ANSWER_S
+            assert not repeats or repeats == [FrameRepeat(grant().id, transaction)]
+    assert answers <= MAX_ANSWERS

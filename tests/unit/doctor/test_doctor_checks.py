@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from doorward.cli import doctor
 from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host import (
@@ -276,3 +277,15 @@ def test_conntrack_helpers_are_reported_unless_observing(mode: str, is_named: bo
         (Level.WARNING, ("the command",)),
         (Level.WARNING, ("sysctl -w net.netfilter.nf_conntrack_helper=0",)),
     ] * is_named
+
+
+@pytest.mark.parametrize(
+    ("levels", "last"),
+    [
+        ([], "0 errors, 0 warnings, 0 ok"),
+        ([Level.OK, Level.WARNING, Level.ERROR, Level.WARNING, Level.OK], "1 error, 2 warnings, 2 ok"),
+    ],
+)
+def test_the_last_line_counts(levels: list[Level], last: str, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor._show([Problem("code", level, "here", "what") for level in levels], as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == last

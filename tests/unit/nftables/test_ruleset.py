@@ -50,7 +50,9 @@ FAMILIES = (("ip", "4"), ("ip6", "6"))
 def compiled(gate: Gate, doors: list[Door] = DOORS, capacity: int = CAPACITY) -> Ruleset:
     known_only = gate.wrong_port is WrongPort.KNOWN
     automaton = compile_doors(doors, public=gate.public, known_only=known_only)
-    return compile_ruleset(doors, automaton, gate, capacity, SIGNED_PORTS[gate.mode])
+    return compile_ruleset(
+        doors, automaton, gate, capacity, SIGNED_PORTS[gate.mode], is_for_browsers=gate.mode is Mode.GUARD
+    )
 
 
 @pytest.mark.parametrize("name", GATES)

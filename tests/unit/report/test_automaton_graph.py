@@ -24,7 +24,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def example() -> str:
-    found = re.search(r"```toml\n(.*?)```", (ROOT / "docs/design.md").read_text(), re.DOTALL)
+    found = re.search(r"```toml\n(.*?)```", (ROOT / "docs/dev/design.md").read_text(), re.DOTALL)
     assert found
     return found[1]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from doorward.errors import MalformedError
 from doorward.signed.reply import ReplySecret
-from doorward.signed.stun import has_integrity, ice_password, success_response, unwrap
+from doorward.signed.stun import has_integrity, ice_password, success_response, transaction_of, unwrap
 from tests.support.errors import raises
 from tests.support.strategies import plain_addresses
 from tests.support.stun import stun_request
@@ -49,7 +49,7 @@ def test_the_examples_of_rejected_frames(name: str) -> None:
 @pytest.mark.parametrize("family", ["v4", "v6"])
 def test_the_examples_of_responses(family: str) -> None:
     example = STUN[f"response_{family}"]
-    response = success_response(FRAME, ip_address(example["address"]), example["port"], PASSWORD)
+    response = success_response(transaction_of(FRAME), ip_address(example["address"]), example["port"], PASSWORD)
     assert response.hex() == example["frame"]
     assert len(response) == {"v4": 64, "v6": 76}[family] < len(FRAME)
 
@@ -95,7 +95,7 @@ def test_any_bytes_are_a_packet_or_an_error(frame: bytes, password: bytes) -> No
 
 @given(plain_addresses, st.integers(1, 65535))
 def test_response_names_the_source(source: object, port: int) -> None:
-    response = success_response(FRAME, source, port, PASSWORD)  # type: ignore[arg-type]
+    response = success_response(transaction_of(FRAME), source, port, PASSWORD)  # type: ignore[arg-type]
     kind, length = struct.unpack_from("!HH", response)
     assert (kind, length) == (0x0101, len(response) - 20)
     assert response[8:20] == FRAME[8:20]

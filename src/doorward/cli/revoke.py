@@ -1,0 +1,39 @@
+"""`doorward revoke NAME`: remove a person's keys from authorized_keys."""
+
+from __future__ import annotations
+
+import argparse
+
+from doorward.cli.allow import describe, find_keys, replace
+from doorward.cli.options import add_config
+from doorward.cli.output import line
+from doorward.client.hosts import suggestion
+from doorward.config.files import read_text, trusted_owners
+from doorward.errors import NegativeResult
+from doorward.signed.authorized_keys import parse, remove_keys
+
+EXAMPLE = """\
+  # doorward revoke grace
+  removed grace (SHA256:…) opens ssh for at most 1h
+what the key has opened stays open until its time is over: `doorward status`
+exit status: 0 removed, 1 no such key"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command-line arguments."""
+    parser.add_argument("name", metavar="NAME", help="name at the end of the key's line, or its fingerprint SHA256:…")
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Remove every key of that name, and print what each could open."""
+    _, path = find_keys(args)
+    text = read_text(path, trusted_owners())
+    new, removed = remove_keys(text, str(path), args.name)
+    if not removed:
+        hint = suggestion(args.name, [line.name for line in parse(text, str(path))[0].lines])
+        raise NegativeResult("no-such-key", f"{path}: no key {args.name!r}; {hint or '`doorward people` lists them'}")
+    replace(path, new)
+    for key in removed:
+        line(f"removed {describe(key)}")
+    return 0
