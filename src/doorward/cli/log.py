@@ -21,7 +21,7 @@ reads the ledger; needs no daemon"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
-    parser.add_argument("--last", metavar="N", type=int, default=100, help="the newest N lines (default: 100)")
+    parser.add_argument("-n", "--last", metavar="N", type=int, default=100, help="the newest N lines (default: 100)")
     parser.add_argument("--door", metavar="DOOR", help="only this door")
     parser.add_argument("--address", metavar="ADDRESS", help="only this address and networks containing it")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")

@@ -153,6 +153,7 @@ def test_exit_status_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
         (["close", "ssh", "192.0.2.7"], 1, "no daemon answers"),
         (["log"], 2, "no ledger; it begins when `doorward run` first starts"),
         (["log", "--last", "0"], 2, "--last: 0 is too small"),
+        (["log", "-n", "0"], 2, "--last: 0 is too small"),
         (["log", "--since", "90"], 2, '--since: .*"90s"'),
         (["compile"], 2, "no such file"),
     ],
