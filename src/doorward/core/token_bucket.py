@@ -23,7 +23,7 @@ class TokenBucket:
 
 
 class KeyedBuckets:
-    """A bucket for each key, of at most `count` keys: the one that came last the longest ago is forgotten."""
+    """A bucket for each key, of at most `count` keys: beyond it the least recently used one is dropped."""
 
     def __init__(self, per_s: float, burst: float, count: int) -> None:
         self._per_s, self._burst, self._count = per_s, burst, count

@@ -24,7 +24,7 @@ from doorward.errors import HostError, InvalidValueError
 from doorward.kernel.routes import LOCAL, UNICAST, route_type
 from doorward.kernel.send_only import send_from
 from doorward.model import Port
-from doorward.signed.authorize import KnockClose, KnockGrant
+from doorward.signed.authorize import KnockClose, KnockGrant, signer_text
 from doorward.signed.reply import SALT_BYTES, Confirmation, ReplyPath, seal_reply
 from doorward.signed.stun import ice_password, success_response
 
@@ -98,7 +98,7 @@ class Confirmations:
             "door": knock.door,
             "address": str(knock.place),
             "to": str(knock.path.source),
-            "by": f"key {knock.key}",
+            "by": signer_text(knock),
         }
         if outcome == "sent":
             self._log.event("confirmed", fields)

@@ -39,7 +39,7 @@ class ReplySockets:
                 try:
                     self._sockets[port] = _open(port)
                 except (OSError, HostError) as error:
-                    self.not_open[port] = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+                    self.not_open[port] = getattr(error, "strerror", None) or str(error)
 
     @property
     def ports(self) -> frozenset[Port]:

@@ -188,7 +188,8 @@ class SignedKnocks:
         applied: list[ValidKnock] = []
         for knock in knocks:
             door = self._openings.doors.get(knock.door)
-            if door is None:  # removed by a reload meanwhile
+            if door is None:  # verified with the previous configuration
+                self._reject(knock, "door", "a reload has removed its door")
                 continue
             found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
             effects += found

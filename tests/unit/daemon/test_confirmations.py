@@ -140,6 +140,7 @@ def test_a_browser_is_answered_again_for_its_repeats(client: Client) -> None:
     assert client.waiting() == expected[:MAX_ANSWERS]
     assert client.logged() == ["sent"]
     assert client.confirmations.counts == {"sent": 1, "again": MAX_ANSWERS - 1}
+    assert json.loads(client.lines.getvalue())["by"] == "key laptop (browser)"
 
 
 def test_a_frame_with_a_wrong_integrity_does_not_spoil_the_right_one(client: Client) -> None:

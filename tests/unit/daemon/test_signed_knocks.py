@@ -175,6 +175,14 @@ def test_holders_of_one_opening_are_bounded(desk: Desk) -> None:
     assert desk.take(desk.open(2, "key0")) == ["prolonged", "answered key0"]
 
 
+def test_a_knock_for_a_door_that_a_reload_removed_is_rejected(desk: Desk) -> None:
+    assert desk.take(desk.open(1, door="gone"), desk.close(2, door="gone"), desk.open(1)) == [
+        *("refused", "refused", "opened"),
+        "answered ada",
+    ]
+    assert desk.signed.counts == {"door": 2}
+
+
 def test_a_key_that_knocks_without_end_does_not_use_up_the_replay_cache(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
