@@ -18,6 +18,7 @@ OPENING = (
     "INSERT INTO openings (door, address, ports, since, until, opened_by, closed, closed_by)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
 )
+CONFIRMED = OPENING.replace("closed_by)", "closed_by, confirmation)").replace("?8)", "?8, ?9)")
 SHARED = (
     "INSERT INTO openings (door, address, ports, since, until, opened_by, shares) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
 )
@@ -67,4 +68,4 @@ def _insert(db: sqlite3.Connection, row: object) -> None:
         return
     words = [value if not isinstance(value, list | dict) else json.dumps(value) for value in row]
     with suppress(sqlite3.Error, OverflowError, UnicodeEncodeError):
-        db.execute({8: OPENING, 7: SHARED, 5: CLOSE}.get(len(words), REFUSAL), words)
+        db.execute({9: CONFIRMED, 8: OPENING, 7: SHARED, 5: CLOSE}.get(len(words), REFUSAL), words)

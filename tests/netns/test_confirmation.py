@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.daemon.confirmations import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S
+from doorward.daemon.confirmation_outcomes import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S
 from doorward.kernel.sock_diag import listening_ports
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
@@ -334,6 +334,7 @@ def test_without_confirm_no_socket_is_bound(direct_lab: Lab, tmp_path: Path) -> 
         guest = site.visitors.fresh(4)
         assert site.exchange(guest.source, guest.server, site.packet()[0]) == []
         assert daemon.event("unconfirmed", to=str(guest))["code"] == "off"
+        assert "; not confirmed: [signed] has no confirm = true" in daemon.run("log").stdout
         daemon.reload(config())
         assert set(PORTS) <= {str(port) for port in daemon.host.call(listening_ports)}
         daemon.reload(config(confirm="false"))
@@ -468,6 +469,7 @@ class TestClient:
         words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
         assert site.lab.client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout
         site.daemon.event("confirmed")
+        assert "; confirmed to the client" in site.daemon.run("explain", site.lab.client.ipv4).stdout
 
     def test_a_reply_that_is_lost_costs_nothing_else(self, site: Site, env: dict[str, str]) -> None:
         """`knock` says that none came, and the door is open; `proxy` connects."""

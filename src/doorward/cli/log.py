@@ -7,6 +7,7 @@ import argparse
 from doorward.cli import output
 from doorward.cli.options import add_config, since_s
 from doorward.config.duration import rough_duration
+from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
 from doorward.model import parse_address, sources_with
@@ -70,5 +71,7 @@ def _detail(record: Record) -> str:
         return f"until {output.format_time(detail['until'])}{ended}"
     text = f"{record.door}: {', '.join(detail['ports']) or 'no port'}, by {detail['by']}"
     if detail["closed"] is None:
-        return f"{text}; until {output.format_time(detail['until'])}"
-    return f"{text}; closed after {rough_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+        text += f"; until {output.format_time(detail['until'])}"
+    else:
+        text += f"; closed after {rough_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+    return text if detail["confirmation"] in (None, "sent") else f"{text}; {outcome_text(detail['confirmation'])}"

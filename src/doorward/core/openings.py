@@ -56,6 +56,13 @@ class RecordCloses(NamedTuple):
     opening: Opening
 
 
+class RecordConfirmation(NamedTuple):
+    """Record what became of the confirmation of a knock that opened or closed `key`: "sent", or why not, as a code."""
+
+    key: Key
+    outcome: str
+
+
 class SetElements(NamedTuple):
     """Set these elements in the kernel to the state of the table.
 
@@ -103,7 +110,18 @@ class Reject(NamedTuple):
     key: None = None
 
 
-Effect = RecordOpening | RecordRun | RecordEnd | RecordCloses | SetElements | LogLine | Announce | RunHook | Reject
+Effect = (
+    RecordOpening
+    | RecordRun
+    | RecordEnd
+    | RecordCloses
+    | RecordConfirmation
+    | SetElements
+    | LogLine
+    | Announce
+    | RunHook
+    | Reject
+)
 
 
 class OpeningTable:

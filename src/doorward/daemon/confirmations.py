@@ -14,10 +14,10 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Literal
 
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, FrameRepeat
+from doorward.daemon.confirmation_outcomes import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S, REASONS, Outcome
 from doorward.daemon.log import Log
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.errors import HostError, InvalidValueError
@@ -28,18 +28,7 @@ from doorward.signed.authorize import KnockClose, KnockGrant, signer_text
 from doorward.signed.reply import SALT_BYTES, Confirmation, ReplyPath, seal_reply
 from doorward.signed.stun import ice_password, success_response
 
-# Of at most 80 bytes: no flood, wherever a compromised verifier may send them.
-CONFIRMATIONS_PER_S, CONFIRMATIONS_AT_ONCE = 200, 400
 _RESTART = "restart doorward once no other program has the port; it can open those below 1024 at its start only"
-Outcome = Literal["sent", "off", "port-not-open", "rate", "not-a-host", "not-sent", "integrity", "again"]
-_REASONS: dict[Outcome, str] = {
-    "off": "[signed] has no confirm = true",
-    "port-not-open": "the port is not open for replies",
-    "rate": f"more than {CONFIRMATIONS_PER_S} confirmations per second",
-    "not-a-host": "the packet is not from another host to this one",
-    "not-sent": "the kernel did not send it",
-    "integrity": "the browser's frame has a wrong MESSAGE-INTEGRITY",
-}
 MAX_ANSWERABLE = 1024  # knocks of browsers whose repeats are answered; beyond it those of the oldest are not
 
 
@@ -79,10 +68,13 @@ class Confirmations:
             "counts": dict(self.counts),
         }
 
-    def confirm(self, knock: KnockGrant | KnockClose, left_s: int | None, now_s: float) -> None:
-        """Confirm a recorded knock whose sender wants that; `left_s`: for how long the door is open, None: closed."""
+    def confirm(self, knock: KnockGrant | KnockClose, left_s: int | None, now_s: float) -> Outcome | None:
+        """Confirm a recorded knock; return what became of it, None: its sender does not want that.
+
+        `left_s`: for how long the door is open, None: closed.
+        """
         if knock.reply is None or knock.path is None:
-            return
+            return None
         if knock.transaction is None:
             confirmation = Confirmation(knock.place, left_s, _now_ms())
             seal = partial(seal_reply, knock.reply, confirmation, os.urandom(SALT_BYTES))
@@ -103,7 +95,8 @@ class Confirmations:
         if outcome == "sent":
             self._log.event("confirmed", fields)
         else:
-            self._log.event("unconfirmed", {**fields, "reason": _REASONS[outcome], "code": outcome})
+            self._log.event("unconfirmed", {**fields, "reason": REASONS[outcome], "code": outcome})
+        return outcome
 
     def repeat(self, repeat: FrameRepeat, now_s: float) -> None:
         """Answer a browser's repeat of a recorded knock; only counted, since a line for each would say nothing new."""

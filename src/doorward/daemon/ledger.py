@@ -25,20 +25,21 @@ LAST_MOMENT_S = 253_000_000_000.0  # in the year 9987; later times cannot be for
 WRITES_TOGETHER = 1000  # at most in one transaction, so that what waits stays small
 STEP_S = 0.5  # smaller differences are drift of the clock
 _TRIM_EVERY = 1000
+RECENT_ROWS = 10_000  # among which a closed opening is looked for, for a millisecond or two
 
 _RECORDS = """
 SELECT * FROM (
-    SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, NULL
+    SELECT since AS at, 'opened' AS event, door, address, ports, until, opened_by, closed, closed_by, {}, NULL
       FROM openings
     UNION ALL
-    SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, reason FROM refusals
+    SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, NULL, reason FROM refusals
     {})
 WHERE at >= :since AND (:door IS NULL OR door = :door)
   AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
 ORDER BY at DESC LIMIT :last"""
 _BAN_RECORDS = """  -- which ledgers up to version 3 have not
     UNION ALL
-    SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL FROM bans"""
+    SELECT at, 'banned', NULL, address, NULL, until, NULL, ended, NULL, NULL, NULL FROM bans"""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 # SQLite's errors for a damaged file; after any other (no permission, disk full, locked) it may be intact.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB}
@@ -155,6 +156,21 @@ class Ledger:
             " WHERE id = (SELECT max(id) FROM openings WHERE door = ? AND address = ?)",
             (opening.until_s, *key),
         )
+
+    def confirmed(self, door: str, address: Source, outcome: str) -> None:
+        """Record what became of the latest confirmation, with the active opening or else the last one that was closed.
+
+        While writes fail it is left out, so that it takes no other record's place among those that wait.
+        """
+        key = (door, str(address))
+        if not self.trouble:
+            self._write(
+                "UPDATE openings SET confirmation = ? WHERE id = coalesce("
+                "(SELECT id FROM openings WHERE door = ? AND address = ? AND closed IS NULL),"
+                " (SELECT max(id) FROM openings WHERE door = ? AND address = ?"
+                " AND id > (SELECT max(id) FROM openings) - ?))",
+                (outcome, *key, *key, RECENT_ROWS),
+            )
 
     def refused(self, door: str | None, address: Source, at_s: float, reason: str) -> None:
         """Record that a source was rejected, and the reason."""
@@ -300,12 +316,14 @@ def _rows(path: Path, chosen: Mapping[str, object]) -> list[Any]:
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
         db.text_factory = as_text
         has_bans = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bans'").fetchone()
-        return db.execute(_RECORDS.format(_BAN_RECORDS if has_bans else ""), chosen).fetchall()
+        columns = {name for (name,) in db.execute("SELECT name FROM pragma_table_info('openings')")}
+        confirmation = "confirmation" if "confirmation" in columns else "NULL"  # in ledgers up to version 4
+        return db.execute(_RECORDS.format(confirmation, _BAN_RECORDS if has_bans else ""), chosen).fetchall()
 
 
 def _record(row: tuple[Any, ...]) -> Record:
     """Parse a row, which may hold anything."""
-    at, event, door, address, ports, until, by, closed, closed_by, reason = row
+    at, event, door, address, ports, until, by, closed, closed_by, confirmation, reason = row
     at_s, address, door = _moment(at, 0.0), str(address), None if door is None else str(door)
     if event == "refused":
         return Record(at_s, event, door, address, {"reason": str(reason)})
@@ -316,8 +334,9 @@ def _record(row: tuple[Any, ...]) -> Record:
         parsed = [str(port) for port in json.loads(ports)]
     except (TypeError, ValueError, RecursionError):
         parsed = []
-    ended_by = None if closed_by is None else str(closed_by)
+    ended_by, confirmed = (None if value is None else str(value) for value in (closed_by, confirmation))
     detail = {"ports": parsed, "by": str(by), "closed_by": ended_by, "until": until_s, "closed": ended_s}
+    detail["confirmation"] = confirmed
     return Record(at_s, event, door, address, detail)
 
 

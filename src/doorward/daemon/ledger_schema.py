@@ -16,10 +16,11 @@ _BANS = """
 CREATE TABLE bans (id INTEGER PRIMARY KEY, at REAL NOT NULL, address TEXT NOT NULL, until REAL NOT NULL, ended REAL);
 CREATE INDEX bans_at ON bans (at);
 """
+_NEW = "shares TEXT", "confirmation TEXT"  # of openings, new in version 5
 _SCHEMA = f"""
 CREATE TABLE openings (
     id INTEGER PRIMARY KEY, door TEXT NOT NULL, address TEXT NOT NULL, ports TEXT NOT NULL,
-    since REAL NOT NULL, until REAL NOT NULL, opened_by TEXT NOT NULL, closed REAL, closed_by TEXT, shares TEXT);
+    since REAL NOT NULL, until REAL NOT NULL, opened_by TEXT NOT NULL, closed REAL, closed_by TEXT, {", ".join(_NEW)});
 CREATE INDEX standing ON openings (address, door) WHERE closed IS NULL;
 CREATE INDEX openings_since ON openings (since);
 CREATE TABLE refusals (
@@ -31,9 +32,9 @@ CREATE INDEX refusals_at ON refusals (at);
 {_BANS}
 {replay_cache.CLOSES}
 """
-_SHARES = "ALTER TABLE openings ADD COLUMN shares TEXT;"
+_ADD_COLUMNS = "".join(f"ALTER TABLE openings ADD COLUMN {column};" for column in _NEW)
 # Added to a ledger of version 0, 1, 2, 3, 4.
-_ADDED = ("", _CLOCK, replay_cache.SCHEMA, replay_cache.FORGOTTEN + _BANS, _SHARES + replay_cache.CLOSES)
+_ADDED = ("", _CLOCK, replay_cache.SCHEMA, replay_cache.FORGOTTEN + _BANS, _ADD_COLUMNS + replay_cache.CLOSES)
 ACTIVE = "SELECT id, door, address, ports, since, until, opened_by, shares FROM openings WHERE closed IS NULL"
 _INVALID_DATE = (
     "SELECT 1 FROM seen_floor WHERE typeof(floor) != 'integer'"

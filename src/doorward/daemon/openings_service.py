@@ -19,6 +19,7 @@ from doorward.core.openings import (
     LogLine,
     OpeningTable,
     RecordCloses,
+    RecordConfirmation,
     RecordEnd,
     RecordOpening,
     RecordRun,
@@ -126,6 +127,8 @@ class OpeningsService:
                 self.ledger.closed(*effect.key, at_s, effect.by)
         elif isinstance(effect, RecordCloses):
             self._note_closes(effect.opening)
+        elif isinstance(effect, RecordConfirmation):
+            self.ledger.confirmed(*effect.key, effect.outcome)
         elif isinstance(effect, Reject):
             self.ledger.refused(effect.door, effect.source, time.time(), effect.reason)
 

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from doorward.config.schema import Configuration
-from doorward.core.openings import Effect, LogLine, RecordRun, SetElements, on_open, on_signed_close, signed_opening
+from doorward.core.openings import (
+    Effect,
+    LogLine,
+    RecordConfirmation,
+    RecordRun,
+    SetElements,
+    on_open,
+    on_signed_close,
+    signed_opening,
+)
 from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
@@ -202,12 +211,20 @@ class SignedKnocks:
         self._applied([knock for knock in applied if (knock.door, knock.place) not in refused])
 
     def _applied(self, knocks: list[ValidKnock]) -> None:
-        """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel."""
+        """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel.
+
+        What became of the confirmations is recorded once all are sent.
+        """
         now_s = self._openings.loop.now_s()
+        outcomes = list[Effect]()
         for knock in knocks:
             opening = self._openings.table.get(knock.door, knock.place)
             left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
-            self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
+            outcome = self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
+            if outcome is not None:
+                outcomes.append(RecordConfirmation((knock.door, knock.place), outcome))
+        if outcomes:
+            self._openings.perform(outcomes)
 
     def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record
 from doorward.explain import wording
 from doorward.explain.align import Cause, Diagnosis
@@ -22,7 +23,10 @@ def diagnose_records(address: str, records: Sequence[Record], now_s: float, mome
     if last.event == "refused":
         what = f"the last knock was rejected at {moment(last.at_s)}: {last.detail['reason']}"
         return Diagnosis(Cause("refused", what, _remedy(address, records)), last.door)
-    return Diagnosis(_opening_cause(last, now_s, moment), last.door, True)
+    cause = _opening_cause(last, now_s, moment)
+    if (outcome := last.detail["confirmation"]) is not None:
+        cause = cause._replace(what=f"{cause.what}; {outcome_text(outcome)}")
+    return Diagnosis(cause, last.door, True)
 
 
 def with_ban(diagnosis: Diagnosis, address: str, until_s: float, moment: Moment) -> Diagnosis:

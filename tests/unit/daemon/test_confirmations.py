@@ -15,8 +15,9 @@ import pytest
 
 from doorward.daemon import confirmations, reply_sockets, signed_knocks, verifier_supervisor
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, FrameRepeat
-from doorward.daemon.confirmations import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S, Confirmations
-from doorward.daemon.ledger import Ledger
+from doorward.daemon.confirmation_outcomes import CONFIRMATIONS_AT_ONCE, CONFIRMATIONS_PER_S
+from doorward.daemon.confirmations import Confirmations
+from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.reply_sockets import ReplySockets, open_early
 from doorward.daemon.signed_knocks import SignedKnocks
@@ -88,7 +89,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 
 def test_an_opening_and_a_close_are_confirmed(client: Client) -> None:
-    client.confirmations.confirm(client.grant(), 30, 0.0)
+    assert client.confirmations.confirm(client.grant(), 30, 0.0) == "sent"
     close = KnockClose("ssh", GUEST, "laptop", bytes(12), bytes(16), 0, reply=SECRET, path=client.path())
     client.confirmations.confirm(close, None, 0.0)
     replies = [open_reply(SECRET, datagram) for datagram in client.waiting()]
@@ -242,6 +243,27 @@ def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypat
         signed._on_knocks([grants[2]._replace(place=ip_address("192.0.2.9"))])
         assert client.waiting() == []
         signed.close()
+
+
+def test_what_became_of_a_confirmation_is_recorded_after_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the opening, also for its close; where nobody asked, there is nothing to record."""
+    monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
+    path = tmp_path / "ledger.sqlite3"
+    with closing(InProcessDaemon(Ledger(path), Log("text", io.StringIO()))) as daemon:
+        signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
+        now_ms = signed_knocks._clock().now_ms
+        grant = client.grant(time_ms=now_ms)
+        closes = KnockClose(*grant[:2], *grant[3:5], bytes([1] * 16), now_ms + 1, reply=SECRET, path=grant.path)
+        silent = grant._replace(id=bytes([2] * 16), door="web", reply=None)
+        found = []
+        for is_on, knock in (True, grant), (False, closes), (True, silent):
+            signed._confirmations.is_on = is_on
+            signed._on_knocks([knock])
+            found.append([record.detail["confirmation"] for record in read_records(path, 0.0, 9)])
+        signed.close()
+    assert found == [["sent"], ["off"], ["off", None]]
 
 
 def test_gates_with_one_key_never_use_a_key_and_a_nonce_twice(

@@ -44,7 +44,8 @@ def moments(path: Path) -> list[float]:
 
 
 def detail(**changed: object) -> dict[str, object]:
-    return {"ports": ["22/tcp"], "until": 1030.0, "by": "knock", "closed": None, "closed_by": None} | changed
+    whole = {"ports": ["22/tcp"], "until": 1030.0, "by": "knock", "closed": None, "closed_by": None}
+    return whole | {"confirmation": None} | changed
 
 
 def test_an_opening_from_its_knock_to_its_end(ledger: Ledger, path: Path) -> None:
@@ -63,6 +64,53 @@ def test_an_opening_from_its_knock_to_its_end(ledger: Ledger, path: Path) -> Non
 
     ledger.closed("ssh", HOME, 1110.0, "hand")  # ends the second one only
     assert everything(path)[0] == ended
+
+
+def confirmations(path: Path) -> list[str | None]:
+    return [record.detail["confirmation"] for record in everything(path)]
+
+
+def test_a_confirmation_is_recorded_with_the_active_opening_or_the_last(ledger: Ledger, path: Path) -> None:
+    ledger.confirmed("ssh", HOME, "sent")  # of a door that never opened: nothing
+    ledger.opened(opening())
+    ledger.opened(opening("web"))
+    assert confirmations(path) == [None, None]
+    ledger.confirmed("ssh", HOME, "rate")
+    ledger.confirmed("ssh", HOME, "sent")
+    ledger.closed("ssh", HOME, 1010.0, "key ada")
+    ledger.confirmed("ssh", HOME, "off")
+    assert sorted(map(str, confirmations(path))) == ["None", "off"]
+    ledger.opened(opening(since_s=1100.0, until_s=1130.0))
+    assert confirmations(path)[-1] is None
+    ledger.confirmed("ssh", HOME, "sent")
+    assert sorted(map(str, confirmations(path))) == ["None", "off", "sent"]
+
+
+def test_a_confirmation_of_a_close_looks_back_a_bounded_number_of_rows(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECENT_ROWS", 1)
+    for door in "ssh", "web":
+        ledger.opened(opening(door))
+        ledger.closed(door, HOME, 1010.0, "key ada")
+    ledger.confirmed("ssh", HOME, "sent")
+    assert confirmations(path) == [None, None]
+
+
+def test_a_confirmation_does_not_wait_while_writes_fail(ledger: Ledger, path: Path) -> None:
+    ledger.opened(opening())
+    ledger.trouble = "disk full"
+    ledger.confirmed("ssh", HOME, "sent")
+    assert ledger.flush()
+    assert confirmations(path) == [None]
+
+
+@pytest.mark.parametrize(("forged", "read"), [(b"\xff", "b'\\xff'"), (7, "7"), ("\x1b[2J", "\x1b[2J")])
+def test_a_forged_confirmation_is_read_as_text(ledger: Ledger, path: Path, forged: object, read: str) -> None:
+    ledger.opened(opening())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE openings SET confirmation = ?", (forged,))
+    assert confirmations(path) == [read]
 
 
 def test_rejections_are_recorded_with_their_reason(ledger: Ledger, path: Path) -> None:
@@ -525,7 +573,8 @@ def test_a_ledger_of_an_earlier_version_goes_on(path: Path, version: int) -> Non
     first.close()
     missing = [table for before, tables in LATER.items() if before >= version for table in tables]
     with closing(sqlite3.connect(path)) as db:
-        drops = "ALTER TABLE openings DROP COLUMN shares;" + "".join(f"DROP TABLE {table};" for table in missing)
+        drops = "".join(f"ALTER TABLE openings DROP COLUMN {column};" for column in ("shares", "confirmation"))
+        drops += "".join(f"DROP TABLE {table};" for table in missing)
         db.executescript(f"{drops} PRAGMA user_version = {version}")
     assert [record.event for record in read_records(path, 0.0, 10)] == [
         "opened"

@@ -252,7 +252,7 @@ def test_words() -> None:
     assert wording.counted(1, "packet") + ", " + wording.counted(1200, "packet") == "1 packet, 1,200 packets"
 
 
-OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "closed_by": None}
+OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "closed_by": None, "confirmation": None}
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,9 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
         ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for another 20.0 s"),  # an expired ban
         ([{"until": 1009.0, "ended": None}], "no_record", "no knock from it was ever completed"),
         ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "and closed after 4.0 s"),
+        ([OPENED | {"confirmation": "sent"}], "is_open", "another 20.0 s (22/tcp); confirmed to the client"),
+        ([OPENED | {"confirmation": "off"}], "is_open", "; not confirmed: [signed] has no confirm = true"),
+        ([OPENED | {"until": 1005.0, "confirmation": "forged"}], "is_over", "after 5.0 s; not confirmed: forged"),
         ([{"reason": "replayed"}], "refused", "the last knock was rejected at <1000>: replayed"),
         ([OPENED, {"reason": "too old"}], "refused", "the last knock was rejected at <1000>: too old"),
     ],
