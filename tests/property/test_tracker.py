@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from doorward.core.automaton import compile_doors
 from doorward.core.tracker import BURST, Tracker
 from doorward.model import Door, Packet, Port, Protocol
+from tests.support.effort import EFFORT
 from tests.support.reference import Reference
 from tests.support.strategies import SOURCES, World, streams, worlds
 
 CAPACITY = 64
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500 * EFFORT)
 @given(st.data())
 def test_tracker_agrees_with_the_reference(data: st.DataObject) -> None:
     world = data.draw(worlds())

@@ -139,6 +139,8 @@ class WatchApp(App[int]):
         return self.query_one("#doors", DataTable)
 
     def _refresh(self) -> None:
+        if not self.query("#summary"):
+            return  # the screen is being removed: the program ends
         now_s = time.monotonic()
         for item in self._feed.drain():
             self._handle(item, now_s)
