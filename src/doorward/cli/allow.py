@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from doorward.cli.options import add_config, configuration_path
 from doorward.cli.output import line
@@ -25,6 +28,9 @@ EXAMPLE = """\
 the line is what a page of `doorward share --page` shows, or a .pub file's"""
 
 
+Changed = TypeVar("Changed")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument("line", metavar="LINE", help="the public key: KIND KEY NAME, as one quoted argument")
@@ -39,13 +45,10 @@ def run(args: argparse.Namespace) -> int:
     """Add the line, and print what it permits."""
     configuration, path = find_keys(args)
     options = _options(args, configuration)
-    exists = is_there(path)
-    text = read_text(path, trusted_owners()) if exists else install.AUTHORIZED_KEYS_HEADER
-    new, added = append_key(text, str(path), args.line, options)
-    if exists:
-        replace(path, new)
-    elif not install.write(path, new):
-        raise HostError("changed-meanwhile", f"{path}: another process created it meanwhile; run this again")
+    add = partial(append_key, file=str(path), key=args.line, options=options)
+    new, added = ("", None) if is_there(path) else add(install.AUTHORIZED_KEYS_HEADER)
+    if added is None or not install.write(path, new):  # it is there, perhaps since a moment ago
+        added = edit(path, add)
     line(f"{path}:{added.number}: {describe(added)}")
     return 0
 
@@ -78,13 +81,19 @@ def _options(args: argparse.Namespace, configuration: Configuration) -> dict[str
     return options
 
 
-def replace(path: Path, text: str) -> None:
-    """Replace the file, or the one that a link leads to, by one with the same owner and mode."""
-    path = path.resolve()
+def edit(path: Path, change: Callable[[str], tuple[str, Changed]]) -> Changed:
+    """Change the text of the file, or of the one that a link leads to, and keep its owner and mode.
+
+    `change` returns the new text, and what was changed. One process edits the file at a time.
+    """
+    target = path.resolve()
     try:
-        status = path.stat()
-        ownership = FileOwnership(status.st_mode & 0o7777, status.st_uid, status.st_gid)
-        atomic_file.replace(path, text.encode(), ownership)
+        with atomic_file.locked(target.parent):
+            new, changed = change(read_text(path, trusted_owners()))
+            status = target.stat()
+            ownership = FileOwnership(status.st_mode & 0o7777, status.st_uid, status.st_gid)
+            atomic_file.replace(target, new.encode(), ownership)
+            return changed
     except OSError as error:
         remedy = "run this as a user who can write there"
         raise HostError("unwritable-file", f"{path}: {error.strerror}; {remedy}") from None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from doorward.cli.allow import describe, find_keys, replace
+from doorward.cli.allow import describe, edit, find_keys
 from doorward.cli.options import add_config
 from doorward.cli.output import line
 from doorward.client.hosts import suggestion
-from doorward.config.files import read_text, trusted_owners
 from doorward.errors import NegativeResult
-from doorward.signed.authorized_keys import parse, remove_keys
+from doorward.signed.authorized_keys import Line, parse, remove_keys
 
 EXAMPLE = """\
   # doorward revoke grace
@@ -28,12 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Remove every key of that name, and print what each could open."""
     _, path = find_keys(args)
-    text = read_text(path, trusted_owners())
-    new, removed = remove_keys(text, str(path), args.name)
-    if not removed:
-        hint = suggestion(args.name, [line.name for line in parse(text, str(path))[0].lines])
-        raise NegativeResult("no-such-key", f"{path}: no key {args.name!r}; {hint or '`doorward people` lists them'}")
-    replace(path, new)
-    for key in removed:
+
+    def remove(text: str) -> tuple[str, list[Line]]:
+        new, removed = remove_keys(text, str(path), args.name)
+        if not removed:
+            hint = suggestion(args.name, [line.name for line in parse(text, str(path))[0].lines])
+            raise NegativeResult(
+                "no-such-key", f"{path}: no key {args.name!r}; {hint or '`doorward people` lists them'}"
+            )
+        return new, removed
+
+    for key in edit(path, remove):
         line(f"removed {describe(key)}")
     return 0

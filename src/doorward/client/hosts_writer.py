@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 from doorward.client.hosts import KnownHost, find_host, parse_hosts, read_hosts
 from doorward.errors import HostError, UsageError
@@ -34,7 +27,7 @@ def save_host(path: Path, name: str, table: str, *, replace: bool) -> Path | Non
     with host_errors(path):
         path = path.resolve()  # it may be a symbolic link, which must survive
         atomic_file.make_directories(path.parent, _DIRECTORY_MODE)
-        with _locked(path.parent):
+        with atomic_file.locked(path.parent):
             return _save_locked(path, name, table, replace=replace)
 
 
@@ -46,8 +39,8 @@ def delete_host(path: Path, name: str) -> Path:
     with host_errors(path):
         path = path.resolve()
         find_host(str(path), read_hosts(str(path)), name)
-        with _locked(path.parent):
-            hosts, old = read_hosts(str(path)), path.read_text()
+        with atomic_file.locked(path.parent):
+            hosts, old = read_hosts(str(path)), path.read_text(encoding="utf-8")
             new = remove_host(old, name).encode()
             _reject_loss(path, name, hosts, new, is_removed=True)
             backup = path.with_name(f"{path.name}.before")
@@ -94,7 +87,7 @@ def remove_host(text: str, name: str) -> str:
 
 def _save_locked(path: Path, name: str, table: str, *, replace: bool) -> Path | None:
     hosts = read_hosts(str(path))
-    old = path.read_text() if path.exists() else ""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
     is_there = name in hosts
     if is_there and not replace:
         raise UsageError(
@@ -123,20 +116,6 @@ def _reject_loss(path: Path, name: str, hosts: dict[str, KnownHost], new: bytes,
         raise UsageError(
             "uneditable-host", f"{path}: {name!r} is written in a form that doorward cannot change; edit the file"
         )
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Lock the directory, so that concurrent writers do not lose each other's changes; not on Windows."""
-    if fcntl is None or sys.platform == "win32":
-        yield
-        return
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

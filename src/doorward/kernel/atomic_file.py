@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
 from typing import NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Windows has neither, and runs no part of doorward that uses them.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -83,6 +90,20 @@ def replace(path: Path, raw: bytes, access: FileOwnership | None = None) -> None
     except OSError:
         Path(new).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Lock a directory, so that concurrent writers do not lose each other's changes; not on Windows."""
+    if fcntl is None or sys.platform == "win32":
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def make_directories(directory: Path, mode: int) -> None:

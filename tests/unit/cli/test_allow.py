@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from doorward.cli.allow import edit
 from doorward.cli.main import main
-from doorward.signed.authorized_keys import parse
+from doorward.signed.authorized_keys import append_key, parse
 from tests.support.signed import Signed, Signer
 
 CONFIG = '[signed]\n[doors.ssh]\nopens = ["22/tcp"]\n[doors.db]\nopens = ["5432/tcp"]\n'
@@ -50,6 +52,15 @@ def test_missing_file_is_made(keys: Path) -> None:
     assert allow(keys, PHONE.line) == 0
     assert keys.read_text().splitlines()[-1] == PHONE.line
     assert not stat.S_IMODE(keys.stat().st_mode) & stat.S_IROTH
+
+
+def test_concurrent_editors_lose_nothing(keys: Path) -> None:
+    before, lines = keys.read_text(), [Signer(f"phone{number}").line for number in range(8)]
+    with ThreadPoolExecutor(len(lines)) as editors:
+        for line in lines:
+            editors.submit(edit, keys, lambda text, line=line: append_key(text, "", line, {}))
+    assert keys.read_text().startswith(f"{before}\n")
+    assert sorted(keys.read_text().splitlines()[-len(lines) :]) == sorted(lines)
 
 
 def test_linked_file_is_changed_where_it_is(keys: Path) -> None:
