@@ -233,11 +233,20 @@ def append_key(text: str, file: str, key: str, options: Mapping[str, str]) -> tu
 
 
 def remove_keys(text: str, file: str, name: str) -> tuple[str, list[Line]]:
-    """Return the text without the lines of a name or fingerprint, and these lines; all others are kept as they are."""
-    lines = [line for line in parse(text, file)[0].lines if name in (line.name, line.key.fingerprint_text)]
-    numbers = {line.number for line in lines}
-    kept = (line for number, line in enumerate(re.split(r"(?<=\n)", text), 1) if number not in numbers)
-    return "".join(kept), lines
+    """Return the text without the lines of a name or fingerprint, and these lines; all others are kept as they are.
+
+    A line that was invalid because it repeats one of them goes, too: without them it would be valid.
+    """
+    kept = dict(enumerate(re.split(r"(?<=\n)", text), 1))
+    lines = parse(text, file)[0].lines
+    others = {line.number for line in lines if name not in (line.name, line.key.fingerprint_text)}
+    removed: list[Line] = []
+    while found := [line for line in lines if line.number not in others]:
+        removed += found
+        kept |= {line.number: "\n" for line in found}  # the numbers stay the same
+        lines = parse("".join(kept.values()), file)[0].lines
+    numbers = {line.number for line in removed}
+    return "".join(line for number, line in kept.items() if number not in numbers), removed
 
 
 def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[Fault]:

@@ -58,6 +58,13 @@ def test_every_key_of_a_name_is_removed(keys: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.count("removed phone") == 2
 
 
+def test_a_repeated_key_does_not_become_valid(keys: Path) -> None:
+    again = PHONE.line.replace(" phone", " spare")
+    keys.write_text(f"{PHONE.line}\n{again}\n# the laptop\n{LAPTOP.line}\n{PHONE.line}\nnonsense\n")
+    assert call(keys, "revoke", "phone") == 0
+    assert keys.read_text() == f"# the laptop\n{LAPTOP.line}\nnonsense\n"
+
+
 @pytest.mark.parametrize(("name", "hint"), [("phon", "did you mean 'phone'?"), ("zz", "`doorward people` lists them")])
 def test_an_unknown_name_changes_nothing(keys: Path, capsys: pytest.CaptureFixture[str], name: str, hint: str) -> None:
     before = keys.read_bytes(), keys.stat().st_ino
