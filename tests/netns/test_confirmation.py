@@ -449,7 +449,7 @@ class TestClient:
         done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--for", "30s"], env=env)
         assert re.fullmatch(rf"open for {site.lab.client.ipv4} for (30|29) s \(\d+\.\d ms\)\n", done.stdout)
         done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--close"], env=env)
-        assert re.fullmatch(rf"closed for {site.lab.client.ipv4} \(\d+\.\d ms\)\n", done.stdout)
+        assert re.fullmatch(rf"closed what this key opened for {site.lab.client.ipv4} \(\d+\.\d ms\)\n", done.stdout)
         assert site.daemon.openings() == []
         done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--close"], env=env, check=False)
         assert done.returncode == 1

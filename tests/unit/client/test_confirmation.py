@@ -160,7 +160,11 @@ def test_report(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("left_s", "text"),
-    [(0, f"accepted for {SOURCE}"), (600, f"open for {SOURCE} for 10m"), (None, f"closed for {SOURCE}")],
+    [
+        (0, f"accepted for {SOURCE}"),
+        (600, f"open for {SOURCE} for 10m"),
+        (None, f"closed what this key opened for {SOURCE}"),
+    ],
 )
 def test_what_is_printed(gate: Gate, left_s: int | None, text: str) -> None:
     gate.knock(flags=CONFIRM | (CLOSE if left_s is None else 0))
