@@ -40,11 +40,12 @@ class Site:
             self.daemon.message("accepting signed knocks")
             yield self.daemon
 
-    def block(self, ports: str, verdict: str) -> None:
-        """Let the router forward no datagram to these ports."""
+    def block(self, ports: str, verdict: str, hook: str = "forward") -> None:
+        """Let the router forward, or the client send, no datagram to these ports."""
         rule = f"udp dport {{ {ports} }} counter {verdict}"
-        chain = f"chain forward {{\ntype filter hook forward priority filter; policy accept;\n{rule}\n}}"
-        self.lab.router.run(["nft", "-f", "-"], stdin=f"table inet net {{\n{chain}\n}}\n")
+        chain = f"chain {hook} {{\ntype filter hook {hook} priority filter; policy accept;\n{rule}\n}}"
+        host = self.lab.client if hook == "output" else self.lab.router
+        host.run(["nft", "-f", "-"], stdin=f"table inet net {{\n{chain}\n}}\n")
 
     def hosts_toml(self, home: Path) -> dict[str, str]:
         """Write the client's hosts.toml; return the environment in which the client finds it."""
@@ -71,6 +72,20 @@ def test_the_second_port_opens_where_the_first_is_blocked(lab: Lab, tmp_path: Pa
         assert done.stdout.endswith("22/tcp is open\n")
         daemon.event("opened", door="ssh", address=str(lab.client.ipv4))
         assert daemon.counters()["signed"] == 1
+
+
+@pytest.mark.parametrize("words", ["knock home ssh", "hold home ssh -- sleep 1"])
+def test_a_port_that_the_client_itself_blocks_is_passed_over(direct_lab: Lab, tmp_path: Path, words: str) -> None:
+    site = Site(direct_lab, tmp_path)
+    env = site.hosts_toml(tmp_path / "home")
+    site.block("62201", "drop", hook="output")
+    for daemon in site.start():
+        direct_lab.client.run([*DOORWARD, *words.split()], env=env)
+        daemon.event("opened", door="ssh", address=str(direct_lab.client.ipv4))
+    site.block("443, 53", "drop", hook="output")
+    done = direct_lab.client.run([*DOORWARD, *words.split()], env=env, check=False)
+    assert done.returncode == 2
+    assert "dropped by this host's packet filter" in done.stderr
 
 
 def test_the_proxy_tries_the_ports_in_turn(lab: Lab, tmp_path: Path) -> None:

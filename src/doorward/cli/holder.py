@@ -22,7 +22,7 @@ from doorward.cli.signed_options import build_requests, packet_text
 from doorward.client import hold
 from doorward.client.confirmation import ReplyListener
 from doorward.client.hold import DEFAULT_FOR_S, LEAST_FOR_S, HoldAction, Routes, Step
-from doorward.client.sequence import Target, first_per_family
+from doorward.client.sequence import Target, UnreachableError, first_per_family
 from doorward.client.signed import KnockRequest, SentPacket, send
 from doorward.client.signers import Signer
 from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
@@ -123,8 +123,14 @@ class _Packets:
         ports: tuple[Port, ...] = self._plan.host.signed_ports[: 1 if self.signer.needs_touch else None]
         for request in requests:
             report = partial(self._report, request.door) if self._verbose else None
+            faults = []
             for port in ports:
-                send(request, self.signer, first_per_family(self.targets), port, report=report, replies=replies)
+                try:
+                    send(request, self.signer, first_per_family(self.targets), port, report=report, replies=replies)
+                except UnreachableError as error:  # this host's own packet filter may pass another port
+                    faults.append(error)
+            if len(faults) == len(ports):
+                raise faults[0]
 
     def _report(self, door: str, sent: SentPacket) -> None:
         _print_error(packet_text(door, self.signer, sent))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import cycle
 
 from doorward.cli.knock_options import Knock, KnockPlan, print_sent
 from doorward.client.confirmation import ReplyListener
 from doorward.client.identity import find_signer
-from doorward.client.sequence import Target, first_per_family
+from doorward.client.sequence import Target, UnreachableError, first_per_family
 from doorward.client.signed import KnockRequest, SentPacket, build_request, max_signature_bytes, send
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
@@ -21,14 +22,21 @@ from doorward.signed.message import CLOSE, CONFIRM
 def signed_knocker(plan: KnockPlan, verbose: bool, replies: ReplyListener | None = None) -> Knock:
     """Return the function that sends a fresh packet per door to the first address of each family.
 
-    Each call for the same addresses uses the next of the host's ports. `replies` waits for the confirmations.
+    Each call for the same addresses uses the next of the host's ports to which this host can send. `replies` waits for
+    the confirmations.
     """
     requests, signer = build_requests(plan)
     ports: defaultdict[tuple[Target, ...], Iterator[Port]] = defaultdict(lambda: cycle(plan.host.signed_ports))
 
     def knock(targets: list[Target]) -> list[Target]:
         chosen = first_per_family(targets)
-        port = next(ports[tuple(chosen)])
+        turn = ports[tuple(chosen)]
+        for _ in plan.host.signed_ports[1:]:
+            with suppress(UnreachableError):  # this host's own packet filter may pass another port
+                return send_all(chosen, next(turn))
+        return send_all(chosen, next(turn))
+
+    def send_all(chosen: list[Target], port: Port) -> list[Target]:
         reached = list[Target]()
         for request in requests:
             report = partial(_print_packet, request.door, signer) if verbose else None
