@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,12 +71,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _require_knock(new)
     ssh_config_file = Path.home() / ".ssh/config"
-    old = ssh_config.read(ssh_config_file) if args.ssh else ""
-    text = ssh_config.with_host(old, new.name) if args.ssh else ""
+    with_host = partial(ssh_config.with_host, name=new.name)
+    if args.ssh:
+        with_host(ssh_config.read(ssh_config_file))  # a fault comes before anything is written
     backup = save_host(path, new.name, host_table(new.name, new.values, new.doors), replace=args.replace)
     line(f"added {new.name!r} to {path}" + (f"; the previous file is {backup}" if backup else ""))
-    if text != old:
-        ssh_config.save(ssh_config_file, text)
+    if args.ssh:
+        ssh_config.edit(ssh_config_file, with_host)
     _print_next_steps(new, ssh_config_file if args.ssh else None)
     if args.qr:
         line("")

@@ -19,7 +19,6 @@ from doorward.daemon.key_files import is_there, keys_path
 from doorward.errors import HostError, InvalidValueError, UsageError
 from doorward.init import install
 from doorward.kernel import atomic_file
-from doorward.kernel.atomic_file import FileOwnership
 from doorward.signed.authorized_keys import Line, append_key
 
 EXAMPLE = """\
@@ -90,9 +89,7 @@ def edit(path: Path, change: Callable[[str], tuple[str, Changed]]) -> Changed:
     try:
         with atomic_file.locked(target.parent):
             new, changed = change(read_text(path, trusted_owners()))
-            status = target.stat()
-            ownership = FileOwnership(status.st_mode & 0o7777, status.st_uid, status.st_gid)
-            atomic_file.replace(target, new.encode(), ownership)
+            atomic_file.replace(target, new.encode(), atomic_file.ownership(target))
             return changed
     except OSError as error:
         remedy = "run this as a user who can write there"

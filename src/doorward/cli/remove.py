@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from doorward.cli.output import line
@@ -24,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Remove the host, and the lines by which `ssh HOST` knocks."""
     path, ssh_file = Path(hosts_path()), Path.home() / ".ssh/config"
+    without_host = partial(ssh_config.without_host, name=args.host)
     before = ssh_config.read(ssh_file)
     backup = delete_host(path, args.host)
     line(f"removed {args.host!r} from {path}; the previous file is {backup}")
-    if (after := ssh_config.without_host(before, args.host)) != before:
-        ssh_config.save(ssh_file, after)
+    if without_host(before) != before:
+        ssh_config.edit(ssh_file, without_host)
         line(f"`ssh {args.host}` no longer knocks: {ssh_file} is updated")
     return 0

@@ -6,6 +6,7 @@ import re
 import shlex
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import list2cmdline
 
@@ -78,9 +79,12 @@ def read(path: Path) -> str:
         return path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
 
 
-def save(path: Path, text: str) -> None:
-    """Replace the file atomically. HostError: it cannot be written."""
+def edit(path: Path, change: Callable[[str], str]) -> None:
+    """Change the text of the file, and keep its owner and mode: root may run this. HostError: it cannot be written."""
     with host_errors(path):
         path = path.resolve()  # it may be a symbolic link, which must survive
         atomic_file.make_directories(path.parent, _DIRECTORY_MODE)
-        atomic_file.replace(path, text.encode(errors="surrogateescape"))
+        with atomic_file.locked(path.parent):
+            old = read(path)
+            if (new := change(old)) != old:  # else it may be read-only
+                atomic_file.replace(path, new.encode(errors="surrogateescape"), atomic_file.ownership(path))

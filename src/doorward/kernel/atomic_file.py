@@ -28,6 +28,15 @@ class FileOwnership(NamedTuple):
     group: int
 
 
+def ownership(path: Path) -> FileOwnership | None:
+    """Return the mode and owner of a file, for the one that replaces it; None if it is missing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return FileOwnership(status.st_mode & 0o7777, status.st_uid, status.st_gid)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's entries, are on the disk. OSError: they are not."""
     if sys.platform == "win32":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from doorward.client.ssh_config import host_lines, read, save, with_host
+from doorward.client.ssh_config import edit, host_lines, read, with_host
 from doorward.errors import HostError, UsageError
 from tests.support.errors import raises
 
@@ -50,19 +53,37 @@ def test_plain_host_names(name: str) -> None:
 def test_file_is_private_and_preserves_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / ".ssh/config"
     assert read(path) == ""
-    save(path, with_host(read(path), "home"))
+    edit(path, partial(with_host, name="home"))
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == (LINES, 0o600)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     path.write_bytes(b"# \xff\r\n")
-    save(path, with_host(read(path), "home"))
+    edit(path, partial(with_host, name="home"))
     assert path.read_bytes() == b"# \xff\r\n\n" + LINES.encode()
+
+
+def test_owner_and_mode_are_preserved(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.touch()
+    path.chmod(0o640)
+    owner = 1000 if os.geteuid() == 0 else os.geteuid()
+    os.chown(path, owner, -1)
+    edit(path, partial(with_host, name="home"))
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, 0o640)
+
+
+def test_concurrent_editors_lose_nothing(tmp_path: Path) -> None:
+    names = [f"home{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as editors:
+        for name in names:
+            editors.submit(edit, tmp_path / "config", partial(with_host, name=name))
+    assert sorted(read(tmp_path / "config").strip().split("\n\n")) == [host_lines(name).strip() for name in names]
 
 
 def test_symbolic_link_is_preserved(tmp_path: Path) -> None:
     path, real = tmp_path / "config", tmp_path / "dotfiles"
     real.touch()
     path.symlink_to(real)
-    save(path, LINES)
+    edit(path, partial(with_host, name="home"))
     assert path.is_symlink()
     assert real.read_text() == LINES
 
@@ -70,4 +91,4 @@ def test_symbolic_link_is_preserved(tmp_path: Path) -> None:
 def test_inaccessible_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with raises(HostError, "unwritable-file"):
-        save(tmp_path / "file" / "config", LINES)
+        edit(tmp_path / "file" / "config", str.upper)
