@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,14 @@ def test_the_page_is_up_to_date(name: str) -> None:
 def test_regenerating_them(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "manual", "--markdown", tmp_path], check=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == reference.texts()
+
+
+def test_help_writes_nothing(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "manual", "--help"]
+    env = os.environ | {"PYTHONPATH": f"{DOCS.parent}:{DOCS.parent / 'src'}"}
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: python -m manual ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_command_and_option_has_its_place() -> None:
