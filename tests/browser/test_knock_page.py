@@ -252,6 +252,8 @@ def test_page_works_offline(page: Page, capsys: pytest.CaptureFixture[str]) -> N
         page.browser.evaluate("navigator.serviceWorker.ready.then(() => null)")
         while not page.browser.evaluate("caches.match(location.href).then(Boolean)"):
             pass  # the worker is fetching it
+        scopes = "navigator.serviceWorker.getRegistrations().then(all => all.map(({scope}) => scope))"
+        assert page.browser.evaluate(scopes) == [address]  # the other pages of the site go without it
         assert page.browser.complaints() == []
     page.browser.open(address)
     assert page.knock() == "confirmed"

@@ -334,7 +334,8 @@ async function compareClocks() {
 }
 
 function workOffline() {
-  if (location.protocol.startsWith("http")) navigator.serviceWorker?.register(WORKER).catch(() => null);
+  if (!location.protocol.startsWith("http")) return;
+  navigator.serviceWorker?.register(WORKER, { scope: location.pathname }).catch(() => null); // not the other pages of the site
 }
 
 async function start() {
