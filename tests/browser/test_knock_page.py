@@ -40,6 +40,13 @@ new Promise(resolve => indexedDB.open("doorward").onsuccess = ({target}) =>
   target.result.transaction("keys").objectStore("keys").get("key").onsuccess = ({target}) => resolve(target.result))
 .then(({name, pair: {privateKey: {extractable, usages}}}) => ({name, extractable, usages}))
 """
+RENAMED = """
+new Promise(resolve => indexedDB.open("doorward").onsuccess = ({target}) => {
+  const transaction = target.result.transaction("keys", "readwrite"), store = transaction.objectStore("keys");
+  store.get("key").onsuccess = ({target}) => store.put({...target.result, name: "'$(id)'"}, "key");
+  transaction.oncomplete = () => resolve(null);
+})
+"""
 LOOKS = {
     f"{name}-{scheme}": (width, scheme)
     for name, width in (("wide", 1280), ("phone", 390))
@@ -137,6 +144,15 @@ def test_name_is_in_the_line(page: Page) -> None:
         pass  # the browser is writing it
     page.browser.open(page.address)
     assert page.browser.evaluate("doorward.line()").endswith(" Ann-s-phone-b-")
+
+
+def test_name_from_another_page_of_the_origin_ends_no_quotes(page: Page) -> None:
+    page.browser.evaluate("doorward.line()")
+    page.browser.evaluate(RENAMED)
+    page.browser.open(page.address)
+    assert page.browser.evaluate("doorward.line()").endswith(" -id-")
+    command = "[...document.querySelectorAll('code')].at(-1).textContent"
+    assert page.browser.evaluate(command).count("'") == 2
 
 
 @pytest.mark.parametrize("lost", [1, 3])

@@ -268,7 +268,8 @@ class KeyCard {
   }
 
   get text() {
-    return authorizedKeysLine(this.signer, this.record.name);
+    // Other pages of the origin can write to the store, and the name goes into a command for the operator.
+    return authorizedKeysLine(this.signer, cleanName(String(this.record.name)));
   }
 
   show() {
