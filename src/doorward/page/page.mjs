@@ -2,7 +2,7 @@
 
 const TEXT = {
   addresses: (list) => `Knocks at ${list.join(" and ")}`,
-  foot: "This page holds no secret of the server. Anyone who can change it can use this browser's key while it is open.",
+  foot: "This page holds no secret of the server. Anyone who can change it can sign with this browser's key, also for later.",
   duration: (seconds) => (seconds < 120 ? `${seconds} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`),
   doorClosed: (duration) => `Opens for ${duration}`,
   knock: (door) => `Open ${door}`,
