@@ -303,8 +303,12 @@ def test_obstacles_are_named(page: Page) -> None:
     with with_script(page.browser, "delete globalThis.RTCPeerConnection"):
         page.browser.open(page.address)
         assert [notice[:22] for notice in notices(page.browser)] == ["WebRTC is switched off"]
-    with with_script(page.browser, "IDBFactory.prototype.open = () => { throw new Error('closed'); }"):
-        page.browser.open(page.address)
+
+
+@pytest.mark.parametrize("failing", ["IDBFactory.prototype.open", "IDBObjectStore.prototype.add"])
+def test_browser_that_keeps_no_key(page: Page, failing: str) -> None:
+    with site(page) as address, with_script(page.browser, f"{failing} = () => {{ throw new Error('kept off'); }}"):
+        page.browser.open(address)
         page.gate.authorize(page.browser.evaluate("doorward.line()"))
         assert ["private window" in notice for notice in notices(page.browser)] == [True]
         assert page.knock() == "confirmed"

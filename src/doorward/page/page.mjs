@@ -99,26 +99,30 @@ function inStore(mode, use) {
     opening.onupgradeneeded = () => opening.result.createObjectStore("keys");
     opening.onerror = () => reject(opening.error);
     opening.onsuccess = () => {
-      const transaction = opening.result.transaction("keys", mode);
-      const request = use(transaction.objectStore("keys"));
-      transaction.oncomplete = () => (opening.result.close(), resolve(request.result));
-      transaction.onabort = () => reject(transaction.error);
+      try {
+        const transaction = opening.result.transaction("keys", mode);
+        const request = use(transaction.objectStore("keys"));
+        transaction.oncomplete = () => resolve(request.result);
+        transaction.onabort = () => reject(transaction.error);
+      } catch (error) {
+        reject(error); // private windows may refuse to keep a key
+      } finally {
+        opening.result.close(); // when the transaction has ended
+      }
     };
   });
 }
 
 /** The key record: { pair, name, isUsed }. Two tabs that begin at once end with the same key. */
 async function loadKey() {
-  try {
-    const kept = await inStore("readonly", (store) => store.get("key"));
-    if (kept) return kept;
-    const made = { pair: await makeKeyPair(), name: deviceName(), isUsed: false };
-    await inStore("readwrite", (store) => store.add(made, "key")).catch(() => null);
-    return await inStore("readonly", (store) => store.get("key"));
-  } catch {
-    notice(TEXT.noStore);
-    return { pair: await makeKeyPair(), name: deviceName(), isUsed: false };
-  }
+  const find = () => inStore("readonly", (store) => store.get("key")).catch(() => null);
+  const kept = await find();
+  if (kept) return kept;
+  const made = { pair: await makeKeyPair(), name: deviceName(), isUsed: false };
+  await inStore("readwrite", (store) => store.add(made, "key")).catch(() => null);
+  const stored = await find();
+  if (!stored) notice(TEXT.noStore);
+  return stored ?? made;
 }
 
 async function keepKey(record) {
