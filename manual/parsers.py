@@ -25,7 +25,7 @@ def synopsis(usage: str) -> str:
 
 
 def of_parser(parser: argparse.ArgumentParser) -> str:
-    """Give all sections that a parser can read_help, from SYNOPSIS on."""
+    """Return the sections of a parser's help, from SYNOPSIS on."""
     parsed = read_help(parser)
     text = synopsis(parsed.usage) + "".join(map(_group, parsed.groups))
     text += groff.heading("exit status") + groff.paragraph(groff.plain(parsed.status)) if parsed.status else ""

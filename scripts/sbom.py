@@ -1,4 +1,4 @@
-"""The bill of materials of a release, as CycloneDX 1.5 JSON: the libraries that doorward needs; it contains none.
+"""The bill of materials of a release, as CycloneDX 1.5 JSON: the libraries that doorward needs, and what it contains.
 
 python3 scripts/sbom.py VERSION <pyproject.toml; SOURCE_DATE_EPOCH is its date.
 """
@@ -14,6 +14,15 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+_CONTAINED = {  # in src/doorward/page/qr.mjs
+    "type": "library",
+    "bom-ref": "pkg:npm/uqr@0.1.3",
+    "name": "uqr",
+    "version": "0.1.3",
+    "scope": "required",
+    "licenses": [{"license": {"id": "MIT"}}],
+    "purl": "pkg:npm/uqr@0.1.3",
+}
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(?P<bound>.*)")
 
 
@@ -22,6 +31,7 @@ def bill(project: dict[str, Any], version: str, date: datetime) -> dict[str, Any
     optional = {text for texts in project["optional-dependencies"].values() for text in texts}
     parts = [_component(text, "required") for text in project["dependencies"]]
     parts += [_component(text, "optional") for text in sorted(optional)]
+    parts.append(_CONTAINED)
     own = f"pkg:pypi/{project['name']}@{version}"
     return {
         "bomFormat": "CycloneDX",
@@ -36,7 +46,7 @@ def bill(project: dict[str, Any], version: str, date: datetime) -> dict[str, Any
                 "name": project["name"],
                 "version": version,
                 "description": project["description"],
-                "licenses": [{"license": {"id": project["license"]}}],
+                "licenses": [{"expression": project["license"]}],
                 "purl": own,
             },
         },

@@ -40,6 +40,13 @@ new Promise(resolve => indexedDB.open("doorward").onsuccess = ({target}) =>
   target.result.transaction("keys").objectStore("keys").get("key").onsuccess = ({target}) => resolve(target.result))
 .then(({name, pair: {privateKey: {extractable, usages}}}) => ({name, extractable, usages}))
 """
+RENAMED = """
+new Promise(resolve => indexedDB.open("doorward").onsuccess = ({target}) => {
+  const transaction = target.result.transaction("keys", "readwrite"), store = transaction.objectStore("keys");
+  store.get("key").onsuccess = ({target}) => store.put({...target.result, name: "'$(id)'"}, "key");
+  transaction.oncomplete = () => resolve(null);
+})
+"""
 LOOKS = {
     f"{name}-{scheme}": (width, scheme)
     for name, width in (("wide", 1280), ("phone", 390))
@@ -137,6 +144,15 @@ def test_name_is_in_the_line(page: Page) -> None:
         pass  # the browser is writing it
     page.browser.open(page.address)
     assert page.browser.evaluate("doorward.line()").endswith(" Ann-s-phone-b-")
+
+
+def test_name_from_another_page_of_the_origin_ends_no_quotes(page: Page) -> None:
+    page.browser.evaluate("doorward.line()")
+    page.browser.evaluate(RENAMED)
+    page.browser.open(page.address)
+    assert page.browser.evaluate("doorward.line()").endswith(" -id-")
+    command = "[...document.querySelectorAll('code')].at(-1).textContent"
+    assert page.browser.evaluate(command).count("'") == 2
 
 
 @pytest.mark.parametrize("lost", [1, 3])
@@ -252,6 +268,8 @@ def test_page_works_offline(page: Page, capsys: pytest.CaptureFixture[str]) -> N
         page.browser.evaluate("navigator.serviceWorker.ready.then(() => null)")
         while not page.browser.evaluate("caches.match(location.href).then(Boolean)"):
             pass  # the worker is fetching it
+        scopes = "navigator.serviceWorker.getRegistrations().then(all => all.map(({scope}) => scope))"
+        assert page.browser.evaluate(scopes) == [address]  # the other pages of the site go without it
         assert page.browser.complaints() == []
     page.browser.open(address)
     assert page.knock() == "confirmed"
@@ -285,8 +303,12 @@ def test_obstacles_are_named(page: Page) -> None:
     with with_script(page.browser, "delete globalThis.RTCPeerConnection"):
         page.browser.open(page.address)
         assert [notice[:22] for notice in notices(page.browser)] == ["WebRTC is switched off"]
-    with with_script(page.browser, "IDBFactory.prototype.open = () => { throw new Error('closed'); }"):
-        page.browser.open(page.address)
+
+
+@pytest.mark.parametrize("failing", ["IDBFactory.prototype.open", "IDBObjectStore.prototype.add"])
+def test_browser_that_keeps_no_key(page: Page, failing: str) -> None:
+    with site(page) as address, with_script(page.browser, f"{failing} = () => {{ throw new Error('kept off'); }}"):
+        page.browser.open(address)
         page.gate.authorize(page.browser.evaluate("doorward.line()"))
         assert ["private window" in notice for notice in notices(page.browser)] == [True]
         assert page.knock() == "confirmed"

@@ -50,7 +50,7 @@ def test_it_says_what_it_is(wheel: Path) -> None:
     with ZipFile(wheel) as file:
         said = message_from_string(file.read(f"doorward-{__version__}.dist-info/METADATA").decode())
         names = set(file.namelist())
-    assert said["License-Expression"] == "GPL-2.0-or-later"
+    assert said["License-Expression"] == "GPL-2.0-or-later AND MIT"
     assert said["Requires-Python"] == ">=3.11"
     assert set(said.get_all("Classifier") or []) == set(project["classifiers"])
     assert set(said.get_all("Provides-Extra") or []) == set(project["optional-dependencies"])

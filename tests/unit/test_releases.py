@@ -1,4 +1,4 @@
-"""A release: one version everywhere, and a bill of materials that lists what pyproject.toml needs."""
+"""A release: one version everywhere, and a bill of materials that lists what is needed and what is contained."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_bill_of_materials() -> None:
     bill = sbom.bill(PROJECT, __version__, datetime(2026, 1, 1, tzinfo=UTC))
     assert bill["metadata"]["component"]["purl"] == f"pkg:pypi/doorward@{__version__}"
     assert bill["metadata"]["timestamp"] == "2026-01-01T00:00:00Z"
-    parts = {part["name"]: (part["scope"], part["properties"][0]["value"]) for part in bill["components"]}
+    *needed, contained = bill["components"]
+    assert f"{contained['name']} {contained['version']} " in (ROOT / "src/doorward/page/qr.mjs").read_text()
+    parts = {part["name"]: (part["scope"], part["properties"][0]["value"]) for part in needed}
     assert parts["cryptography"] == ("required", ">=38")
     assert parts["prometheus-client"][0] == "optional"
     assert len(parts) == len(PROJECT["dependencies"]) + len(PROJECT["optional-dependencies"])

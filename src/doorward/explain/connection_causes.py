@@ -9,6 +9,7 @@ from doorward.config.duration import format_duration
 from doorward.config.schema import Mode
 from doorward.explain import wording
 from doorward.explain.align import Cause, SourceContext
+from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState, flow_key
 from doorward.explain.replay import COUNTED, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED, ReplyPacket
@@ -185,7 +186,7 @@ def _other_port(period: OpenPeriod) -> Iterator[Cause]:
         if step.verdict is PacketVerdict.HIDDEN and step.port not in period.door.opens:
             owner = period.context.config.doors[period.context.config.services[step.port][0]]
             what = f"{opened}, but the connection went to {step.port}, which door {owner.name} opens"
-            yield Cause("wrong_door", what, _how_to_open(owner))
+            yield Cause("wrong_door", what, _how_to_open(period.context.config, owner))
         if step.verdict in COUNTED and _may_begin(step) and step.port not in period.context.config.ports:
             what = f"{opened}, but the connection went to {step.port}, which the door does not open ({opens})"
             yield Cause("other_port", what, f"add {step.port} to its `opens`, or connect to {opens}")
@@ -213,10 +214,11 @@ def no_knock_cause(context: SourceContext) -> Cause | None:
         remedy = "mode observe hides nothing" if context.config.gate.mode is Mode.OBSERVE else "run `doorward status`"
         return Cause("not_hidden", what, f"{remedy}; a knock from before the capture does not show in it")
     what = f"no knock: {wording.counted(len(attempts), 'packet')} went to {port}, and none to a port of a sequence"
-    return Cause("no_knock", what, _how_to_open(door))
+    return Cause("no_knock", what, _how_to_open(context.config, door))
 
 
-def _how_to_open(door: Door) -> str:
-    if not door.knock:
-        return f"door {door.name} has no port sequence; open it with `doorward open {door.name} ADDRESS`"
-    return f"knock first; door {door.name} expects {wording.knocks(door)}"
+def _how_to_open(config: CompiledConfig, door: Door) -> str:
+    if door.knock:
+        return f"knock first; door {door.name} expects {wording.knocks(door)}"
+    signed = "send a signed knock first, or " if config.signed_ports else ""
+    return f"door {door.name} has no port sequence; {signed}open it with `doorward open {door.name} ADDRESS`"

@@ -2,7 +2,7 @@
 
 const TEXT = {
   addresses: (list) => `Knocks at ${list.join(" and ")}`,
-  foot: "This page holds no secret of the server. Anyone who can change it can use this browser's key while it is open.",
+  foot: "This page holds no secret of the server. Anyone who can change it can sign with this browser's key, also for later.",
   duration: (seconds) => (seconds < 120 ? `${seconds} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`),
   doorClosed: (duration) => `Opens for ${duration}`,
   knock: (door) => `Open ${door}`,
@@ -99,26 +99,30 @@ function inStore(mode, use) {
     opening.onupgradeneeded = () => opening.result.createObjectStore("keys");
     opening.onerror = () => reject(opening.error);
     opening.onsuccess = () => {
-      const transaction = opening.result.transaction("keys", mode);
-      const request = use(transaction.objectStore("keys"));
-      transaction.oncomplete = () => (opening.result.close(), resolve(request.result));
-      transaction.onabort = () => reject(transaction.error);
+      try {
+        const transaction = opening.result.transaction("keys", mode);
+        const request = use(transaction.objectStore("keys"));
+        transaction.oncomplete = () => resolve(request.result);
+        transaction.onabort = () => reject(transaction.error);
+      } catch (error) {
+        reject(error); // private windows may refuse to keep a key
+      } finally {
+        opening.result.close(); // when the transaction has ended
+      }
     };
   });
 }
 
 /** The key record: { pair, name, isUsed }. Two tabs that begin at once end with the same key. */
 async function loadKey() {
-  try {
-    const kept = await inStore("readonly", (store) => store.get("key"));
-    if (kept) return kept;
-    const made = { pair: await makeKeyPair(), name: deviceName(), isUsed: false };
-    await inStore("readwrite", (store) => store.add(made, "key")).catch(() => null);
-    return await inStore("readonly", (store) => store.get("key"));
-  } catch {
-    notice(TEXT.noStore);
-    return { pair: await makeKeyPair(), name: deviceName(), isUsed: false };
-  }
+  const find = () => inStore("readonly", (store) => store.get("key")).catch(() => null);
+  const kept = await find();
+  if (kept) return kept;
+  const made = { pair: await makeKeyPair(), name: deviceName(), isUsed: false };
+  await inStore("readwrite", (store) => store.add(made, "key")).catch(() => null);
+  const stored = await find();
+  if (!stored) notice(TEXT.noStore);
+  return stored ?? made;
 }
 
 async function keepKey(record) {
@@ -268,7 +272,8 @@ class KeyCard {
   }
 
   get text() {
-    return authorizedKeysLine(this.signer, this.record.name);
+    // Other pages of the origin can write to the store, and the name goes into a command for the operator.
+    return authorizedKeysLine(this.signer, cleanName(String(this.record.name)));
   }
 
   show() {
@@ -334,7 +339,8 @@ async function compareClocks() {
 }
 
 function workOffline() {
-  if (location.protocol.startsWith("http")) navigator.serviceWorker?.register(WORKER).catch(() => null);
+  if (!location.protocol.startsWith("http")) return;
+  navigator.serviceWorker?.register(WORKER, { scope: location.pathname }).catch(() => null); // not the other pages of the site
 }
 
 async function start() {

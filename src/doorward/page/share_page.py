@@ -6,8 +6,6 @@ sends port sequences: those are requests. The doors are in it as JSON, which the
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +16,7 @@ from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Signed
 from doorward.errors import InvalidValueError, UsageError
 from doorward.init.client_setup import delay_ms, is_knockable
 from doorward.model import Address, Door, Port, Protocol
-from doorward.report.markup import Html, fill
+from doorward.report.markup import Html, fill, policy_source
 from doorward.signed.server_key import X25519, ServerKey
 
 MAX_LINK_LETTERS, MAX_TITLE_LETTERS = 500, 100
@@ -151,16 +149,10 @@ def render(page: KnockPage, files: PageFiles) -> str:
     style, script = f"\n{files.style.strip()}\n", "\n" + "\n".join(text.strip() + "\n" for text in files.scripts)
     others = " http: ws:" if page.key is None else ""
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"default-src 'none'; script-src {policy_source(script)}; style-src {policy_source(style)}; img-src data:; "
         f"connect-src 'self'{others}; worker-src 'self'; base-uri 'none'; form-action 'none'"
     )
     # In JSON these letters occur only within strings, where an escape means the same.
     data = json.dumps(page.as_dict()).translate({ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"})
     heading = fill("{}", page.title)
-    return fill(
-        files.template, __version__, Html(policy), heading, Html(style), heading, Html(data), Html(script)
-    )  # fmt: skip
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return fill(files.template, __version__, Html(policy), heading, Html(style), heading, Html(data), Html(script))

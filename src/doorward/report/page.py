@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import NamedTuple
 
 from doorward.config.duration import rough_duration
 from doorward.report import doors, refusals, users
-from doorward.report.markup import Html, fill, join, untrusted
+from doorward.report.markup import Html, fill, join, policy_source, untrusted
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import Statistics
 from doorward.report.style import STYLE
 from doorward.report.words import count, dated, moment
 
 MARK = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="doorward report'
-_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; base-uri 'none'; form-action 'none'"
+_POLICY = f"default-src 'none'; style-src {policy_source(STYLE)}; img-src data:; base-uri 'none'; form-action 'none'"
 _HEAD = (
     MARK
     + """ {}">

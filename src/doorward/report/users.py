@@ -112,8 +112,4 @@ def _session_row(session: Session, now_s: float, local: LocalTime) -> Html:
 
 
 def _person_or_method(session: Session) -> Html:
-    return (
-        untrusted(session.person)
-        if session.by == "key"
-        else fill("by {}", "hand" if session.by == "hand" else session.by)
-    )
+    return untrusted(session.person) if session.by == "key" else fill("by {}", session.by)

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { webcrypto } from "node:crypto";
 import * as doorward from "../../../clients/js/doorward.mjs";
+import { encode } from "../../../src/doorward/page/qr.mjs";
 
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
 const { fromHex } = doorward;
@@ -39,6 +40,9 @@ const commands = {
   async open({ secret, datagram }) {
     const reply = await doorward.openReply(fromHex(secret), fromHex(datagram));
     return reply && { ...reply, address: hex(reply.address) };
+  },
+  async qr({ text, mask }) {
+    return encode(text, { border: 0, maskPattern: mask }).data.map((row) => row.map(Number));
   },
   async send({ server, door, host, port, waitMs }) {
     const signer = await doorward.signerOf(await doorward.makeKeyPair());

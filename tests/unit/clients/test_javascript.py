@@ -1,4 +1,4 @@
-"""clients/js/doorward.mjs in Node: it makes the bytes of the vectors, and what the server's side accepts."""
+"""The JavaScript in Node: doorward.mjs makes the vectors and what the server accepts; qr.mjs makes right QR codes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segno
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
@@ -179,3 +180,13 @@ def test_raw_packet_and_its_confirmation(answered: bool) -> None:
         (result,) = in_node(("send", {"server": str(SERVER.public), "door": "ssh", **where}))
         thread.join()
     assert result["reply"] == (as_javascript(confirmation) if answered else None)
+
+
+@pytest.mark.parametrize("length", [17, 32, 53, 78, 106, 134, 154, 192, 230, 271])
+def test_qr_codes_are_those_of_another_encoder(length: int) -> None:
+    """The texts fill their codes: segno puts other padding behind shorter ones, which no reader looks at."""
+    text = "ssh-ed25519 ü ".ljust(length - 1, "A")
+    results = in_node(*(("qr", {"text": text, "mask": mask}) for mask in range(8)))
+    for mask, modules in enumerate(results):
+        code = segno.make_qr(text, error="l", mask=mask, mode="byte", encoding="utf-8", boost_error=False)
+        assert modules == [list(row) for row in code.matrix]

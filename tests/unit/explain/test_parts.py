@@ -181,6 +181,14 @@ def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
     assert after == "dropped, unless the signed knock opened ssh"
 
 
+@pytest.mark.parametrize(("signed", "is_advised"), [("[signed]\n", True), ("", False)])
+def test_door_without_a_sequence_needs_a_signed_knock(signed: str, is_advised: bool) -> None:
+    hidden = house(f'[doors.ssh]\nopens = ["22/tcp"]\n{signed}')
+    (summary,) = explained(hidden, script("0 22/tcp"), [SERVER]).sources
+    assert summary.diagnosis.fault.kind == "no_knock"
+    assert ("signed knock" in summary.diagnosis.fault.remedy) is is_advised
+
+
 def test_each_port_for_signed_knocks_counts() -> None:
     signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\nport = ["62201/udp", "443/udp"]\n')
     (summary,) = explained(signing, script("0 443/udp; 1 62201/udp; 2 443/udp"), [SERVER]).sources
