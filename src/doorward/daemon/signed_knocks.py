@@ -17,6 +17,7 @@ from doorward.core.openings import (
     LogLine,
     RecordConfirmation,
     RecordRun,
+    Reject,
     SetElements,
     on_open,
     on_signed_close,
@@ -111,21 +112,23 @@ class SignedKnocks:
         self._openings.loop.at(self._openings.loop.now_s() + POLL_S, self._poll)
 
     def _on_reports(self, reports: list[VerifierReport]) -> None:
-        """Handle reports together, so that the ledger is written once for many knocks."""
-        for report in reports:
-            self._record_rejections(report)
+        """Handle reports together, so that the ledger is written once for many knocks; then record the rejections."""
         if knocks := [knock for report in reports for knock in report.knocks]:
             self._on_knocks(knocks)
+        self._record_rejections(reports)
         for report in reports:
             for repeat in report.repeats:  # one for a fleet's knock may come before etcd's answer: more will follow
                 self._confirmations.repeat(repeat, self._openings.loop.now_s())
 
-    def _record_rejections(self, report: VerifierReport) -> None:
-        self.counts.update(report.counts)
+    def _record_rejections(self, reports: Sequence[VerifierReport]) -> None:
+        for report in reports:
+            self.counts.update(report.counts)
         self.resent += self.counts.pop("resent", 0)
-        for source, refused in report.refused:
-            if self._verifier_limit.admits(self._openings.loop.now_s()):
-                self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
+        refused, now_s = [each for report in reports for each in report.refused], self._openings.loop.now_s()
+        if recorded := [each for each in refused if self._verifier_limit.admits(now_s)]:
+            self._openings.perform(
+                [Reject(source, why.door, f"signed knock: {why.words}", why.reason) for source, why in recorded]
+            )
 
     def _on_knocks(self, knocks: list[ValidKnock]) -> None:
         """Claim the knocks; those for the fleet there first, as other gates may have used them."""

@@ -215,6 +215,13 @@ def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
     daemon.close()
 
 
+def test_rejections_do_not_delay_a_knock(desk: Desk) -> None:
+    desk.signed._on_reports([REPORT, VerifierReport([desk.open(1)], [], {})])
+    logged = [json.loads(line)["event"] for line in desk.written.getvalue().splitlines()]
+    assert logged == ["opened"] + ["refused"] * 40
+    assert desk.signed.counts == {"key": 40}
+
+
 def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(
     daemon: InProcessDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
