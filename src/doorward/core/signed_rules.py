@@ -100,8 +100,8 @@ class CloseDates:
 
     def last(self, by: str, door: str, place: Source) -> int:
         """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
-        known = [self._dates.get(signer, {}) for signer in (by, _BY_HAND + by, "", _BY_HAND)]
-        return max(dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL))
+        known = [self._dates[signer] for signer in (by, _BY_HAND + by, "", _BY_HAND) if signer in self._dates]
+        return max((dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL)), default=-1)
 
     def note(self, close: DatedKnock) -> None:
         """Remember a close that was claimed, also one that found nothing open."""

@@ -24,7 +24,7 @@ from doorward.errors import HostError, InvalidValueError
 from doorward.kernel.routes import LOCAL, UNICAST, route_type
 from doorward.kernel.send_only import send_from
 from doorward.model import Port
-from doorward.signed.authorize import KnockClose, KnockGrant, signer_text
+from doorward.signed.authorize import ValidKnock, signer_text
 from doorward.signed.reply import SALT_BYTES, Confirmation, ReplyPath, seal_reply
 from doorward.signed.stun import ice_password, success_response
 
@@ -68,7 +68,7 @@ class Confirmations:
             "counts": dict(self.counts),
         }
 
-    def confirm(self, knock: KnockGrant | KnockClose, left_s: int | None, now_s: float) -> Outcome | None:
+    def confirm(self, knock: ValidKnock, left_s: int | None, now_s: float) -> Outcome | None:
         """Confirm a recorded knock; return what became of it, None: its sender does not want that.
 
         `left_s`: for how long the door is open, None: closed.

@@ -25,7 +25,7 @@ from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Source
-from doorward.signed.authorize import KnockGrant
+from doorward.signed.authorize import ValidKnock
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # before a process that ended is restarted
@@ -36,7 +36,7 @@ _LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may 
 _OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
 
 
-Answered = Callable[[list[KnockGrant], list[Rejected | None]], None]
+Answered = Callable[[list[ValidKnock], list[Rejected | None]], None]
 _USED = Rejected("used", "it was used at this or another gate of the fleet")
 
 
@@ -51,7 +51,7 @@ class FleetSync:
         self._writer: SocketWriter | None = None
         self._closed: list[OpeningKey] = []
         self._pause_s = _PAUSE_S
-        self._claims: dict[int, tuple[list[KnockGrant], Answered]] = {}
+        self._claims: dict[int, tuple[list[ValidKnock], Answered]] = {}
         self._numbers = 0
         self._logged_s = float("-inf")
         self._limit = TokenBucket(RECORDS_PER_S, RECORDS_AT_ONCE)
@@ -105,7 +105,7 @@ class FleetSync:
         if self._limit.admits(self._openings.loop.now_s()):
             self._send(protocol.Recorded(event, door or "", str(address), printable(words, protocol.MAX_LINE_LENGTH)))
 
-    def claim(self, grants: list[KnockGrant], then: Answered) -> None:
+    def claim(self, grants: list[ValidKnock], then: Answered) -> None:
         """Ask the fleet which signed knocks are new, and call `then` with a rejection or None for each."""
         for some in protocol.batches(grants):
             self._numbers += 1

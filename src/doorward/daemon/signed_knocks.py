@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration
 from doorward.core.openings import (
@@ -17,6 +17,7 @@ from doorward.core.openings import (
     LogLine,
     RecordConfirmation,
     RecordRun,
+    Reject,
     SetElements,
     on_open,
     on_signed_close,
@@ -29,12 +30,12 @@ from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
-from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, ValidKnock, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, VerifierReport
 from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
 from doorward.model import Address, Door, Opening, Source
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import KnockClose, KnockGrant, clock_offset, signer_text
+from doorward.signed.authorize import ValidKnock, clock_offset, signer_text
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import FleetSync
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 MAX_OPENINGS_PER_KEY = 256
 MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
 _SHARED_CLOSE = "the door is shared with the fleet; close it with `doorward close {door} ADDRESS`"
-K = TypeVar("K", KnockGrant, ValidKnock)
 
 
 class SignedKnocks:
@@ -112,33 +112,35 @@ class SignedKnocks:
         self._openings.loop.at(self._openings.loop.now_s() + POLL_S, self._poll)
 
     def _on_reports(self, reports: list[VerifierReport]) -> None:
-        """Handle reports together, so that the ledger is written once for many knocks."""
-        for report in reports:
-            self._record_rejections(report)
+        """Handle reports together, so that the ledger is written once for many knocks; then record the rejections."""
         if knocks := [knock for report in reports for knock in report.knocks]:
             self._on_knocks(knocks)
+        self._record_rejections(reports)
         for report in reports:
             for repeat in report.repeats:  # one for a fleet's knock may come before etcd's answer: more will follow
                 self._confirmations.repeat(repeat, self._openings.loop.now_s())
 
-    def _record_rejections(self, report: VerifierReport) -> None:
-        self.counts.update(report.counts)
+    def _record_rejections(self, reports: Sequence[VerifierReport]) -> None:
+        for report in reports:
+            self.counts.update(report.counts)
         self.resent += self.counts.pop("resent", 0)
-        for source, refused in report.refused:
-            if self._verifier_limit.admits(self._openings.loop.now_s()):
-                self._openings.reject(source, refused.door, f"signed knock: {refused.words}", refused.reason)
+        refused, now_s = [each for report in reports for each in report.refused], self._openings.loop.now_s()
+        if recorded := [each for each in refused if self._verifier_limit.admits(now_s)]:
+            self._openings.perform(
+                [Reject(source, why.door, f"signed knock: {why.words}", why.reason) for source, why in recorded]
+            )
 
     def _on_knocks(self, knocks: list[ValidKnock]) -> None:
         """Claim the knocks; those for the fleet there first, as other gates may have used them."""
         alone: list[ValidKnock] = []
-        shared: list[KnockGrant] = []
+        shared: list[ValidKnock] = []
         now_s = self._openings.loop.now_s()
         for knock in knocks:
             if not self._quotas.admits(knock.signer, now_s):
                 self._reject(knock, "quota", TOO_MANY)
-            elif isinstance(knock, KnockClose) and self._is_shared(knock):
+            elif knock.is_close and self._is_shared(knock):
                 self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
-            elif isinstance(knock, KnockGrant) and knock.is_shared:
+            elif knock.is_shared:
                 shared.append(knock)
             else:
                 alone.append(knock)
@@ -150,11 +152,11 @@ class SignedKnocks:
         for grant in shared:  # verified with the previous configuration
             self._reject(grant, "fleet", "its door is shared, and this gate has left the fleet")
 
-    def _is_shared(self, knock: KnockClose) -> bool:
+    def _is_shared(self, knock: ValidKnock) -> bool:
         door = self._openings.doors.get(knock.door)
         return knock.is_shared or (door is not None and door.shared)
 
-    def _on_fleet_answer(self, granted: list[KnockGrant], objections: list[Rejected | None]) -> None:
+    def _on_fleet_answer(self, granted: list[ValidKnock], objections: list[Rejected | None]) -> None:
         self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
         for grant, objection in zip(granted, objections, strict=True):
             if objection is not None:
@@ -165,14 +167,14 @@ class SignedKnocks:
         knocks = self._not_banned(knocks)
         if not knocks:
             return
-        claims = [PacketId(k.id, k.time_ms, _dated(k), isinstance(k, KnockClose)) for k in knocks]
+        claims = [PacketId(k.id, k.time_ms, _dated(k), k.is_close) for k in knocks]
         objections = self._openings.ledger.seen.claim(claims)
         for knock, objection in zip(knocks, objections, strict=True):
             if objection:
                 self._reject(knock, "closed" if objection == CLOSED else "used", objection + _offset(knock, objection))
         self._apply([knock for knock, objection in zip(knocks, objections, strict=True) if not objection])
 
-    def _not_banned(self, knocks: Sequence[K]) -> list[K]:
+    def _not_banned(self, knocks: Sequence[ValidKnock]) -> list[ValidKnock]:
         """Reject knocks for banned addresses, before they are claimed, and return the rest.
 
         Packets from a banned address never arrive here: such a knock is for an address other than its sender's.
@@ -200,7 +202,7 @@ class SignedKnocks:
             if door is None:  # verified with the previous configuration
                 self._reject(knock, "door", "a reload has removed its door")
                 continue
-            found = self._close(knock) if isinstance(knock, KnockClose) else self._open(knock, door)
+            found = self._close(knock) if knock.for_ms is None else self._open(knock, knock.for_ms, door)
             effects += found
             if any(isinstance(effect, SetElements | RecordRun) for effect in found):
                 applied.append(knock)
@@ -220,21 +222,21 @@ class SignedKnocks:
         for knock in knocks:
             opening = self._openings.table.get(knock.door, knock.place)
             left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
-            outcome = self._confirmations.confirm(knock, left_s if isinstance(knock, KnockGrant) else None, now_s)
+            outcome = self._confirmations.confirm(knock, None if knock.is_close else left_s, now_s)
             if outcome is not None:
                 outcomes.append(RecordConfirmation((knock.door, knock.place), outcome))
         if outcomes:
             self._openings.perform(outcomes)
 
-    def _open(self, grant: KnockGrant, door: Door) -> list[Effect]:
+    def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()
-        new = signed_opening(door, _dated(grant), grant.for_ms / 1000, signer_text(grant), now_s)
+        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []
         return on_open(self._openings.table, door, new, now_s)
 
-    def _close(self, knock: KnockClose) -> list[Effect]:
+    def _close(self, knock: ValidKnock) -> list[Effect]:
         """Close what the signer holds; what others hold stays, and a close that finds nothing is only logged."""
         by, now_s = signer_text(knock), self._openings.loop.now_s()
         if effects := on_signed_close(self._openings.table, _dated(knock), by, now_s):
@@ -263,7 +265,7 @@ class SignedKnocks:
     def _not_applied(self, knock: ValidKnock, error: DoorwardError) -> None:
         """Reject a knock whose change nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
-        verb = "closed" if isinstance(knock, KnockClose) else "opened"
+        verb = "closed" if knock.is_close else "opened"
         self._refuse(knock.place, knock.door, reason, f"{signer_text(knock)} {verb} nothing: {error}")
 
 

@@ -30,11 +30,10 @@ from doorward.signed.authorize import (
     FORBIDDEN,
     GARBAGE,
     REASONS,
-    KnockClose,
-    KnockGrant,
     KnockRejection,
     PacketAuthorizer,
     Reason,
+    ValidKnock,
     Verdict,
 )
 from doorward.signed.envelope import CHECK_BYTES
@@ -51,8 +50,6 @@ _MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,250 bytes
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 
-
-ValidKnock = KnockGrant | KnockClose
 _COPY = KnockRejection("repeated", "a copy of an earlier packet")
 _RESENT = KnockRejection("resent")
 
@@ -127,6 +124,7 @@ def parse_report(raw: bytes) -> VerifierReport:
 def _knock(
     door: str,
     place: str,
+    for_ms: int | None,
     key: str,
     signer: str,
     id: str,  # noqa: A002
@@ -135,19 +133,17 @@ def _knock(
     reply: str | None,
     path: list[str] | None,
     transaction: str | None,
-    for_ms: int | None = None,
 ) -> ValidKnock:
-    """Parse a knock; one that closes has no `for_ms`."""
     if not NAME.fullmatch(door) or type(is_shared) is not bool:
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
-    close = KnockClose(
-        door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
+    return ValidKnock(
+        door, parse_source(_words(place)), None if for_ms is None else _number(for_ms, MAX_FOR_MS),
+        _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
         None if path is None else _path(*path),
         None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),
     )  # fmt: skip
-    return close if for_ms is None else KnockGrant(**close._asdict(), for_ms=_number(for_ms, MAX_FOR_MS))
 
 
 def _path(source: str, source_port: str, destination: str, port: str, interface: str) -> ReplyPath:

@@ -1,4 +1,4 @@
-"""Authorize signed knocks: from packet, source and time to a grant or a rejection. Pure.
+"""Authorize signed knocks: from packet, source and time to a valid knock or a rejection. Pure.
 
 The checks run in order of cost, so that a sender who knows less is rejected for less: length, clear check, HPKE,
 format, door and gate, freshness, authorization, signature. Replays are detected by daemon/replay_cache.py.
@@ -40,8 +40,8 @@ GARBAGE = ("length", "check", "stun", "resent")  # reasons that anyone can cause
 FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 
 
-class KnockGrant(NamedTuple):
-    """An authorized knock that opens a door.
+class ValidKnock(NamedTuple):
+    """An authorized knock: it opens a door for `for_ms`, or with None closes the signer's own opening.
 
     `key` is the signer's name for users, and `signer` identifies it: the hash of its key, or for a certificate of
     authority and key ID, which outlive a renewal. `id` is the message's number, and
@@ -52,7 +52,7 @@ class KnockGrant(NamedTuple):
 
     door: str
     place: Source
-    for_ms: int
+    for_ms: int | None
     key: str
     signer: bytes
     id: bytes
@@ -62,20 +62,10 @@ class KnockGrant(NamedTuple):
     path: ReplyPath | None = None
     transaction: bytes | None = None
 
-
-class KnockClose(NamedTuple):
-    """An authorized knock that closes the signer's own opening; the fields are those of a grant."""
-
-    door: str
-    place: Source
-    key: str
-    signer: bytes
-    id: bytes
-    time_ms: int
-    is_shared: bool = False
-    reply: ReplySecret | None = None
-    path: ReplyPath | None = None
-    transaction: bytes | None = None
+    @property
+    def is_close(self) -> bool:
+        """Return whether it closes."""
+        return self.for_ms is None
 
 
 class KnockRejection(NamedTuple):
@@ -86,10 +76,10 @@ class KnockRejection(NamedTuple):
     door: str | None = None
 
 
-Verdict = KnockGrant | KnockClose | KnockRejection
+Verdict = ValidKnock | KnockRejection
 
 
-def signer_text(knock: KnockGrant | KnockClose) -> str:
+def signer_text(knock: ValidKnock) -> str:
     """Return who signed a knock, and whether in a browser, for users."""
     return f"key {knock.key}" if knock.transaction is None else f"key {knock.key}{BY_BROWSER}"
 
@@ -184,10 +174,8 @@ class PacketAuthorizer:
         place = source if request.asked is None else request.asked
         name, number = credential.name, message_number(message.body)
         signer = credential.certified_signer or request.signer
-        if request.flags & CLOSE:
-            return KnockClose(door, place, name, signer, number, request.time_ms, target.is_shared)
-        for_ms = credential.granted_ms(request.for_s, self._doors[door])
-        return KnockGrant(door, place, for_ms, name, signer, number, request.time_ms, target.is_shared)
+        for_ms = None if request.flags & CLOSE else credential.granted_ms(request.for_s, self._doors[door])
+        return ValidKnock(door, place, for_ms, name, signer, number, request.time_ms, target.is_shared)
 
     def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
         signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from doorward.model import Source
 from doorward.signed import authorized_keys
-from doorward.signed.authorize import KnockGrant, PacketAuthorizer
+from doorward.signed.authorize import PacketAuthorizer, ValidKnock
 from doorward.signed.envelope import CHECK_BYTES, seal
 from doorward.signed.message import CONFIRM, Request, pack_body, pack_place, signed_text, signer_hash, target_hash
 from doorward.signed.reply import Confirmation, ReplySecret, open_reply, reply_secret, seal_reply
@@ -155,8 +155,8 @@ def test_server_accepts_a_knock(kind: str) -> None:
     assert [line.name for line in keys.lines] == ["a phone"]
     authorizer = PacketAuthorizer(SERVER, keys, {"ssh": 30_000}, None, 60_000)
     verdict = authorizer.authorize(bytes.fromhex(made["packet"]), bytes([192, 0, 2, 9]), TIME_MS)
-    assert isinstance(verdict, KnockGrant)
-    assert (verdict.door, verdict.key) == ("ssh", "a phone")
+    assert isinstance(verdict, ValidKnock)
+    assert (verdict.door, verdict.for_ms, verdict.key) == ("ssh", 30_000, "a phone")
 
 
 @pytest.mark.parametrize("answered", [True, False])

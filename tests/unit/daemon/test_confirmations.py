@@ -24,7 +24,7 @@ from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.kernel.routes import LOCAL, UNICAST
 from doorward.kernel.send_only import open_send_only
 from doorward.model import Port, Protocol
-from doorward.signed.authorize import KnockClose, KnockGrant
+from doorward.signed.authorize import ValidKnock
 from doorward.signed.reply import (
     REPLY_BYTES,
     SALT_BYTES,
@@ -60,9 +60,9 @@ class Client:
         path = ReplyPath(GUEST, self.socket.getsockname()[1], SERVER, self.port.number, 0)
         return path._replace(**fields)  # type: ignore[arg-type]
 
-    def grant(self, number: int = 0, **fields: object) -> KnockGrant:
+    def grant(self, number: int = 0, **fields: object) -> ValidKnock:
         id_ = number.to_bytes(16)
-        grant = KnockGrant("ssh", GUEST, 30_000, "laptop", bytes(12), id_, 0, reply=SECRET, path=self.path())
+        grant = ValidKnock("ssh", GUEST, 30_000, "laptop", bytes(12), id_, 0, reply=SECRET, path=self.path())
         return grant._replace(**fields)  # type: ignore[arg-type]
 
     def waiting(self) -> list[bytes]:
@@ -90,7 +90,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 def test_an_opening_and_a_close_are_confirmed(client: Client) -> None:
     assert client.confirmations.confirm(client.grant(), 30, 0.0) == "sent"
-    close = KnockClose("ssh", GUEST, "laptop", bytes(12), bytes(16), 0, reply=SECRET, path=client.path())
+    close = ValidKnock("ssh", GUEST, None, "laptop", bytes(12), bytes(16), 0, reply=SECRET, path=client.path())
     client.confirmations.confirm(close, None, 0.0)
     replies = [open_reply(SECRET, datagram) for datagram in client.waiting()]
     assert [(reply.place, reply.left_s) for reply in replies] == [(GUEST, 30), (GUEST, None)]
@@ -255,7 +255,7 @@ def test_what_became_of_a_confirmation_is_recorded_after_it(
         signed = SignedKnocks(daemon.openings, daemon.bans, lambda: None, 60_000, client.sockets)
         now_ms = signed_knocks._clock().now_ms
         grant = client.grant(time_ms=now_ms)
-        closes = KnockClose(*grant[:2], *grant[3:5], bytes([1] * 16), now_ms + 1, reply=SECRET, path=grant.path)
+        closes = grant._replace(for_ms=None, id=bytes([1] * 16), time_ms=now_ms + 1)
         silent = grant._replace(id=bytes([2] * 16), door="web", reply=None)
         found = []
         for is_on, knock in (True, grant), (False, closes), (True, silent):

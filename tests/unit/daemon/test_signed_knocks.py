@@ -20,9 +20,9 @@ from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.replay_cache import PacketId
 from doorward.daemon.signed_knocks import SignedKnocks
-from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Rejection, ValidKnock, Verifier, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Rejection, Verifier, VerifierReport
 from doorward.model import Source
-from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection
+from doorward.signed.authorize import KnockRejection, ValidKnock
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 
@@ -49,12 +49,12 @@ class Desk:
 
     def open(
         self, dated: int, key: str = "ada", place: Source = HOME, door: str = "ssh", for_s: int = 600
-    ) -> KnockGrant:
+    ) -> ValidKnock:
         signer, number = self.signer(key), os.urandom(16)
-        return KnockGrant(door, place, for_s * 1000, key, signer, number, self.now_ms + dated)
+        return ValidKnock(door, place, for_s * 1000, key, signer, number, self.now_ms + dated)
 
-    def close(self, dated: int, key: str = "ada", place: Source = HOME, door: str = "ssh") -> KnockClose:
-        return KnockClose(door, place, key, self.signer(key), os.urandom(16), self.now_ms + dated)
+    def close(self, dated: int, key: str = "ada", place: Source = HOME, door: str = "ssh") -> ValidKnock:
+        return ValidKnock(door, place, None, key, self.signer(key), os.urandom(16), self.now_ms + dated)
 
     def signer(self, key: str) -> bytes:
         return {"ada": ADA, "bob": BOB}.get(key, key.encode().ljust(12)[:12])
@@ -213,6 +213,13 @@ def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
     daemon = InProcessDaemon(Ledger(tmp_path / "ledger.sqlite3"), Log("text", io.StringIO()))
     yield daemon
     daemon.close()
+
+
+def test_rejections_do_not_delay_a_knock(desk: Desk) -> None:
+    desk.signed._on_reports([REPORT, VerifierReport([desk.open(1)], [], {})])
+    logged = [json.loads(line)["event"] for line in desk.written.getvalue().splitlines()]
+    assert logged == ["opened"] + ["refused"] * 40
+    assert desk.signed.counts == {"key": 40}
 
 
 def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(

@@ -22,7 +22,7 @@ from doorward.daemon.verifier import (
 from doorward.errors import MalformedError
 from doorward.kernel.nflog import LoggedDatagram
 from doorward.packets.packet import UdpDatagram
-from doorward.signed.authorize import KnockClose, KnockGrant, KnockRejection, Verdict
+from doorward.signed.authorize import KnockRejection, ValidKnock, Verdict
 from doorward.signed.reply import ReplyPath, ReplySecret
 from doorward.signed.stun import TRANSACTION_BYTES, ice_password, unwrap
 from tests.support.stun import stun_request
@@ -31,11 +31,11 @@ GUEST, SERVER = ip_address("192.0.2.7"), ip_address("192.0.2.1")
 WALL_S = 1_800_000_000.0
 
 
-def grant(number: int = 0) -> KnockGrant:
-    return KnockGrant("ssh", GUEST, 30_000, "laptop", bytes(12), number.to_bytes(16), 1_800_000_000_000)
+def grant(number: int = 0) -> ValidKnock:
+    return ValidKnock("ssh", GUEST, 30_000, "laptop", bytes(12), number.to_bytes(16), 1_800_000_000_000)
 
 
-CLOSE = KnockClose("ssh", GUEST, "laptop", bytes(12), bytes(16), 1_800_000_000_000)
+CLOSE = ValidKnock("ssh", GUEST, None, "laptop", bytes(12), bytes(16), 1_800_000_000_000)
 
 
 class Judging:
@@ -186,6 +186,7 @@ def test_words_of_any_kind_fit() -> None:
         pack_report(VerifierReport([grant()], [], {})).replace(b'"reply": null', b'"reply": 7'),
         pack_report(VerifierReport([CLOSE], [], {})).replace(b'"time_ms": 1', b'"time_ms": 1000'),
         pack_report(VerifierReport([CLOSE], [], {})).replace(b'"time_ms"', b'"more": 1, "time_ms"'),
+        pack_report(VerifierReport([CLOSE], [], {})).replace(b'"for_ms": null, ', b""),
         pack_report(VerifierReport([grant()], [], {})).replace(b"laptop", b"lap\\u001btop"),
         pack_report(VerifierReport([grant()], [], {})).replace(b"30000", b"1e400"),
         pack_report(VerifierReport([grant()], [], {})).replace(b'"192.0.2.7"', b"7"),
@@ -209,7 +210,7 @@ def browser_desk() -> VerifierQueue:
     def authorize(packet: bytes, source: bytes, now_ms: int) -> Verdict:
         assert len(packet) == 190
         verdict = judge(packet, source, now_ms)
-        return verdict._replace(reply=SECRET) if isinstance(verdict, KnockGrant) else verdict
+        return verdict._replace(reply=SECRET) if isinstance(verdict, ValidKnock) else verdict
 
     here._judge.authorize = authorize  # type: ignore[method-assign]
     return here

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.signed.authorize import FleetScope, KnockClose, KnockGrant, KnockRejection, PacketAuthorizer, Verdict
+from doorward.signed.authorize import FleetScope, KnockRejection, PacketAuthorizer, ValidKnock, Verdict
 from doorward.signed.authorized_keys import parse
 from doorward.signed.envelope import Decryptor, check, check_key, keyed_check
 from doorward.signed.message import (
@@ -45,6 +45,12 @@ def judge(
     keys, faults = parse("".join(f"{line}\n" for line in lines), "authorized_keys")
     assert not faults
     return PacketAuthorizer(server, keys, DOORS, gate, 60_000, sharing)
+
+
+def valid(found: Verdict, *, is_close: bool = False) -> ValidKnock:
+    assert isinstance(found, ValidKnock)
+    assert found.is_close == is_close
+    return found
 
 
 def rejection(verdict: Verdict) -> KnockRejection:
@@ -102,7 +108,7 @@ def test_the_examples_are_accepted_in_time_and_from_their_keys_only(example: dic
     if request.flags & ONCE:
         assert rejection(verdict).reason == "once-unsupported"
     else:
-        assert isinstance(verdict, KnockClose if request.flags & CLOSE else KnockGrant)
+        verdict = valid(verdict, is_close=bool(request.flags & CLOSE))
         assert (verdict.door, verdict.time_ms) == ("ssh", request.time_ms)
         assert (verdict.signer == request.signer) == (not request.flags & CERTIFICATE)  # it changes with a renewal
         assert verdict.id.hex() == example["number"] == message_number(body).hex()
@@ -136,9 +142,9 @@ def test_the_examples_that_are_rejected(name: str, reason: str, words: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_key_opens_and_closes(kind: str) -> None:
     opening = fresh(kind)
-    assert isinstance(judge(opening.line).authorize(opening.packet, SOURCE.packed, TIME_MS), KnockGrant)
+    valid(judge(opening.line).authorize(opening.packet, SOURCE.packed, TIME_MS))
     closing = fresh(kind, flags=CLOSE)
-    assert isinstance(judge(closing.line).authorize(closing.packet, SOURCE.packed, TIME_MS), KnockClose)
+    valid(judge(closing.line).authorize(closing.packet, SOURCE.packed, TIME_MS), is_close=True)
 
 
 @pytest.mark.skipif(HYBRID not in SUITES_HERE, reason="cryptography is too old")
@@ -148,7 +154,7 @@ def test_the_hybrid_takes_every_kind_that_fits(kind: str) -> None:
     example = fresh(kind, server)
     assert len(example.packet) == 1372
     verdict = judge(example.line, server=server).authorize(example.packet, SOURCE.packed, TIME_MS)
-    assert isinstance(verdict, KnockGrant)
+    verdict = valid(verdict)
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa256", "ecdsa384", "certificate"])
@@ -162,7 +168,7 @@ def test_any_changed_bit_of_a_plaintext_is_rejected(kind: str) -> None:
         assert isinstance(judging.authorize(example.packet, SOURCE.packed, TIME_MS), KnockRejection), at
         plaintext[at // 8] ^= 1 << at % 8
     judging._decryptor.open = lambda packet: bytes(plaintext)  # type: ignore[method-assign]
-    assert isinstance(judging.authorize(example.packet, SOURCE.packed, TIME_MS), KnockGrant)
+    valid(judging.authorize(example.packet, SOURCE.packed, TIME_MS))
 
 
 def test_any_changed_bit_and_any_other_length_of_a_packet_is_garbage() -> None:
@@ -258,7 +264,7 @@ def test_granted_address_and_time() -> None:
         (verdict('for-max="5s"'), SOURCE, 5000),
         (verdict('addresses="198.51.100.0/24"', asked=OTHER), OTHER, 30_000),
     ]:
-        assert isinstance(found, KnockGrant)
+        found = valid(found)
         assert (found.place, found.for_ms, found.key) == (place, for_ms, "laptop")
 
 
@@ -275,7 +281,7 @@ def test_rejections_have_a_reason() -> None:
 
 def test_closing_is_authorized_as_opening_is() -> None:
     found = verdict('addresses="198.51.100.0/24",for-max="5s"', flags=CLOSE, asked=OTHER)
-    assert isinstance(found, KnockClose)
+    found = valid(found, is_close=True)
     assert (found.door, found.place, found.key) == ("ssh", OTHER, "laptop")
     assert (found.signer, found.time_ms, found.reply) == (signer_hash(LAPTOP.key.blob), NOW_MS, None)
     assert refusal('doors="db"', flags=CLOSE)[0] == "forbidden"
@@ -296,7 +302,7 @@ def test_confirmation_is_prepared_only_if_it_is_wanted() -> None:
         assert not isinstance(found, KnockRejection)
         assert found.reply == reply_secret(packet[:16], Decryptor(SERVER).open(packet))
     without = verdict()
-    assert isinstance(without, KnockGrant)
+    without = valid(without)
     assert without.reply is None
 
 
@@ -307,7 +313,7 @@ def test_named_gate_accepts_packets_with_its_name() -> None:
         return found.reason, found.words
 
     packet = LAPTOP.packet(SERVER, gate="edge", time_ms=NOW_MS)
-    assert isinstance(judge(LAPTOP.line, gate="edge").authorize(packet, SOURCE.packed, NOW_MS), KnockGrant)
+    valid(judge(LAPTOP.line, gate="edge").authorize(packet, SOURCE.packed, NOW_MS))
     for gate in (None, "other"):
         assert refused("edge", gate) == ("door", "key laptop requested an unknown door, or a door of another gate")
     assert refused("", "other") == ("gate", "the packet names no gate, and this one is 'other'")
@@ -321,7 +327,7 @@ def test_shared_doors_accept_packets_for_the_fleet() -> None:
 
     for door, gate, is_shared in (("ssh", "offices", True), ("ssh", "edge", False), ("db", "edge", False)):
         granted = found(door, gate)
-        assert isinstance(granted, KnockGrant)
+        granted = valid(granted)
         assert (granted.door, granted.is_shared) == (door, is_shared)
     what = "the packet is for the fleet 'offices', with which this gate does not share the door"
     assert found("db", "offices") == KnockRejection("gate", what, "db")
@@ -351,7 +357,7 @@ def test_packets_outside_the_window_are_rejected(off_ms: int) -> None:
     signer, now_ms = Signer(), 1_800_000_000_000
     packet = signer.packet(SERVER, time_ms=now_ms + off_ms)
     verdict = judge(signer.line).authorize(packet, SOURCE.packed, now_ms)
-    assert isinstance(verdict, KnockGrant) == (abs(off_ms) <= 60_000)
+    assert isinstance(verdict, ValidKnock) == (abs(off_ms) <= 60_000)
 
 
 def test_signature_by_another_key_or_over_other_text_is_rejected() -> None:
