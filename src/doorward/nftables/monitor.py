@@ -160,16 +160,8 @@ class RulesetMonitor:
         return changes
 
     def _drain(self) -> None:
-        """Discard the rest: until all is read the kernel drops new messages without another ENOBUFS."""
         self._scope = ""
-        while True:
-            try:
-                self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        netlink.drain(self._socket)
 
     def _changes(self, raw: bytes) -> list[RulesetChange]:
         changes: list[RulesetChange] = []
