@@ -107,7 +107,7 @@ def test_knock_is_confirmed_and_the_door_closes(page: Page) -> None:
     assert page.knock() == "confirmed"
     assert page.state() == "Open"
     verdicts = page.gate.verdicts()
-    places = {verdict.place for verdict in verdicts if isinstance(verdict, KnockGrant) and verdict.door == "ssh"}
+    places = {verdict.source for verdict in verdicts if isinstance(verdict, KnockGrant) and verdict.door == "ssh"}
     client = page.lab.client
     assert places <= {client.ipv4, client.ipv6}
     assert len(places) == len(verdicts) > 0

@@ -153,11 +153,11 @@ class OpeningTable:
         """Return the number of set elements in openings to networks that `by` holds."""
         return self._wide[by]
 
-    def enclosing(self, place: Source) -> Iterator[Opening]:
+    def enclosing(self, source: Source) -> Iterator[Opening]:
         """Yield the openings to networks that contain a network."""
-        if isinstance(place, IPv4Network | IPv6Network):
-            for bits in range(place.prefixlen):
-                yield from self._by_source.get(place.supernet(new_prefix=bits), {}).values()
+        if isinstance(source, IPv4Network | IPv6Network):
+            for bits in range(source.prefixlen):
+                yield from self._by_source.get(source.supernet(new_prefix=bits), {}).values()
 
     def open(self, new: Opening) -> Opening:
         """Add an opening, or extend the current one and its shares, never shortening them; return the result."""
@@ -235,7 +235,7 @@ def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float
 def signed_opening(door: Door, knock: DatedKnock, for_s: float, by: str, now_s: float) -> Opening:
     """Return an opening by a signed knock, which its signer holds."""
     share = Share(knock.by, now_s + for_s, knock.time_ms, by)
-    return new_opening(door, knock.place, for_s, by, now_s)._replace(shares=(share,))
+    return new_opening(door, knock.source, for_s, by, now_s)._replace(shares=(share,))
 
 
 def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
@@ -283,7 +283,7 @@ def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effec
 
 def on_signed_close(table: OpeningTable, close: DatedKnock, by: str, now_s: float) -> list[Effect]:
     """Handle a close by a signed knock; return nothing if its signer has no share, or one made later."""
-    opening = table.get(close.door, close.place)
+    opening = table.get(close.door, close.source)
     holders = Holders.of(opening).close(close.by, close.time_ms)
     return [] if opening is None else _release(table, opening, holders, by, now_s)
 

@@ -88,7 +88,7 @@ def pack_report(report: VerifierReport) -> bytes:
     knocks = [
         {
             **knock._asdict(),
-            "place": str(knock.place),
+            "source": str(knock.source),
             "signer": knock.signer.hex(),
             "id": knock.id.hex(),
             "reply": None if knock.reply is None else knock.reply.hex(),
@@ -126,7 +126,7 @@ def parse_report(raw: bytes) -> VerifierReport:
 
 def _knock(
     door: str,
-    place: str,
+    source: str,
     key: str,
     signer: str,
     id: str,  # noqa: A002
@@ -142,7 +142,7 @@ def _knock(
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     close = KnockClose(
-        door, parse_source(_words(place)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
+        door, parse_source(_words(source)), _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
         None if path is None else _path(*path),
         None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),

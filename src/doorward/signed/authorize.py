@@ -41,7 +41,7 @@ FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depe
 
 
 class KnockGrant(NamedTuple):
-    """An authorized knock that opens a door.
+    """An authorized knock that opens a door to `source`: the packet's, or the one that the signer requested.
 
     `key` is the signer's name for users, and `signer` identifies it: the hash of its key, or for a certificate of
     authority and key ID, which outlive a renewal. `id` is the message's number, and
@@ -51,7 +51,7 @@ class KnockGrant(NamedTuple):
     """
 
     door: str
-    place: Source
+    source: Source
     for_ms: int
     key: str
     signer: bytes
@@ -67,7 +67,7 @@ class KnockClose(NamedTuple):
     """An authorized knock that closes the signer's own opening; the fields are those of a grant."""
 
     door: str
-    place: Source
+    source: Source
     key: str
     signer: bytes
     id: bytes
@@ -181,13 +181,13 @@ class PacketAuthorizer:
             return KnockRejection("signature", f"bad signature by key {credential.name}: {error}", door)
         if rejection := credential.presence_rejection(presence):
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
-        place = source if request.asked is None else request.asked
+        opened = source if request.asked is None else request.asked
         name, number = credential.name, message_number(message.body)
         signer = credential.certified_signer or request.signer
         if request.flags & CLOSE:
-            return KnockClose(door, place, name, signer, number, request.time_ms, target.is_shared)
+            return KnockClose(door, opened, name, signer, number, request.time_ms, target.is_shared)
         for_ms = credential.granted_ms(request.for_s, self._doors[door])
-        return KnockGrant(door, place, for_ms, name, signer, number, request.time_ms, target.is_shared)
+        return KnockGrant(door, opened, for_ms, name, signer, number, request.time_ms, target.is_shared)
 
     def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
         signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature

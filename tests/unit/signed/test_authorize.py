@@ -259,7 +259,7 @@ def test_granted_address_and_time() -> None:
         (verdict('addresses="198.51.100.0/24"', asked=OTHER), OTHER, 30_000),
     ]:
         assert isinstance(found, KnockGrant)
-        assert (found.place, found.for_ms, found.key) == (place, for_ms, "laptop")
+        assert (found.source, found.for_ms, found.key) == (place, for_ms, "laptop")
 
 
 def test_rejections_have_a_reason() -> None:
@@ -276,7 +276,7 @@ def test_rejections_have_a_reason() -> None:
 def test_closing_is_authorized_as_opening_is() -> None:
     found = verdict('addresses="198.51.100.0/24",for-max="5s"', flags=CLOSE, asked=OTHER)
     assert isinstance(found, KnockClose)
-    assert (found.door, found.place, found.key) == ("ssh", OTHER, "laptop")
+    assert (found.door, found.source, found.key) == ("ssh", OTHER, "laptop")
     assert (found.signer, found.time_ms, found.reply) == (signer_hash(LAPTOP.key.blob), NOW_MS, None)
     assert refusal('doors="db"', flags=CLOSE)[0] == "forbidden"
     assert refusal(flags=CLOSE, asked=ip_network("198.51.100.0/24"))[0] == "forbidden"
