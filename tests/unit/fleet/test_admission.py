@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorward.config.values import MAX_FOR_MS
 from doorward.fleet.admission import MAX_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import MAX_FOR_MS, OpeningKey
+from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Port, Source, parse_source
 from doorward.nftables.ruleset import OPEN_SIZE
