@@ -115,7 +115,7 @@ def test_knock_is_confirmed_and_the_door_closes(page: Page) -> None:
     assert page.state() == "Open"
     verdicts = page.gate.verdicts()
     knocks = [verdict for verdict in verdicts if isinstance(verdict, ValidKnock) and not verdict.is_close]
-    places = {knock.place for knock in knocks if knock.door == "ssh"}
+    places = {knock.source for knock in knocks if knock.door == "ssh"}
     client = page.lab.client
     assert places <= {client.ipv4, client.ipv6}
     assert len(places) == len(verdicts) > 0

@@ -139,10 +139,10 @@ def test_a_knock_that_opened_is_confirmed_to_its_sender(direct_lab: Lab, tmp_pat
                     packet, secret = site.packet(asked=asked, for_s=30)
                     (reply,) = site.exchange(guest.source, guest.server, packet, Port.parse(port).number)
                     found = open_reply(secret, reply)
-                    assert found.place == (asked or guest.source)
+                    assert found.source == (asked or guest.source)
                     assert found.left_s in {29, 30}
                     assert abs(found.time_ms - time.time() * 1000) < 2000
-                    daemon.event("confirmed", door="ssh", to=str(guest), address=str(found.place))
+                    daemon.event("confirmed", door="ssh", to=str(guest), address=str(found.source))
         counts = daemon.ask("status")["signed"]["confirmations"]
         assert counts == {"is_on": True, "ports": sorted(PORTS), "not_open": {}, "counts": {"sent": 12}}
 
@@ -159,7 +159,7 @@ def test_a_link_local_address_is_answered_on_its_interface(site: Site) -> None:
             own.settimeout(2.0)
             return own.recv(2000)
 
-    assert open_reply(secret, site.lab.client.call(go)).place == client
+    assert open_reply(secret, site.lab.client.call(go)).source == client
 
 
 def link_local(host: NamespaceHost) -> Address:
@@ -251,7 +251,7 @@ def test_a_copy_after_a_restart_and_a_kill_is_not_confirmed(site: Site) -> None:
         assert len(site.sent_by_gate(capture)) == 1
     fresh, secret = site.packet()
     (reply,) = site.exchange(guest.source, guest.server, fresh)
-    assert open_reply(secret, reply).place == guest.source
+    assert open_reply(secret, reply).source == guest.source
 
 
 def test_sources_that_are_no_other_host_get_nothing(site: Site) -> None:

@@ -51,12 +51,12 @@ def describe(plan: KnockPlan, arrived: Iterable[ArrivedReply]) -> Iterator[str]:
 
 
 def _state(reply: ArrivedReply) -> str:
-    place, left_s = reply.confirmation.place, reply.confirmation.left_s
+    source, left_s = reply.confirmation.source, reply.confirmation.left_s
     if left_s is None:
-        return f"closed what this key opened for {place}"  # others may hold it
+        return f"closed what this key opened for {source}"  # others may hold it
     if left_s == 0:  # a door that only runs a command
-        return f"accepted for {place}"
-    return f"open for {place} for {f'{left_s} s' if left_s < _ROUGH_S else rough_duration(left_s)}"
+        return f"accepted for {source}"
+    return f"open for {source} for {f'{left_s} s' if left_s < _ROUGH_S else rough_duration(left_s)}"
 
 
 def what_to_check(plan: KnockPlan, missing: Iterable[AwaitedReply]) -> Iterator[str]:

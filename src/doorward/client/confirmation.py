@@ -121,5 +121,5 @@ def _confirmation(awaited: AwaitedReply, datagram: bytes) -> Confirmation | None
     is_close = found.left_s is None
     if is_close != bool(request.flags & CLOSE):
         return None
-    fits = isinstance(found.place, Address) if request.asked is None else found.place == request.asked
+    fits = isinstance(found.source, Address) if request.asked is None else found.source == request.asked
     return found if fits else None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from doorward.config.duration import parse_duration_ms
 from doorward.errors import InvalidValueError
 from doorward.model import NAME, Port, Source, as_signed_ports, parse_source
-from doorward.signed.message import pack_place
+from doorward.signed.message import pack_source
 
 _AUTO = "auto"
 LONGEST_FOR_S = (1 << 32) - 1  # the message's 32-bit field
@@ -39,13 +39,13 @@ def parse_from(text: str) -> Source | AutomaticAddress:
     if text == _AUTO:
         return AutomaticAddress()
     try:
-        place = parse_source(text)
-        pack_place(place)  # ValueError: a message has no form for it
+        source = parse_source(text)
+        pack_source(source)  # ValueError: a message has no form for it
     except ValueError:
         raise InvalidValueError(
             "invalid-address", f'invalid address {text!r}; write e.g. "192.0.2.7", "192.0.2.0/24" or "{_AUTO}"'
         ) from None
-    return place
+    return source
 
 
 def parse_gate(text: str) -> str:

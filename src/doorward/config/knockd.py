@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.schema import MAX_SEQUENCE
+from doorward.config.values import MAX_INTERFACE_BYTES
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
 from doorward.model import FlagFilter, Port, Protocol, parse_address
 
 WHITESPACE = " \t\n\v\f\r"  # C's isspace; str.strip() alone would also strip a no-break space
 FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg")
 MAX_SECONDS = (1 << 31) - 1  # beyond it knockd's int overflows
-MAX_INTERFACE_BYTES = 15
 EXAMPLE = "7000,8000:udp,9000"
 
 _NUMBER = re.compile(r"\s*([0-9]{1,9})(?:/tcp)?\s*(?:#.*)?", re.ASCII | re.DOTALL)

@@ -14,12 +14,12 @@ from doorward.errors import InvalidValueError
 from doorward.model import NAME, Address, FlagFilter, Port, parse_address
 
 MIN_CAPACITY = 1024
-MAX_WITHIN_MS = 3_600_000  # an hour
-MAX_FOR_MS = 365 * 86_400_000
-MAX_OPENS = 32
-MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000
-MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 50, 10_000
-MAX_ENDPOINTS = 16
+MAX_WITHIN_MS = 3_600_000  # an hour; an attempt takes room for as long
+MAX_FOR_MS = 365 * 86_400_000  # what should be open for longer is public
+MAX_OPENS = 32  # one rule adds an element for each
+MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000  # the numbers of knocks are remembered for longer
+MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 50, 10_000  # etcd syncs its disk before it answers; a client waits for the answer
+MAX_ENDPOINTS = 16  # etcd recommends seven nodes at most
 MAX_INTERFACE_BYTES = 15  # IFNAMSIZ without its NUL
 _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
 _MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})(?:/(0x[0-9a-f]{1,8}|[0-9]{1,10}))?", re.IGNORECASE)

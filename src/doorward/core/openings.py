@@ -6,13 +6,12 @@ Each function `on_...` handles an event: it updates the table of openings, and r
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
+from doorward.core.deadlines import Deadlines
 from doorward.core.diff import Remaining
 from doorward.core.reconcile import differences
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
@@ -129,8 +128,7 @@ class OpeningTable:
 
     def __init__(self) -> None:
         self._by_source: dict[Source, dict[str, Opening]] = {}
-        self._ends: list[tuple[float, int, str, Source]] = []  # a heap by the end
-        self._serial = itertools.count()  # breaks ties between equal ends: addresses of two families do not compare
+        self._ends: Deadlines[Key] = Deadlines()
         self._counts: Counter[str] = Counter()  # openings, by holder
         self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
 
@@ -153,11 +151,11 @@ class OpeningTable:
         """Return the number of set elements in openings to networks that `by` holds."""
         return self._wide[by]
 
-    def enclosing(self, place: Source) -> Iterator[Opening]:
+    def enclosing(self, source: Source) -> Iterator[Opening]:
         """Yield the openings to networks that contain a network."""
-        if isinstance(place, IPv4Network | IPv6Network):
-            for bits in range(place.prefixlen):
-                yield from self._by_source.get(place.supernet(new_prefix=bits), {}).values()
+        if isinstance(source, IPv4Network | IPv6Network):
+            for bits in range(source.prefixlen):
+                yield from self._by_source.get(source.supernet(new_prefix=bits), {}).values()
 
     def open(self, new: Opening) -> Opening:
         """Add an opening, or extend the current one and its shares, never shortening them; return the result."""
@@ -171,7 +169,7 @@ class OpeningTable:
             self._count(old, -1)
         self._count(new, 1)
         self._by_source.setdefault(new.address, {})[new.door] = new
-        heapq.heappush(self._ends, (new.until_s, next(self._serial), new.door, new.address))
+        self._ends.set(new.key, new.until_s)
         return new
 
     def replace(self, door: str, address: Source, opening: Opening | None) -> None:
@@ -188,6 +186,7 @@ class OpeningTable:
             self._by_source.pop(address, None)
         if opening is not None:
             self._count(opening, -1)
+            self._ends.discard(opening.key)
         return opening
 
     def _count(self, opening: Opening, sign: int) -> None:
@@ -202,20 +201,14 @@ class OpeningTable:
         """Remove and return the openings that end at or before `now_s`."""
         ended: list[Opening] = []
         while (due := self.next_end()) is not None and due.until_s <= now_s:
-            heapq.heappop(self._ends)
-            self.close(due.door, due.address)
+            self.close(*due.key)
             ended.append(due)
         return ended
 
     def next_end(self) -> Opening | None:
         """Return the opening that ends first, or None."""
-        while self._ends:
-            until_s, _, door, address = self._ends[0]
-            opening = self.get(door, address)
-            if opening is not None and opening.until_s == until_s:
-                return opening
-            heapq.heappop(self._ends)  # closed or extended since
-        return None
+        first = self._ends.first()
+        return None if first is None else self.get(*first[1])
 
     def wanted_until(self, elements: Iterable[Element]) -> dict[Element, float]:
         """Return the latest end of the openings that need each element; elements that none needs are left out."""
@@ -235,7 +228,7 @@ def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float
 def signed_opening(door: Door, knock: DatedKnock, for_s: float, by: str, now_s: float) -> Opening:
     """Return an opening by a signed knock, which its signer holds."""
     share = Share(knock.by, now_s + for_s, knock.time_ms, by)
-    return new_opening(door, knock.place, for_s, by, now_s)._replace(shares=(share,))
+    return new_opening(door, knock.source, for_s, by, now_s)._replace(shares=(share,))
 
 
 def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
@@ -283,7 +276,7 @@ def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effec
 
 def on_signed_close(table: OpeningTable, close: DatedKnock, by: str, now_s: float) -> list[Effect]:
     """Handle a close by a signed knock; return nothing if its signer has no share, or one made later."""
-    opening = table.get(close.door, close.place)
+    opening = table.get(close.door, close.source)
     holders = Holders.of(opening).close(close.by, close.time_ms)
     return [] if opening is None else _release(table, opening, holders, by, now_s)
 

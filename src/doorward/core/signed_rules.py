@@ -38,7 +38,7 @@ class DatedKnock(NamedTuple):
 
     by: str
     door: str
-    place: Source
+    source: Source
     time_ms: int
 
 
@@ -90,22 +90,22 @@ class CloseDates:
 
     def __init__(self, rows: Iterable[tuple[str, str, str, int]] = ()) -> None:
         self._dates: dict[str, dict[tuple[str, str], int]] = {}
-        for by, door, place, time_ms in rows:
-            self._raise(by, (door, place), time_ms)
+        for by, door, source, time_ms in rows:
+            self._raise(by, (door, source), time_ms)
 
     def rows(self) -> Iterator[tuple[str, str, str, int]]:
         """Yield what has to be on disk."""
         for by, dates in self._dates.items():
             yield from ((by, *target, time_ms) for target, time_ms in dates.items())
 
-    def last(self, by: str, door: str, place: Source) -> int:
+    def last(self, by: str, door: str, source: Source) -> int:
         """Return the date up to which opens by this signer for this door and address are rejected; -1: none is."""
         known = [self._dates[signer] for signer in (by, _BY_HAND + by, "", _BY_HAND) if signer in self._dates]
-        return max((dates.get(target, -1) for dates in known for target in ((door, str(place)), _ALL)), default=-1)
+        return max((dates.get(target, -1) for dates in known for target in ((door, str(source)), _ALL)), default=-1)
 
     def note(self, close: DatedKnock) -> None:
         """Remember a close that was claimed, also one that found nothing open."""
-        self._raise(close.by, (close.door, str(close.place)), close.time_ms)
+        self._raise(close.by, (close.door, str(close.source)), close.time_ms)
         own = self._dates[close.by]
         if len(own) > MAX_CLOSES_PER_SIGNER + (_ALL in own):
             oldest = min(own.keys() - {_ALL}, key=own.__getitem__)
@@ -125,10 +125,10 @@ class CloseDates:
             if by.startswith(_BY_HAND):
                 dates.update({target: latest_ms for target, time_ms in dates.items() if time_ms > latest_ms})
 
-    def finish(self, door: str, place: Source, holders: Holders) -> Holders:
+    def finish(self, door: str, source: Source, holders: Holders) -> Holders:
         """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""
         for share in holders.shares:
-            holders = holders.close(share.by, self._dates.get(share.by, {}).get((door, str(place)), -1))
+            holders = holders.close(share.by, self._dates.get(share.by, {}).get((door, str(source)), -1))
         return holders
 
     def prune(self, forgotten_ms: int) -> None:

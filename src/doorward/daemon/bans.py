@@ -50,13 +50,13 @@ class BanList:
         if bans := self.active():
             self._gate.ban({ban: until_s - now_s for ban, until_s in bans.items()})
 
-    def contains(self, place: Source) -> bool:
+    def contains(self, source: Source) -> bool:
         """Return whether an address, or a whole network, is banned."""
         if not self._until_s:
             return False
-        if isinstance(place, Address):
-            return self._until_s.get(ban_network(place), 0.0) > time.time()
-        return any(covers(ban, place) for ban in self.active())
+        if isinstance(source, Address):
+            return self._until_s.get(ban_network(source), 0.0) > time.time()
+        return any(covers(ban, source) for ban in self.active())
 
     def add(self, address: Address, for_s: float) -> Source:
         """Ban an address, or set a new end; return what is banned. NegativeResult: the list is full."""
@@ -96,6 +96,6 @@ def read_bans(path: Path) -> dict[Source, float]:
         for text, until_s in kept.items() if isinstance(kept, dict) else ():
             with suppress(ValueError):
                 if type(until_s) is float and until_s < time.time() + 366 * 86_400:
-                    place = parse_source(text)
-                    found[ban_network(place if isinstance(place, Address) else place.network_address)] = until_s
+                    source = parse_source(text)
+                    found[ban_network(source if isinstance(source, Address) else source.network_address)] = until_s
     return dict(list(found.items())[:MAX_BANS])

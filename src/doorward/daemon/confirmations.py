@@ -76,7 +76,7 @@ class Confirmations:
         if knock.reply is None or knock.path is None:
             return None
         if knock.transaction is None:
-            confirmation = Confirmation(knock.place, left_s, _now_ms())
+            confirmation = Confirmation(knock.source, left_s, _now_ms())
             seal = partial(seal_reply, knock.reply, confirmation, os.urandom(SALT_BYTES))
             outcome = self._send(knock.path, seal, now_s)
         else:
@@ -88,7 +88,7 @@ class Confirmations:
         self.counts[outcome] += 1
         fields = {
             "door": knock.door,
-            "address": str(knock.place),
+            "address": str(knock.source),
             "to": str(knock.path.source),
             "by": signer_text(knock),
         }

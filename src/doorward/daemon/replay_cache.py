@@ -187,7 +187,7 @@ class ReplayCache:
         if knock is None:
             return ""
         if not claim.is_close:
-            return may_open(knock, self.closes.last(knock.by, knock.door, knock.place))
+            return may_open(knock, self.closes.last(knock.by, knock.door, knock.source))
         self.closes.note(knock)
         return ""
 

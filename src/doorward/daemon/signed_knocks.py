@@ -179,19 +179,19 @@ class SignedKnocks:
 
         Packets from a banned address never arrive here: such a knock is for an address other than its sender's.
         """
-        banned = [knock for knock in knocks if self._bans.contains(knock.place)]
+        banned = [knock for knock in knocks if self._bans.contains(knock.source)]
         for knock in banned:
-            self._refuse(knock.place, knock.door, "banned", f"{knock.place} is banned")
+            self._refuse(knock.source, knock.door, "banned", f"{knock.source} is banned")
         return [knock for knock in knocks if knock not in banned]
 
     def _reject(self, knock: ValidKnock, reason: str, words: str) -> None:
-        self._refuse(knock.place, knock.door, reason, f"packet from {signer_text(knock)} rejected: {words}")
+        self._refuse(knock.source, knock.door, reason, f"packet from {signer_text(knock)} rejected: {words}")
 
-    def _refuse(self, place: Source, door: str, reason: str, words: str) -> None:
+    def _refuse(self, source: Source, door: str, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
         self.counts[reason] += 1
         if self._limit.admits(self._openings.loop.now_s()):
-            self._openings.reject(place, door, f"signed knock: {words}", reason)
+            self._openings.reject(source, door, f"signed knock: {words}", reason)
 
     def _apply(self, knocks: list[ValidKnock]) -> None:
         """Open and close for claimed knocks, in one transaction of the kernel."""
@@ -208,9 +208,9 @@ class SignedKnocks:
                 applied.append(knock)
         refused = {refusal.change.key: refusal.error for refusal in self._openings.perform(effects)}
         for knock in applied:
-            if (error := refused.get((knock.door, knock.place))) is not None:
+            if (error := refused.get((knock.door, knock.source))) is not None:
                 self._not_applied(knock, error)
-        self._applied([knock for knock in applied if (knock.door, knock.place) not in refused])
+        self._applied([knock for knock in applied if (knock.door, knock.source) not in refused])
 
     def _applied(self, knocks: list[ValidKnock]) -> None:
         """Confirm the knocks that opened or closed a door: claimed, recorded, and performed by the kernel.
@@ -220,11 +220,11 @@ class SignedKnocks:
         now_s = self._openings.loop.now_s()
         outcomes = list[Effect]()
         for knock in knocks:
-            opening = self._openings.table.get(knock.door, knock.place)
+            opening = self._openings.table.get(knock.door, knock.source)
             left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
             outcome = self._confirmations.confirm(knock, None if knock.is_close else left_s, now_s)
             if outcome is not None:
-                outcomes.append(RecordConfirmation((knock.door, knock.place), outcome))
+                outcomes.append(RecordConfirmation((knock.door, knock.source), outcome))
         if outcomes:
             self._openings.perform(outcomes)
 
@@ -241,8 +241,8 @@ class SignedKnocks:
         by, now_s = signer_text(knock), self._openings.loop.now_s()
         if effects := on_signed_close(self._openings.table, _dated(knock), by, now_s):
             return effects
-        key = knock.door, knock.place
-        return [LogLine(key, "not_open", {"door": knock.door, "address": str(knock.place), "by": by})]
+        key = knock.door, knock.source
+        return [LogLine(key, "not_open", {"door": knock.door, "address": str(knock.source), "by": by})]
 
     def _no_room(self, new: Opening) -> tuple[str, str] | None:
         """Return the reason, as a word and a text, why an opening is not attempted; None if it is."""
@@ -266,11 +266,11 @@ class SignedKnocks:
         """Reject a knock whose change nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         verb = "closed" if knock.is_close else "opened"
-        self._refuse(knock.place, knock.door, reason, f"{signer_text(knock)} {verb} nothing: {error}")
+        self._refuse(knock.source, knock.door, reason, f"{signer_text(knock)} {verb} nothing: {error}")
 
 
 def _dated(knock: ValidKnock) -> DatedKnock:
-    return DatedKnock(knock.signer.hex(), knock.door, knock.place, knock.time_ms)
+    return DatedKnock(knock.signer.hex(), knock.door, knock.source, knock.time_ms)
 
 
 def _offset(knock: ValidKnock, objection: str) -> str:

@@ -85,7 +85,7 @@ def pack_report(report: VerifierReport) -> bytes:
     knocks = [
         {
             **knock._asdict(),
-            "place": str(knock.place),
+            "source": str(knock.source),
             "signer": knock.signer.hex(),
             "id": knock.id.hex(),
             "reply": None if knock.reply is None else knock.reply.hex(),
@@ -123,7 +123,7 @@ def parse_report(raw: bytes) -> VerifierReport:
 
 def _knock(
     door: str,
-    place: str,
+    source: str,
     for_ms: int | None,
     key: str,
     signer: str,
@@ -138,7 +138,7 @@ def _knock(
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     return ValidKnock(
-        door, parse_source(_words(place)), None if for_ms is None else _number(for_ms, MAX_FOR_MS),
+        door, parse_source(_words(source)), None if for_ms is None else _number(for_ms, MAX_FOR_MS),
         _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
         None if path is None else _path(*path),

@@ -78,20 +78,20 @@ def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:
     return min(item.until_ms, item.until_ms - item.for_ms + longest_ms, now_ms + longest_ms)
 
 
-def _reject_address(place: Source, limits: Limits) -> Rejected | None:
-    mapped = isinstance(place, IPv6Address) and place.ipv4_mapped is not None
-    if mapped or place.is_unspecified or place.is_multicast or place.is_loopback or place.is_link_local:
-        return Rejected("address", f"{place} is not the address of a client")
-    if isinstance(place, Address):
+def _reject_address(source: Source, limits: Limits) -> Rejected | None:
+    mapped = isinstance(source, IPv6Address) and source.ipv4_mapped is not None
+    if mapped or source.is_unspecified or source.is_multicast or source.is_loopback or source.is_link_local:
+        return Rejected("address", f"{source} is not the address of a client")
+    if isinstance(source, Address):
         return None
     if not limits.allows_networks:
         return Rejected("network", "this gate does not open networks; that requires [signed]")
-    shortest = SHORTEST_PREFIX[place.version]
-    if not shortest <= place.prefixlen < place.max_prefixlen:
-        return Rejected("prefix", f"IPv{place.version} networks have a prefix from /{shortest}; open it at this gate")
+    shortest = SHORTEST_PREFIX[source.version]
+    if not shortest <= source.prefixlen < source.max_prefixlen:
+        return Rejected("prefix", f"IPv{source.version} networks have a prefix from /{shortest}; open it at this gate")
     return None
 
 
-def _open_set(place: Source) -> tuple[bool, int]:
+def _open_set(source: Source) -> tuple[bool, int]:
     """Return the open set for an address or network: whether it is the set of networks, and the family."""
-    return not isinstance(place, Address), place.version
+    return not isinstance(source, Address), source.version

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from doorward.config.values import MAX_FOR_MS
 from doorward.errors import MalformedError
 from doorward.model import NAME, Source, parse_source
 
-MAX_FOR_MS = 365 * 86_400_000
-MAX_TEXT_LENGTH = 200
+MAX_TEXT_LENGTH = 200  # characters of who opened a door: a key's name and a gate's have 64 each
 LEASE_MARGIN_S = 3  # by which a lease outlasts its opening at least
 CLOCKS_AGREE_MS = 500  # hosts synchronized by NTP differ by a few milliseconds
 

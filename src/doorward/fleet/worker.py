@@ -40,7 +40,7 @@ from doorward.fleet.writer import (
 STATE_FILE = "fleet.sqlite"  # in the state directory
 LOG_SLOTS = 10_000  # records that the fleet stores per gate
 _WRITERS, _CLAIMERS = 4, 2  # each waits for etcd most of the time
-_MAX_HEARTBEATS = 120
+_MAX_HEARTBEATS = 120  # two minutes; the age of an older revision is unknown
 _MAX_QUEUED = 1000  # records and answers waiting to be written; beyond it records are in the gate's own ledger only
 
 

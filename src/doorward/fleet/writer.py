@@ -224,7 +224,7 @@ class EtcdWriter(threading.Thread):
         return number, last_ms
 
 
-_MAX_LEASES = 1000
+_MAX_LEASES = 1000  # remembered to be used again; beyond it the oldest is dropped, and ends by itself
 LOG_RETENTION_S = 7 * 86_400
 
 

@@ -93,13 +93,19 @@ class Alarm:
     def __init__(self, loop: EventLoop, call: Callable[[], None]) -> None:
         self._loop, self._call = loop, call
         self._when_s = float("inf")
+        self._timers_s: list[float] = []  # those that the loop has, the next one last
 
     def set(self, when_s: float) -> None:
         """Call at `when_s` or soon after; at infinity never."""
-        if when_s < self._when_s:
-            self._when_s = when_s
-            self._loop.at(when_s, self._ring)
+        self._when_s = min(self._when_s, when_s)
+        if self._when_s < min(self._timers_s[-1:], default=float("inf")):  # otherwise a timer sets the next one
+            self._timers_s.append(self._when_s)
+            self._loop.at(self._when_s, self._on_timer)
 
-    def _ring(self) -> None:
-        self._when_s = float("inf")
-        self._call()
+    def _on_timer(self) -> None:
+        self._timers_s.pop()
+        if self._loop.now_s() < self._when_s:
+            self.set(self._when_s)
+        else:
+            self._when_s = float("inf")
+            self._call()

@@ -12,15 +12,12 @@ from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
+from doorward.kernel.routes import DELETED_ROUTE, DESTINATION, GET_ROUTE, LOCAL, NEW_ROUTE, ROUTE, RTMSG
 
-_ROUTE = 0  # NETLINK_ROUTE
 # Changes of links and of both families' addresses and routes (RTMGRP_*): the kernel reports an address before it
 # removes the local route of that address.
 _GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
-_NEW_ROUTE, _DELETED_ROUTE, _GET_ROUTE = 24, 25, 26
-_ROUTE_HEADER = struct.Struct("=BBBBBBBBI")  # family, destination's bits, …, table, protocol, scope, type, flags
-_LOCAL_TABLE, _LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
-_DESTINATION = 1
+_LOCAL_TABLE = 255  # RT_TABLE_LOCAL
 _ADDRESS_BYTES = (4, 16)
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: only the requested table
 _GET_INDEX = 0x8933  # SIOCGIFINDEX
@@ -55,8 +52,8 @@ class InterfaceMonitor:
 
     def __init__(self) -> None:
         self._removed: set[tuple[int, bytes]] = set()  # the kernel reports a route just before it removes it
-        self._changes = netlink.open_socket(_ROUTE, "changes of interfaces")
-        self._requests = netlink.open_socket(_ROUTE, "the list of addresses")
+        self._changes = netlink.open_socket(ROUTE, "changes of interfaces")
+        self._requests = netlink.open_socket(ROUTE, "the list of addresses")
         self._changes.setblocking(False)
         self._changes.bind((0, _GROUPS))
         with suppress(OSError):  # an older kernel lists all routes, and `_local_routes` filters
@@ -90,12 +87,12 @@ class InterfaceMonitor:
 
     def _is_relevant(self, message: netlink.NetlinkMessage) -> bool:
         """Return whether a message is about a link, an address or a route to this host: a router has many others."""
-        if message.kind not in (_NEW_ROUTE, _DELETED_ROUTE):
+        if message.kind not in (NEW_ROUTE, DELETED_ROUTE):
             return True
         route = local_route(message.body)
         if route is None:
             return False
-        (self._removed.add if message.kind == _DELETED_ROUTE else self._removed.discard)(route)
+        (self._removed.add if message.kind == DELETED_ROUTE else self._removed.discard)(route)
         return True
 
     def find_index(self, name: str) -> int | None:
@@ -128,10 +125,10 @@ class InterfaceMonitor:
         return LocalAddresses(frozenset(addresses), frozenset(prefixes))
 
     def _local_routes(self, family: socket.AddressFamily) -> Iterator[tuple[int, bytes]]:
-        request = _ROUTE_HEADER.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
-        framed = netlink.message(_GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
+        request = RTMSG.pack(family, 0, 0, 0, _LOCAL_TABLE, 0, 0, 0, 0)
+        framed = netlink.message(GET_ROUTE, netlink.REQUEST | netlink.DUMP, request)
         for reply in netlink.dump(self._requests, framed):
-            if reply.kind == _NEW_ROUTE and (route := local_route(reply.body)) is not None:
+            if reply.kind == NEW_ROUTE and (route := local_route(reply.body)) is not None:
                 yield route
 
 
@@ -140,13 +137,11 @@ def local_route(body: memoryview) -> tuple[int, bytes] | None:
 
     MalformedError on a wrong length.
     """
-    if len(body) < _ROUTE_HEADER.size:
-        raise MalformedError(
-            "route-size", f"rtnetlink: a route of {len(body)} bytes, its header needs {_ROUTE_HEADER.size}"
-        )
-    _, bits, _, _, table, _, _, kind, _ = _ROUTE_HEADER.unpack_from(body)
-    destination = netlink.attributes(body[_ROUTE_HEADER.size :]).get(_DESTINATION)
-    if (table, kind) != (_LOCAL_TABLE, _LOCAL) or destination is None:
+    if len(body) < RTMSG.size:
+        raise MalformedError("route-size", f"rtnetlink: a route of {len(body)} bytes, its header needs {RTMSG.size}")
+    _, bits, _, _, table, _, _, kind, _ = RTMSG.unpack_from(body)
+    destination = netlink.attributes(body[RTMSG.size :]).get(DESTINATION)
+    if (table, kind) != (_LOCAL_TABLE, LOCAL) or destination is None:
         return None
     if len(destination) not in _ADDRESS_BYTES or bits > len(destination) * 8:
         raise MalformedError("route-prefix", f"rtnetlink: a route to {bits} bits of {len(destination)} bytes")

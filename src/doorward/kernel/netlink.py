@@ -123,6 +123,18 @@ def send_request(sock: socket.socket, request: bytes) -> None:
         raise_error(reply)
 
 
+def drain(sock: socket.socket) -> None:
+    """Discard what waits on a non-blocking socket: until all is read the kernel drops more without another ENOBUFS."""
+    while True:
+        try:
+            sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+
+
 def dump(sock: socket.socket, request: bytes) -> Iterator[NetlinkMessage]:
     """Send a dump request and yield every reply; OSError with the kernel's errno on failure."""
     sock.send(request)

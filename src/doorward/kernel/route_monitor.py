@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 from doorward.kernel import netlink
 from doorward.kernel.routes import INTERFACE, ROUTE, RTMSG, find_route
 from doorward.model import Address
@@ -11,7 +9,6 @@ from doorward.model import Address
 # RTMGRP_*: links; addresses, routes and rules of both families.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 _GATEWAY, _SOURCE, _VIA = 5, 7, 18  # attributes
-_RECEIVE_BYTES = 1 << 16
 
 
 class RouteMonitor:
@@ -34,14 +31,7 @@ class RouteMonitor:
 
     def drain(self) -> None:
         """Drop the notifications that are waiting."""
-        while True:
-            try:
-                self._changes.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # ENOBUFS: there were more than fit
-                    raise
+        netlink.drain(self._changes)
 
     def route_to(self, to: Address, interface: int) -> bytes | None:
         """Return what identifies the route: interface, gateway and source address. None: there is no route.

@@ -9,11 +9,11 @@ from doorward.kernel import netlink
 from doorward.model import Address
 
 ROUTE = 0  # NETLINK_ROUTE
-_NEW_ROUTE, _GET_ROUTE = 24, 26
+NEW_ROUTE, DELETED_ROUTE, GET_ROUTE = 24, 25, 26
 RTMSG = struct.Struct("=8BI")  # family, bits of destination and source, TOS, table, protocol, scope, type, flags
 _TYPE_AT = 7
 UNICAST, LOCAL = 1, 2  # types of routes
-_DESTINATION, INTERFACE = 1, 4  # attributes
+DESTINATION, INTERFACE = 1, 4  # attributes
 _RECEIVE_BYTES = 1 << 14
 
 
@@ -33,11 +33,11 @@ def route_type(to: Address, interface: int) -> int:
 def find_route(requests: socket.socket, to: Address, interface: int) -> memoryview | None:
     """Return the kernel's description of the route to `to`, an RTMSG and attributes; None: there is no route."""
     family = socket.AF_INET if to.version == 4 else socket.AF_INET6
-    body = RTMSG.pack(family, to.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DESTINATION, to.packed)
+    body = RTMSG.pack(family, to.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(DESTINATION, to.packed)
     if to.version == 6 and to.is_link_local:
         body += netlink.attribute(INTERFACE, struct.pack("=I", interface))
-    requests.send(netlink.message(_GET_ROUTE, netlink.REQUEST, body))
+    requests.send(netlink.message(GET_ROUTE, netlink.REQUEST, body))
     for reply in netlink.messages(memoryview(requests.recv(_RECEIVE_BYTES))):
-        if reply.kind == _NEW_ROUTE and len(reply.body) >= RTMSG.size:
+        if reply.kind == NEW_ROUTE and len(reply.body) >= RTMSG.size:
             return reply.body
     return None  # an error

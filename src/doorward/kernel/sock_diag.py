@@ -46,27 +46,27 @@ def established_connections(*, loopback: bool = False) -> list[Connection]:
     return [found.connection for found in _established() if loopback or not found.connection.source.is_loopback]
 
 
-def close_connections(place: Source, ports: Iterable[Port]) -> int:
-    """Close the connections from `place` to `ports`: delete their conntrack entries, and reset local sockets.
+def close_connections(source: Source, ports: Iterable[Port]) -> int:
+    """Close the connections from `source` to `ports`: delete their conntrack entries, and reset local sockets.
 
     Returns their number. Without the reset a local service that sends first would revive its connection.
     HostError: the kernel lists neither.
     """
     try:
-        return _close_connections(place, frozenset(ports))
+        return _close_connections(source, frozenset(ports))
     except OSError as error:
         raise HostError(
             "connections-not-closed", f"cannot close the connections: {error.strerror}; the door itself is closed"
         ) from None
 
 
-def _close_connections(place: Source, wanted: frozenset[Port]) -> int:
-    reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, place, wanted))
-    return max(reset, _delete_from_conntrack(place, wanted))
+def _close_connections(source: Source, wanted: frozenset[Port]) -> int:
+    reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, source, wanted))
+    return max(reset, _delete_from_conntrack(source, wanted))
 
 
-def _is_to(connection: Connection, place: Source, ports: frozenset[Port]) -> bool:
-    return holds(place, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
+def _is_to(connection: Connection, source: Source, ports: frozenset[Port]) -> bool:
+    return holds(source, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
 
 
 def sockets(family: int, protocol: int, states: int) -> Iterator[memoryview]:
@@ -116,8 +116,8 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _delete_from_conntrack(place: Source, ports: frozenset[Port]) -> int:
-    family = socket.AF_INET if place.version == 4 else socket.AF_INET6
+def _delete_from_conntrack(source: Source, ports: frozenset[Port]) -> int:
+    family = socket.AF_INET if source.version == 4 else socket.AF_INET6
     head = netlink.FAMILY_HEADER.pack(family, 0, 0)
     deleted = 0
     with (
@@ -125,7 +125,7 @@ def _delete_from_conntrack(place: Source, ports: frozenset[Port]) -> int:
         netlink.open_socket(netlink.NETFILTER, "") as ct,
     ):
         for reply in netlink.dump(tracked, netlink.message(_CT_GET, netlink.REQUEST | netlink.DUMP, head)):
-            if (entry := matching_entry(reply.body, place, ports)) is None:
+            if (entry := matching_entry(reply.body, source, ports)) is None:
                 continue
             try:
                 netlink.send_request(ct, netlink.message(_CT_DELETE, netlink.REQUEST | netlink.ACK, head + entry))
@@ -136,28 +136,28 @@ def _delete_from_conntrack(place: Source, ports: frozenset[Port]) -> int:
     return deleted
 
 
-def matching_entry(body: memoryview, place: Source, ports: Collection[Port]) -> bytes | None:
-    """Return the attributes that identify a conntrack entry from `place` to one of `ports`.
+def matching_entry(body: memoryview, source: Source, ports: Collection[Port]) -> bytes | None:
+    """Return the attributes that identify a conntrack entry from `source` to one of `ports`.
 
     None for any other entry; MalformedError on a wrong length.
     """
     found = netlink.family_attributes(body)
     original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
-    if original is None or number is None or not _is_tracked(original, place, ports):
+    if original is None or number is None or not _is_tracked(original, source, ports):
         return None
     nested = netlink.attribute(_TUPLE_ORIGINAL | netlink.NESTED, bytes(original))
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, place: Source, ports: Collection[Port]) -> bool:
+def _is_tracked(original: memoryview, source: Source, ports: Collection[Port]) -> bool:
     parts = netlink.attributes(original)
     ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
-    source = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    raw = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
     proto = netlink.attributes(parts.get(_TUPLE_PROTO, _NOTHING))
     to = bytes(proto.get(1, b"")), bytes(proto.get(3, b""))  # protocols without ports have no such attribute
     if [len(part) for part in to] != [1, 2] or (to[0][0], int.from_bytes(to[1])) not in ports:
         return False
-    return len(source) in (4, 16) and holds(place, ip_address(bytes(source)))
+    return len(raw) in (4, 16) and holds(source, ip_address(bytes(raw)))
 
 
 _LISTENING = {Protocol.TCP: 1 << 10, Protocol.UDP: 1 << 7}  # states: LISTEN; an unconnected UDP socket (CLOSE)

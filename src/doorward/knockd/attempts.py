@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from doorward.core.automaton import MachineKey
+from doorward.core.deadlines import Deadlines
 from doorward.knockd.stages import Stage
 from doorward.model import Address
 
@@ -27,8 +26,7 @@ class AttemptTable:
 
     def __init__(self) -> None:
         self._progress: OrderedDict[Address, dict[MachineKey, StageProgress]] = OrderedDict()
-        self._deadlines: list[tuple[float, int, Address, MachineKey]] = []  # a heap; outdated entries are skipped
-        self._numbers = itertools.count()
+        self._deadlines: Deadlines[tuple[Address, MachineKey]] = Deadlines()
 
     def advance(self, source: Address, machine: MachineKey, stages: Sequence[Stage], now_s: float) -> None:
         """Record a step; the deadline counts from the first knock packet."""
@@ -38,28 +36,25 @@ class AttemptTable:
         until_s = now_s + machine[1] / 1000 if attempt is None or is_first else attempt.deadline_s
         progress[machine] = StageProgress(tuple(stage for stage in stages if not stage.last), until_s)
         self._progress[source] = progress
-        heapq.heappush(self._deadlines, (until_s, next(self._numbers), source, machine))
+        self._deadlines.set((source, machine), until_s)
         if len(self._progress) > MAX_ATTEMPTS:
-            self._progress.popitem(last=False)
+            self.fail(next(iter(self._progress)))
 
     def fail(self, source: Address) -> None:
         """Remove a source after a wrong packet; knockd does not log it either."""
-        self._progress.pop(source, None)
+        for machine in self._progress.pop(source, {}):
+            self._deadlines.discard((source, machine))
 
     def expire(self, now_s: float) -> list[tuple[Address, Stage]]:
         """Remove and return the attempts whose deadline has passed at `now_s`."""
         expired: list[tuple[Address, Stage]] = []
-        while (end_s := self.next_deadline_s()) is not None and end_s <= now_s:
-            _, _, source, machine = heapq.heappop(self._deadlines)
+        while (first := self._deadlines.first()) is not None and first[0] <= now_s:
+            source, machine = first[1]
+            self._deadlines.discard(first[1])
             expired += [(source, stage) for stage in self._progress[source].pop(machine).stages]
         return expired
 
     def next_deadline_s(self) -> float | None:
         """Return the earliest deadline; None if there is no attempt."""
-        while self._deadlines:
-            until_s, _, source, machine = self._deadlines[0]
-            attempt = self._progress.get(source, {}).get(machine)
-            if attempt is not None and attempt.deadline_s == until_s:
-                return until_s
-            heapq.heappop(self._deadlines)
-        return None
+        first = self._deadlines.first()
+        return None if first is None else first[0]

@@ -21,11 +21,11 @@ def ban_network(address: Address) -> Source:
     return address if isinstance(address, IPv4Address) else IPv6Network((int(address) >> 64 << 64, 64))
 
 
-def covers(ban: Source, place: Source) -> bool:
+def covers(ban: Source, source: Source) -> bool:
     """Return whether a ban covers an address, or a whole network."""
-    if isinstance(place, IPv4Address | IPv6Address):
-        return ban_network(place) == ban
-    return isinstance(ban, IPv6Network) and place.version == 6 and place.subnet_of(ban)
+    if isinstance(source, IPv4Address | IPv6Address):
+        return ban_network(source) == ban
+    return isinstance(ban, IPv6Network) and source.version == 6 and source.subnet_of(ban)
 
 
 def ban_commands(table: str, bans: Bans) -> Iterable[str]:

@@ -27,7 +27,8 @@ _SIGNED_LIMITS = (
     f"limit rate {SIGNED_CALM_PER_S}/second burst {SIGNED_CALM_BURST} packets",
     f"limit rate over {SIGNED_BUDGET_PER_S}/second burst {SIGNED_BUDGET_BURST} packets",
 )
-# The same for STUN frames, of browsers: a flood of them must leave the verifier free for other signed knocks.
+# The same for STUN frames, of browsers, whose senders may know the server's key from a page, so that each is decrypted.
+# A flood of them takes the verifier a tenth of a CPU, and leaves the rest for other signed knocks.
 _BROWSER_LIMITS = ("limit rate 200/second burst 200 packets", "limit rate over 2000/second burst 500 packets")
 # A Binding Request with the magic cookie.
 _FRAME = (

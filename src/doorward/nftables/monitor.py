@@ -32,7 +32,7 @@ _NAME = TABLE.split()[1].encode() + b"\0"
 _OPENINGS = re.compile(rb"(open|open_nets)[46]\0")
 # Packets fill these, and an operator may empty them: the rules stay the same.
 _DYNAMIC = re.compile(
-    rb"(open|open_nets|preexisting|ratelimit|throttled|scanners|signed|first_knock|short_window|progress)[46]"
+    rb"(open|open_nets|preexisting|ratelimit|throttled|scanners|signed|browser|first_knock|short_window|progress)[46]"
 )
 _RECEIVE_BUFFER_BYTES = 8 << 20  # a few hundred thousand elements that another program loads at once
 _RECEIVE_BYTES = 1 << 17
@@ -160,16 +160,8 @@ class RulesetMonitor:
         return changes
 
     def _drain(self) -> None:
-        """Discard the rest: until all is read the kernel drops new messages without another ENOBUFS."""
         self._scope = ""
-        while True:
-            try:
-                self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        netlink.drain(self._socket)
 
     def _changes(self, raw: bytes) -> list[RulesetChange]:
         changes: list[RulesetChange] = []

@@ -113,11 +113,11 @@ def set_name(element: Element) -> str:
 
 
 def _element(element: Element, timeout_ms: int = 0) -> bytes:
-    place, port = element
-    if isinstance(place, Address):
-        parts = _key(_KEY, place, port)
+    source, port = element
+    if isinstance(source, Address):
+        parts = _key(_KEY, source, port)
     else:
-        parts = _key(_KEY, place.network_address, port) + _key(_KEY_END, place.broadcast_address, port)
+        parts = _key(_KEY, source.network_address, port) + _key(_KEY_END, source.broadcast_address, port)
     if timeout_ms:
         parts += netlink.attribute(_TIMEOUT, timeout_ms.to_bytes(8))
     return netlink.attribute(_LIST_ELEMENT | netlink.NESTED, parts)

@@ -37,10 +37,7 @@ OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fil
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
 SIGNED_SIZE = 65536  # senders of signed knocks within two seconds; if it is full, the budget still works
 SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per second
-LIMITER_BYTES, ATTEMPT_BYTES = (
-    260,
-    150,
-)  # per element of a full set, with its buckets: docs/dev/measured.md
+LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
 REUSED = ("ports", "door", "preexisting")

@@ -51,7 +51,7 @@ class ValidKnock(NamedTuple):
     """
 
     door: str
-    place: Source
+    source: Source
     for_ms: int | None
     key: str
     signer: bytes
@@ -171,11 +171,11 @@ class PacketAuthorizer:
             return KnockRejection("signature", f"bad signature by key {credential.name}: {error}", door)
         if rejection := credential.presence_rejection(presence):
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
-        place = source if request.asked is None else request.asked
+        opened = source if request.asked is None else request.asked
         name, number = credential.name, message_number(message.body)
         signer = credential.certified_signer or request.signer
         for_ms = None if request.flags & CLOSE else credential.granted_ms(request.for_s, self._doors[door])
-        return ValidKnock(door, place, for_ms, name, signer, number, request.time_ms, target.is_shared)
+        return ValidKnock(door, opened, for_ms, name, signer, number, request.time_ms, target.is_shared)
 
     def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
         signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature

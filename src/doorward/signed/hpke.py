@@ -36,8 +36,9 @@ def public_of(private: bytes) -> bytes:
 
 
 def check_public(public: bytes) -> None:
-    """Check a public key of the right length: X25519 takes any bytes."""
-    X25519PublicKey.from_public_bytes(public)
+    """Check a public key of the right length. ValueError: a point of low order, to which nothing can be sealed."""
+    any_private = X25519PrivateKey.from_private_bytes(_BASE_POINT)
+    any_private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def derive_private(material: bytes) -> bytes:

@@ -43,6 +43,7 @@ def public_of(private: bytes) -> bytes:
 def check_public(public: bytes) -> None:
     """Check a public key of the right length. ValueError: invalid."""
     _load_public(public)
+    x25519.check_public(public[-x25519.KEY_BYTES :])
 
 
 def seal(public: bytes, plaintext: bytes, info: bytes, random: bytes) -> bytes:  # noqa: ARG001 - takes its own

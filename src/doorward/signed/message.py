@@ -99,7 +99,7 @@ def message_number(body: bytes) -> bytes:
 
 def pack_body(request: Request) -> bytes:
     """Return the fields as bytes. ValueError, OverflowError: one is out of range."""
-    version, bits, address = (0, 0, b"") if request.asked is None else pack_place(request.asked)
+    version, bits, address = (0, 0, b"") if request.asked is None else pack_source(request.asked)
     return _BODY.pack(
         VERSION, request.flags, request.time_ms.to_bytes(6), request.nonce, request.for_s or 0, version, bits, address,
         request.target, request.signer,
@@ -179,19 +179,19 @@ def _string(raw: bytes) -> bytes:
     return struct.pack("!H", len(raw)) + raw
 
 
-def pack_place(place: Source) -> tuple[int, int, bytes]:
+def pack_source(source: Source) -> tuple[int, int, bytes]:
     """Return IP version, prefix length and address (16 bytes). InvalidValueError: an IPv4 address in IPv6's form."""
-    if isinstance(place, IPv4Address | IPv6Address):
-        bits, raw = _BITS[place.version], place.packed
+    if isinstance(source, IPv4Address | IPv6Address):
+        bits, raw = _BITS[source.version], source.packed
     else:
-        bits, raw = place.prefixlen, place.network_address.packed
+        bits, raw = source.prefixlen, source.network_address.packed
     if raw.startswith(_IPV4_MAPPED):
-        raise InvalidValueError("ipv4-mapped", f"{place} is an IPv4 address in IPv6's form")
-    return place.version, bits, raw.ljust(16, b"\0")
+        raise InvalidValueError("ipv4-mapped", f"{source} is an IPv4 address in IPv6's form")
+    return source.version, bits, raw.ljust(16, b"\0")
 
 
 def parse_source(version: int, bits: int, raw: bytes) -> Source:
-    """Parse what `pack_place` returns. MalformedError: not in its only form."""
+    """Parse what `pack_source` returns. MalformedError: not in its only form."""
     if not version:
         raise MalformedError("no-ip-version", "an address without an IP version")
     whole = _BITS.get(version)

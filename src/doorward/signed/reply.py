@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from doorward.errors import MalformedError
 from doorward.model import Address, Source
-from doorward.signed.message import pack_place, parse_source
+from doorward.signed.message import pack_source, parse_source
 
 SALT_BYTES = 16
 REPLY_BYTES = 80
@@ -50,9 +50,9 @@ class ReplyPath(NamedTuple):
 
 
 class Confirmation(NamedTuple):
-    """The door is open to `place` for `left_s` more seconds, or closed: None; `time_ms`: the server's clock."""
+    """The door is open to `source` for `left_s` more seconds, or closed: None; `time_ms`: the server's clock."""
 
-    place: Source
+    source: Source
     left_s: int | None
     time_ms: int
 
@@ -64,7 +64,7 @@ def reply_secret(check: bytes, plaintext: bytes) -> ReplySecret:
 
 def seal_reply(secret: ReplySecret, confirmation: Confirmation, salt: bytes) -> bytes:
     """Return the datagram; `salt` is random, so that no two replies share a key."""
-    version, bits, address = pack_place(confirmation.place)
+    version, bits, address = pack_source(confirmation.source)
     code = _CLOSED if confirmation.left_s is None else _OPEN
     left_s = min(confirmation.left_s or 0, _MAX_LEFT_S)
     text = _TEXT.pack(_VERSION, code, version, bits, left_s, confirmation.time_ms.to_bytes(6), address, b"")
@@ -86,8 +86,8 @@ def open_reply(secret: ReplySecret, datagram: bytes) -> Confirmation:
         raise MalformedError("unsupported-version", f"a reply of unsupported version {version}; expected {_VERSION}")
     if code not in (_OPEN, _CLOSED) or any(zeros) or (code == _CLOSED and left_s):
         raise MalformedError("invalid-reply", "a reply with unknown contents")
-    place = parse_source(family, bits, address)
-    return Confirmation(place, left_s if code == _OPEN else None, int.from_bytes(time))
+    source = parse_source(family, bits, address)
+    return Confirmation(source, left_s if code == _OPEN else None, int.from_bytes(time))
 
 
 def _key_and_nonce(secret: ReplySecret, salt: bytes) -> tuple[bytes, bytes]:

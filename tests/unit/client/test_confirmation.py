@@ -51,10 +51,10 @@ class Gate:
         self.socket.sendto(datagram, self.clients[client])
 
     def confirm(
-        self, place: Source = SOURCE, left_s: int | None = 30, secret: ReplySecret = SECRET, ahead_s: float = 0.0
+        self, source: Source = SOURCE, left_s: int | None = 30, secret: ReplySecret = SECRET, ahead_s: float = 0.0
     ) -> bytes:
         time_ms = round((time.time() + ahead_s) * 1000)
-        datagram = seal_reply(secret, Confirmation(place, left_s, time_ms), os.urandom(16))
+        datagram = seal_reply(secret, Confirmation(source, left_s, time_ms), os.urandom(16))
         self.answer(datagram)
         return datagram
 
@@ -120,7 +120,7 @@ def test_sockets_of_old_knocks_are_closed(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "flags", "place", "left_s", "fits"),
+    ("asked", "flags", "source", "left_s", "fits"),
     [
         (None, CONFIRM, SOURCE, 30, True),
         (None, CONFIRM, SOURCE, 0, True),
@@ -134,10 +134,10 @@ def test_sockets_of_old_knocks_are_closed(gate: Gate) -> None:
     ],
 )
 def test_it_is_for_what_was_asked(
-    gate: Gate, asked: Source | None, flags: int, place: Source, left_s: int | None, fits: bool
+    gate: Gate, asked: Source | None, flags: int, source: Source, left_s: int | None, fits: bool
 ) -> None:
     gate.knock(asked=asked, flags=flags)
-    gate.confirm(place, left_s)
+    gate.confirm(source, left_s)
     assert len(gate.listener.wait(60 if fits else 0.2)) == fits
 
 

@@ -22,7 +22,7 @@ from doorward.model import Source
 from doorward.signed import authorized_keys
 from doorward.signed.authorize import PacketAuthorizer, ValidKnock
 from doorward.signed.envelope import CHECK_BYTES, seal
-from doorward.signed.message import CONFIRM, Request, pack_body, pack_place, signed_text, signer_hash, target_hash
+from doorward.signed.message import CONFIRM, Request, pack_body, pack_source, signed_text, signer_hash, target_hash
 from doorward.signed.reply import Confirmation, ReplySecret, open_reply, reply_secret, seal_reply
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
@@ -90,7 +90,7 @@ def test_confirmations_of_the_vectors_are_opened() -> None:
 
 
 def as_javascript(confirmation: Confirmation) -> dict[str, Any]:
-    version, bits, address = pack_place(confirmation.place)
+    version, bits, address = pack_source(confirmation.source)
     return {
         "isOpen": confirmation.left_s is not None,
         "secondsLeft": confirmation.left_s or 0,
@@ -102,7 +102,7 @@ def as_javascript(confirmation: Confirmation) -> dict[str, Any]:
 
 
 def asked_argument(asked: Source) -> dict[str, Any]:
-    version, bits, address = pack_place(asked)
+    version, bits, address = pack_source(asked)
     return {"ipVersion": version, "prefix": bits, "address": address[: 4 if version == 4 else 16].hex()}
 
 

@@ -115,7 +115,7 @@ CASES: dict[str, Case] = {
     "a signed close by another key, for another address, of another door": (
         lambda table: [
             *on_signed_close(table, BOB, "key bob", NOW_S),
-            *on_signed_close(table, ADA._replace(place=ip_address("192.0.2.8")), "key ada", NOW_S),
+            *on_signed_close(table, ADA._replace(source=ip_address("192.0.2.8")), "key ada", NOW_S),
             *on_signed_close(table, ADA._replace(door="web"), "key ada", NOW_S),
         ],
         [BY_ADA],

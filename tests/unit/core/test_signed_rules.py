@@ -14,8 +14,8 @@ from doorward.model import Share, Source
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 
 
-def close(time_ms: int, by: str = "key alice", door: str = "ssh", place: Source = HOME) -> DatedKnock:
-    return DatedKnock(by, door, place, time_ms)
+def close(time_ms: int, by: str = "key alice", door: str = "ssh", source: Source = HOME) -> DatedKnock:
+    return DatedKnock(by, door, source, time_ms)
 
 
 def held(*shares: Share) -> Holders:

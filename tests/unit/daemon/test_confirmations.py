@@ -93,7 +93,7 @@ def test_an_opening_and_a_close_are_confirmed(client: Client) -> None:
     close = ValidKnock("ssh", GUEST, None, "laptop", bytes(12), bytes(16), 0, reply=SECRET, path=client.path())
     client.confirmations.confirm(close, None, 0.0)
     replies = [open_reply(SECRET, datagram) for datagram in client.waiting()]
-    assert [(reply.place, reply.left_s) for reply in replies] == [(GUEST, 30), (GUEST, None)]
+    assert [(reply.source, reply.left_s) for reply in replies] == [(GUEST, 30), (GUEST, None)]
     assert client.logged() == ["sent", "sent"]
 
 
@@ -188,7 +188,7 @@ def test_this_hosts_own_addresses_get_nothing(client: Client, monkeypatch: pytes
 def test_what_has_no_form_in_a_reply_does_not_end_the_daemon(client: Client) -> None:
     """An IPv4 address in IPv6's form, which a forged source may have, and an end from a forged ledger."""
     mapped = ip_address("::ffff:203.0.113.9")
-    client.confirmations.confirm(client.grant(place=mapped), 30, 0.0)
+    client.confirmations.confirm(client.grant(source=mapped), 30, 0.0)
     assert (client.waiting(), client.logged()) == ([], ["not-sent"])
     client.confirmations.confirm(client.grant(), 1 << 40, 0.0)
     (datagram,) = client.waiting()
@@ -240,7 +240,7 @@ def test_only_what_opened_is_confirmed(client: Client, tmp_path: Path, monkeypat
         assert len(client.waiting()) == 2
         signed._on_knocks([grants[0]])
         daemon.firewall.stuck = True
-        signed._on_knocks([grants[2]._replace(place=ip_address("192.0.2.9"))])
+        signed._on_knocks([grants[2]._replace(source=ip_address("192.0.2.9"))])
         assert client.waiting() == []
         signed.close()
 
@@ -279,7 +279,7 @@ def test_gates_with_one_key_never_use_a_key_and_a_nonce_twice(
             signed._confirmations.configure([client.port])
             signed._on_knocks([knock, knock])
             (reply,) = client.waiting()
-            assert open_reply(SECRET, reply).place == GUEST
+            assert open_reply(SECRET, reply).source == GUEST
             salts.append(reply[:SALT_BYTES])
             signed.close()
     keys, nonces = zip(*(_key_and_nonce(SECRET, salt) for salt in salts), strict=True)

@@ -48,13 +48,13 @@ class Desk:
         self.now_ms = round(time.time() * 1000)
 
     def open(
-        self, dated: int, key: str = "ada", place: Source = HOME, door: str = "ssh", for_s: int = 600
+        self, dated: int, key: str = "ada", source: Source = HOME, door: str = "ssh", for_s: int = 600
     ) -> ValidKnock:
         signer, number = self.signer(key), os.urandom(16)
-        return ValidKnock(door, place, for_s * 1000, key, signer, number, self.now_ms + dated)
+        return ValidKnock(door, source, for_s * 1000, key, signer, number, self.now_ms + dated)
 
-    def close(self, dated: int, key: str = "ada", place: Source = HOME, door: str = "ssh") -> ValidKnock:
-        return ValidKnock(door, place, None, key, self.signer(key), os.urandom(16), self.now_ms + dated)
+    def close(self, dated: int, key: str = "ada", source: Source = HOME, door: str = "ssh") -> ValidKnock:
+        return ValidKnock(door, source, None, key, self.signer(key), os.urandom(16), self.now_ms + dated)
 
     def signer(self, key: str) -> bytes:
         return {"ada": ADA, "bob": BOB}.get(key, key.encode().ljust(12)[:12])
@@ -104,7 +104,7 @@ def test_a_close_that_finds_nothing_is_logged_and_remembered(desk: Desk) -> None
 
 
 def test_a_close_touches_nothing_of_others(desk: Desk) -> None:
-    desk.take(desk.open(1), desk.open(1, "bob", for_s=30), desk.open(1, place=CAFE), desk.open(1, door="web"))
+    desk.take(desk.open(1), desk.open(1, "bob", for_s=30), desk.open(1, source=CAFE), desk.open(1, door="web"))
     desk.daemon.ask("open", "ssh", "192.0.2.9")
     assert desk.take(desk.close(2)) == ["released", "answered ada"]
     assert [round(left_s) for entry, left_s in desk.daemon.has().items() if entry == E22] == [30]
@@ -140,7 +140,7 @@ def test_after_a_close_by_hand_an_older_knock_opens_nothing(desk: Desk) -> None:
 
 
 def test_a_close_that_was_claimed_before_a_kill_is_finished(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.take(desk.open(1), desk.open(1, "bob", place=CAFE))
+    desk.take(desk.open(1), desk.open(1, "bob", source=CAFE))
     monkeypatch.setattr(desk.signed, "_apply", lambda _: None)  # the kill
     assert desk.take(desk.close(2), desk.close(0, "bob", CAFE)) == []
     folder = desk.daemon.ledger.path.parent

@@ -129,7 +129,7 @@ def test_untrusted_text_always_fits_in_a_message() -> None:
     knock = grant()._replace(
         door="d" * 64,
         key=wide[:145],
-        place=ip_network("2001:db8:ffff:ffff:ffff::/81"),
+        source=ip_network("2001:db8:ffff:ffff:ffff::/81"),
         time_ms=(1 << 48) - 1,
         for_ms=(1 << 32) * 1000 - 1000,
         reply=ReplySecret(bytes(32)),
@@ -151,7 +151,7 @@ def test_a_log_that_lost_some_is_counted() -> None:
 
 
 def test_a_message_is_read_as_it_was_packed() -> None:
-    wide = grant()._replace(place=ip_network("2001:db8::/64"))
+    wide = grant()._replace(source=ip_network("2001:db8::/64"))
     report = VerifierReport(
         [grant(7), wide, CLOSE, wide._replace(reply=ReplySecret(b"s" * 32))],
         [Rejection(GUEST, KnockRejection("clock", "is late", "ssh"))],

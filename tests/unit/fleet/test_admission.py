@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorward.config.values import MAX_FOR_MS
 from doorward.fleet.admission import MAX_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import MAX_FOR_MS, OpeningKey
+from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.protocol import Item
 from doorward.model import Address, Door, Opening, Port, Source, parse_source
 from doorward.nftables.ruleset import OPEN_SIZE
@@ -20,8 +21,8 @@ YEAR = 365 * 86_400_000
 ALONE, SIGNED = Limits(None, allows_networks=False), Limits(None, allows_networks=True)
 
 
-def item(place: str = "192.0.2.7", left_ms: int = 5_000, for_ms: int | None = None, by: str = "knock at b") -> Item:
-    return Item(OpeningKey("ssh", parse_source(place)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
+def item(source: str = "192.0.2.7", left_ms: int = 5_000, for_ms: int | None = None, by: str = "knock at b") -> Item:
+    return Item(OpeningKey("ssh", parse_source(source)), NOW + left_ms, by, left_ms if for_ms is None else for_ms)
 
 
 def left_ms(found: object) -> int:
@@ -54,7 +55,7 @@ def test_opening_is_limited_to_the_gates_maximum(for_max_ms: int | None, left: i
 
 
 @pytest.mark.parametrize(
-    ("place", "limits", "expected"),
+    ("source", "limits", "expected"),
     [
         ("0.0.0.0/0", SIGNED, "prefix"),
         ("10.0.0.0/15", SIGNED, "prefix"),
@@ -74,13 +75,13 @@ def test_opening_is_limited_to_the_gates_maximum(for_max_ms: int | None, left: i
         ("::ffff:192.0.2.7", SIGNED, "address"),
     ],
 )
-def test_invalid_addresses_and_networks_are_rejected(place: str, limits: Limits, expected: str) -> None:
-    assert reason(admit(item(place), DOOR, limits, NOW)) == expected
+def test_invalid_addresses_and_networks_are_rejected(source: str, limits: Limits, expected: str) -> None:
+    assert reason(admit(item(source), DOOR, limits, NOW)) == expected
 
 
-@pytest.mark.parametrize("place", ["10.1.0.0/16", "192.0.2.0/24", "2001:db8:1::/48", "2001:db8::/64"])
-def test_networks_are_admitted_where_allowed(place: str) -> None:
-    assert left_ms(admit(item(place), DOOR, SIGNED, NOW)) == 5_000
+@pytest.mark.parametrize("source", ["10.1.0.0/16", "192.0.2.0/24", "2001:db8:1::/48", "2001:db8::/64"])
+def test_networks_are_admitted_where_allowed(source: str) -> None:
+    assert left_ms(admit(item(source), DOOR, SIGNED, NOW)) == 5_000
 
 
 def test_only_shared_doors_are_opened() -> None:
@@ -110,7 +111,7 @@ def network(address: Address, bits: int) -> Source:
 
 
 @given(
-    place=st.ip_addresses() | st.builds(network, st.ip_addresses(), st.integers(0, 128)),
+    source=st.ip_addresses() | st.builds(network, st.ip_addresses(), st.integers(0, 128)),
     until_ms=st.integers(0, 1 << 53),
     for_ms=st.integers(0, 1 << 53),
     by=st.text() | st.sampled_from(["knock", "key x at y", "hand at z"]),
@@ -119,10 +120,10 @@ def network(address: Address, bits: int) -> Source:
     shared=st.booleans(),
 )
 def test_no_value_from_etcd_exceeds_the_limits(
-    place: Source, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
+    source: Source, until_ms: int, for_ms: int, by: str, for_max_ms: int | None, takes_networks: bool, shared: bool
 ) -> None:
     door, limits = DOOR._replace(shared=shared), Limits(for_max_ms, takes_networks)
-    found = admit(Item(OpeningKey("ssh", place), until_ms, by, for_ms), door, limits, NOW)
+    found = admit(Item(OpeningKey("ssh", source), until_ms, by, for_ms), door, limits, NOW)
     if isinstance(found, Opening):
         assert shared
         assert 0 < left_ms(found) <= min(for_max_ms or DOOR.for_ms, until_ms - NOW)

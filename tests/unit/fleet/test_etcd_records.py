@@ -19,9 +19,9 @@ SHARED = StoredOpening(30_000, 1_800_000_030_000, 5_000, "knock", "edge-1")
 WRITTEN_MS = SHARED.until_ms - SHARED.for_ms
 
 
-@pytest.mark.parametrize("place", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
-def test_stored_opening_round_trip(place: Source) -> None:
-    key = OpeningKey("ssh", place)
+@pytest.mark.parametrize("source", [ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")])
+def test_stored_opening_round_trip(source: Source) -> None:
+    key = OpeningKey("ssh", source)
     assert etcd_records.parse(str(key), etcd_records.pack(SHARED, key)) == (key, SHARED)
 
 

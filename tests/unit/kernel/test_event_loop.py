@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.event_loop import Alarm, EventLoop
 from tests.support.processes import open_descriptors
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -202,3 +202,44 @@ def test_unregistered_descriptor_gets_no_earlier_events(
     there.send(b"to here")
     loop.run()
     assert calls == ["first", "the next owner"]
+
+
+def test_alarm_calls_once_at_the_earliest_time(loop: EventLoop) -> None:
+    calls: list[str] = []
+    alarm = Alarm(loop, lambda: calls.append("alarm"))
+    now_s = loop.now_s()
+    for after_s in 0.02, 0.01, float("inf"), 0.03:
+        alarm.set(now_s + after_s)
+    loop.at(now_s + 0.015, lambda: calls.append("between"))
+    loop.at(now_s + 0.04, loop.stop)
+    loop.run()
+    assert calls == ["alarm", "between"]
+
+
+def test_alarm_set_again_and_again_keeps_one_timer(loop: EventLoop) -> None:
+    """A door that is open for an hour, while others open and close."""
+    rounds: list[int] = []
+
+    def ring() -> None:
+        rounds.append(len(rounds))
+        alarm.set(now_s + 3600)
+        alarm.set(loop.now_s()) if len(rounds) < 100 else loop.stop()
+
+    now_s = loop.now_s()
+    alarm = Alarm(loop, ring)
+    alarm.set(now_s)
+    loop.run()
+    assert (len(rounds), len(loop._timers)) == (100, 1)
+
+
+def test_alarm_set_later_after_its_call_waits_for_that(loop: EventLoop) -> None:
+    late_s: list[float] = []
+    now_s = loop.now_s()
+    alarm = Alarm(loop, lambda: late_s.append(loop.now_s() - now_s))
+    alarm.set(now_s + 0.02)
+    alarm.set(now_s + 0.01)
+    loop.at(now_s + 0.015, lambda: alarm.set(now_s + 0.03))
+    loop.at(now_s + 0.04, loop.stop)
+    loop.run()
+    assert len(late_s) == 2
+    assert late_s[1] >= 0.03

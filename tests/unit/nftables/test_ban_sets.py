@@ -28,7 +28,7 @@ def test_ipv6_ban_covers_the_whole_64(address: str, banned: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "is_covered"),
+    ("source", "is_covered"),
     [
         ("192.0.2.7", True),
         ("192.0.2.8", False),
@@ -41,9 +41,9 @@ def test_ipv6_ban_covers_the_whole_64(address: str, banned: str) -> None:
         ("2001:db8::/63", False),
     ],
 )
-def test_ban_covers_only_what_is_wholly_inside(place: str, *, is_covered: bool) -> None:
+def test_ban_covers_only_what_is_wholly_inside(source: str, *, is_covered: bool) -> None:
     bans: list[Source] = [ip_address("192.0.2.7"), ip_network("2001:db8::/64")]
-    assert any(covers(ban, parse_source(place)) for ban in bans) is is_covered
+    assert any(covers(ban, parse_source(source)) for ban in bans) is is_covered
 
 
 LISTED = """table inet doorward {

@@ -17,12 +17,16 @@ from doorward.config.toml import parse
 from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.errors import MalformedError
 from doorward.nftables.libnftables import NftFirewall
-from doorward.nftables.monitor import RulesetChange, RulesetMonitor, fingerprint, own_pid
+from doorward.nftables.monitor import _DYNAMIC, RulesetChange, RulesetMonitor, fingerprint, own_pid
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns("nft")
 GATE = compile_configuration(
-    parse('[gate]\ncapacity = 4096\n[doors.ssh]\nknock = ["7001/tcp", "7002/tcp"]\nopens = ["22/tcp"]\n', "test"),
+    parse(
+        '[gate]\ncapacity = 4096\n[doors.ssh]\nknock = ["7001/tcp", "7002/tcp"]\nopens = ["22/tcp"]\n'
+        "[signed]\nbrowser = true\n",
+        "test",
+    ),
     1 << 30,
 )
 SMALL_BUFFER_BYTES = 64 << 10  # the gate's own takes a few hundred thousand elements
@@ -50,6 +54,7 @@ def nft(commands: str) -> None:
         ("add table inet doorward2; add set inet doorward2 ports { type ipv4_addr; }", ""),
         ("add element inet doorward open4 { 192.0.2.7 . tcp . 22 timeout 9s }", "openings"),
         ("add element inet doorward scanners4 { 192.0.2.7 }", ""),
+        ("add element inet doorward browser4 { 192.0.2.7 }", ""),
         ("add element inet doorward preexisting4 { 192.0.2.7 . 40000 . 192.0.2.8 . 22 }", ""),
         ("delete element inet doorward ports { tcp . 22 }", "rules"),
         ("flush map inet doorward delta", "rules"),
@@ -70,6 +75,11 @@ def test_process_and_scope_of_changes(watch: RulesetMonitor, commands: str, harm
     nft(commands)
     assert [(change.program, change.scope) for change in watch.read() or []] == [("nft", harm)]
     assert watch.read() == []
+
+
+def test_no_set_that_packets_fill_counts_as_rules() -> None:
+    dynamic = [spec.name for spec in GATE.sets if "dynamic" in spec.text]
+    assert [name for name in dynamic if not _DYNAMIC.match(name.encode())] == []
 
 
 def test_rejected_transaction_is_not_reported(watch: RulesetMonitor) -> None:

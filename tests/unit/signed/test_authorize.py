@@ -255,7 +255,7 @@ def refusal(line: str = "", **fields: Any) -> tuple[str, str]:
 
 
 def test_granted_address_and_time() -> None:
-    for found, place, for_ms in [
+    for found, source, for_ms in [
         (verdict(), SOURCE, 30_000),
         (verdict(asked=SOURCE), SOURCE, 30_000),
         (verdict(for_s=10), SOURCE, 10_000),
@@ -265,7 +265,7 @@ def test_granted_address_and_time() -> None:
         (verdict('addresses="198.51.100.0/24"', asked=OTHER), OTHER, 30_000),
     ]:
         found = valid(found)
-        assert (found.place, found.for_ms, found.key) == (place, for_ms, "laptop")
+        assert (found.source, found.for_ms, found.key) == (source, for_ms, "laptop")
 
 
 def test_rejections_have_a_reason() -> None:
@@ -282,7 +282,7 @@ def test_rejections_have_a_reason() -> None:
 def test_closing_is_authorized_as_opening_is() -> None:
     found = verdict('addresses="198.51.100.0/24",for-max="5s"', flags=CLOSE, asked=OTHER)
     found = valid(found, is_close=True)
-    assert (found.door, found.place, found.key) == ("ssh", OTHER, "laptop")
+    assert (found.door, found.source, found.key) == ("ssh", OTHER, "laptop")
     assert (found.signer, found.time_ms, found.reply) == (signer_hash(LAPTOP.key.blob), NOW_MS, None)
     assert refusal('doors="db"', flags=CLOSE)[0] == "forbidden"
     assert refusal(flags=CLOSE, asked=ip_network("198.51.100.0/24"))[0] == "forbidden"

@@ -30,7 +30,7 @@ def test_the_examples_of_replies(example: dict[str, str]) -> None:
     (to,) = [each for each in VECTORS["packets"] if each["name"] == example["to"]]
     secret, datagram = ReplySecret(bytes.fromhex(to["reply_secret"])), bytes.fromhex(example["reply"])
     confirmation = open_reply(secret, datagram)
-    assert confirmation.place == OPEN.place
+    assert confirmation.source == OPEN.source
     assert confirmation.left_s == (None if example["means"].startswith("closed") else 30)
     assert seal_reply(secret, confirmation, bytes.fromhex(example["salt"])) == datagram
 
