@@ -30,7 +30,8 @@ def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     site.text = site.text.replace(
         'opens = ["22/tcp"]', f'opens = ["22/tcp"]\non_close = ["/usr/bin/touch", "{tmp_path}/%IP%"]'
     )
-    yield from (site for _ in site.start())
+    with site.running():
+        yield site
 
 
 def opened(site: Site, visitor: Visitor, ahead_ms: int = 0) -> None:
