@@ -19,9 +19,8 @@ import pytest
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address
-from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab
+from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab, until
 from tests.support.frames import FrameSender, checksum
-from tests.support.knockd import until
 
 pytestmark = pytest.mark.netns
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
-from tests.support.knockd import until
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, until
 from tests.support.signed import PORT, Signed, Signer, send
 from tests.support.tcpdump import MARKER, Tcpdump
 
