@@ -1,4 +1,4 @@
-"""The sealed confirmation: its sender gets it once, and nobody else gets a byte; tcpdump is the judge."""
+"""The sealed confirmation: its sender gets it once, and nobody else gets a byte; tcpdump sees all that is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from doorward.signed.envelope import RANDOM_BYTES, plaintext_capacity, seal
 from doorward.signed.message import CONFIRM, pack_body, pack_plaintext
 from doorward.signed.reply import REPLY_BYTES, Confirmation, ReplySecret, open_reply, reply_secret
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, RunningDaemon, Visitor
+from tests.support.daemon import DOORWARD, LATE_S, PATIENCE_S, RunningDaemon, Visitor, until
 from tests.support.service_user import AS_THE_UNIT, GROUP, for_the_user, open_folder, service_user, status_of, wrapped
 from tests.support.signed import PORT, Signer, sealed
 from tests.support.signed_site import SENT_BY_GATE, SignedSite
@@ -89,8 +89,8 @@ def test_a_knock_that_opened_is_confirmed_to_its_sender(direct_lab: Lab, tmp_pat
                     (reply,) = site.exchange(guest, packet, port=Port.parse(port).number)
                     found = open_reply(secret, reply)
                     assert found.place == (asked or guest.source)
-                    assert found.left_s in {29, 30}
-                    assert abs(found.time_ms - time.time() * 1000) < 2000
+                    assert found.left_s in range(30 - round(LATE_S), 31)
+                    assert abs(found.time_ms - time.time() * 1000) < 1000 * LATE_S
                     daemon.event("confirmed", door="ssh", to=str(guest), address=str(found.place))
         counts = daemon.ask("status")["signed"]["confirmations"]
         assert counts == {"is_on": True, "ports": sorted(PORTS), "not_open": {}, "counts": {"sent": 12}}
@@ -105,7 +105,7 @@ def test_a_link_local_address_is_answered_on_its_interface(site: Site) -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as own:
             own.connect((str(server), PORT, 0, scope))
             own.send(packet)
-            own.settimeout(2.0)
+            own.settimeout(PATIENCE_S)
             return own.recv(2000)
 
     assert open_reply(secret, site.lab.client.call(go)).place == client
@@ -261,7 +261,7 @@ def test_the_reply_lets_no_packet_in(direct_lab: Lab, tmp_path: Path, mode: str)
                 own.bind((str(guest), 41_000))
                 own.connect((str(guest.server), PORT))
                 own.send(packet)
-                own.settimeout(2.0)
+                own.settimeout(PATIENCE_S)
                 assert len(own.recv(2000)) == REPLY_BYTES
                 for _ in range(5):
                     own.send(b"a reply to the reply")
@@ -347,11 +347,7 @@ def test_a_port_that_was_taken_while_no_daemon_ran_does_not_keep_it_from_startin
     """Any local user can take one above 1023: doors still open, by the last good configuration."""
     site = Site(direct_lab, tmp_path, config(ports=PORTS[:1]))
     with site.running() as daemon:
-        last = daemon.config.with_name("doorward.toml.last")
-        deadline_s = time.monotonic() + 10
-        while not last.exists():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
+        until(daemon.config.with_name("doorward.toml.last").exists)
         daemon.end()
         with bound_service(direct_lab, "127.0.0.53", PORT):
             daemon.start()
@@ -396,7 +392,7 @@ class TestClient:
 
     def test_it_prints_what_is_open(self, site: Site, env: dict[str, str]) -> None:
         done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--for", "30s"], env=env)
-        assert re.fullmatch(rf"open for {site.lab.client.ipv4} for (30|29) s \(\d+\.\d ms\)\n", done.stdout)
+        assert re.fullmatch(rf"open for {site.lab.client.ipv4} for (30|2\d) s \(\d+\.\d ms\)\n", done.stdout)
         done = site.lab.client.run([*DOORWARD, "knock", "home", "ssh", "--close"], env=env)
         assert re.fullmatch(rf"closed for {site.lab.client.ipv4} \(\d+\.\d ms\)\n", done.stdout)
         assert site.daemon.openings() == []
@@ -407,7 +403,7 @@ class TestClient:
     def test_without_a_confirmation_it_says_what_to_check(self, site: Site, env: dict[str, str]) -> None:
         begun_s = time.monotonic()
         done = site.lab.client.run([*DOORWARD, "knock", "home", "shh"], env=env, check=False)
-        assert 1.0 <= time.monotonic() - begun_s < 6.0
+        assert 1.0 <= time.monotonic() - begun_s < 1 + PATIENCE_S
         assert done.returncode == 1
         assert "no confirmation within 1 s; check, the likeliest first:" in done.stderr
         assert f"the packet went from {site.lab.client.ipv4} to {site.lab.server.ipv4} 62201/udp" in done.stderr
