@@ -1,4 +1,4 @@
-"""Knocks in STUN frames, as browsers send them, at a real gate; tcpdump is the judge of what it answers."""
+"""Knocks in STUN frames, as browsers send them, at a real gate; tcpdump sees what it answers."""
 
 from __future__ import annotations
 
