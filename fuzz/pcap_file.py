@@ -24,22 +24,22 @@ knock = ["4001/tcp", "4001/tcp"]
 target = "192.0.2.77"
 on_open = ["/bin/true"]
 """
-HOUSE = build_config(parse(CONFIGURATION, "doorward.toml"))
+CONFIG = build_config(parse(CONFIGURATION, "doorward.toml"))
 
 
 def one(data: bytes) -> None:
     """Read the frames, and say of every source what there is to say."""
-    recording = PacketCollector(HOUSE)
+    recording = PacketCollector(CONFIG)
     with suppress(MalformedError):
         for frame in CaptureFile(io.BytesIO(data)):
             assert frame.at_ns >= 0
             assert len(frame.data) <= min(len(data), MAX_FRAME_BYTES)
             recording.feed(frame)
-    hosts = server_addresses(recording.packets, HOUSE)
-    traces = SourceTraces(HOUSE, hosts.__contains__)
+    hosts = server_addresses(recording.packets, CONFIG)
+    traces = SourceTraces(CONFIG, hosts.__contains__)
     traces.feed_all(recording.packets)
-    for summary in summarize(HOUSE, traces, hosts, hosts.__contains__).sources:
+    for summary in summarize(CONFIG, traces, hosts, hosts.__contains__).sources:
         assert summary.diagnosis.fault.what
         assert summary.diagnosis.fault.kind != "unexplained"
-        for row in rows(HOUSE, summary.trace):
+        for row in rows(CONFIG, summary.trace):
             assert row.meaning

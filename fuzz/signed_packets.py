@@ -24,8 +24,8 @@ KEY = string(b"ssh-ed25519") + string(bytes.fromhex("d75a980182b10ab7d54bfed3c96
 
 
 @cache
-def judge() -> tuple[PrivateKey, PacketAuthorizer]:
-    """Make a judge who knows one key."""
+def prepared() -> tuple[PrivateKey, PacketAuthorizer]:
+    """Make a server key, and an authorizer that knows one key."""
     server = PrivateKey(X25519, bytes(range(32)))
     keys, faults = parse(f"ssh-ed25519 {base64.b64encode(KEY).decode()} nobody\n", "authorized_keys")
     assert not faults
@@ -33,8 +33,8 @@ def judge() -> tuple[PrivateKey, PacketAuthorizer]:
 
 
 def one(data: bytes) -> None:
-    """Judge the bytes in all three ways; a packet without a key is rejected, with a reason."""
-    server, judging = judge()
+    """Authorize the bytes in all three ways; a packet without a key is rejected, with a reason."""
+    server, authorizer = prepared()
     body = pack_body(Request(NOW_MS, bytes(8), target_hash("", "ssh"), signer_hash(KEY)))
     plaintexts = [data[:whole].ljust(whole, b"\0") for whole in CAPACITIES]
     packets = [data, *(seal(server.public, plaintext, bytes(32)) for plaintext in plaintexts)]
@@ -42,7 +42,7 @@ def one(data: bytes) -> None:
         with suppress(ValueError):
             packets.append(seal(server.public, pack_plaintext(body, data, whole), bytes(32)))
     for packet in packets:
-        verdict = judging.authorize(packet, SOURCE.packed, NOW_MS)
+        verdict = authorizer.authorize(packet, SOURCE.packed, NOW_MS)
         assert isinstance(verdict, KnockRejection), verdict
         assert verdict.reason in REASONS
         assert verdict.words.isprintable()

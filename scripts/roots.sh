@@ -68,6 +68,7 @@ make_systems_root() {
 
 # make_sdist DIRECTORY: of the working tree, built in the root for other systems.
 make_sdist() {
+    rm -rf "$cache/systems/tree" # of a run that was interrupted
     mkdir "$cache/systems/tree"
     tar --exclude='./.?*' --exclude=./build --exclude=./dist --exclude=__pycache__ -cf - -C "$root" . |
         tar -C "$cache/systems/tree" -xf -

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ class Site:
         self.lab, self.folder, self.browser = lab, folder, browser
         self.files = Signed(folder / "configuration")
 
-    def start(self, *, browser: str = "true", confirm: str = "true") -> Iterator[RunningDaemon]:
+    @contextmanager
+    def running(self, *, browser: str = "true", confirm: str = "true") -> Iterator[RunningDaemon]:
         with running_daemon(self.lab.server, self.folder, CONFIG.format(browser=browser, confirm=confirm)) as daemon:
             daemon.message("accepting signed knocks")
             yield daemon
@@ -79,7 +81,7 @@ def test_page_opens_and_closes_a_door(site: Site) -> None:
     listeners = [
         server.call(socket.create_server, ("", 22), family=family) for family in (socket.AF_INET, socket.AF_INET6)
     ]
-    for daemon in site.start():
+    with site.running() as daemon:
         for addresses in ((server.ipv4,), (server.ipv6,), (server.ipv4, server.ipv6)):
             name = site.open_page(daemon, *addresses)
             assert not any(gets_in(client, address) for address in addresses)
@@ -98,7 +100,7 @@ def test_page_opens_and_closes_a_door(site: Site) -> None:
 @pytest.mark.parametrize("lost", ["dport", "sport"])
 def test_the_first_packet_or_the_first_answer_is_lost(site: Site, lost: str) -> None:
     host = site.lab.server if lost == "dport" else site.lab.client
-    for daemon in site.start():
+    with site.running() as daemon:
         site.open_page(daemon, site.lab.server.ipv4)
         rule = LOSES.format(lost)
         host.run(["nft", f"table inet lost {{ chain lost {{ type filter hook prerouting priority -400; {rule}; }}; }}"])
@@ -107,7 +109,7 @@ def test_the_first_packet_or_the_first_answer_is_lost(site: Site, lost: str) -> 
 
 
 def test_a_gate_that_does_not_confirm_and_one_that_takes_no_browsers(site: Site) -> None:
-    for daemon in site.start(confirm="false"):
+    with site.running(confirm="false") as daemon:
         site.open_page(daemon, site.lab.server.ipv4)
         assert site.knock() == "silent"
         daemon.event("opened", address=str(site.lab.client.ipv4))

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon, until
 from tests.support.effort import EFFORT
-from tests.support.knockd import until
 from tests.support.processes import descriptors_of, family_of, resident_bytes
 
 pytestmark = pytest.mark.netns("knock")

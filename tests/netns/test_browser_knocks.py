@@ -1,4 +1,4 @@
-"""Knocks in STUN frames, as browsers send them, at a real gate; tcpdump is the judge of what it answers."""
+"""Knocks in STUN frames, as browsers send them, at a real gate; tcpdump sees what it answers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, seal
 from doorward.signed.message import CLOSE, CONFIRM, pack_body
 from doorward.signed.reply import reply_secret
 from doorward.signed.stun import TRANSACTION_BYTES, ice_password, success_response, transaction_of
-from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
-from tests.support.signed import PORT, Signed, Signer, send
+from tests.support.daemon import Visitor
+from tests.support.signed import PORT, Signer
+from tests.support.signed_site import SENT_BY_GATE, SignedSite
 from tests.support.stun import stun_request
-from tests.support.tcpdump import MARKER, Tcpdump, tcpdump
+from tests.support.tcpdump import tcpdump
 
 pytestmark = pytest.mark.netns("nft", "tcpdump")
 
@@ -36,7 +37,6 @@ opens = ["22/tcp"]
 for = "10m"
 """
 PORTS = 41_000, 41_001, 41_002  # of a visitor
-SENT_BY_GATE = "-i", "eth0", "-Q", "out", f"udp or icmp or (icmp6 and ip6[40] < 128) or (tcp and src port {PORT})"
 
 
 class Knock:
@@ -52,68 +52,18 @@ class Knock:
         return success_response(transaction_of(frame), source, port, self.password)
 
 
-class Site:
-    """A gate for browsers, and a key that may knock."""
+class Site(SignedSite):
+    """A gate for browsers."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        self.lab, self.folder, self.phone = lab, folder, Signer("phone")
-        self.files = Signed(folder / "configuration", self.phone)
-        self.visitors = Visitors(lab)
-        self.mark = 42_000
-
-    def start(self, *, mode: str = "stealth", browser: str = "true") -> Iterator[RunningDaemon]:
-        with running_daemon(self.lab.server, self.folder, CONFIG.format(mode=mode, browser=browser)) as self.daemon:
-            self.daemon.message("accepting signed knocks")
-            yield self.daemon
+    def __init__(self, lab: Lab, folder: Path, *, mode: str = "stealth", browser: str = "true") -> None:
+        super().__init__(lab, folder, CONFIG.format(mode=mode, browser=browser))
 
     def knock(self, signer: Signer | None = None, flags: int = CONFIRM, **fields: object) -> Knock:
-        own, server = signer or self.phone, self.files.server
+        own, server = signer or self.laptop, self.files.server
         body = pack_body(own.request(flags=flags, **fields))  # type: ignore[arg-type]
         plaintext = body + own.sign(server, body)
         packet = seal(server.public, plaintext, os.urandom(RANDOM_BYTES))
         return Knock(packet, ice_password(reply_secret(packet[:CHECK_BYTES], plaintext)))
-
-    def exchange(self, visitor: Visitor, *frames: bytes, port: int = PORTS[0], every_s: float = 0.0) -> list[bytes]:
-        """Send frames from one port, and return what comes back to it within a moment."""
-
-        def go() -> list[bytes]:
-            family = socket.AF_INET if visitor.source.version == 4 else socket.AF_INET6
-            with socket.socket(family, socket.SOCK_DGRAM) as own:
-                own.bind((str(visitor.source), port))
-                own.connect((str(visitor.server), PORT))
-                for frame in frames:
-                    own.send(frame)
-                    time.sleep(every_s)
-                own.settimeout(0.7)
-                received: list[bytes] = []
-                try:
-                    while True:
-                        received.append(own.recv(2000))
-                except TimeoutError:
-                    return received
-
-        return self.lab.client.call(go)
-
-    def sent_by_gate(self, capture: Tcpdump) -> list[int]:
-        """Give the lengths of the UDP payloads that the gate has sent so far, of whatever kind."""
-        self.mark += 1
-        mark = self.mark
-
-        def go() -> None:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-                own.bind((str(self.lab.server.ipv4), mark))
-                own.sendto(b"", (str(self.lab.client.ipv4), MARKER))
-
-        self.lab.server.call(go)
-        capture.await_marker(mark)
-        return [len(frame.data) for frame in capture.frames[:-1]]
-
-    def await_opened(self, count: int) -> None:
-        """Wait until so many knocks have opened a door, or prolonged an opening."""
-        until_s = time.monotonic() + PATIENCE_S
-        while count > sum(found[3] for found in self.daemon.ask("stats")["events"] if found[2] == "key"):
-            assert time.monotonic() < until_s
-            time.sleep(0.01)
 
     def confirmations(self) -> dict[str, int]:
         counts: dict[str, int] = self.daemon.ask("status")["signed"]["confirmations"]["counts"]
@@ -123,27 +73,28 @@ class Site:
 @pytest.fixture
 def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     site = Site(direct_lab, tmp_path)
-    yield from (site for _ in site.start())
+    with site.running():
+        yield site
 
 
 @pytest.mark.parametrize("mode", ["observe", "guard", "stealth"])
 def test_a_frame_opens_and_closes_and_is_answered(direct_lab: Lab, tmp_path: Path, mode: str) -> None:
-    site = Site(direct_lab, tmp_path)
-    for daemon in site.start(mode=mode):
+    site = Site(direct_lab, tmp_path, mode=mode)
+    with site.running() as daemon:
         for version in (4, 6):
             guest = site.visitors.fresh(version)
             for flags, event in ((CONFIRM, "opened"), (CONFIRM | CLOSE, "closed")):
                 knock = site.knock(flags=flags)
                 frame = knock.frame()
-                assert site.exchange(guest, frame) == [knock.answer(frame, guest.source, PORTS[0])]
-                assert daemon.event(event, address=str(guest))["by"] == "key phone (browser)"
+                assert site.exchange(guest, frame, own_port=PORTS[0]) == [knock.answer(frame, guest.source, PORTS[0])]
+                assert daemon.event(event, address=str(guest))["by"] == "key laptop (browser)"
                 daemon.event("confirmed", to=str(guest))
         assert site.confirmations() == {"sent": 4}
         counted = daemon.counters()
         assert (counted["browser"], counted["signed"]) == (4, 0)
         shown = daemon.run("status").stdout
         assert "signed knocks: ready; from browsers too, which sent 0 repeats" in shown
-        assert "by key phone (browser)" in daemon.run("log").stdout
+        assert "by key laptop (browser)" in daemon.run("log").stdout
 
 
 def test_repeats_are_answered_as_often_as_the_limit_allows_and_not_recorded(site: Site) -> None:
@@ -153,7 +104,7 @@ def test_repeats_are_answered_as_often_as_the_limit_allows_and_not_recorded(site
             guest, knock = site.visitors.fresh(4), site.knock()
             frames = [knock.frame()] * count if is_same else [knock.frame() for _ in range(count)]
             expected = [knock.answer(frame, guest.source, PORTS[0]) for frame in frames]
-            assert site.exchange(guest, *frames, every_s=0.05) == expected[:MAX_ANSWERS]
+            assert site.exchange(guest, *frames, own_port=PORTS[0], every_s=0.05) == expected[:MAX_ANSWERS]
             site.daemon.event("opened", address=str(guest))
         lengths = site.sent_by_gate(capture)
         assert len(lengths) == MAX_ANSWERS + 5
@@ -171,12 +122,12 @@ def test_nobody_else_is_answered(site: Site) -> None:
     guest, thief = site.visitors.crowd(4, 2)
     knock = site.knock()
     frame = knock.frame()
-    assert len(site.exchange(guest, frame)) == 1
+    assert len(site.exchange(guest, frame, own_port=PORTS[0])) == 1
     with tcpdump(site.lab.server, *SENT_BY_GATE) as capture:
         assert site.exchange(thief, frame, knock.frame()) == []
         assert site.daemon.event("refused", address=str(thief))["reason"] == "signed knock: a copy of an earlier packet"
-        assert site.exchange(guest, knock.frame(), port=PORTS[1]) == []
-        assert site.exchange(guest, knock.packet, knock.frame(b"guessed"), port=PORTS[2]) == []
+        assert site.exchange(guest, knock.frame(), own_port=PORTS[1]) == []
+        assert site.exchange(guest, knock.packet, knock.frame(b"guessed"), own_port=PORTS[2]) == []
         stranger, late, other = Signer("stranger"), site.knock(ahead_ms=-61_500), site.knock(gate="another")
         fresh = site.knock()
         letters = bytearray(fresh.frame())
@@ -199,14 +150,14 @@ def test_nobody_else_is_answered(site: Site) -> None:
 def test_a_first_frame_with_a_wrong_integrity_does_not_keep_the_right_one_from_its_answer(site: Site) -> None:
     guest, knock = site.visitors.fresh(4), site.knock()
     right = knock.frame()
-    received = site.exchange(guest, knock.frame(b"guessed"), right, every_s=0.2)
+    received = site.exchange(guest, knock.frame(b"guessed"), right, own_port=PORTS[0], every_s=0.2)
     assert received == [knock.answer(right, guest.source, PORTS[0])]
     assert site.daemon.event("unconfirmed", to=str(guest))["code"] == "integrity"
 
 
 def test_without_browser_the_gate_is_silent(direct_lab: Lab, tmp_path: Path) -> None:
-    site = Site(direct_lab, tmp_path)
-    for daemon in site.start(browser="false"):
+    site = Site(direct_lab, tmp_path, browser="false")
+    with site.running() as daemon:
         guest = site.visitors.fresh(4)
         with tcpdump(site.lab.server, *SENT_BY_GATE) as capture:
             assert site.exchange(guest, site.knock().frame()) == []
@@ -232,8 +183,8 @@ def test_a_flood_of_frames_does_not_crowd_out_raw_knocks(site: Site) -> None:
         while not site.daemon.counters()["browser_budget_exceeded"]:
             time.sleep(0.05)
         for number in range(10):
-            send(site.lab.client, guest.source, guest.server, site.phone.packet(site.files.server))
-            await_applied(site, number + 1)
+            site.send(guest, site.laptop.packet(site.files.server))
+            site.await_opened(number + 1)
     finally:
         is_over.set()
         flood.join()
@@ -241,14 +192,6 @@ def test_a_flood_of_frames_does_not_crowd_out_raw_knocks(site: Site) -> None:
     assert counted["signed"] == 10
     assert counted["browser"] <= 200 + 500 + (200 + 2000) * (took_s + 1)
     assert counted["browser_budget_exceeded"] + counted["browser_throttled"] > 1000
-
-
-def await_applied(site: Site, count: int) -> None:
-    """Wait until so many knocks have opened a door, or prolonged an opening, which is logged only once."""
-    until_s = time.monotonic() + PATIENCE_S
-    while count > sum(found[3] for found in site.daemon.ask("stats")["events"] if found[2] == "key"):
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
 
 
 def flooding(flooders: list[Visitor], frames: list[bytes], is_over: threading.Event) -> Callable[[], None]:

@@ -16,7 +16,7 @@ import pytest
 
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
-from tests.support.daemon import DOORWARD, PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import DOORWARD, PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, until
 from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
 
@@ -136,9 +136,7 @@ def test_reloads_under_traffic_let_no_packet_through(
     daemon.end()
     direct_lab.server.run(["nft", "delete", "table", "inet", "doorward"])
     with flood(direct_lab):  # without the gate the same packets are answered
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not watched(direct_lab, "answers"):
-            assert time.monotonic() < deadline_s
+        until(lambda: watched(direct_lab, "answers"))
 
 
 def test_a_reload_keeps_a_knock_in_progress(daemon: RunningDaemon, pair: list[Visitor], config: str) -> None:

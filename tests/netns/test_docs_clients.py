@@ -52,28 +52,28 @@ def first(page: str, language: str) -> str:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
-    with docs_session(lab) as desk:
-        yield desk
+def session(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as session:
+        yield session
 
 
 @pytest.fixture
 def afar(lab: Lab) -> Iterator[DocsSession]:
     """You are at 203.0.113.2, as in the lines of these pages that say from where."""
-    with docs_session(lab, you=lab.stranger) as desk:
-        yield desk
+    with docs_session(lab, you=lab.stranger) as session:
+        yield session
 
 
-def authorize(desk: DocsSession, *lines: str) -> None:
-    path = desk.daemon.config.parent / "authorized_keys"
+def authorize(session: DocsSession, *lines: str) -> None:
+    path = session.daemon.config.parent / "authorized_keys"
     path.write_text("".join(f"{line}\n" for line in lines))
     os.chown(path, 0, GROUP)
     path.chmod(0o640)
 
 
-def make_key(desk: DocsSession) -> None:
+def make_key(session: DocsSession) -> None:
     """Make the server's key; what prints it is typed elsewhere."""
-    desk.swaps[KEY] = desk.daemon.run("key", "server").stdout.strip()
+    session.swaps[KEY] = session.daemon.run("key", "server").stdout.strip()
 
 
 def bare(private: Path) -> str:
@@ -81,132 +81,132 @@ def bare(private: Path) -> str:
     return " ".join(ssh_keygen.public_line(private).split()[:2])
 
 
-def opened_by(desk: DocsSession) -> str:
-    by: str = desk.daemon.event("opened", address=str(desk.hosts["$"].ipv4))["by"]
+def opened_by(session: DocsSession) -> str:
+    by: str = session.daemon.event("opened", address=str(session.hosts["$"].ipv4))["by"]
     return by
 
 
 @pytest.mark.console("docs/signed-knocks.md")
-def test_signed_knocks(desk: DocsSession, console: Console) -> None:
+def test_signed_knocks(session: DocsSession, console: Console) -> None:
     page = "docs/signed-knocks.md"
-    desk.configure('[gate]\nmode = "stealth"\n[doors.other]\nopens = ["80/tcp"]\n')
-    desk.start()
-    desk.configure(first(page, "toml"))
-    printed = desk.compare(next(console), vary={KEY: KEY_PATTERN})
-    desk.swaps[KEY] = printed.split()[-1]
+    session.configure('[gate]\nmode = "stealth"\n[doors.other]\nopens = ["80/tcp"]\n')
+    session.start()
+    session.configure(first(page, "toml"))
+    printed = session.compare(next(console), vary={KEY: KEY_PATTERN})
+    session.swaps[KEY] = printed.split()[-1]
     for call in console:
-        printed = desk.compare(call)
+        printed = session.compare(call)
         assert not call.typed.startswith("doorward check") or ": good: 1 door, " in printed
-    desk.daemon.message("accepting signed knocks")
+    session.daemon.message("accepting signed knocks")
     assert textwrap.indent(first(page, "text"), "    ") in printed  # as `doorward add` says
-    (desk.home("$") / ".ssh/config").write_text(first(page, "text"))
-    assert desk.type(Call("$", "ssh home echo in", "")) == "in\n"
-    assert opened_by(desk) == "key ed25519 number 0"
-    desk.type(Call("#", f"doorward close ssh {desk.lab.client.ipv4}", ""))
-    desk.type(Call("$", "doorward knock home ssh", ""))
-    assert opened_by(desk) == "key ed25519 number 0"
+    (session.home("$") / ".ssh/config").write_text(first(page, "text"))
+    assert session.type(Call("$", "ssh home echo in", "")) == "in\n"
+    assert opened_by(session) == "key ed25519 number 0"
+    session.type(Call("#", f"doorward close ssh {session.lab.client.ipv4}", ""))
+    session.type(Call("$", "doorward knock home ssh", ""))
+    assert opened_by(session) == "key ed25519 number 0"
 
 
 @pytest.mark.console("docs/certificates.md")
-def test_single_sign_on_by_certificates(desk: DocsSession, console: Console) -> None:
-    desk.configure(first("docs/signed-knocks.md", "toml"))
-    make_key(desk)
+def test_single_sign_on_by_certificates(session: DocsSession, console: Console) -> None:
+    session.configure(first("docs/signed-knocks.md", "toml"))
+    make_key(session)
     authority = ssh_keygen.key("ed25519", 1)
     line = first("docs/certificates.md", "text").replace("ssh-ed25519 AAAA…", bare(authority)).strip()
-    authorize(desk, line)
-    (desk.home("$") / ".ssh/id_ed25519.pub").write_text(ssh_keygen.public_line(desk.private) + "\n")
-    (desk.home("$") / "ca").write_bytes(authority.read_bytes())
-    (desk.home("$") / "ca").chmod(0o600)
-    desk.start()
-    desk.type(Call("$", f"doorward add home --address server.example --server-key {KEY} --door ssh", ""))
+    authorize(session, line)
+    (session.home("$") / ".ssh/id_ed25519.pub").write_text(ssh_keygen.public_line(session.private) + "\n")
+    (session.home("$") / "ca").write_bytes(authority.read_bytes())
+    (session.home("$") / "ca").chmod(0o600)
+    session.start()
+    session.type(Call("$", f"doorward add home --address server.example --server-key {KEY} --door ssh", ""))
     sign, knock = console
-    desk.compare(sign)
-    desk.compare(knock)
-    assert opened_by(desk) == "key ada (signed by our authority)"
+    session.compare(sign)
+    session.compare(knock)
+    assert opened_by(session) == "key ada (signed by our authority)"
 
 
 @pytest.mark.console("docs/maintenance.md")
-def test_the_servers_key_is_changed(desk: DocsSession, console: Console) -> None:
-    desk.configure(first("docs/signed-knocks.md", "toml"))
-    make_key(desk)
-    authorize(desk, ssh_keygen.public_line(desk.private))
-    desk.start()
+def test_the_servers_key_is_changed(session: DocsSession, console: Console) -> None:
+    session.configure(first("docs/signed-knocks.md", "toml"))
+    make_key(session)
+    authorize(session, ssh_keygen.public_line(session.private))
+    session.start()
     move, make, *rest = console
-    desk.compare(move)
-    new = desk.compare(make, vary={KEY: KEY_PATTERN}).split()[-1]
+    session.compare(move)
+    new = session.compare(make, vary={KEY: KEY_PATTERN}).split()[-1]
     for call in rest:
-        desk.compare(call)
-    desk.daemon.message("accepting signed knocks")
-    words = f"--server-key {new} --signed-port 62201 --identity {desk.private}"
-    desk.type(Call("$", f"doorward knock server.example ssh {words}", ""))
-    assert opened_by(desk) == "key ed25519 number 0"
+        session.compare(call)
+    session.daemon.message("accepting signed knocks")
+    words = f"--server-key {new} --signed-port 62201 --identity {session.private}"
+    session.type(Call("$", f"doorward knock server.example ssh {words}", ""))
+    assert opened_by(session) == "key ed25519 number 0"
 
 
 @pytest.mark.console("docs/database.md")
 def test_a_database(afar: DocsSession, console: Console) -> None:
     """Here the door closes after 3 s, and `verify` looks at fewer ports."""
-    page, desk = "docs/database.md", afar
-    desk.lab.server.start_greeter(5432)
-    desk.configure(first(page, "toml").replace('for = "30s"', 'for = "3s"'))
-    make_key(desk)
+    page, session = "docs/database.md", afar
+    session.lab.server.start_greeter(5432)
+    session.configure(first(page, "toml").replace('for = "30s"', 'for = "3s"'))
+    make_key(session)
     other = ssh_keygen.key("ed25519", 1)
-    reports = first(page, "text").strip().replace("ssh-ed25519 AAAA…", bare(desk.private))
-    authorize(desk, reports, f'doors="db" {bare(other)} backup')
-    desk.start()
-    desk.swaps |= {"/etc/backup/id_ed25519": str(other), "1-10000": "5400-5500"}
+    reports = first(page, "text").strip().replace("ssh-ed25519 AAAA…", bare(session.private))
+    authorize(session, reports, f'doors="db" {bare(other)} backup')
+    session.start()
+    session.swaps |= {"/etc/backup/id_ed25519": str(other), "1-10000": "5400-5500"}
     for name in ("psql", "pg_dump"):
-        desk.program(name, sys.executable, "-c", CONNECT)
+        session.program(name, sys.executable, "-c", CONNECT)
     add, query, hold, backup, verify = console
-    desk.compare(add)
-    assert desk.compare(query) == f"welcome, {desk.lab.stranger.ipv4}\n"
-    assert opened_by(desk) == "key reports"
-    desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)  # or it has closed by itself
-    assert desk.compare(hold) == f"welcome, {desk.lab.stranger.ipv4}\n"
-    assert opened_by(desk) == "key reports"
-    desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)
-    desk.compare(backup)
-    assert opened_by(desk) == "key backup"
-    desk.daemon.run("close", "db", desk.lab.stranger.ipv4, check=False)
-    assert (desk.home("$") / "shop.sql").read_text() == f"welcome, {desk.lab.stranger.ipv4}\n"
-    assert "OK" in desk.compare(verify, at="$")
+    session.compare(add)
+    assert session.compare(query) == f"welcome, {session.lab.stranger.ipv4}\n"
+    assert opened_by(session) == "key reports"
+    session.daemon.run("close", "db", session.lab.stranger.ipv4, check=False)  # or it has closed by itself
+    assert session.compare(hold) == f"welcome, {session.lab.stranger.ipv4}\n"
+    assert opened_by(session) == "key reports"
+    session.daemon.run("close", "db", session.lab.stranger.ipv4, check=False)
+    session.compare(backup)
+    assert opened_by(session) == "key backup"
+    session.daemon.run("close", "db", session.lab.stranger.ipv4, check=False)
+    assert (session.home("$") / "shop.sql").read_text() == f"welcome, {session.lab.stranger.ipv4}\n"
+    assert "OK" in session.compare(verify, at="$")
 
 
 @pytest.mark.console("docs/from-fwknop.md")
 def test_coming_from_fwknop(afar: DocsSession, console: Console) -> None:
-    page, desk = "docs/from-fwknop.md", afar
-    desk.swaps["/etc/fwknop/access.conf"] = str(desk.folder / "access.conf")
-    (desk.folder / "access.conf").write_text(ACCESS)
-    desk.daemon.config.unlink(missing_ok=True)
-    said = desk.compare(next(console))
-    desk.swaps[KEY] = desk.compare(next(console), vary={KEY: KEY_PATTERN}).split()[-1]
-    desk.swaps["x25519:hSDw…"] = desk.swaps[KEY]
+    page, session = "docs/from-fwknop.md", afar
+    session.swaps["/etc/fwknop/access.conf"] = str(session.folder / "access.conf")
+    (session.folder / "access.conf").write_text(ACCESS)
+    session.daemon.config.unlink(missing_ok=True)
+    said = session.compare(next(console))
+    session.swaps[KEY] = session.compare(next(console), vary={KEY: KEY_PATTERN}).split()[-1]
+    session.swaps["x25519:hSDw…"] = session.swaps[KEY]
     line = first(page, "text").strip()
     assert line.replace("ssh-ed25519 AAAA… alice", "KIND KEY NAME") in said
-    (desk.daemon.config.parent / "authorized_keys").write_text(
-        line.replace("ssh-ed25519 AAAA…", bare(desk.private)) + "\n"
+    (session.daemon.config.parent / "authorized_keys").write_text(
+        line.replace("ssh-ed25519 AAAA…", bare(session.private)) + "\n"
     )
     for call in console:
-        if call.prompt == "$" and not hasattr(desk.daemon, "process"):
-            desk.start()
-        printed = desk.compare(call)
+        if call.prompt == "$" and not hasattr(session.daemon, "process"):
+            session.start()
+        printed = session.compare(call)
         assert not call.typed.startswith("doorward check") or ": good: 1 door, " in printed
-    assert opened_by(desk) == "key alice"
+    assert opened_by(session) == "key alice"
 
 
 @pytest.mark.console("docs/phone.md")
-def test_a_phone(desk: DocsSession, console: Console) -> None:
-    desk.configure(DOOR)
-    make_key(desk)
-    authorize(desk, f"{bare(desk.private)} phone")
-    desk.start()
+def test_a_phone(session: DocsSession, console: Console) -> None:
+    session.configure(DOOR)
+    make_key(session)
+    authorize(session, f"{bare(session.private)} phone")
+    session.start()
     app, section = next(console), next(console)
-    desk.compare(app)
-    told = json.loads((desk.home("#") / "ssh.json").read_text())
+    session.compare(app)
+    told = json.loads((session.home("#") / "ssh.json").read_text())
     assert "server.example" in json.dumps(told)
-    desk.compare(section)
-    text = (desk.home("#") / "knockd.conf").read_text()
+    session.compare(section)
+    text = (session.home("#") / "knockd.conf").read_text()
     assert re.search(r"^\[ssh\]$.*4721:tcp,11839:udp,7306:tcp$", text, re.MULTILINE | re.DOTALL)
-    desk.link = desk.type(Call("#", "doorward share ssh --host server.example", "")).strip()
+    session.link = session.type(Call("#", "doorward share ssh --host server.example", "")).strip()
     for call in console:
-        desk.compare(call)
-    assert opened_by(desk) == "key phone"
+        session.compare(call)
+    assert opened_by(session) == "key phone"

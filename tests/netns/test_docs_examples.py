@@ -35,26 +35,26 @@ def test_the_kernel_takes_it(lab: Lab, block: Block) -> None:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
-    with docs_session(lab) as desk:
-        yield desk
+def session(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as session:
+        yield session
 
 
-def test_the_readmes_quick_start(desk: DocsSession) -> None:
+def test_the_readmes_quick_start(session: DocsSession) -> None:
     """Pasted without a change but for the link that `init` prints; packages are installed elsewhere."""
     server, laptop = (list(calls(block)) for block in blocks(ROOT / "README.md", "sh"))
-    desk.program("sudo", "env")  # the prompts are root's here
+    session.program("sudo", "env")  # the prompts are root's here
     for call in server:
         if call.typed.startswith("sudo doorward"):
-            printed = desk.compare(call._replace(typed=call.typed.removeprefix("sudo ")), at="#")
+            printed = session.compare(call._replace(typed=call.typed.removeprefix("sudo ")), at="#")
             if found := re.search(r"doorward add (\S+) --name home", printed):
-                desk.link = shlex.split(found[1])[0]
+                session.link = shlex.split(found[1])[0]
     install, add, confirm = laptop
     assert install.typed == "pipx install ."
-    desk.compare(add)
-    assert desk.compare(confirm) == "confirmed: 1 door, mode guard\n"
+    session.compare(add)
+    assert session.compare(confirm) == "confirmed: 1 door, mode guard\n"
     with pytest.raises(TimeoutError):
-        desk.lab.stranger.call(socket.create_connection, (str(desk.lab.server.ipv4), 22), SILENCE_S)
+        session.lab.stranger.call(socket.create_connection, (str(session.lab.server.ipv4), 22), SILENCE_S)
 
 
 def test_what_the_readme_does_not_type_is_run_elsewhere() -> None:

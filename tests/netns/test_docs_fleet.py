@@ -24,11 +24,11 @@ PASSWORDS = {"root": "a root's own", "edge-1": "a gate's own"}
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
+def session(lab: Lab) -> Iterator[DocsSession]:
     with ExitStack() as stack:
-        desk = stack.enter_context(docs_session(lab))
+        session = stack.enter_context(docs_session(lab))
         lab.client.add_addresses([NODE])
-        home = desk.home("#")
+        home = session.home("#")
         authority = Authority(home, "fleet-ca", NODE)
         certificate, key = authority.issue("node")
         for name in ("admin", "gate"):
@@ -36,31 +36,31 @@ def desk(lab: Lab) -> Iterator[DocsSession]:
         words = {"cert-file": certificate, "key-file": key, "trusted-ca-file": authority.ca, "client-cert-auth": "true"}
         more = [f"--{name}={value}" for name, value in words.items()]
         urls = f"https://{NODE}:2379", "http://127.0.0.1:2380"
-        stack.enter_context(cluster([Node("etcd1", desk.folder / "etcd", *urls, lab.client.popen, *more)]))
-        yield desk
+        stack.enter_context(cluster([Node("etcd1", session.folder / "etcd", *urls, lab.client.popen, *more)]))
+        yield session
 
 
 @pytest.mark.console("docs/fleet-setup.md", "Users and roles")
-def test_users_and_roles_and_a_gate(desk: DocsSession, console: Console) -> None:
+def test_users_and_roles_and_a_gate(session: DocsSession, console: Console) -> None:
     for call in console:
         if "user add" in call.typed:
             user = call.typed.split()[3]
-            assert f"User {user} created" in desk.answer(call, PASSWORDS[user], PASSWORDS[user])
+            assert f"User {user} created" in session.answer(call, PASSWORDS[user], PASSWORDS[user])
         else:
-            desk.compare(call)
+            session.compare(call)
     (config,) = (block.text for block in blocks(ROOT / "docs/fleet-setup.md", "toml"))
-    desk.configure(config)
-    folder = desk.daemon.config.parent
+    session.configure(config)
+    folder = session.daemon.config.parent
     for name in ("fleet-ca.pem", "gate.pem", "gate.key"):
-        shutil.copy(desk.home("#") / name, folder)
+        shutil.copy(session.home("#") / name, folder)
     (folder / "fleet.password").write_text(PASSWORDS["edge-1"] + "\n")
-    desk.daemon.run("key", "server")
-    shutil.copy(desk.home("#") / ".ssh/authorized_keys", folder)
+    session.daemon.run("key", "server")
+    shutil.copy(session.home("#") / ".ssh/authorized_keys", folder)
     for path in folder.iterdir():
         os.chown(path, 0, GROUP)
         path.chmod(0o640)
-    checked = desk.type(Call("#", "doorward check", ""))
+    checked = session.type(Call("#", "doorward check", ""))
     assert ": good: 1 door, " in checked, checked
-    desk.start()
-    desk.daemon.message("connected to the fleet")
-    assert "edge-1" in desk.type(Call("#", "doorward status --fleet", ""))
+    session.start()
+    session.daemon.message("connected to the fleet")
+    assert "edge-1" in session.type(Call("#", "doorward status --fleet", ""))

@@ -45,52 +45,52 @@ table inet filter {
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
-    with docs_session(lab) as desk:
-        yield desk
+def session(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as session:
+        yield session
 
 
 @pytest.mark.console("docs/strength.md")
-def test_how_strong_it_is(desk: DocsSession, console: Console) -> None:
-    desk.configure(WEAK)
+def test_how_strong_it_is(session: DocsSession, console: Console) -> None:
+    session.configure(WEAK)
     for call in console:
-        desk.compare(call)
+        session.compare(call)
 
 
 @pytest.mark.console("docs/operations.md", "Another configuration, without locking yourself out")
-def test_a_trial(desk: DocsSession, console: Console) -> None:
-    desk.configure(TWO_DOORS.format("guard", ""))
-    desk.start()
+def test_a_trial(session: DocsSession, console: Console) -> None:
+    session.configure(TWO_DOORS.format("guard", ""))
+    session.start()
     copy, trial = console
-    desk.compare(copy)
-    (desk.home("#") / "new.toml").write_text(TWO_DOORS.format("stealth", ANOTHER))  # "and edit new.toml"
-    desk.compare(trial)
-    assert "doors.web" not in desk.daemon.config.read_text()
-    desk.type(Call("#", "doorward confirm", ""))  # on the console, where it is taken at any time
-    assert "doors.web" in desk.daemon.config.read_text()
-    assert "doors.web" not in desk.daemon.config.with_name("doorward.toml.before").read_text()
+    session.compare(copy)
+    (session.home("#") / "new.toml").write_text(TWO_DOORS.format("stealth", ANOTHER))  # "and edit new.toml"
+    session.compare(trial)
+    assert "doors.web" not in session.daemon.config.read_text()
+    session.type(Call("#", "doorward confirm", ""))  # on the console, where it is taken at any time
+    assert "doors.web" in session.daemon.config.read_text()
+    assert "doors.web" not in session.daemon.config.with_name("doorward.toml.before").read_text()
 
 
 @pytest.mark.console("docs/report.md")
-def test_the_report(desk: DocsSession, console: Console) -> None:
+def test_the_report(session: DocsSession, console: Console) -> None:
     """Of a ledger of the last fortnight, whose sums differ with the hour."""
-    desk.configure(CONFIGURATION)
-    write_sample(desk.daemon.state / "ledger.sqlite3", time.time())
-    desk.swaps["/root/doorward.html"] = str(desk.home("#") / "doorward.html")
+    session.configure(CONFIGURATION)
+    write_sample(session.daemon.state / "ledger.sqlite3", time.time())
+    session.swaps["/root/doorward.html"] = str(session.home("#") / "doorward.html")
     (call,) = console
     sums = {"125 openings by 6 people": r"[\d,]+ openings by \d people", "2,668 ": r"[\d,]+ ", "141 ": r"\d+ "}
-    desk.compare(call, vary=sums)
-    assert (desk.home("#") / "doorward.html").read_text().startswith("<!doctype html>")
+    session.compare(call, vary=sums)
+    assert (session.home("#") / "doorward.html").read_text().startswith("<!doctype html>")
     at_night = re.search(r"^    15 6 \* \* \*  root  (doorward report .*)$", PAGE_OF_REPORT.read_text(), re.MULTILINE)
     assert at_night
-    desk.swaps["/var/lib/doorward"] = str(desk.daemon.state)
-    assert desk.type(Call("#", at_night[1], "")) == ""
-    assert (desk.daemon.state / "report.html").exists()
+    session.swaps["/var/lib/doorward"] = str(session.daemon.state)
+    assert session.type(Call("#", at_night[1], "")) == ""
+    assert (session.daemon.state / "report.html").exists()
 
 
 @pytest.mark.console("docs/firewalls.md")
-def test_alongside_another_firewall(desk: DocsSession, console: Console) -> None:
-    desk.lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
-    desk.configure(TWO_DOORS.format("stealth", ""))
+def test_alongside_another_firewall(session: DocsSession, console: Console) -> None:
+    session.lab.server.run(["nft", "-f", "-"], stdin=DROP_BY_DEFAULT)
+    session.configure(TWO_DOORS.format("stealth", ""))
     for call in console:
-        desk.compare(call, status=1)
+        session.compare(call, status=1)

@@ -36,29 +36,29 @@ for = "2s"
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
-    with docs_session(lab) as desk:
-        yield desk
+def session(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as session:
+        yield session
 
 
 @pytest.mark.console("docs/verify.md")
-def test_what_a_stranger_sees(desk: DocsSession, console: Console) -> None:
+def test_what_a_stranger_sees(session: DocsSession, console: Console) -> None:
     """Here packets go out faster, the door closes after 2 s, and the page leaves out rows."""
     for port in (80, 443):
-        desk.lab.server.start_greeter(port)
-    desk.configure(STEALTH)
-    desk.start()
+        session.lab.server.start_greeter(port)
+    session.configure(STEALTH)
+    session.start()
     sequence = "ssh:7000/tcp,8000/udp,9000/tcp"
-    desk.type(Call("$", f"doorward add home --address {desk.lab.server.ipv4} --door {sequence}", ""))
-    desk.swaps["--expect 80,443"] = "--expect 80,443 --rate 60000"
+    session.type(Call("$", f"doorward add home --address {session.lab.server.ipv4} --door {sequence}", ""))
+    session.swaps["--expect 80,443"] = "--expect 80,443 --rate 60000"
     (call,) = console
     vary = {
         "in 45s": r"in \d+s",
         "29.9 to 31.0 s": r"\d+\.\d to \d+\.\d s",
         "          (and so on, up to 65535)": r"(?: +\d+ \.{64}\s*){14}",
     }
-    desk.compare(call, at="$", vary=vary)
-    assert (desk.home("$") / "home.svg").read_text().startswith("<svg")
+    session.compare(call, at="$", vary=vary)
+    assert (session.home("$") / "home.svg").read_text().startswith("<svg")
 
 
 def read_on(process: subprocess.Popen[str], part: str) -> str:
@@ -97,22 +97,22 @@ def await_packets(path: Path, port: int, count: int) -> None:
 
 
 @pytest.mark.console("docs/explain.md")
-def test_why_a_knock_failed(desk: DocsSession, console: Console) -> None:
+def test_why_a_knock_failed(session: DocsSession, console: Console) -> None:
     """Here `within` is a second, not to wait so long; tcpdump writes at once, so that one sees when it has all."""
     config = next(blocks(ROOT / "docs/explain.md", "toml")).text
-    desk.configure(config.replace('within = "5s"', 'within = "1s"'))
-    desk.start()
-    visitor = Visitor(desk.lab.client, ip_address("192.0.2.7"), desk.lab.server.ipv4)
-    desk.lab.client.add_addresses([visitor.source])
-    desk.swaps["tcpdump "] = "tcpdump -U --immediate-mode "
-    capture = desk.begin(next(console))
+    session.configure(config.replace('within = "5s"', 'within = "1s"'))
+    session.start()
+    visitor = Visitor(session.lab.client, ip_address("192.0.2.7"), session.lab.server.ipv4)
+    session.lab.client.add_addresses([visitor.source])
+    session.swaps["tcpdump "] = "tcpdump -U --immediate-mode "
+    capture = session.begin(next(console))
     read_on(capture, "listening on")
     knock(visitor, 7000, 8000)
     time.sleep(1.2)  # too slow: that is what the page shows
     knock(visitor, 9000)
     with suppress(TimeoutError):
         visitor.connect(22, 1.5)  # TCP sends a lost SYN again after a second
-    await_packets(desk.home("#") / "knock.pcap", 22, 2)
+    await_packets(session.home("#") / "knock.pcap", 22, 2)
     assert ended(capture) == 0
     moments = ("0.000", "0.010", "6.200", "6.480", "7.490")
     vary = {
@@ -121,11 +121,11 @@ def test_why_a_knock_failed(desk: DocsSession, console: Console) -> None:
         "6.2 s after the first (within 5s):     ": r"\d+\.\d+ s after the first \(within 1s\): +",
         "6.2 s after the first; `within` is 5s": r"\d+\.\d+ s after the first; `within` is 1s",
     }
-    desk.compare(next(console), vary=vary, status=1)
-    live = desk.begin(next(console))
+    session.compare(next(console), vary=vary, status=1)
+    live = session.begin(next(console))
     read_on(live, "watching 192.0.2.7")
     knock(visitor, 7000, 8000, 9000)
     read_on(live, "SYN 9000/tcp")
     assert ended(live) in (0, 1)
-    desk.daemon.event("opened", address=str(visitor))
-    assert "=> door ssh opened at " in desk.compare(next(console))
+    session.daemon.event("opened", address=str(visitor))
+    assert "=> door ssh opened at " in session.compare(next(console))

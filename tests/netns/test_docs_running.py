@@ -36,11 +36,11 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
-    with docs_session(lab) as desk:
-        desk.configure(CONFIG)
-        desk.start()
-        yield desk
+def session(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as session:
+        session.configure(CONFIG)
+        session.start()
+        yield session
 
 
 def ended(process: subprocess.Popen[str]) -> int:
@@ -61,12 +61,12 @@ def line_after(process: subprocess.Popen[str], happens: Callable[[int], object])
 
 
 @pytest.mark.console("docs/banning.md")
-def test_banning(desk: DocsSession, console: Console) -> None:
+def test_banning(session: DocsSession, console: Console) -> None:
     ban, banned, unban = console
-    assert desk.compare(ban) == "203.0.113.9 is banned for 8h\n"
-    assert "203.0.113.9" in desk.compare(banned)
-    desk.compare(unban)
-    assert desk.compare(banned) == "no address is banned\n"
+    assert session.compare(ban) == "203.0.113.9 is banned for 8h\n"
+    assert "203.0.113.9" in session.compare(banned)
+    session.compare(unban)
+    assert session.compare(banned) == "no address is banned\n"
 
 
 class _Unix(http.client.HTTPConnection):
@@ -85,54 +85,54 @@ def scraped(connection: http.client.HTTPConnection) -> str:
 
 
 @pytest.mark.console("docs/metrics.md")
-def test_numbers_for_prometheus(desk: DocsSession, console: Console) -> None:
-    folder = desk.daemon.control.parent
-    desk.swaps["/run/doorward"] = str(folder)
+def test_numbers_for_prometheus(session: DocsSession, console: Console) -> None:
+    folder = session.daemon.control.parent
+    session.swaps["/run/doorward"] = str(folder)
     printed, tcp, both = console
-    assert "\ndoorward_openings 0.0\n" in desk.compare(printed)
+    assert "\ndoorward_openings 0.0\n" in session.compare(printed)
     for call in (tcp, both):
-        serving = desk.begin(call)
+        serving = session.begin(call)
         assert serving.stdout is not None
         for _ in range(call.typed.count("--listen")):
             assert serving.stdout.readline().startswith("doorward: serving metrics at ")
-        seen = desk.lab.server.call(scraped, http.client.HTTPConnection("127.0.0.1", 9477))
+        seen = session.lab.server.call(scraped, http.client.HTTPConnection("127.0.0.1", 9477))
         assert "\ndoorward_doors 2.0\n" in seen
         assert "doorward_openings" not in seen
         if call == both:
-            assert "\ndoorward_openings 0.0\n" in desk.lab.server.call(scraped, _Unix(folder / "metrics.sock"))
+            assert "\ndoorward_openings 0.0\n" in session.lab.server.call(scraped, _Unix(folder / "metrics.sock"))
         assert ended(serving) == 0
 
 
-def scan(desk: DocsSession, number: int) -> None:
+def scan(session: DocsSession, number: int) -> None:
     """Send fifty datagrams from an address that nobody knows."""
     source = f"10.9.0.{number + 1}"
-    desk.lab.client.add_addresses([source])
+    session.lab.client.add_addresses([source])
 
     def go() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.bind((source, 0))
             for port in range(3000, 3050):
-                sender.sendto(b"", (str(desk.lab.server.ipv4), port))
+                sender.sendto(b"", (str(session.lab.server.ipv4), port))
 
-    desk.lab.client.call(go)
+    session.lab.client.call(go)
 
 
 @pytest.mark.console("docs/watch.md")
-def test_the_lines_of_watch(desk: DocsSession, console: Console) -> None:
-    desk.program("jq", sys.executable, "-c", JQ)
+def test_the_lines_of_watch(session: DocsSession, console: Console) -> None:
+    session.program("jq", sys.executable, "-c", JQ)
 
     def opened(number: int) -> None:
-        desk.daemon.run("open", "ssh", f"192.0.2.{number + 10}")
+        session.daemon.run("open", "ssh", f"192.0.2.{number + 10}")
 
-    watching = desk.begin(next(console))
+    watching = session.begin(next(console))
     assert watching.stdout is not None
     assert watching.stdout.readline().endswith("2 doors, mode guard; 0 open\n")
     opened(0)
     assert "opened" in watching.stdout.readline()
     assert ended(watching) == 0
-    refused = desk.begin(next(console))
-    assert "refused 10.9.0." in line_after(refused, lambda number: scan(desk, number))
+    refused = session.begin(next(console))
+    assert "refused 10.9.0." in line_after(refused, lambda number: scan(session, number))
     ended(refused)
-    addresses = desk.begin(next(console))
+    addresses = session.begin(next(console))
     assert line_after(addresses, lambda number: opened(number + 1)).startswith("192.0.2.1")
     ended(addresses)

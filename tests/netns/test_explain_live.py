@@ -29,19 +29,19 @@ for = "1500ms"
 KNOCK = ("7000", "8000:udp", "9000")
 
 
-class House(NamedTuple):
+class Site(NamedTuple):
     lab: Lab
     daemon: RunningDaemon
     visitors: Visitors
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
         lab = stack.enter_context(standing_lab())
         lab.server.start_greeter(22)
         daemon = stack.enter_context(running_daemon(lab.server, tmp_path_factory.mktemp("live"), DOORS))
-        yield House(lab, daemon, Visitors(lab))
+        yield Site(lab, daemon, Visitors(lab))
 
 
 class Watching:
@@ -68,9 +68,9 @@ class Watching:
 
 
 @contextmanager
-def watching(house: House, visitor: Visitor, *words: str) -> Iterator[Watching]:
+def watching(site: Site, visitor: Visitor, *words: str) -> Iterator[Watching]:
     command = [*DOORWARD, "explain", "--live", visitor, *words]
-    process = house.lab.server.popen(command, env=house.daemon.env, stderr=subprocess.PIPE)
+    process = site.lab.server.popen(command, env=site.daemon.env, stderr=subprocess.PIPE)
     assert process.stderr is not None
     assert process.stderr.readline().startswith(f"doorward: watching {visitor}; ")
     try:
@@ -81,9 +81,9 @@ def watching(house: House, visitor: Visitor, *words: str) -> Iterator[Watching]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_live_packets_are_printed_as_they_arrive(house: House, version: int) -> None:
-    visitor = house.visitors.fresh(version)
-    with watching(house, visitor) as live:
+def test_live_packets_are_printed_as_they_arrive(site: Site, version: int) -> None:
+    visitor = site.visitors.fresh(version)
+    with watching(site, visitor) as live:
         visitor.knock("7000")
         assert (
             live.line("SYN 7000/tcp").split(maxsplit=1)[1]
@@ -99,11 +99,11 @@ def test_live_packets_are_printed_as_they_arrive(house: House, version: int) -> 
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_live_successful_knock(house: House, version: int) -> None:
-    visitor = house.visitors.fresh(version)
-    with watching(house, visitor, "--json") as live:
+def test_live_successful_knock(site: Site, version: int) -> None:
+    visitor = site.visitors.fresh(version)
+    with watching(site, visitor, "--json") as live:
         visitor.knock_and_connect(*KNOCK).close()
-        house.daemon.event("opened", address=str(visitor))
+        site.daemon.event("opened", address=str(visitor))
         (line,) = live.end()
         assert live.process.wait(PATIENCE_S) == 0
     answer = json.loads(line)
@@ -111,14 +111,14 @@ def test_live_successful_knock(house: House, version: int) -> None:
     assert [row["verdict"] for row in answer["packets"]][:4] == ["forward", "forward", "opens", "enters"]
 
 
-def test_live_second_address_of_same_network(house: House) -> None:
+def test_live_second_address_of_same_network(site: Site) -> None:
     """The client changes its temporary address during the knock."""
-    visitor = house.visitors.fresh(6)
+    visitor = site.visitors.fresh(6)
     other = IPv6Address(int(visitor.source) + 1)
-    house.lab.client.add_addresses([other])
-    with watching(house, visitor) as live:
+    site.lab.client.add_addresses([other])
+    with watching(site, visitor) as live:
         visitor.knock("7000")
-        house.lab.client.call(send_datagram, str(other), str(visitor.server), 8000)
+        site.lab.client.call(send_datagram, str(other), str(visitor.server), 8000)
         assert live.line("8000/udp").split(maxsplit=2)[2].startswith(f"from {other}:")
         visitor.knock("9000")
         live.line("SYN 9000/tcp")
@@ -132,55 +132,55 @@ def send_datagram(source: str, to: str, port: int) -> None:
         sender.sendto(b"\0", (to, port))
 
 
-def test_live_ends_after_for(house: House) -> None:
-    visitor = house.visitors.fresh(4)
-    done = house.daemon.run("explain", "--live", visitor, "--for", "100ms", check=False)
+def test_live_ends_after_for(site: Site) -> None:
+    visitor = site.visitors.fresh(4)
+    done = site.daemon.run("explain", "--live", visitor, "--for", "100ms", check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == f"=> no packet from {visitor} was seen"
 
 
-def test_live_needs_cap_net_raw(house: House) -> None:
+def test_live_needs_cap_net_raw(site: Site) -> None:
     command = ["setpriv", "--bounding-set", "-net_raw", *DOORWARD, "explain", "--live", "192.0.2.2"]
-    done = house.lab.server.run(command, env=house.daemon.env, check=False)
+    done = site.lab.server.run(command, env=site.daemon.env, check=False)
     assert done.returncode == 2
     assert done.stderr == (
         "doorward: capturing packets needs CAP_NET_RAW; run doorward as root or give it that capability\n"
     )
 
 
-def test_openings_from_ledger(house: House) -> None:
-    visitor = house.visitors.fresh(4)
-    assert explained(house, visitor) == (
+def test_openings_from_ledger(site: Site) -> None:
+    visitor = site.visitors.fresh(4)
+    assert explained(site, visitor) == (
         1,
         f"=> the ledger has no record of {visitor}: no knock from it was ever completed",
     )
     visitor.knock(*KNOCK)
-    house.daemon.event("opened", address=str(visitor))
-    status, line = explained(house, visitor)
+    site.daemon.event("opened", address=str(visitor))
+    status, line = explained(site, visitor)
     assert status == 0
     assert line.startswith("=> door ssh opened at ")
     assert "and is open for " in line
-    house.daemon.event("closed", address=str(visitor), by="time")
-    status, line = explained(house, visitor)
+    site.daemon.event("closed", address=str(visitor), by="time")
+    status, line = explained(site, visitor)
     assert status == 0
     assert line.endswith("by knock, and closed after 1.5 s")
-    answer = json.loads(house.daemon.run("explain", visitor, "--json", check=False).stdout)
+    answer = json.loads(site.daemon.run("explain", visitor, "--json", check=False).stdout)
     assert answer["conclusion"]["kind"] == "is_over"
     assert [record["event"] for record in answer["records"]] == ["opened"]
 
 
-def test_refusal_from_ledger(house: House) -> None:
-    visitor = house.visitors.fresh(4)
+def test_refusal_from_ledger(site: Site) -> None:
+    visitor = site.visitors.fresh(4)
     visitor.knock(*map(str, range(3000, 3050)))
-    house.daemon.event("refused", address=str(visitor))
-    status, line = explained(house, visitor)
+    site.daemon.event("refused", address=str(visitor))
+    status, line = explained(site, visitor)
     assert status == 1
     assert "the last knock was rejected at " in line
     assert "rate limit exceeded" in line
 
 
-def explained(house: House, visitor: Visitor) -> tuple[int, str]:
+def explained(site: Site, visitor: Visitor) -> tuple[int, str]:
     """Explain an address from the ledger; return the exit status and the diagnosis, unwrapped."""
-    done = house.daemon.run("explain", visitor, check=False)
+    done = site.daemon.run("explain", visitor, check=False)
     text = done.stdout[done.stdout.index("=> ") :].split("   hint: ")[0]
     return done.returncode, " ".join(text.split())

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from doorward.fleet import etcd_codec
-from tests.support.daemon import LATE_S, SLOWNESS
+from tests.support.daemon import LATE_S, SLOWNESS, until
 from tests.support.fleet import Fleet, running_fleet
-from tests.support.knockd import until
 from tests.support.service_user import USER, for_the_user, open_folder, service_user, status_of, wrapped
 
 pytestmark = pytest.mark.netns("nft")

@@ -289,7 +289,7 @@ def test_from_the_packet_to_the_fifth_gate(trial: Trial) -> None:
         "from the knock at one gate until the last of the four others lets in: median "
         f"{statistics.median(took_ms):.1f} ms, {took_ms[0]:.1f} to {took_ms[-1]:.1f} ms, {len(took_ms)} times"
     )
-    assert took_ms[0] < 1000  # figures are the bench's to judge
+    assert took_ms[0] < 1000  # the benchmark has the figures
 
 
 def report(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ class Site:
             shutil.copy2(self.files.key_file, folder)
             shutil.copy2(self.files.keys_file, folder)
 
-    def start(self) -> Iterator[None]:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the fleet until the end of the block."""
         with running_fleet(self.fleet, self.prepare):
             for gate in self.fleet.gates:
                 gate.message("accepting signed knocks")
@@ -56,7 +59,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
-    yield from (site for _ in site.start())
+    with site.running():
+        yield site
 
 
 def test_signed_knock_is_accepted_once_per_fleet(site: Site) -> None:
@@ -117,7 +121,7 @@ def test_shared_door_stays_closed_without_etcd(site: Site) -> None:
 
 def test_local_policy_accepts_without_etcd(tmp_path: Path) -> None:
     site = Site(tmp_path, 'policy = "local"')
-    for _ in site.start():
+    with site.running():
         first, second = site.fleet.gates
         guest = site.fleet.visitor(first)
         site.fleet.switch.cut("etcd1")  # silence, not a refusal

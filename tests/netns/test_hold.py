@@ -21,9 +21,10 @@ from doorward.kernel.route_monitor import RouteMonitor
 from doorward.lab.topology import Lab
 from doorward.model import Address
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, LATE_S, SLOWNESS, RunningDaemon, Visitor, echoes, running_daemon
+from tests.support.daemon import DOORWARD, LATE_S, SLOWNESS, Visitor, echoes
 from tests.support.docs_session import host_names
-from tests.support.signed import Signed, Signer, send
+from tests.support.signed import Signer, send
+from tests.support.signed_site import SignedSite
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -40,19 +41,13 @@ AT_ONCE_S = 0.2 * SLOWNESS  # after a change of route or address; on a busy mach
 LISTENING_S = 2.0
 
 
-class Site:
+class Site(SignedSite):
     """A server, and a client whose key opens its door."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
-        self.lab, self.folder = lab, folder
+        super().__init__(lab, folder, CONFIG)
         self.identity = ssh_keygen.key("ed25519")
-        self.files = Signed(folder / "configuration")
         self.files.authorize(ssh_keygen.public_line(self.identity))
-
-    def start(self) -> Iterator[RunningDaemon]:
-        with running_daemon(self.lab.server, self.folder, CONFIG) as self.daemon:
-            self.daemon.message("accepting signed knocks")
-            yield self.daemon
 
     @contextmanager
     def holding(
@@ -96,7 +91,8 @@ class Site:
 def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     direct_lab.server.start_greeter(5432)
     site = Site(direct_lab, tmp_path)
-    yield from (site for _ in site.start())
+    with site.running():
+        yield site
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -21,7 +21,7 @@ from doorward.kernel.event_loop import EventLoop
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.conftest import unavailable
-from tests.support.daemon import LATE_S, PATIENCE_S, SLOWNESS
+from tests.support.daemon import LATE_S, PATIENCE_S, SLOWNESS, until
 from tests.support.frames import FrameSender
 from tests.support.knockd import KERNEL, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site
 from tests.support.processes import NOBODY
@@ -84,9 +84,7 @@ def test_real_firewalls_open_and_close(tmp_path: Path, program: Program, firewal
 
 def await_gone(place: Site, source: str, listing: str) -> None:
     """Ask a firewall, which tells no events, until an entry is gone."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while source in (listed := place.lab.server.run(listing.split()).stdout):
-        assert time.monotonic() < deadline_s, (listed, place.knockd.lines())
+    until(lambda: source not in place.lab.server.run(listing.split()).stdout, lambda: place.knockd.lines())
 
 
 @engines

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import PATIENCE_S
+from tests.support.daemon import until
 from tests.support.effort import EFFORT
 from tests.support.knockd import KERNEL, OURS, Program, RunningKnockd, Site, running_knockd
 
@@ -67,9 +67,7 @@ TCPFlags = syn
                 place.send(source, "1999")
                 knockd.await_line(f"{source}: last: OPEN SESAME")
         place.close()
-        deadline_s = time.monotonic() + PATIENCE_S
-        while left := list(doors.iterdir()):  # a file that goes tells nobody
-            assert time.monotonic() < deadline_s, f"still open: {left}"
+        until(lambda: not list(doors.iterdir()), lambda: list(doors.iterdir()))
     for number, line in enumerate(marked[:KILLS]):
         runs = [who for who in used.read_text().split() if who in {f"10.7.{kind}.{number}" for kind in (1, 3, 4)}]
         assert len(runs) <= 1, f"{line} opened for {runs}"

@@ -16,9 +16,9 @@ import pytest
 
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
-from tests.support.daemon import PATIENCE_S
+from tests.support.daemon import PATIENCE_S, until
 from tests.support.frames import FrameSender
-from tests.support.knockd import DEBIAN, OURS, RING, SYN, Program, mounted, undated, until
+from tests.support.knockd import DEBIAN, OURS, RING, SYN, Program, mounted, undated
 
 pytestmark = pytest.mark.netns("/usr/sbin/knockd")
 

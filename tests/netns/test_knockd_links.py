@@ -18,9 +18,10 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address, Packet, Port
 from doorward.packets.packet import DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING
+from tests.support.daemon import until
 from tests.support.frames import checksum, ip_packet, open_tunnel
 from tests.support.headers import AUTHENTICATION, Extension, extension
-from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, until
+from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd
 
 pytestmark = pytest.mark.netns("/usr/sbin/knockd")
 

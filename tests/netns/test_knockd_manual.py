@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import SILENCE_S
-from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site, until
+from tests.support.daemon import SILENCE_S, until
+from tests.support.knockd import DEBIAN, OURS, SYN, Program, RunningKnockd, Site, running_knockd, site
 from tests.support.manual import MANUAL_1, MANUAL_2, MANUAL_3, MANUAL_4, doors_of
 
 pytestmark = pytest.mark.netns("/usr/sbin/knockd", "iptables", "ip6tables")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.knockd import DEBIAN, OURS, Program, Site, mounted, site, until
+from tests.support.daemon import until
+from tests.support.knockd import DEBIAN, OURS, Program, Site, mounted, site
 
 pytestmark = pytest.mark.netns("/usr/sbin/knockd")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors
+from tests.support.daemon import DOORWARD, RunningDaemon, Visitors, until
 from tests.support.service_user import GROUP, USER, for_the_user, open_folder, service_user, status_of, wrapped
 from tests.support.signed import Signed, Signer, send
 
@@ -55,10 +54,7 @@ class Site:
 
     def await_text(self, path: Path, text: str) -> None:
         """Wait until root's process has written a file, which no event reports."""
-        until_s = time.monotonic() + PATIENCE_S
-        while not path.exists() or path.read_text() != text:
-            assert time.monotonic() < until_s, self.daemon.lines
-            time.sleep(0.02)
+        until(lambda: path.exists() and path.read_text() == text, lambda: self.daemon.lines)
 
     def run(self) -> tuple[int, str]:
         """Start the daemon where it should refuse; return its status and what it writes."""

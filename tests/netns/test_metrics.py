@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon
-from tests.support.knockd import until
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, running_daemon, until
 
 pytestmark = pytest.mark.netns("knock", "nft")
 

@@ -21,8 +21,7 @@ from doorward.daemon.bans import read_bans
 from doorward.daemon.ledger import Ledger
 from doorward.kernel import atomic_file
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
-from tests.support.knockd import until
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon, until
 from tests.support.service_user import (
     AS_THE_UNIT,
     GROUP,

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_network
@@ -22,9 +21,10 @@ from doorward.packets.packet import parse_udp
 from doorward.signed.message import CERTIFICATE, ONCE, PACKET_BYTES, pack_body, signer_hash
 from doorward.signed.server_key import HYBRID
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, FIRST_SYN_S, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import DOORWARD, FIRST_SYN_S, Visitor
 from tests.support.service_user import children_of, status_of
-from tests.support.signed import PORT, Signed, Signer, sealed, send
+from tests.support.signed import PORT, Signer, sealed
+from tests.support.signed_site import SignedSite
 from tests.support.tcpdump import tcpdump
 
 pytestmark = pytest.mark.netns("nft", "knock")
@@ -43,34 +43,16 @@ opens = ["5432/tcp"]
 """
 
 
-class Site:
-    """A server that accepts signed knocks, and a client that may knock."""
+class Site(SignedSite):
+    """A server with a door for signed knocks, and one for a sequence too."""
 
     def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
-        self.lab, self.laptop = lab, Signer("laptop")
-        self.folder, self.text = folder, CONFIG.format(mode=mode)
-        self.files = Signed(folder / "configuration", self.laptop)
-        self.visitors = Visitors(lab)
-
-    def start(self) -> Iterator[RunningDaemon]:
-        with running_daemon(self.lab.server, self.folder, self.text) as self.daemon:
-            self.daemon.message("accepting signed knocks")
-            yield self.daemon
-
-    def send(self, visitor: Visitor, *packets: bytes) -> None:
-        send(self.lab.client, visitor.source, visitor.server, *packets)
+        super().__init__(lab, folder, CONFIG.format(mode=mode))
 
     def knock(self, visitor: Visitor, door: str = "ssh", **fields: object) -> bytes:
         packet = self.laptop.packet(self.files.server, door, **fields)
         self.send(visitor, packet)
         return packet
-
-    def await_opened(self, count: int) -> None:
-        """Wait until so many knocks have opened a door, or prolonged an opening, which is logged only once."""
-        until_s = time.monotonic() + PATIENCE_S
-        while count > sum(found[3] for found in self.daemon.ask("stats")["events"] if found[2] == "key"):
-            assert time.monotonic() < until_s
-            time.sleep(0.01)
 
     def refusal(self, visitor: Visitor) -> str:
         """Wait until this visitor is refused, and say why."""
@@ -87,7 +69,8 @@ class Site:
 def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     direct_lab.server.start_greeter(22)
     site = Site(direct_lab, tmp_path)
-    yield from (site for _ in site.start())
+    with site.running():
+        yield site
 
 
 def send_and_connect(site: Site, visitor: Visitor, packet: bytes) -> socket.socket:
@@ -112,7 +95,7 @@ def test_the_hybrid_suite(direct_lab: Lab, tmp_path: Path) -> None:
     direct_lab.server.start_greeter(22)
     site = Site(direct_lab, tmp_path)
     site.files.new_key(HYBRID)
-    for _ in site.start():
+    with site.running():
         guest = site.visitors.fresh(4)
         packet = site.knock(guest)
         assert len(packet) == 1372
@@ -122,7 +105,7 @@ def test_the_hybrid_suite(direct_lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["observe", "guard"])
 def test_the_other_modes(direct_lab: Lab, tmp_path: Path, mode: str) -> None:
     site = Site(direct_lab, tmp_path, mode)
-    for _ in site.start():
+    with site.running():
         guest = site.visitors.fresh(4)
         site.knock(guest)
         site.daemon.event("opened", address=str(guest))

@@ -16,7 +16,7 @@ from doorward.signed.message import CERTIFICATE, CLOSE, LONG_BYTES, pack_body, s
 from doorward.signed.ssh_wire import string
 from tests.netns.test_signed import Site
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, Visitor
+from tests.support.daemon import DOORWARD, Visitor, until
 from tests.support.signed import Signer, sealed
 
 pytestmark = pytest.mark.netns("nft", "knock")
@@ -30,7 +30,8 @@ def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     site.text = site.text.replace(
         'opens = ["22/tcp"]', f'opens = ["22/tcp"]\non_close = ["/usr/bin/touch", "{tmp_path}/%IP%"]'
     )
-    yield from (site for _ in site.start())
+    with site.running():
+        yield site
 
 
 def opened(site: Site, visitor: Visitor, ahead_ms: int = 0) -> None:
@@ -59,10 +60,7 @@ def test_a_close_ends_what_its_signer_opened(site: Site, version: int) -> None:
     connection.close()
     (record,) = site.daemon.log("--address", guest)
     assert record["closed_by"] == "key laptop"
-    deadline_s = time.monotonic() + 10
-    while not (site.folder / str(guest)).exists():  # on_close has run
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    until((site.folder / str(guest)).exists)  # on_close has run
     assert "closed by key laptop" in " ".join(site.daemon.run("explain", guest, check=False).stdout.split())
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD, RunningDaemon, Visitors, running_daemon
-from tests.support.signed import Signed, Signer, send
+from tests.support.daemon import DOORWARD
+from tests.support.signed import send
+from tests.support.signed_site import SignedSite
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -26,19 +26,13 @@ for = "10m"
 """
 
 
-class Site:
+class Site(SignedSite):
     """A server behind a router, and a client whose key opens its door."""
 
     def __init__(self, lab: Lab, folder: Path, mode: str = "stealth") -> None:
-        self.lab, self.folder, self.mode = lab, folder, mode
-        self.laptop, self.identity = Signer("laptop"), ssh_keygen.key("ed25519")
-        self.files = Signed(folder / "configuration", self.laptop)
+        super().__init__(lab, folder, CONFIG.format(mode=mode))
+        self.identity = ssh_keygen.key("ed25519")
         self.files.authorize(self.laptop.line, ssh_keygen.public_line(self.identity))
-
-    def start(self) -> Iterator[RunningDaemon]:
-        with running_daemon(self.lab.server, self.folder, CONFIG.format(mode=self.mode)) as self.daemon:
-            self.daemon.message("accepting signed knocks")
-            yield self.daemon
 
     def block(self, ports: str, verdict: str, hook: str = "forward") -> None:
         """Let the router forward, or the client send, no datagram to these ports."""
@@ -65,7 +59,7 @@ def test_the_second_port_opens_where_the_first_is_blocked(lab: Lab, tmp_path: Pa
     site = Site(lab, tmp_path)
     env = site.hosts_toml(tmp_path / "home")
     site.block("62201", verdict)
-    for daemon in site.start():
+    with site.running() as daemon:
         done = lab.client.run([*DOORWARD, "knock", "home", "ssh", "--wait", "22", "--timeout", "10s", "-v"], env=env)
         sent = [line.split(" ")[0] for line in done.stdout.splitlines() if " bytes for door " in line]
         assert sent == ["62201/udp", "443/udp"]
@@ -79,7 +73,7 @@ def test_a_port_that_the_client_itself_blocks_is_passed_over(direct_lab: Lab, tm
     site = Site(direct_lab, tmp_path)
     env = site.hosts_toml(tmp_path / "home")
     site.block("62201", "drop", hook="output")
-    for daemon in site.start():
+    with site.running() as daemon:
         direct_lab.client.run([*DOORWARD, *words.split()], env=env)
         daemon.event("opened", door="ssh", address=str(direct_lab.client.ipv4))
     site.block("443, 53", "drop", hook="output")
@@ -93,7 +87,7 @@ def test_the_proxy_tries_the_ports_in_turn(lab: Lab, tmp_path: Path) -> None:
     site = Site(lab, tmp_path)
     env = site.hosts_toml(tmp_path / "home")
     site.block("62201, 443", "drop")
-    for daemon in site.start():
+    with site.running() as daemon:
         proxy = [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]
         assert lab.client.run(["sh", "-c", f"echo hello | {' '.join(map(str, proxy))}"], env=env).stdout
         daemon.event("opened", door="ssh", address=str(lab.client.ipv4))
@@ -103,12 +97,11 @@ def test_the_proxy_tries_the_ports_in_turn(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["observe", "guard", "stealth"])
 def test_each_port_opens_and_a_copy_at_another_is_refused(direct_lab: Lab, tmp_path: Path, mode: str) -> None:
     site = Site(direct_lab, tmp_path, mode)
-    visitors = Visitors(direct_lab)
     numbers = [int(port.split("/")[0]) for port in PORTS]
-    for daemon in site.start():
+    with site.running() as daemon:
         for version in (4, 6):
             for number, other in zip(numbers, numbers[1:] + numbers[:1], strict=True):
-                guest = visitors.fresh(version)
+                guest = site.visitors.fresh(version)
                 packet = site.laptop.packet(site.files.server)
                 send(direct_lab.client, guest.source, guest.server, packet, port=number)
                 daemon.event("opened", address=str(guest))

@@ -19,9 +19,8 @@ import pytest
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address
-from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab
+from tests.support.daemon import FIRST_SYN_S, SILENCE_S, RunningDaemon, running_daemon, standing_lab, until
 from tests.support.frames import FrameSender, checksum
-from tests.support.knockd import until
 
 pytestmark = pytest.mark.netns
 
@@ -42,7 +41,7 @@ SO_BINDTODEVICE = 25
 CHUNK = 1 << 20
 
 
-class House(NamedTuple):
+class Site(NamedTuple):
     """A host in stealth."""
 
     lab: Lab
@@ -53,13 +52,13 @@ class House(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("stealth")
     with standing_lab() as lab:
         for port in (22, 80, 8000, 8002, 8003):
             lab.server.start_greeter(port)
         with running_daemon(lab.server, folder, CONFIG.format(ping="true")) as daemon:
-            yield House(lab, daemon)
+            yield Site(lab, daemon)
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -105,9 +104,9 @@ def datagrams(host: NamespaceHost, address: Address | str, port: int, *, device:
     return sock
 
 
-def test_public_ports_answer_and_nothing_else_does(house: House, version: int) -> None:
-    address = house.address(version)
-    seen = {port: answer(house.lab.client, address, port) for port in (80, 8000, 8001, 8002, 8003, 22, 7001, 9)}
+def test_public_ports_answer_and_nothing_else_does(site: Site, version: int) -> None:
+    address = site.address(version)
+    seen = {port: answer(site.lab.client, address, port) for port in (80, 8000, 8001, 8002, 8003, 22, 7001, 9)}
     closed_public = {8001: "refused"}
     assert seen == {
         80: "open",
@@ -121,10 +120,10 @@ def test_public_ports_answer_and_nothing_else_does(house: House, version: int) -
 
 
 @pytest.mark.parametrize(("port", "passes"), [(53, True), (5000, True), (5001, True), (5002, False), (52, False)])
-def test_public_datagrams_pass_and_others_do_not(house: House, version: int, port: int, passes: bool) -> None:
-    address = house.address(version)
-    asking = house.lab.client.call(socket.socket, family_of(version), socket.SOCK_DGRAM)
-    with datagrams(house.lab.server, address, port) as served, asking:
+def test_public_datagrams_pass_and_others_do_not(site: Site, version: int, port: int, passes: bool) -> None:
+    address = site.address(version)
+    asking = site.lab.client.call(socket.socket, family_of(version), socket.SOCK_DGRAM)
+    with datagrams(site.lab.server, address, port) as served, asking:
         asking.settimeout(SILENCE_S)
         asking.connect((str(address), port))
         asking.send(b"question")
@@ -136,25 +135,25 @@ def test_public_datagrams_pass_and_others_do_not(house: House, version: int, por
                 served.recv(100)
 
 
-def test_outgoing_connections_work(house: House, version: int) -> None:
-    client = house.lab.client
+def test_outgoing_connections_work(site: Site, version: int) -> None:
+    client = site.lab.client
     client_address = client.ipv4 if version == 4 else client.ipv6
     with client.call(socket.create_server, (str(client_address), 0), family=family_of(version)) as listener:
         target = listener.getsockname()[:2]
-        with house.lab.server.call(socket.create_connection, target, FIRST_SYN_S) as connection:
+        with site.lab.server.call(socket.create_connection, target, FIRST_SYN_S) as connection:
             accepted, _ = listener.accept()
             with accepted:
                 accepted.sendall(b"remote speaks")
                 assert connection.recv(100) == b"remote speaks"
     with datagrams(client, client_address, 0) as remote:
-        with house.lab.server.call(socket.socket, family_of(version), socket.SOCK_DGRAM) as local:
+        with site.lab.server.call(socket.socket, family_of(version), socket.SOCK_DGRAM) as local:
             local.settimeout(SILENCE_S)
             local.connect(remote.getsockname()[:2])
             local.send(b"question")
             remote.sendto(*remote.recvfrom(100))
             assert local.recv(100) == b"question"
         closed = remote.getsockname()[:2]
-    with house.lab.server.call(socket.socket, family_of(version), socket.SOCK_DGRAM) as local:
+    with site.lab.server.call(socket.socket, family_of(version), socket.SOCK_DGRAM) as local:
         local.settimeout(SILENCE_S)
         local.connect(closed)
         local.send(b"nobody there")
@@ -166,15 +165,15 @@ def family_of(version: int) -> socket.AddressFamily:
     return socket.AF_INET6 if version == 6 else socket.AF_INET
 
 
-def test_neighbours_are_found_again(house: House) -> None:
+def test_neighbours_are_found_again(site: Site) -> None:
     """Both sides must resolve: the router asks for the server, and the server for the router."""
-    router, server = house.lab.router, house.lab.server
+    router, server = site.lab.router, site.lab.server
     for way in ("-4", "-6"):
         for host, device in ((router, "server"), (server, "eth0")):
             host.ip(way, "neigh", "flush", "dev", device)
     assert ping(router, server.ipv6)
-    assert answer(house.lab.client, server.ipv6, 80) == "open"
-    assert answer(house.lab.client, server.ipv4, 80) == "open"
+    assert answer(site.lab.client, server.ipv6, 80) == "open"
+    assert answer(site.lab.client, server.ipv4, 80) == "open"
     router.ip("-6", "neigh", "flush", "dev", "server")
     server.ip("-6", "neigh", "flush", "dev", "eth0")
     assert ping(server, router.ipv6)
@@ -182,17 +181,17 @@ def test_neighbours_are_found_again(house: House) -> None:
     assert states[str(router.ipv6)] == ["REACHABLE"]
 
 
-def test_ping_is_answered_as_configured(house: House, version: int) -> None:
-    house.daemon.reload(CONFIG.format(ping="false"))
-    assert not ping(house.lab.client, house.address(version))
-    assert ping(house.lab.server, house.lab.client.ipv4 if version == 4 else house.lab.client.ipv6)
-    house.daemon.reload(CONFIG.format(ping="true"))
-    assert ping(house.lab.client, house.address(version))
+def test_ping_is_answered_as_configured(site: Site, version: int) -> None:
+    site.daemon.reload(CONFIG.format(ping="false"))
+    assert not ping(site.lab.client, site.address(version))
+    assert ping(site.lab.server, site.lab.client.ipv4 if version == 4 else site.lab.client.ipv6)
+    site.daemon.reload(CONFIG.format(ping="true"))
+    assert ping(site.lab.client, site.address(version))
 
 
-def test_a_path_that_narrows_is_noticed(house: House, version: int) -> None:
+def test_a_path_that_narrows_is_noticed(site: Site, version: int) -> None:
     """The router's answer to packets that are too large for the link to the client reaches the server's stack."""
-    lab, address = house.lab, house.address(version)
+    lab, address = site.lab, site.address(version)
     client_address = lab.client.ipv4 if version == 4 else lab.client.ipv6
     with ExitStack() as stack:
         listener = lab.server.call(socket.create_server, (str(address), 8001), family=family_of(version))
@@ -219,8 +218,8 @@ def transferred(sending: socket.socket, reading: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("to", ["255.255.255.255", "198.51.100.2"], ids=["broadcast", "unicast"])
-def test_a_dhcp_reply_reaches_the_client_that_listens(house: House, to: str) -> None:
-    router, server = house.lab.router, house.lab.server
+def test_a_dhcp_reply_reaches_the_client_that_listens(site: Site, to: str) -> None:
+    router, server = site.lab.router, site.lab.server
     with datagrams(server, "0.0.0.0", 68, device="eth0") as waiting:
         with datagrams(router, router.ipv4, 67, device="server") as dhcp:
             dhcp.sendto(b"offer", (to, 68))
@@ -231,8 +230,8 @@ def test_a_dhcp_reply_reaches_the_client_that_listens(house: House, to: str) -> 
                 waiting.recv(100)
 
 
-def test_a_dhcpv6_reply_reaches_the_client_that_listens(house: House) -> None:
-    router, server = house.lab.router, house.lab.server
+def test_a_dhcpv6_reply_reaches_the_client_that_listens(site: Site) -> None:
+    router, server = site.lab.router, site.lab.server
     with datagrams(server, "::", 546, device="eth0") as waiting, datagrams(router, "::", 547, device="server") as dhcp:
         dhcp.sendto(b"advertise", (link_local(server, "eth0"), 546))
         assert waiting.recv(100) == b"advertise"
@@ -244,8 +243,8 @@ def link_local(host: NamespaceHost, device: str) -> str:
     return str(address)
 
 
-def test_without_a_dhcp_client_its_ports_are_silent_too(house: House) -> None:
-    router, server = house.lab.router, house.lab.server
+def test_without_a_dhcp_client_its_ports_are_silent_too(site: Site) -> None:
+    router, server = site.lab.router, site.lab.server
     for address, source, ports in (
         (str(server.ipv4), str(router.ipv4), (67, 68)),
         (link_local(server, "eth0"), "::", (547, 546)),
@@ -283,12 +282,12 @@ def icmp_types(frames: list[bytes]) -> list[tuple[int, int]]:
     return found
 
 
-def test_fragments_and_options_are_not_answered(house: House) -> None:
+def test_fragments_and_options_are_not_answered(site: Site) -> None:
     """A fragment without its others, an unknown hop-by-hop option, a bad option to a public port; without a route too.
 
     A host that forwards nothing still answers a packet to an IPv6 address to which it has no route.
     """
-    router, server = house.lab.router, house.lab.server
+    router, server = site.lab.router, site.lab.server
     nowhere = replace(server, ipv6=IPv6Address("2001:db8:dead::1"))
     server.ip("-6", "route", "add", "unreachable", "2001:db8:dead::/48")
     for name in REASSEMBLY_TIMES:
@@ -302,13 +301,13 @@ def test_fragments_and_options_are_not_answered(house: House) -> None:
         ipv4_packet(router, server, syn, options=bytes([7, 2, 0, 0])),
         ipv6_packet(router, nowhere, 17, udp),
     ]
-    before = house.daemon.counters()["dropped_stealth"]
+    before = site.daemon.counters()["dropped_stealth"]
     sender = FrameSender(router, server)
     with router.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
         wire.bind((router.interface, ETH_P_ALL))
         for packet in packets:
             sender.send_raw(packet)
-        until(lambda: house.daemon.counters()["dropped_stealth"] == before + len(packets))
+        until(lambda: site.daemon.counters()["dropped_stealth"] == before + len(packets))
         frames = []
         wire.setblocking(False)
         with suppress(BlockingIOError):

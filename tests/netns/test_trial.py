@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, echoes, running_daemon
+from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitors, echoes, running_daemon, until
 
 pytestmark = pytest.mark.netns("nft", "knock", "unshare")
 
@@ -239,10 +239,7 @@ def kill(daemon: RunningDaemon) -> None:
 
 def await_end_of_all(site: Site) -> None:
     """Wait until the keeper has ended: nothing of doorward's runs on the host but the greeter."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while keepers := [pid for pid in site.daemon.host.pids() if b"run" in words_of(pid)]:
-        assert time.monotonic() < deadline_s, keepers
-        time.sleep(0.05)
+    until(lambda: not any(b"run" in words_of(pid) for pid in site.daemon.host.pids()))
 
 
 def words_of(pid: int) -> list[bytes]:

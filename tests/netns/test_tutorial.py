@@ -19,18 +19,18 @@ pytestmark = pytest.mark.netns("nft", "nmap", "ssh", "ssh-keygen", "/usr/sbin/ss
 
 
 @pytest.fixture
-def desk(lab: Lab) -> Iterator[DocsSession]:
-    with docs_session(lab) as desk:
-        yield desk
+def session(lab: Lab) -> Iterator[DocsSession]:
+    with docs_session(lab) as session:
+        yield session
 
 
 @pytest.mark.console("docs/tutorial.md")
-def test_the_tutorial(desk: DocsSession, console: Console) -> None:
+def test_the_tutorial(session: DocsSession, console: Console) -> None:
     assert [call.typed.split()[0] for call in console.left].count("doorward") >= 8
     for call in console:
-        printed = desk.compare(call)
+        printed = session.compare(call)
         if found := re.search(r"doorward add (\S+) --name home", printed):
-            desk.link = shlex.split(found[1])[0]
-    assert status_of(desk.daemon.process.pid)["Uid"].split()[0] == str(USER)
+            session.link = shlex.split(found[1])[0]
+    assert status_of(session.daemon.process.pid)["Uid"].split()[0] == str(USER)
     with pytest.raises(TimeoutError):
-        desk.lab.stranger.call(socket.create_connection, ("198.51.100.2", 22), SILENCE_S)
+        session.lab.stranger.call(socket.create_connection, ("198.51.100.2", 22), SILENCE_S)

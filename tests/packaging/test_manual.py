@@ -1,4 +1,4 @@
-"""The manual pages: two judges find nothing in them, and they say what the commands say."""
+"""The manual pages: two linters find nothing in them, and they say what the commands say."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ def house_in(world: World) -> CompiledConfig:
 def test_opened_doors_are_those_of_the_tracker(data: st.DataObject) -> None:
     world = data.draw(worlds())
     stream = elsewhere(data.draw(streams(world)))
-    house = house_in(world)
+    config = house_in(world)
     tracker = Tracker(compile_doors(world.doors, public=world.public, known_only=world.known_only), 1000)
     expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.feed(packet, at_s))]
-    traces = SourceTraces(house, HERE.__eq__)
+    traces = SourceTraces(config, HERE.__eq__)
     taken = [traces.feed(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
     steps = [step for step in taken if step is not None]
     assert len(steps) == len(stream)
@@ -62,16 +62,16 @@ def test_opened_doors_are_those_of_the_tracker(data: st.DataObject) -> None:
 def test_every_capture_has_a_diagnosis(data: st.DataObject) -> None:
     world = data.draw(worlds())
     stream = elsewhere(data.draw(streams(world)))
-    house = house_in(world)
-    traces = SourceTraces(house, HERE.__eq__)
+    config = house_in(world)
+    traces = SourceTraces(config, HERE.__eq__)
     traces.feed_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
-    found = summarize(house, traces, frozenset([HERE]), HERE.__eq__)
+    found = summarize(config, traces, frozenset([HERE]), HERE.__eq__)
     for each in found.sources:
         assert each.diagnosis.fault.what
-        assert each.diagnosis.fault.kind != "unexplained", [row.meaning for row in rows(house, each.trace)]
+        assert each.diagnosis.fault.kind != "unexplained", [row.meaning for row in rows(config, each.trace)]
         opened = any(step.opened for step in each.trace.steps)
         assert opened or not each.diagnosis.opened
-        for row in rows(house, each.trace):
+        for row in rows(config, each.trace):
             assert row.packet
             assert row.meaning
 
@@ -149,15 +149,15 @@ def test_single_fault_in_a_correct_knock_is_found(
     data: st.DataObject, ports: tuple[Port, ...], fault: Fault, pause_s: float, tries: int
 ) -> None:
     door = Door("ssh", ports, (Port(Protocol.TCP, 22),), within_ms=5000)
-    house = build_config(Configuration(Gate(), (door,)))
+    config = build_config(Configuration(Gate(), (door,)))
     knock = [(port, 1000 + n * pause_s) for n, port in enumerate(ports)]
     script = fault.do(data, door, knock)
     assume(len(script) > 1)
     script = [(port, at_s + round_ * 200) for round_ in range(tries + 1) for port, at_s in script]  # people try again
-    traces = SourceTraces(house, HERE.__eq__)
+    traces = SourceTraces(config, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
         traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
-    (summary,) = summarize(house, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
+    (summary,) = summarize(config, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
     kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
     assert summary.diagnosis.fault.kind in kinds.get(fault.kind, (fault.kind,)), summary.diagnosis
     assert not summary.diagnosis.opened

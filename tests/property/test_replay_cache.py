@@ -51,7 +51,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.table.begin(self.clock, self.clock().now_ms)
 
     def send(self, number: int) -> bool:
-        """Send a packet that the gate judges; return whether it was accepted, which may happen once."""
+        """Send a packet to the gate; return whether it was accepted, which may happen once."""
         if abs(self.packets[number] - self.clock().now_ms) > WINDOW_MS:
             return False
         is_accepted = self.table.claim([PacketId(number.to_bytes(16), self.packets[number])]) == [""]

@@ -123,6 +123,13 @@ class Browser:
         answer = self.ask("Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69)
         return base64.b64decode(answer["data"])
 
+    def until(self, expression: str) -> None:
+        """Wait until an expression, or what it promises, is true."""
+        self.evaluate(
+            f"new Promise(done => {{ const look = async () => await ({expression}) ? done() : setTimeout(look, 20);"
+            " look(); })"
+        )
+
     def complaints(self) -> list[str]:
         """Give all that the page made the browser say: errors, warnings, refusals by the page's own policy."""
         methods = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")

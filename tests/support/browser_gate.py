@@ -1,4 +1,7 @@
-"""A gate for browsers on a host of a lab: it judges the knocks in STUN frames, and answers as it is specified."""
+"""A gate for browsers whose answers a test controls: it may lose a packet or be silent, and it counts the frames.
+
+The real gate does not show the single frames; the page knocks at it in tests/browser/test_knock_gate.py.
+"""
 
 from __future__ import annotations
 
@@ -96,12 +99,12 @@ class BrowserGate:
             return
         source = ip_address(sender[0])
         known = self.received.get(packet)
-        verdict = known.verdict if known else self._judge(packet, source.packed)
+        verdict = known.verdict if known else self._verdict(packet, source.packed)
         self.received[packet] = Received(known.frames + 1 if known else 1, sender[0], verdict)
         if self.confirms and not isinstance(verdict, KnockRejection) and verdict.reply is not None:
             password = ice_password(verdict.reply)
             if has_integrity(frame, password):
                 gate.sendto(success_response(transaction_of(frame), source, sender[1], password), sender)
 
-    def _judge(self, packet: bytes, source: bytes) -> Verdict:
+    def _verdict(self, packet: bytes, source: bytes) -> Verdict:
         return self._authorizer.authorize(packet, source, round(time.time() * 1000))

@@ -95,14 +95,14 @@ def _packet(port: str, letters: str, client: Address, server: Address, own: dict
     return raw[: int(own["cut"])] if "cut" in own else raw
 
 
-def house(text: str) -> CompiledConfig:
+def compiled(text: str) -> CompiledConfig:
     """Return a compiled configuration."""
     return build_config(parse(text, "doorward.toml"))
 
 
-def recorded(house: CompiledConfig, sent: Iterable[Sent], source: Address | None = None) -> PacketCollector:
+def recorded(config: CompiledConfig, sent: Iterable[Sent], source: Address | None = None) -> PacketCollector:
     """Return a collector fed with the packets as raw frames."""
-    recording = PacketCollector(house, source)
+    recording = PacketCollector(config, source)
     for at_s, raw in sorted(sent, key=lambda packet: packet.at_s):
         length = int.from_bytes(raw[2:4]) if raw[0] >> 4 == 4 else 40 + int.from_bytes(raw[4:6])
         recording.feed_packet(NetworkPacket(memoryview(raw)), BEGAN_NS + round(at_s * 1e9), is_cut=length > len(raw))
@@ -110,22 +110,22 @@ def recorded(house: CompiledConfig, sent: Iterable[Sent], source: Address | None
 
 
 def explained(
-    house: CompiledConfig,
+    config: CompiledConfig,
     sent: Iterable[Sent],
     hosts: Sequence[Address] = (),
     source: Address | None = None,
     door: str = "",
 ) -> Summary:
     """Return the summary of packets, as `doorward explain` does."""
-    recording = recorded(house, sent, source)
-    here = frozenset(host.packed for host in hosts) or server_addresses(recording.packets, house)
-    traces = SourceTraces(house, here.__contains__)
+    recording = recorded(config, sent, source)
+    here = frozenset(host.packed for host in hosts) or server_addresses(recording.packets, config)
+    traces = SourceTraces(config, here.__contains__)
     traces.feed_all(recording.packets)
-    index = house.door_index(door) if door else None
-    return summarize(house, traces, here, here.__contains__, source=source, door=index)
+    index = config.door_index(door) if door else None
+    return summarize(config, traces, here, here.__contains__, source=source, door=index)
 
 
-def concluded(house: CompiledConfig, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Diagnosis:
+def concluded(config: CompiledConfig, sent: Iterable[Sent], source: Address = CLIENT, door: str = "") -> Diagnosis:
     """Return the diagnosis for one source of a capture whose host is `SERVER`."""
     hosts = (SERVER, ip_address("2001:db8:2::2"))
-    return explained(house, sent, hosts, source, door).sources[0].diagnosis
+    return explained(config, sent, hosts, source, door).sources[0].diagnosis

@@ -38,6 +38,14 @@ FIRST_USER = 20_000  # Debian's knock has no option for the source: each visitor
 Event = dict[str, Any]
 
 
+def until(holds: Callable[[], object], found: Callable[[], object] = lambda: "") -> None:
+    """Wait for what no event reports: a file that another process writes, a process that begins."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline_s, f"it never came true; {found()}"
+        time.sleep(0.01)
+
+
 @contextmanager
 def standing_lab(*, direct: bool = False) -> Iterator[Lab]:
     """Return a lab that several tests share."""

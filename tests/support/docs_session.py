@@ -184,14 +184,14 @@ def host_names(host: NamespaceHost, *names: tuple[str, Address]) -> Iterator[Non
 
 @contextmanager
 def docs_session(lab: Lab, ssh_config: str = "", you: NamespaceHost | None = None) -> Iterator[DocsSession]:
-    """Give a desk with a running sshd and that ssh_config; no gate runs yet. You are at the client, or there."""
+    """Run a server with a running sshd and that ssh_config; no gate runs yet. You are at the client, or there."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         stack.enter_context(service_user(lab.server))
-        desk = DocsSession(lab, folder, you)
+        session = DocsSession(lab, folder, you)
         names = [(name, lab.server.ipv4) for name in ("server.example", "db.example")]
-        stack.enter_context(host_names(desk.hosts["$"], *names))
-        desk.write_ssh_config(ssh_config)
-        stack.enter_context(running_sshd(lab.server, folder / "sshd", [desk.login()]))
-        stack.callback(desk.daemon.close)
-        yield desk
+        stack.enter_context(host_names(session.hosts["$"], *names))
+        session.write_ssh_config(ssh_config)
+        stack.enter_context(running_sshd(lab.server, folder / "sshd", [session.login()]))
+        stack.callback(session.daemon.close)
+        yield session

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
-from tests.support.daemon import PATIENCE_S, standing_lab
+from tests.support.daemon import PATIENCE_S, standing_lab, until
 from tests.support.frames import FrameSender
 
 SYN = 2
@@ -46,14 +45,6 @@ def mounted(program: Program, places: Mapping[str, Path]) -> Program:
     """
     mounts = "".join(f"mount --bind {ours} {place} && " for place, ours in places.items())
     return program._replace(command=("sh", "-c", mounts + 'exec "$@"', "sh", *program.command))
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait for what tells nobody: a file that is written by another, a process that begins."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.01)
 
 
 class Lines:

@@ -103,13 +103,15 @@ class Signed:
         new.replace(self.keys_file)
 
 
-def send(host: NamespaceHost, source: Address, to: Address, *packets: bytes, port: int = PORT) -> None:
+def send(
+    host: NamespaceHost, source: Address, to: Address, *packets: bytes, port: int = PORT, own_port: int = 0
+) -> None:
     """Send datagrams from one of the host's addresses."""
 
     def go() -> None:
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         with socket.socket(family, socket.SOCK_DGRAM) as sender:
-            sender.bind((str(source), 0))
+            sender.bind((str(source), own_port))
             for packet in packets:
                 sender.sendto(packet, (str(to), port))
 

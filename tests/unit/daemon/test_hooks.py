@@ -23,7 +23,7 @@ from doorward.kernel.event_loop import EventLoop
 HERE = ip_address("192.0.2.7")
 
 
-class House:
+class Site:
     """A hook queue with a configuration to edit, and a log to read."""
 
     def __init__(self, folder: Path) -> None:
@@ -64,94 +64,94 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.queue.close()
-    os.waitpid(house.queue._runner.pid, 0)
-    house.loop.close()
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.queue.close()
+    os.waitpid(site.queue._runner.pid, 0)
+    site.loop.close()
 
 
-def test_what_is_asked_before_a_reload_is_what_the_file_said_then(house: House) -> None:
-    house.write("first")
-    house.load()
-    house.queue.run(HookRun("wake", HERE, "open"))
-    house.queue.run(HookRun("wake", HERE, "open"))  # waits for the one before
-    house.await_message("output: first 192.0.2.7")
-    house.write("second")
-    house.load()
-    house.queue.run(HookRun("wake", HERE, "open"))
-    house.await_message("output: second 192.0.2.7")
-    assert [message for message in house.messages() if "output" in message] == [
+def test_what_is_asked_before_a_reload_is_what_the_file_said_then(site: Site) -> None:
+    site.write("first")
+    site.load()
+    site.queue.run(HookRun("wake", HERE, "open"))
+    site.queue.run(HookRun("wake", HERE, "open"))  # waits for the one before
+    site.await_message("output: first 192.0.2.7")
+    site.write("second")
+    site.load()
+    site.queue.run(HookRun("wake", HERE, "open"))
+    site.await_message("output: second 192.0.2.7")
+    assert [message for message in site.messages() if "output" in message] == [
         f"wake: output: {word} 192.0.2.7" for word in ("first", "first", "second")
     ]
 
 
-def test_a_file_that_cannot_be_read_any_more_changes_nothing(house: House) -> None:
-    house.write("first")
-    house.load()
-    house.queue.run(HookRun("wake", HERE, "open"))
-    house.await_message("output: first 192.0.2.7")
-    doors = read(house.config).doors
-    house.write("second")
-    house.config.chmod(0o602)
-    house.queue.configure(doors)
-    house.await_message("other users can write this file")
-    house.await_message("the commands stay as they were")
-    house.queue.run(HookRun("wake", ip_address("2001:db8::7"), "open"))
-    house.await_message("output: first 2001:db8::7")
+def test_a_file_that_cannot_be_read_any_more_changes_nothing(site: Site) -> None:
+    site.write("first")
+    site.load()
+    site.queue.run(HookRun("wake", HERE, "open"))
+    site.await_message("output: first 192.0.2.7")
+    doors = read(site.config).doors
+    site.write("second")
+    site.config.chmod(0o602)
+    site.queue.configure(doors)
+    site.await_message("other users can write this file")
+    site.await_message("the commands stay as they were")
+    site.queue.run(HookRun("wake", ip_address("2001:db8::7"), "open"))
+    site.await_message("output: first 2001:db8::7")
 
 
-def test_a_door_without_commands_asks_for_nothing(house: House) -> None:
-    assert not house.queue.has_command(HookRun("wake", HERE, "open"))  # nothing was taken yet
-    house.write("first")
-    house.load()
-    assert not house.queue.has_command(HookRun("wake", HERE, "close"))
-    assert house.queue.has_command(HookRun("wake", HERE, "open"))
-    house.queue.run(HookRun("wake", HERE, "open"))
-    house.await_message("output: first 192.0.2.7")
-    assert [message for message in house.messages() if "running" in message] == [
+def test_a_door_without_commands_asks_for_nothing(site: Site) -> None:
+    assert not site.queue.has_command(HookRun("wake", HERE, "open"))  # nothing was taken yet
+    site.write("first")
+    site.load()
+    assert not site.queue.has_command(HookRun("wake", HERE, "close"))
+    assert site.queue.has_command(HookRun("wake", HERE, "open"))
+    site.queue.run(HookRun("wake", HERE, "open"))
+    site.await_message("output: first 192.0.2.7")
+    assert [message for message in site.messages() if "running" in message] == [
         "wake: running: /bin/echo first 192.0.2.7"
     ]
 
 
-def test_refusals_run_their_command_a_few_times_a_minute(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.queue.run_on_refuse(HERE, "throttled")  # there is no command for it
-    house.config.write_text(
+def test_refusals_run_their_command_a_few_times_a_minute(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.queue.run_on_refuse(HERE, "throttled")  # there is no command for it
+    site.config.write_text(
         '[gate]\non_refuse = ["/bin/echo", "%IP% %REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
     )
-    found = read(house.config)
-    house.queue.configure(found.doors, found.gate.on_refuse)
+    found = read(site.config)
+    site.queue.configure(found.doors, found.gate.on_refuse)
     for _ in range(REFUSALS_A_MINUTE + 5):
-        house.queue.run_on_refuse(HERE, "clock")
-    now_s = house.loop.now_s()
-    monkeypatch.setattr(house.loop, "now_s", lambda: now_s + 60)
-    house.queue.run_on_refuse(HERE, "full")
+        site.queue.run_on_refuse(HERE, "clock")
+    now_s = site.loop.now_s()
+    monkeypatch.setattr(site.loop, "now_s", lambda: now_s + 60)
+    site.queue.run_on_refuse(HERE, "full")
     monkeypatch.undo()
-    house.await_message("on_refuse: output: 192.0.2.7 full")
-    outputs = [message for message in house.messages() if "output" in message]
+    site.await_message("on_refuse: output: 192.0.2.7 full")
+    outputs = [message for message in site.messages() if "output" in message]
     assert outputs == ["on_refuse: output: 192.0.2.7 clock"] * REFUSALS_A_MINUTE + ["on_refuse: output: 192.0.2.7 full"]
-    assert any("on_refuse was not run for 5 more refusals" in message for message in house.messages())
+    assert any("on_refuse was not run for 5 more refusals" in message for message in site.messages())
 
 
 @pytest.mark.parametrize("reason", ["two words", "%IP%", "$(id)", "ü", "a\n"])
-def test_a_reason_is_one_word(house: House, reason: str) -> None:
-    house.config.write_text(
+def test_a_reason_is_one_word(site: Site, reason: str) -> None:
+    site.config.write_text(
         '[gate]\non_refuse = ["/bin/echo", "%REASON%"]\n[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
     )
-    found = read(house.config)
-    house.queue.configure(found.doors, found.gate.on_refuse)
-    hook_runner = house.queue._runner.pid
-    house.queue.run_on_refuse(HERE, reason)
-    house.await_message("the process that runs commands ended")  # a daemon that asks for that was taken over
-    assert not any("output" in message for message in house.messages())
+    found = read(site.config)
+    site.queue.configure(found.doors, found.gate.on_refuse)
+    hook_runner = site.queue._runner.pid
+    site.queue.run_on_refuse(HERE, reason)
+    site.await_message("the process that runs commands ended")  # a daemon that asks for that was taken over
+    assert not any("output" in message for message in site.messages())
     with pytest.raises(ChildProcessError):
         os.waitpid(hook_runner, os.WNOHANG)
 
 
-def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: House) -> None:
+def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(site: Site) -> None:
     """Off, an opening that began before ends (owed), a new one begins and ends (nothing is owed), one begins again."""
-    house.config.write_text(
+    site.config.write_text(
         '[doors.ssh]\nknock = ["7001/tcp"]\nopens = ["22/tcp"]\n'
         'on_open = ["/bin/echo", "open %IP%"]\non_close = ["/bin/echo", "close %IP%"]\n'
     )
@@ -159,29 +159,29 @@ def test_while_hooks_are_off_nothing_runs_and_what_is_owed_stays_owed(house: Hou
 
     def send(what: str, number: int) -> None:
         address = ip_address(f"192.0.2.{number}")
-        house.queue.run(HookRun("ssh", address, what, lambda: done.append(f"{what} {number}")))
+        site.queue.run(HookRun("ssh", address, what, lambda: done.append(f"{what} {number}")))
 
-    text, doors = house.config.read_text(), read(house.config).doors
-    house.load()
+    text, doors = site.config.read_text(), read(site.config).doors
+    site.load()
     for number in (1, 3):
         send("open", number)
-        house.await_message(f"output: open 192.0.2.{number}")
-    house.run_until(lambda: sorted(done) == ["open 1", "open 3"])
+        site.await_message(f"output: open 192.0.2.{number}")
+    site.run_until(lambda: sorted(done) == ["open 1", "open 3"])
     done.clear()
-    house.queue.turn_off()
-    house.config.write_text("[gate")
+    site.queue.turn_off()
+    site.config.write_text("[gate")
     for what, number in (("close", 1), ("open", 2), ("close", 2), ("close", 3), ("open", 3), ("open", 4)):
         send(what, number)
-    house.queue.run_on_refuse(HERE, "clock")
+    site.queue.run_on_refuse(HERE, "clock")
     assert done == ["close 2"]
-    house.queue.configure(doors)  # as `doorward apply` does: the file is still wrong
-    house.config.write_text(text)
-    house.queue.turn_on()
-    house.await_message("output: close 192.0.2.1")
+    site.queue.configure(doors)  # as `doorward apply` does: the file is still wrong
+    site.config.write_text(text)
+    site.queue.turn_on()
+    site.await_message("output: close 192.0.2.1")
     send("close", 4)
     send("close", 3)
-    house.run_until(lambda: sorted(done) == ["close 1", "close 2", "close 3", "close 4"])
-    outputs = [message.partition("output: ")[2] for message in house.messages() if "output" in message]
+    site.run_until(lambda: sorted(done) == ["close 1", "close 2", "close 3", "close 4"])
+    outputs = [message.partition("output: ")[2] for message in site.messages() if "output" in message]
     assert outputs == [f"{what} 192.0.2.{n}" for what, n in (("open", 1), ("open", 3), ("close", 1), ("close", 3))]
 
 
@@ -201,35 +201,35 @@ REQUESTS = [  # what only a daemon sends that somebody has taken over
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=json.dumps)
-def test_a_request_of_another_form_ends_the_command_runner(house: House, request_: object) -> None:
-    house.config.write_text(SHELL.format(mark="x"))
-    house.load()
-    house.queue.run(HookRun("wake", HERE, "open"))
-    house.await_message("output: 192.0.2.7")
-    before = house.queue._runner
+def test_a_request_of_another_form_ends_the_command_runner(site: Site, request_: object) -> None:
+    site.config.write_text(SHELL.format(mark="x"))
+    site.load()
+    site.queue.run(HookRun("wake", HERE, "open"))
+    site.await_message("output: 192.0.2.7")
+    before = site.queue._runner
     before._socket.send(json.dumps(request_).encode())
-    house.await_message("the process that runs commands ended")
-    assert [message for message in house.messages() if "output" in message] == ["wake: output: 192.0.2.7"]
+    site.await_message("the process that runs commands ended")
+    assert [message for message in site.messages() if "output" in message] == ["wake: output: 192.0.2.7"]
     with pytest.raises(ChildProcessError):
         os.waitpid(before.pid, os.WNOHANG)
 
 
-def test_a_door_that_is_not_in_its_own_table_runs_nothing(house: House) -> None:
-    house.write("first")
-    house.load()
+def test_a_door_that_is_not_in_its_own_table_runs_nothing(site: Site) -> None:
+    site.write("first")
+    site.load()
     for door in ("sesame", "/bin/sh", "wake ", ""):
-        house.queue._runner.run(HookRun(door, HERE, "open"))
-    house.queue.run(HookRun("wake", HERE, "open"))
-    house.await_message("output: first 192.0.2.7")
-    assert sum("running" in message for message in house.messages()) == 1
+        site.queue._runner.run(HookRun(door, HERE, "open"))
+    site.queue.run(HookRun("wake", HERE, "open"))
+    site.await_message("output: first 192.0.2.7")
+    assert sum("running" in message for message in site.messages()) == 1
 
 
-def test_a_scope_id_in_an_address_reaches_no_command(house: House) -> None:
-    house.config.write_text(SHELL.format(mark="y"))
-    house.load()
-    house.queue.run(HookRun("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
-    house.await_message("output: fe80::1")
-    assert not any("uid=" in message for message in house.messages())
+def test_a_scope_id_in_an_address_reaches_no_command(site: Site) -> None:
+    site.config.write_text(SHELL.format(mark="y"))
+    site.load()
+    site.queue.run(HookRun("wake", ip_address("fe80::1%;id"), "open"))  # the daemon's own side writes it from bits
+    site.await_message("output: fe80::1")
+    assert not any("uid=" in message for message in site.messages())
 
 
 @pytest.mark.parametrize("raw", [b"", b"[", b"[" * 60_000, b"\xff", b"null", b'"open"'])

@@ -32,7 +32,7 @@ opens = ["22/tcp"]
 FLEET = '[fleet]\nname = "f"\nendpoints = ["http://127.0.0.1:2379"]\nplain = true\n'
 
 
-class House:
+class Site:
     """A good configuration with its files, and a state directory."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,35 +55,35 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    return House(tmp_path)
+    return Site(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda house: house.write('control_group = "nosuchgroup"'), 4),
-        (lambda house: house.signed.key_file.unlink(), 5),
-        (lambda house: house.signed.key_file.chmod(0o644), 5),
-        (lambda house: house.signed.key_file.write_text("none"), 5),
-        (lambda house: house.signed.keys_file.unlink(), 5),
-        (lambda house: house.signed.keys_file.chmod(0o666), 1),
-        (lambda house: house.config.chmod(0o666), 1),
-        (lambda house: house.write(more=f'{FLEET}user = "u"\npassword = "missing"'), 8),
-        (lambda house: house.write(more=FLEET.replace("http:", "https:") + 'ca = "missing"'), 8),
+        (lambda site: site.write('control_group = "nosuchgroup"'), 4),
+        (lambda site: site.signed.key_file.unlink(), 5),
+        (lambda site: site.signed.key_file.chmod(0o644), 5),
+        (lambda site: site.signed.key_file.write_text("none"), 5),
+        (lambda site: site.signed.keys_file.unlink(), 5),
+        (lambda site: site.signed.keys_file.chmod(0o666), 1),
+        (lambda site: site.config.chmod(0o666), 1),
+        (lambda site: site.write(more=f'{FLEET}user = "u"\npassword = "missing"'), 8),
+        (lambda site: site.write(more=FLEET.replace("http:", "https:") + 'ca = "missing"'), 8),
     ],
 )
 def test_the_check_and_the_daemon_refuse_the_same(
-    house: House, change: Callable[[House], object], line: int, capsys: pytest.CaptureFixture[str]
+    site: Site, change: Callable[[Site], object], line: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with own_namespace():
-        assert house.is_loaded()
-        assert main(["check", "-c", str(house.config)]) == 0
-        change(house)
-        assert not house.is_loaded()
+        assert site.is_loaded()
+        assert main(["check", "-c", str(site.config)]) == 0
+        change(site)
+        assert not site.is_loaded()
         capsys.readouterr()
-        assert main(["check", "-c", str(house.config), "--json"]) == 2
+        assert main(["check", "-c", str(site.config), "--json"]) == 2
     (fault,) = json.loads(capsys.readouterr().out)["faults"]
     assert fault["line"] == line
     assert fault["what"]
@@ -92,25 +92,25 @@ def test_the_check_and_the_daemon_refuse_the_same(
 
 @pytest.mark.parametrize(("has_unit", "status"), [(True, 2), (False, 0)])
 def test_a_file_that_the_units_user_cannot_read(
-    house: House, has_unit: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Site, has_unit: bool, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the unit starts it, the daemon refuses; started by root, it stays root."""
     monkeypatch.setattr(host_lookups, "runs_as_unit", lambda: has_unit)
     monkeypatch.setattr(host_lookups, "unreadable", lambda paths: ("doorward", paths[-1:]))
-    assert main(["check", "-c", str(house.config)]) == status
-    assert f"the user doorward cannot read {house.signed.keys_file}" in capsys.readouterr().err
+    assert main(["check", "-c", str(site.config)]) == status
+    assert f"the user doorward cannot read {site.signed.keys_file}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_files_are_read_with_the_rights_of_that_user(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_with_the_rights_of_that_user(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = privileges.Identity("nobody", 65534, 65534, (65534,))
     monkeypatch.setattr(privileges, "service_identity", lambda: nobody)
-    house.signed.key_file.chmod(0o600)
-    assert host_lookups.unreadable([Path("/etc/passwd"), house.signed.key_file]) == ("nobody", [house.signed.key_file])
+    site.signed.key_file.chmod(0o600)
+    assert host_lookups.unreadable([Path("/etc/passwd"), site.signed.key_file]) == ("nobody", [site.signed.key_file])
 
 
 def test_hooks_and_interfaces_that_are_not_there_are_warnings(
-    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program")
@@ -119,8 +119,8 @@ def test_hooks_and_interfaces_that_are_not_there_are_warnings(
         'on_open = ["/bin/sh", "-c", "date +%H%M%S; echo %IP% a%C3%A4b"]\n'
         'on_close = ["/nosuch/program", "%REASON%", "%Ip%"]'
     )
-    house.write(gate, door)
-    assert main(["check", "-c", str(house.config), "--json"]) == 0
+    site.write(gate, door)
+    assert main(["check", "-c", str(site.config), "--json"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     found = [(each["line"], each["what"]) for each in warnings if each["level"] == "warning"]
     words = ("'nosuch0'", "'wg*'", f"{plain} is not an executable file", "%ip%", "%DOOR%")

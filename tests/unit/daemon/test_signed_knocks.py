@@ -34,7 +34,7 @@ REPORT = VerifierReport(
 )
 
 
-class Desk:
+class Site:
     """A daemon whose verifier sends the knocks that a test wants, dated in milliseconds after a moment."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,122 +79,122 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    desk = Desk(tmp_path, monkeypatch)
-    yield desk
-    desk.end()
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    site = Site(tmp_path, monkeypatch)
+    yield site
+    site.end()
 
 
-def test_a_close_ends_its_signers_opening_and_later_opens_count(desk: Desk) -> None:
-    assert desk.take(desk.open(1)) == ["opened", "answered ada"]
-    assert desk.take(desk.close(2)) == ["closed", "answered ada"]
-    assert (desk.daemon.shows(), desk.daemon.has()) == ([], {})
-    assert desk.take(desk.open(2)) == ["refused"]
-    assert desk.signed.counts == {"closed": 1}
-    assert desk.take(desk.open(3)) == ["opened", "answered ada"]
-    assert desk.daemon.openings_recorded() == [("ssh", "192.0.2.7", "key ada"), ("ssh", "192.0.2.7", None)]
+def test_a_close_ends_its_signers_opening_and_later_opens_count(site: Site) -> None:
+    assert site.take(site.open(1)) == ["opened", "answered ada"]
+    assert site.take(site.close(2)) == ["closed", "answered ada"]
+    assert (site.daemon.shows(), site.daemon.has()) == ([], {})
+    assert site.take(site.open(2)) == ["refused"]
+    assert site.signed.counts == {"closed": 1}
+    assert site.take(site.open(3)) == ["opened", "answered ada"]
+    assert site.daemon.openings_recorded() == [("ssh", "192.0.2.7", "key ada"), ("ssh", "192.0.2.7", None)]
 
 
-def test_a_close_that_finds_nothing_is_logged_and_remembered(desk: Desk) -> None:
-    assert desk.take(desk.close(5)) == ["not_open"]
-    assert desk.take(desk.open(5)) == ["refused"]
-    desk.take(desk.open(6))
-    assert desk.take(desk.close(4)) == ["not_open"]
-    assert desk.daemon.shows() == [("ssh", "192.0.2.7")]
+def test_a_close_that_finds_nothing_is_logged_and_remembered(site: Site) -> None:
+    assert site.take(site.close(5)) == ["not_open"]
+    assert site.take(site.open(5)) == ["refused"]
+    site.take(site.open(6))
+    assert site.take(site.close(4)) == ["not_open"]
+    assert site.daemon.shows() == [("ssh", "192.0.2.7")]
 
 
-def test_a_close_touches_nothing_of_others(desk: Desk) -> None:
-    desk.take(desk.open(1), desk.open(1, "bob", for_s=30), desk.open(1, source=CAFE), desk.open(1, door="web"))
-    desk.daemon.ask("open", "ssh", "192.0.2.9")
-    assert desk.take(desk.close(2)) == ["released", "answered ada"]
-    assert [round(left_s) for entry, left_s in desk.daemon.has().items() if entry == E22] == [30]
-    assert len(desk.daemon.shows()) == 4
-    assert desk.take(desk.close(3, "bob")) == ["closed", "answered bob"]
-    assert sorted(desk.daemon.shows()) == [("ssh", "192.0.2.9"), ("ssh", "198.51.100.9"), ("web", "192.0.2.7")]
+def test_a_close_touches_nothing_of_others(site: Site) -> None:
+    site.take(site.open(1), site.open(1, "bob", for_s=30), site.open(1, source=CAFE), site.open(1, door="web"))
+    site.daemon.ask("open", "ssh", "192.0.2.9")
+    assert site.take(site.close(2)) == ["released", "answered ada"]
+    assert [round(left_s) for entry, left_s in site.daemon.has().items() if entry == E22] == [30]
+    assert len(site.daemon.shows()) == 4
+    assert site.take(site.close(3, "bob")) == ["closed", "answered bob"]
+    assert sorted(site.daemon.shows()) == [("ssh", "192.0.2.9"), ("ssh", "198.51.100.9"), ("web", "192.0.2.7")]
 
 
-def test_two_keys_of_one_name_are_two_signers(desk: Desk) -> None:
-    desk.take(desk.open(1))
-    assert desk.take(desk.close(2)._replace(signer=BOB)) == ["not_open"]
+def test_two_keys_of_one_name_are_two_signers(site: Site) -> None:
+    site.take(site.open(1))
+    assert site.take(site.close(2)._replace(signer=BOB)) == ["not_open"]
 
 
-def test_in_a_batch_the_order_of_arrival_counts(desk: Desk) -> None:
-    assert desk.take(desk.close(2), desk.open(1)) == ["refused", "not_open"]
-    assert desk.take(desk.open(3), desk.close(4), desk.open(3), desk.open(5))[-3:] == ["answered ada"] * 3
-    assert desk.daemon.shows() == [("ssh", "192.0.2.7")]
-    assert desk.daemon.has().keys() == {E22}
+def test_in_a_batch_the_order_of_arrival_counts(site: Site) -> None:
+    assert site.take(site.close(2), site.open(1)) == ["refused", "not_open"]
+    assert site.take(site.open(3), site.close(4), site.open(3), site.open(5))[-3:] == ["answered ada"] * 3
+    assert site.daemon.shows() == [("ssh", "192.0.2.7")]
+    assert site.daemon.has().keys() == {E22}
 
 
-def test_a_close_that_the_kernel_refuses_is_not_answered(desk: Desk) -> None:
-    desk.take(desk.open(1))
-    desk.daemon.firewall.stuck = True
-    assert desk.take(desk.close(2)) == ["refused"]
-    assert desk.daemon.shows() == [("ssh", "192.0.2.7")]
+def test_a_close_that_the_kernel_refuses_is_not_answered(site: Site) -> None:
+    site.take(site.open(1))
+    site.daemon.firewall.stuck = True
+    assert site.take(site.close(2)) == ["refused"]
+    assert site.daemon.shows() == [("ssh", "192.0.2.7")]
 
 
-def test_after_a_close_by_hand_an_older_knock_opens_nothing(desk: Desk) -> None:
-    desk.take(desk.open(0))
-    desk.daemon.ask("close", "ssh", "192.0.2.7")
-    assert desk.take(desk.open(1)) == ["refused"]
-    assert desk.take(desk.open(2000)) == ["opened", "answered ada"]
+def test_after_a_close_by_hand_an_older_knock_opens_nothing(site: Site) -> None:
+    site.take(site.open(0))
+    site.daemon.ask("close", "ssh", "192.0.2.7")
+    assert site.take(site.open(1)) == ["refused"]
+    assert site.take(site.open(2000)) == ["opened", "answered ada"]
 
 
-def test_a_close_that_was_claimed_before_a_kill_is_finished(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.take(desk.open(1), desk.open(1, "bob", source=CAFE))
-    monkeypatch.setattr(desk.signed, "_apply", lambda _: None)  # the kill
-    assert desk.take(desk.close(2), desk.close(0, "bob", CAFE)) == []
-    folder = desk.daemon.ledger.path.parent
+def test_a_close_that_was_claimed_before_a_kill_is_finished(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.take(site.open(1), site.open(1, "bob", source=CAFE))
+    monkeypatch.setattr(site.signed, "_apply", lambda _: None)  # the kill
+    assert site.take(site.close(2), site.close(0, "bob", CAFE)) == []
+    folder = site.daemon.ledger.path.parent
     with pytest.MonkeyPatch.context() as patch:
-        again = Desk(folder, patch)
+        again = Site(folder, patch)
         assert again.daemon.shows() == [("ssh", "198.51.100.9")]
         assert again.daemon.openings_recorded()[0] == ("ssh", "192.0.2.7", "key ada")
         again.end()
 
 
-def test_a_knock_that_completed_before_a_close_reads_the_sets_back(desk: Desk) -> None:
-    desk.take(desk.open(1))
-    assert not desk.daemon.openings.were_removed([E22])
-    desk.take(desk.close(2))
-    assert desk.daemon.openings.were_removed([E22])
+def test_a_knock_that_completed_before_a_close_reads_the_sets_back(site: Site) -> None:
+    site.take(site.open(1))
+    assert not site.daemon.openings.were_removed([E22])
+    site.take(site.close(2))
+    assert site.daemon.openings.were_removed([E22])
 
 
-def test_a_shared_door_is_closed_by_no_knock(desk: Desk) -> None:
-    desk.daemon.openings.doors = {"ssh": desk.daemon.doors["ssh"]._replace(shared=True)}
-    desk.take(desk.open(1))
-    close = desk.close(2)
-    assert desk.take(close) == ["refused"]
-    assert desk.signed.counts == {"close-unsupported": 1}
-    assert desk.daemon.ledger.seen.claim([PacketId(close.id, close.time_ms)]) == [""]  # it was not claimed
-    assert desk.daemon.shows() == [("ssh", "192.0.2.7")]
+def test_a_shared_door_is_closed_by_no_knock(site: Site) -> None:
+    site.daemon.openings.doors = {"ssh": site.daemon.doors["ssh"]._replace(shared=True)}
+    site.take(site.open(1))
+    close = site.close(2)
+    assert site.take(close) == ["refused"]
+    assert site.signed.counts == {"close-unsupported": 1}
+    assert site.daemon.ledger.seen.claim([PacketId(close.id, close.time_ms)]) == [""]  # it was not claimed
+    assert site.daemon.shows() == [("ssh", "192.0.2.7")]
 
 
-def test_holders_of_one_opening_are_bounded(desk: Desk) -> None:
-    knocks = [desk.open(1, f"key{number}") for number in range(MAX_HOLDERS + 1)]
-    assert desk.take(*knocks).count("refused") == 1
-    assert desk.signed.counts == {"quota": 1}
-    assert desk.take(desk.open(2, "key0")) == ["prolonged", "answered key0"]
+def test_holders_of_one_opening_are_bounded(site: Site) -> None:
+    knocks = [site.open(1, f"key{number}") for number in range(MAX_HOLDERS + 1)]
+    assert site.take(*knocks).count("refused") == 1
+    assert site.signed.counts == {"quota": 1}
+    assert site.take(site.open(2, "key0")) == ["prolonged", "answered key0"]
 
 
-def test_a_knock_for_a_door_that_a_reload_removed_is_rejected(desk: Desk) -> None:
-    assert desk.take(desk.open(1, door="gone"), desk.close(2, door="gone"), desk.open(1)) == [
+def test_a_knock_for_a_door_that_a_reload_removed_is_rejected(site: Site) -> None:
+    assert site.take(site.open(1, door="gone"), site.close(2, door="gone"), site.open(1)) == [
         *("refused", "refused", "opened"),
         "answered ada",
     ]
-    assert desk.signed.counts == {"door": 2}
+    assert site.signed.counts == {"door": 2}
 
 
 def test_a_key_that_knocks_without_end_does_not_use_up_the_replay_cache(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dated ahead, its knocks would soon be all that the replay cache has, and those of others too old for it."""
     monkeypatch.setattr(replay_cache, "KEPT_ROWS", 40)
     monkeypatch.setattr(replay_cache, "MAX_CLAIMS_PER_SIGNER", 10)
     monkeypatch.setattr(replay_cache, "_FORGET_EVERY", 1)
-    desk.signed._quotas = replay_cache.claim_quotas(60_000)
+    site.signed._quotas = replay_cache.claim_quotas(60_000)
     for _ in range(5):
-        desk.take(*(desk.open(59_000) for _ in range(10)))
-    assert desk.signed.counts == {"quota": 40}
-    assert desk.take(desk.open(0, "bob", CAFE)) == ["opened", "answered bob"]
+        site.take(*(site.open(59_000) for _ in range(10)))
+    assert site.signed.counts == {"quota": 40}
+    assert site.take(site.open(0, "bob", CAFE)) == ["opened", "answered bob"]
 
 
 class Endless:
@@ -215,11 +215,11 @@ def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
     daemon.close()
 
 
-def test_rejections_do_not_delay_a_knock(desk: Desk) -> None:
-    desk.signed._on_reports([REPORT, VerifierReport([desk.open(1)], [], {})])
-    logged = [json.loads(line)["event"] for line in desk.written.getvalue().splitlines()]
+def test_rejections_do_not_delay_a_knock(site: Site) -> None:
+    site.signed._on_reports([REPORT, VerifierReport([site.open(1)], [], {})])
+    logged = [json.loads(line)["event"] for line in site.written.getvalue().splitlines()]
     assert logged == ["opened"] + ["refused"] * 40
-    assert desk.signed.counts == {"key": 40}
+    assert site.signed.counts == {"key": 40}
 
 
 def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(

@@ -1,4 +1,4 @@
-"""What the verifier tells: its desk, with a judge of the test's own, and its messages."""
+"""What the verifier reports, with verdicts of the test's own, and its messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def grant(number: int = 0) -> ValidKnock:
 CLOSE = ValidKnock("ssh", GUEST, None, "laptop", bytes(12), bytes(16), 1_800_000_000_000)
 
 
-class Judging:
+class Authorizer:
     """Grants a G, an F from GUEST alone, closes for a C; refuses an R for good, and takes the rest for garbage."""
 
     def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
@@ -52,8 +52,8 @@ class Judging:
         return KnockRejection("clock", "is late") if packet.startswith(b"R") else KnockRejection("check")
 
 
-def desk() -> VerifierQueue:
-    return VerifierQueue(Judging())  # type: ignore[arg-type]
+def queue() -> VerifierQueue:
+    return VerifierQueue(Authorizer())  # type: ignore[arg-type]
 
 
 def packet(kind: str, number: int = 0) -> LoggedDatagram:
@@ -62,11 +62,11 @@ def packet(kind: str, number: int = 0) -> LoggedDatagram:
 
 
 def test_grants_are_reported_at_once() -> None:
-    assert desk().run([packet("G")], WALL_S, 0.0) == [VerifierReport([grant()], [], {})]
+    assert queue().run([packet("G")], WALL_S, 0.0) == [VerifierReport([grant()], [], {})]
 
 
 def test_garbage_is_only_counted_and_reported_once_per_second() -> None:
-    here = desk()
+    here = queue()
     assert here.run([packet("x", number) for number in range(5)], WALL_S, 10.0) == [
         VerifierReport([], [], {"check": 5})
     ]
@@ -76,7 +76,7 @@ def test_garbage_is_only_counted_and_reported_once_per_second() -> None:
 
 
 def test_copy_is_not_granted_again() -> None:
-    here = desk()
+    here = queue()
     here.run([packet("G"), packet("R")], WALL_S, 0.0)
     (report,) = here.run([packet("G"), packet("R"), packet("G")], WALL_S, 5.0)
     assert report.knocks == []
@@ -84,7 +84,7 @@ def test_copy_is_not_granted_again() -> None:
 
 
 def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
-    here, real = desk(), packet("F")
+    here, real = queue(), packet("F")
     copy = real._replace(udp=real.udp._replace(source=ip_address("203.0.113.9").packed))
     (report,) = here.run([copy, copy, real, copy, real], WALL_S, 0.0)
     assert report.knocks == [grant()]
@@ -93,39 +93,39 @@ def test_a_copy_from_a_forbidden_place_does_not_spoil_the_packet() -> None:
 
 def test_openings_and_closings_keep_their_order() -> None:
     packets = [packet("G", 0), packet("C", 1), packet("G", 2)]
-    assert desk().run(packets, WALL_S, 0.0) == [VerifierReport([grant(), CLOSE, grant()], [], {})]
+    assert queue().run(packets, WALL_S, 0.0) == [VerifierReport([grant(), CLOSE, grant()], [], {})]
 
 
 def test_garbage_is_not_remembered() -> None:
-    here = desk()
+    here = queue()
     here.run([packet("x")] * 3, WALL_S, 3.0)
     assert here.run([packet("x")], WALL_S, 5.0)[0].counts == {"check": 1}
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifier, "MAX_REMEMBERED", 10)
-    here = desk()
+    here = queue()
     here.run([packet("R", number) for number in range(11)], WALL_S, 0.0)
     (report,) = here.run([packet("R", 0), packet("R", 10)], WALL_S, 5.0)
     assert [telling.refused.reason for telling in report.refused] == ["clock", "repeated"]
 
 
 def test_rejections_are_reported_up_to_a_limit_and_all_counted() -> None:
-    reports = desk().run([packet("R", number) for number in range(1000)], WALL_S, 0.0)
+    reports = queue().run([packet("R", number) for number in range(1000)], WALL_S, 0.0)
     assert sum(len(report.refused) for report in reports) == REJECTIONS_AT_ONCE
     assert reports[0].counts == {"clock": 1000}
     assert all(len(pack_report(report)) < 1 << 17 for report in reports)
 
 
 def test_many_knocks_are_reported_in_several_messages() -> None:
-    reports = desk().run([packet("G", number) for number in range(250)], WALL_S, 0.0)
+    reports = queue().run([packet("G", number) for number in range(250)], WALL_S, 0.0)
     assert [len(report.knocks) for report in reports] == [36] * 6 + [34]
 
 
 def test_untrusted_text_always_fits_in_a_message() -> None:
     """A certificate's names are its maker's, and a message that does not fit would end the verifier."""
     wide = "\U0001f600" * 500
-    here = VerifierQueue(Judging())  # type: ignore[arg-type]
+    here = VerifierQueue(Authorizer())  # type: ignore[arg-type]
     knock = grant()._replace(
         door="d" * 64,
         key=wide[:145],
@@ -147,7 +147,7 @@ def test_untrusted_text_always_fits_in_a_message() -> None:
 
 
 def test_a_log_that_lost_some_is_counted() -> None:
-    assert desk().run(None, WALL_S, 1.0) == [VerifierReport([], [], {"lost": 1})]
+    assert queue().run(None, WALL_S, 1.0) == [VerifierReport([], [], {"lost": 1})]
 
 
 def test_a_message_is_read_as_it_was_packed() -> None:
@@ -204,12 +204,12 @@ OTHER = bytes(12)
 
 def browser_desk() -> VerifierQueue:
     """Grants a G that wants a confirmation, and rejects as above."""
-    here = VerifierQueue(Judging(), is_for_browsers=True)  # type: ignore[arg-type]
-    judge = here._judge.authorize
+    here = VerifierQueue(Authorizer(), is_for_browsers=True)  # type: ignore[arg-type]
+    real = here._judge.authorize
 
     def authorize(packet: bytes, source: bytes, now_ms: int) -> Verdict:
         assert len(packet) == 190
-        verdict = judge(packet, source, now_ms)
+        verdict = real(packet, source, now_ms)
         return verdict._replace(reply=SECRET) if isinstance(verdict, ValidKnock) else verdict
 
     here._judge.authorize = authorize  # type: ignore[method-assign]
@@ -294,7 +294,7 @@ def test_garbage_in_frames_is_only_counted() -> None:
 
 
 def test_without_browser_a_frame_is_a_packet_as_any_other() -> None:
-    (report,) = desk().run([frame()], WALL_S, 1.0)
+    (report,) = queue().run([frame()], WALL_S, 1.0)
     assert report == VerifierReport([], [], {"check": 1})
 
 

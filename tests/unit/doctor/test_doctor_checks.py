@@ -32,11 +32,11 @@ from tests.support.doctor_facts import FILTER, NETWORK, SESSION, SSH, STATUS, TO
 KNOCKED = '[doors.a]\nknock = ["7000/tcp", "9000/tcp", "8000/tcp"]\nopens = ["22/tcp"]\n'
 BY_HAND = '[doors.a]\nopens = ["22/tcp"]\n'
 ELSEWHERE = '[doors.a]\nopens = ["80/tcp"]\n'
-Judge = Any
+Check = Any
 
 
-def findings(judge: Judge, text: str, facts: Facts) -> list[Problem]:
-    return list(judge("/f", parse(text, "/f"), facts))
+def findings(check: Check, text: str, facts: Facts) -> list[Problem]:
+    return list(check("/f", parse(text, "/f"), facts))
 
 
 def gate(settings: str, doors: str = KNOCKED) -> str:
@@ -121,10 +121,10 @@ def test_console_checks_the_ssh_port_if_it_listens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("judge", "count"), [(lockout.check, 1), (firewalls.check, 0), (bypasses.check, 0), (running.check, 3)]
+    ("check", "count"), [(lockout.check, 1), (firewalls.check, 0), (bypasses.check, 0), (running.check, 3)]
 )
-def test_healthy_host_has_only_ok_findings(judge: Judge, count: int) -> None:
-    assert [found.level for found in findings(judge, KNOCKED, WELL)] == [Level.OK] * count
+def test_healthy_host_has_only_ok_findings(check: Check, count: int) -> None:
+    assert [found.level for found in findings(check, KNOCKED, WELL)] == [Level.OK] * count
 
 
 @pytest.mark.parametrize(

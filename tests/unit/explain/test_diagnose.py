@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.support.captures import CLIENT, SERVER, concluded, explained, house, script
+from tests.support.captures import CLIENT, SERVER, compiled, concluded, explained, script
 
-CONFIG = house("""
+CONFIG = compiled("""
 [gate]
 public = ["80/tcp"]
 [doors.ssh]
@@ -377,11 +377,11 @@ def test_gate_settings(gate: str, text: str, kind: str) -> None:
     knock = ["7101/tcp", "7102/tcp"]
     opens = ["23/tcp"]
     """
-    assert concluded(house(f"[gate]\n{gate}\n{doors}"), script(text)).fault.kind == kind
+    assert concluded(compiled(f"[gate]\n{gate}\n{doors}"), script(text)).fault.kind == kind
 
 
 def test_doors_with_shared_prefix_or_port() -> None:
-    shared = house("""
+    shared = compiled("""
     [doors.a]
     knock = ["1001/tcp", "1002/tcp", "1003/tcp"]
     opens = ["21/tcp"]

@@ -17,9 +17,9 @@ from doorward.explain.summary import rows
 from doorward.packets.datalink import NetworkPacket
 from doorward.packets.decode import decode_flow
 from doorward.packets.pcap import CapturedFrame
-from tests.support.captures import BEGAN_NS, CLIENT, SERVER, explained, house, recorded, script
+from tests.support.captures import BEGAN_NS, CLIENT, SERVER, compiled, explained, recorded, script
 
-CONFIG = house("""
+CONFIG = compiled("""
 [gate]
 public = ["80/tcp"]
 [doors.ssh]
@@ -174,7 +174,7 @@ def test_packet_rows() -> None:
 
 
 def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
-    signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\n')
+    signing = compiled('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\n')
     (summary,) = explained(signing, script("0 22/tcp; 1 62201/udp; 2 22/tcp"), [SERVER]).sources
     before, _, after = [row.meaning for row in rows(signing, summary.trace)]
     assert before == "dropped: ssh is closed"
@@ -183,14 +183,14 @@ def test_a_signed_knock_may_have_opened_what_comes_after_it() -> None:
 
 @pytest.mark.parametrize(("signed", "is_advised"), [("[signed]\n", True), ("", False)])
 def test_door_without_a_sequence_needs_a_signed_knock(signed: str, is_advised: bool) -> None:
-    hidden = house(f'[doors.ssh]\nopens = ["22/tcp"]\n{signed}')
+    hidden = compiled(f'[doors.ssh]\nopens = ["22/tcp"]\n{signed}')
     (summary,) = explained(hidden, script("0 22/tcp"), [SERVER]).sources
     assert summary.diagnosis.fault.kind == "no_knock"
     assert ("signed knock" in summary.diagnosis.fault.remedy) is is_advised
 
 
 def test_each_port_for_signed_knocks_counts() -> None:
-    signing = house('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\nport = ["62201/udp", "443/udp"]\n')
+    signing = compiled('[doors.ssh]\nopens = ["22/tcp"]\n[signed]\nport = ["62201/udp", "443/udp"]\n')
     (summary,) = explained(signing, script("0 443/udp; 1 62201/udp; 2 443/udp"), [SERVER]).sources
     assert summary.diagnosis.fault.what.startswith("it sent to 443/udp, 62201/udp, for signed knocks")
 
@@ -200,7 +200,7 @@ def test_packet_rows_with_many_doors() -> None:
         f'[doors.d{n}]\nknock = ["1001/tcp", "1002/tcp", "{2000 + n}/tcp"]\nopens = ["{3000 + n}/tcp"]\n'
         for n in range(6)
     )
-    many = house(doors + '[doors.short]\nknock = ["1001/tcp", "1002/tcp"]\non_open = ["/bin/true"]\n')
+    many = compiled(doors + '[doors.short]\nknock = ["1001/tcp", "1002/tcp"]\non_open = ["/bin/true"]\n')
     (summary,) = explained(many, script("0 1001/tcp; 1 1002/tcp; 2 2003/tcp; 3 9/udp"), [SERVER]).sources
     assert [(row.meaning, row.state) for row in rows(many, summary.trace)] == [
         ("knock 1 for d0, d1, d2 and 4 more", "d0 1/3 +6"),

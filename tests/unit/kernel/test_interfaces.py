@@ -13,7 +13,7 @@ import pytest
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.lab.namespace import ip
 from doorward.model import Address
-from tests.support.knockd import until
+from tests.support.daemon import until
 from tests.support.processes import own_namespace
 
 pytestmark = pytest.mark.netns

@@ -39,7 +39,7 @@ DOORS = {"ssh": 30_000, "db": 60_000}
 SOURCE, OTHER = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 
 
-def judge(
+def allowing(
     *lines: str, server: PrivateKey = SERVER, gate: str | None = None, sharing: FleetScope | None = None
 ) -> PacketAuthorizer:
     keys, faults = parse("".join(f"{line}\n" for line in lines), "authorized_keys")
@@ -103,8 +103,8 @@ def test_the_examples_are_accepted_in_time_and_from_their_keys_only(example: dic
     line = f'addresses="203.0.113.0/24" {line_of(example)}' if request.asked else line_of(example)
     line = line.replace('" cert', '",cert')
     now_ms = request.time_ms + 59_000
-    judging = judge(line, server=server, gate="home")
-    verdict = judging.authorize(packet, SOURCE.packed, now_ms)
+    authorizer = allowing(line, server=server, gate="home")
+    verdict = authorizer.authorize(packet, SOURCE.packed, now_ms)
     if request.flags & ONCE:
         assert rejection(verdict).reason == "once-unsupported"
     else:
@@ -114,8 +114,11 @@ def test_the_examples_are_accepted_in_time_and_from_their_keys_only(example: dic
         assert verdict.id.hex() == example["number"] == message_number(body).hex()
         wanted = example["reply_secret"] if request.flags & CONFIRM else None
         assert (verdict.reply and verdict.reply.hex()) == wanted
-    assert rejection(judging.authorize(packet, SOURCE.packed, now_ms + 2000)).reason == "clock"
-    for another in (judge(Signer().line, server=server, gate="home"), judge(server=server, gate="home")):
+    assert rejection(authorizer.authorize(packet, SOURCE.packed, now_ms + 2000)).reason == "clock"
+    for another in (
+        allowing(Signer().line, server=server, gate="home"),
+        allowing(server=server, gate="home"),
+    ):
         assert rejection(another.authorize(packet, SOURCE.packed, now_ms)).reason == "key"
 
 
@@ -131,8 +134,8 @@ def test_the_examples_are_accepted_in_time_and_from_their_keys_only(example: dic
 )
 def test_the_examples_that_are_rejected(name: str, reason: str, words: str) -> None:
     packet = bytes.fromhex(VECTORS["refused_packets"][name])
-    judging = judge(*dict.fromkeys(map(line_of, VECTORS["packets"][:1])), gate="home")
-    verdict = rejection(judging.authorize(packet, SOURCE.packed, 1_796_000_000_123))
+    authorizer = allowing(*dict.fromkeys(map(line_of, VECTORS["packets"][:1])), gate="home")
+    verdict = rejection(authorizer.authorize(packet, SOURCE.packed, 1_796_000_000_123))
     assert (verdict.reason, verdict.words[: len(words)]) == (reason, words)
 
 
@@ -142,9 +145,9 @@ def test_the_examples_that_are_rejected(name: str, reason: str, words: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_key_opens_and_closes(kind: str) -> None:
     opening = fresh(kind)
-    valid(judge(opening.line).authorize(opening.packet, SOURCE.packed, TIME_MS))
+    valid(allowing(opening.line).authorize(opening.packet, SOURCE.packed, TIME_MS))
     closing = fresh(kind, flags=CLOSE)
-    valid(judge(closing.line).authorize(closing.packet, SOURCE.packed, TIME_MS), is_close=True)
+    valid(allowing(closing.line).authorize(closing.packet, SOURCE.packed, TIME_MS), is_close=True)
 
 
 @pytest.mark.skipif(HYBRID not in SUITES_HERE, reason="cryptography is too old")
@@ -153,52 +156,52 @@ def test_the_hybrid_takes_every_kind_that_fits(kind: str) -> None:
     server = PrivateKey(HYBRID, bytes(range(96)))
     example = fresh(kind, server)
     assert len(example.packet) == 1372
-    verdict = judge(example.line, server=server).authorize(example.packet, SOURCE.packed, TIME_MS)
+    verdict = allowing(example.line, server=server).authorize(example.packet, SOURCE.packed, TIME_MS)
     verdict = valid(verdict)
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa256", "ecdsa384", "certificate"])
 def test_any_changed_bit_of_a_plaintext_is_rejected(kind: str) -> None:
     example = fresh(kind)
-    judging, opener = judge(example.line), Decryptor(SERVER)
+    authorizer, opener = allowing(example.line), Decryptor(SERVER)
     plaintext = bytearray(opener.open(example.packet))
     for at in range(8 * len(plaintext)):
         plaintext[at // 8] ^= 1 << at % 8
-        judging._decryptor.open = lambda packet: bytes(plaintext)  # type: ignore[method-assign]
-        assert isinstance(judging.authorize(example.packet, SOURCE.packed, TIME_MS), KnockRejection), at
+        authorizer._decryptor.open = lambda packet: bytes(plaintext)  # type: ignore[method-assign]
+        assert isinstance(authorizer.authorize(example.packet, SOURCE.packed, TIME_MS), KnockRejection), at
         plaintext[at // 8] ^= 1 << at % 8
-    judging._decryptor.open = lambda packet: bytes(plaintext)  # type: ignore[method-assign]
-    valid(judging.authorize(example.packet, SOURCE.packed, TIME_MS))
+    authorizer._decryptor.open = lambda packet: bytes(plaintext)  # type: ignore[method-assign]
+    valid(authorizer.authorize(example.packet, SOURCE.packed, TIME_MS))
 
 
 def test_any_changed_bit_and_any_other_length_of_a_packet_is_garbage() -> None:
     example = fresh("ed25519")
-    judging = judge(example.line)
+    authorizer = allowing(example.line)
     for at in range(8 * len(example.packet)):
         changed = bytearray(example.packet)
         changed[at // 8] ^= 1 << at % 8
-        assert rejection(judging.authorize(bytes(changed), SOURCE.packed, TIME_MS)).reason == "check"
+        assert rejection(authorizer.authorize(bytes(changed), SOURCE.packed, TIME_MS)).reason == "check"
     for length in range(1500):
         packet = (example.packet + bytes(1500))[:length]
         if length != len(example.packet):
             reason = "check" if length in X25519.lengths else "length"
-            assert rejection(judging.authorize(packet, SOURCE.packed, TIME_MS)).reason == reason
+            assert rejection(authorizer.authorize(packet, SOURCE.packed, TIME_MS)).reason == reason
 
 
 def test_any_changed_bit_behind_a_valid_check_is_rejected() -> None:
     example = fresh("ecdsa256")
-    judging, keyed = judge(example.line), keyed_check(SERVER.public)
+    authorizer, keyed = allowing(example.line), keyed_check(SERVER.public)
     for at in range(8 * 16, 8 * len(example.packet)):
         changed = bytearray(example.packet)
         changed[at // 8] ^= 1 << at % 8
         changed[:16] = check(keyed, bytes(changed[16:]))
-        assert rejection(judging.authorize(bytes(changed), SOURCE.packed, TIME_MS)).reason == "sealed"
+        assert rejection(authorizer.authorize(bytes(changed), SOURCE.packed, TIME_MS)).reason == "sealed"
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa256", "ecdsa384"])
 def test_a_signature_in_another_form_or_packet_is_rejected(kind: str) -> None:
     example = fresh(kind)
-    judging = judge(example.line)
+    authorizer = allowing(example.line)
     message = parse_plaintext(Decryptor(SERVER).open(example.packet))
     signature = message.signature
     if message.is_raw:
@@ -206,16 +209,17 @@ def test_a_signature_in_another_form_or_packet_is_rejected(kind: str) -> None:
         signature = expand_signature(parse_public_key(blob).kind, signature)
     for length in {448, 1368} - {len(example.packet)}:
         packet = sealed(SERVER, message.body, signature, length)
-        verdict = rejection(judging.authorize(packet, SOURCE.packed, TIME_MS))
+        verdict = rejection(authorizer.authorize(packet, SOURCE.packed, TIME_MS))
         assert (verdict.reason, "belongs" in verdict.words) == ("sealed", True)
     if message.is_raw:
         for length in (448, 1368):
             packet = sealed(SERVER, message.body, message.signature, length)
-            assert isinstance(judging.authorize(packet, SOURCE.packed, TIME_MS), KnockRejection)
+            assert isinstance(authorizer.authorize(packet, SOURCE.packed, TIME_MS), KnockRejection)
     else:
         packet = sealed(SERVER, message.body, bytes(64))
         assert (
-            "a raw signature, which a key of kind" in rejection(judging.authorize(packet, SOURCE.packed, TIME_MS)).words
+            "a raw signature, which a key of kind"
+            in rejection(authorizer.authorize(packet, SOURCE.packed, TIME_MS)).words
         )
 
 
@@ -233,7 +237,7 @@ def test_certificate_is_compared_with_the_signer_before_it_is_parsed(monkeypatch
     message = parse_plaintext(Decryptor(SERVER).open(example.packet))
     packet = sealed(SERVER, message.body, message.signature, 1368, other)
     monkeypatch.setattr("doorward.signed.authorized_keys.parse_certificate", None)
-    verdict = rejection(judge(example.line).authorize(packet, SOURCE.packed, TIME_MS))
+    verdict = rejection(allowing(example.line).authorize(packet, SOURCE.packed, TIME_MS))
     assert (verdict.reason, verdict.words) == ("sealed", "a certificate that is not the signer")
 
 
@@ -245,7 +249,7 @@ NOW_MS = 1_800_000_000_000
 
 def verdict(line: str = "", *, door: str = "ssh", **fields: Any) -> Verdict:
     packet = LAPTOP.packet(SERVER, door, **{"time_ms": NOW_MS, **fields})
-    return judge(f"{line} {LAPTOP.line}".strip()).authorize(packet, SOURCE.packed, NOW_MS)
+    return allowing(f"{line} {LAPTOP.line}".strip()).authorize(packet, SOURCE.packed, NOW_MS)
 
 
 def refusal(line: str = "", **fields: Any) -> tuple[str, str]:
@@ -298,7 +302,7 @@ def test_renewed_certificate_is_the_same_signer() -> None:
 def test_confirmation_is_prepared_only_if_it_is_wanted() -> None:
     for flags in (CONFIRM, CONFIRM | CLOSE):
         packet = LAPTOP.packet(SERVER, flags=flags, time_ms=NOW_MS)
-        found = judge(LAPTOP.line).authorize(packet, SOURCE.packed, NOW_MS)
+        found = allowing(LAPTOP.line).authorize(packet, SOURCE.packed, NOW_MS)
         assert not isinstance(found, KnockRejection)
         assert found.reply == reply_secret(packet[:16], Decryptor(SERVER).open(packet))
     without = verdict()
@@ -309,21 +313,21 @@ def test_confirmation_is_prepared_only_if_it_is_wanted() -> None:
 def test_named_gate_accepts_packets_with_its_name() -> None:
     def refused(packet_for: str, gate: str | None) -> tuple[str, str]:
         packet = LAPTOP.packet(SERVER, gate=packet_for, time_ms=NOW_MS)
-        found = rejection(judge(LAPTOP.line, gate=gate).authorize(packet, SOURCE.packed, NOW_MS))
+        found = rejection(allowing(LAPTOP.line, gate=gate).authorize(packet, SOURCE.packed, NOW_MS))
         return found.reason, found.words
 
     packet = LAPTOP.packet(SERVER, gate="edge", time_ms=NOW_MS)
-    valid(judge(LAPTOP.line, gate="edge").authorize(packet, SOURCE.packed, NOW_MS))
+    valid(allowing(LAPTOP.line, gate="edge").authorize(packet, SOURCE.packed, NOW_MS))
     for gate in (None, "other"):
         assert refused("edge", gate) == ("door", "key laptop requested an unknown door, or a door of another gate")
     assert refused("", "other") == ("gate", "the packet names no gate, and this one is 'other'")
 
 
 def test_shared_doors_accept_packets_for_the_fleet() -> None:
-    judging = judge(LAPTOP.line, gate="edge", sharing=FleetScope("offices", frozenset({"ssh"})))
+    authorizer = allowing(LAPTOP.line, gate="edge", sharing=FleetScope("offices", frozenset({"ssh"})))
 
     def found(door: str, gate: str) -> Verdict:
-        return judging.authorize(LAPTOP.packet(SERVER, door, gate=gate, time_ms=NOW_MS), SOURCE.packed, NOW_MS)
+        return authorizer.authorize(LAPTOP.packet(SERVER, door, gate=gate, time_ms=NOW_MS), SOURCE.packed, NOW_MS)
 
     for door, gate, is_shared in (("ssh", "offices", True), ("ssh", "edge", False), ("db", "edge", False)):
         granted = found(door, gate)
@@ -346,7 +350,7 @@ def test_shared_doors_accept_packets_for_the_fleet() -> None:
 def test_clock_offset_text(off_ms: int, says: str) -> None:
     request = LAPTOP.request()
     packet = LAPTOP.packet(SERVER, time_ms=request.time_ms + off_ms)
-    found = judge(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms)
+    found = allowing(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms)
     assert isinstance(found, KnockRejection)
     assert found.words == f"the packet from key laptop is {says}; correct the client's clock"
 
@@ -356,7 +360,7 @@ def test_packets_outside_the_window_are_rejected(off_ms: int) -> None:
     """The replay cache relies on it: nothing dated later than the window ahead was ever accepted."""
     signer, now_ms = Signer(), 1_800_000_000_000
     packet = signer.packet(SERVER, time_ms=now_ms + off_ms)
-    verdict = judge(signer.line).authorize(packet, SOURCE.packed, now_ms)
+    verdict = allowing(signer.line).authorize(packet, SOURCE.packed, now_ms)
     assert isinstance(verdict, ValidKnock) == (abs(off_ms) <= 60_000)
 
 
@@ -364,7 +368,7 @@ def test_signature_by_another_key_or_over_other_text_is_rejected() -> None:
     request = LAPTOP.request()
     body, changed = pack_body(request), pack_body(request._replace(target=target_hash("", "db")))
     for signature in (Signer().sign(SERVER, body), LAPTOP.sign(SERVER, changed), b"", b"junk"):
-        found = judge(LAPTOP.line).authorize(sealed(SERVER, body, signature), SOURCE.packed, request.time_ms)
+        found = allowing(LAPTOP.line).authorize(sealed(SERVER, body, signature), SOURCE.packed, request.time_ms)
         assert isinstance(found, KnockRejection)
         assert found.reason == "signature"
 
@@ -374,7 +378,9 @@ def test_packet_resealed_from_another_server_is_rejected() -> None:
     other = PrivateKey(X25519, bytes(32 - 1) + b"\7")
     request = LAPTOP.request()
     body = pack_body(request)
-    found = judge(LAPTOP.line).authorize(sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE.packed, request.time_ms)
+    found = allowing(LAPTOP.line).authorize(
+        sealed(SERVER, body, LAPTOP.sign(other, body)), SOURCE.packed, request.time_ms
+    )
     assert isinstance(found, KnockRejection)
     assert found.reason == "signature"
 
@@ -384,6 +390,6 @@ def test_same_body_has_the_same_replay_id() -> None:
     body = pack_body(request)
     signature = LAPTOP.sign(SERVER, body)
     packets = [sealed(SERVER, body, signature) for _ in range(2)]
-    found = [judge(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms) for packet in packets]
+    found = [allowing(LAPTOP.line).authorize(packet, SOURCE.packed, request.time_ms) for packet in packets]
     assert packets[0] != packets[1]
     assert found[0] == found[1]
