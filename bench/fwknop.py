@@ -55,25 +55,43 @@ class Peer(NamedTuple):
 
     def packet(self, source: str) -> bytes:
         """Have fwknop's client make a packet that opens port 22 for `source`."""
-        with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
-            saved = Path(folder, "packet")
-            words = ["--test", "--save-packet", saved, "--access", "tcp/22", "--allow-ip", source]
-            words += ["--destination", self.server, "--key-base64-rijndael", self.secret.key]
-            words += ["--key-base64-hmac", self.secret.hmac, "--use-hmac"]
-            words += ["--no-rc-file", "--no-home-dir", "--no-save-args", "--save-args-file", Path(folder, "args")]
-            subprocess.run(["fwknop", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-            return saved.read_bytes().strip()
+        return client_packet(self.secret, self.server, source)
+
+
+def client_packet(secret: Secret, server: str, source: str) -> bytes:
+    """Have fwknop's client make a packet that opens port 22 for `source`."""
+    with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
+        saved = Path(folder, "packet")
+        words = ["--test", "--save-packet", saved, "--access", "tcp/22", "--allow-ip", source]
+        words += ["--destination", server, "--key-base64-rijndael", secret.key]
+        words += ["--key-base64-hmac", secret.hmac, "--use-hmac"]
+        words += ["--no-rc-file", "--no-home-dir", "--no-save-args", "--save-args-file", Path(folder, "args")]
+        subprocess.run(["fwknop", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+        return saved.read_bytes().strip()
+
+
+def secrets_for(stanzas: int) -> list[Secret]:
+    """Make the keys of so many stanzas."""
+    return [Secret(_random_base64(32), _random_base64(64)) for _ in range(stanzas)]
 
 
 @contextmanager
 def fwknopd(lab: Lab, *, udp_server: bool, stanzas: int = 1) -> Iterator[Peer]:
+    """Run fwknopd with so many stanzas."""
+    shared = secrets_for(stanzas)
+    access = "".join(STANZA.format(key=key, hmac=hmac, seconds=OPEN_S) for key, hmac in shared)
+    with running(lab, access, udp_server=udp_server) as daemon:
+        yield Peer(daemon, shared[-1], str(lab.server.ipv4))
+
+
+@contextmanager
+def running(lab: Lab, access: str, *, udp_server: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Run fwknopd behind iptables that drop all but it lets in; it listens inside, by libpcap or by a UDP socket."""
     lab.server.run(["iptables-restore"], stdin=FILTER.format(server=UDP_SERVER if udp_server else ""))
-    shared = [Secret(_random_base64(32), _random_base64(64)) for _ in range(stanzas)]
     with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
         files = {
             "fwknopd.conf": CONFIGURATION.format(interface=lab.server.interface),
-            "access.conf": "".join(STANZA.format(key=key, hmac=hmac, seconds=OPEN_S) for key, hmac in shared),
+            "access.conf": access,
         }
         for name, text in files.items():
             path = Path(folder, name)
@@ -87,7 +105,7 @@ def fwknopd(lab: Lab, *, udp_server: bool, stanzas: int = 1) -> Iterator[Peer]:
             )
         _await_start(daemon, Path(folder, "log"), udp_server=udp_server)
         try:
-            yield Peer(daemon, shared[-1], str(lab.server.ipv4))
+            yield daemon
         finally:
             daemon.terminate()
             daemon.wait(PATIENCE_S)

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from bench.fwknop import Secret
 from doorward.signed.envelope import CHECK_BYTES, RANDOM_BYTES, check, keyed_check, seal
 from doorward.signed.message import (
     NONCE_BYTES,
@@ -80,6 +81,24 @@ class Keys:
         """Make garbage with a right check: what who knows the server's public key can send, and has no key."""
         sealed = garbage(count, RAW_BYTES - CHECK_BYTES)
         return [check(self._checked_by, each) + each for each in sealed]
+
+
+class FwknopKeys(Keys):
+    """The same, and stanzas of fwknop's beside them."""
+
+    def __init__(self, shared: list[Secret]) -> None:
+        super().__init__()
+        self._shared = shared
+
+    def write(self, folder: Path, authorized: int = SIGNERS) -> None:
+        """Write what the daemon reads."""
+        super().write(folder, authorized)
+        with (folder / "doorward.toml").open("a") as file:
+            file.write("[fwknop]\n")
+            file.writelines(f'[fwknop.stanzas.s{n}]\ndoors = ["{DOOR}"]\n' for n in range(len(self._shared)))
+        keys = folder / "fwknop.keys"
+        keys.touch(0o600)
+        keys.write_text("".join(f"s{n} {key} {hmac}\n" for n, (key, hmac) in enumerate(self._shared)))
 
 
 def garbage(count: int, size: int = RAW_BYTES) -> list[bytes]:

@@ -10,7 +10,7 @@ from statistics import median
 
 from bench import fwknop, signed_siege
 from bench.datagrams import Stream, pouring
-from bench.knocks import PORT, SIGNERS, Keys, garbage
+from bench.knocks import PORT, SIGNERS, FwknopKeys, Keys, garbage
 from bench.reach import EACH_S, Service, reach_ms
 from bench.rig import PATIENCE_S, run_s
 from bench.signed_server import Refused, Server, idle, serving
@@ -25,12 +25,14 @@ MANY_KEYS = 10_000
 GARBAGE_S, GARBAGE_KINDS = 5.0, 16_384
 RANDOM_SOURCES = 1 << 18  # at 50,000/s one comes again after five seconds, when no limit remembers it
 STANZAS = 1_000
+GARBAGE_PPS = 100  # less than the gate's budget for so many stanzas
 PEER_S, PEER_PPS, PEER_STANZAS_PPS = 3.0, 5_000, 30
 
 
 def rows(runs: int) -> list[Row]:
     """Measure it all, in about five minutes."""
-    return [*latency(runs), *valid(), *many_keys(runs), *refusals(), *peer_costs(), *signed_siege.rows()]
+    own = [*latency(runs), *valid(), *many_keys(runs), *refusals()]
+    return [*own, *peer_costs(), *fwknop_packets(runs), *signed_siege.rows()]
 
 
 def latency(runs: int) -> list[Row]:
@@ -41,18 +43,11 @@ def latency(runs: int) -> list[Row]:
         by_pcap = stack.enter_context(fwknop.fwknopd(sniffing, udp_server=False))
         by_udp = stack.enter_context(fwknop.fwknopd(listening, udp_server=True))
 
-        def measure(lab: Lab, packet: Callable[[str], bytes]) -> Callable[[], float]:
-            lab.server.start_greeter(22)
-            sources = [f"198.51.100.{n}" for n in range(10, 10 + KNOCKS * runs)]
-            lab.client.add_addresses(sources)
-            fresh, service = iter(sources), Service(str(lab.server.ipv4), PORT)
-            return lambda: median(_took_ms(lab, service, next(fresh), packet) for _ in range(KNOCKS))
-
         times = alternate(
             {
-                "doorward": measure(ours, lambda _: server.keys.packet()),
-                "pcap": measure(sniffing, by_pcap.packet),
-                "udp": measure(listening, by_udp.packet),
+                "doorward": _knocks(ours, lambda _: server.keys.packet(), runs),
+                "pcap": _knocks(sniffing, by_pcap.packet, runs),
+                "udp": _knocks(listening, by_udp.packet, runs),
             },
             runs,
         )
@@ -62,6 +57,15 @@ def latency(runs: int) -> list[Row]:
         Row(f"{figure}, against fwknopd", "ms", "lower", own, pcap, Bound("value", "<=", 2)),
         Row("the same, against fwknopd --udp-server", "ms", "lower", own, udp, Bound("ratio", ">=", 1)),
     ]
+
+
+def _knocks(lab: Lab, packet: Callable[[str], bytes], runs: int) -> Callable[[], float]:
+    """Return what knocks and connects from fresh addresses, and gives the median in ms."""
+    lab.server.start_greeter(22)
+    sources = [f"198.51.100.{n}" for n in range(10, 10 + KNOCKS * runs)]
+    lab.client.add_addresses(sources)
+    fresh, service = iter(sources), Service(str(lab.server.ipv4), PORT)
+    return lambda: median(_took_ms(lab, service, next(fresh), packet) for _ in range(KNOCKS))
 
 
 def _took_ms(lab: Lab, service: Service, source: str, packet: Callable[[str], bytes]) -> float:
@@ -136,6 +140,34 @@ def peer_costs() -> list[Row]:
         Row("fwknopd --udp-server: processor time a packet of garbage, one stanza", "us", "lower", None, one),
         Row(f"the same, {STANZAS:,} stanzas", "us", "lower", None, many),
     ]
+
+
+def fwknop_packets(runs: int) -> list[Row]:
+    """What packets of fwknop's client take here, with a thousand stanzas, and what garbage of their form costs."""
+    with Lab(direct=True) as lab, Lab(direct=True) as other, ExitStack() as stack:
+        shared = fwknop.secrets_for(STANZAS)
+        server = stack.enter_context(serving(lab, FwknopKeys(shared)))
+        peer = stack.enter_context(fwknop.fwknopd(other, udp_server=False))
+
+        def own(source: str) -> bytes:
+            return fwknop.client_packet(shared[-1], str(lab.server.ipv4), source)
+
+        times = alternate({"doorward": _knocks(lab, own, runs), "fwknopd": _knocks(other, peer.packet, runs)}, runs)
+        payloads = fwknop.garbage(own("198.51.100.9"), GARBAGE_KINDS)
+        floods = [Stream(payloads, RANDOM_SOURCES, seconds=GARBAGE_S, pps=pps) for pps in (GARBAGE_PPS, 0)]
+        few, many = (server.refuse(stream, "fwknop") for stream in floods)
+    took, there = median(times["doorward"]), median(times["fwknopd"])
+    what = f"fwknop packet sent, to connection made, {STANZAS:,} stanzas; fwknopd with one"
+    cost_ms = few.cpu_s / few.read * 1000
+    return [
+        Row(what, "ms", "lower", took, there, Bound("value", "<=", 3)),
+        Row(f"processor time a packet of garbage, {STANZAS:,} stanzas", "ms", "lower", cost_ms, None,
+            Bound("value", "<=", 2)),
+        Row(f"garbage read and refused, of {many.flooded.pps:,}/s offered", "1/s", "higher",
+            many.read / many.flooded.seconds),
+        Row("the same: processor time of the daemon", "%", "lower", 100 * many.cpu_s / many.flooded.seconds, None,
+            Bound("value", "<=", 30)),
+    ]  # fmt: skip
 
 
 def _peer_cost_us(stanzas: int, pps: float) -> float:

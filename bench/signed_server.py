@@ -106,8 +106,8 @@ class Server(NamedTuple):
         opened, end_s = self.settled()
         return Taken(flooded, opened - before, end_s - start_s, self.cpu_s() - cpu_s)
 
-    def refuse(self, stream: Stream) -> Refused:
-        """Flood it."""
+    def refuse(self, stream: Stream, kind: str = "signed") -> Refused:
+        """Flood it; `kind`: how the gate counts these datagrams."""
         before, lost, cpu_s = self.counters(), self.lost(), self.cpu_s()
         with pouring(self.lab, PORT, stream) as flooding:
             flooded = flooding.finished()
@@ -115,9 +115,9 @@ class Server(NamedTuple):
         after = self.counters()
         grown = {
             name: after[name] - before[name]
-            for name in ("signed", "signed_length", "signed_throttled", "signed_budget_exceeded")
+            for name in (kind, "signed_length", f"{kind}_throttled", f"{kind}_budget_exceeded")
         }
-        handed = grown.pop("signed")
+        handed = grown.pop(kind)
         return Refused(flooded, sum(grown.values()), handed, self.lost() - lost, self.cpu_s() - cpu_s)
 
 

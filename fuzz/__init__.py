@@ -28,6 +28,7 @@ TARGETS = (
     "nmap_report",
     "signed_packets",
     "stun_frames",
+    "fwknop_packets",
     "verifier_reports",
     "etcd_answers",
     "fleet_messages",

@@ -21,6 +21,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
 BY_BROWSER = " (browser)"  # behind the name of a key whose knock came from a browser
+BY_KEY = "key "  # in `Opening.by`, before the name of the key that signed a knock
+BY_FWKNOP = "fwknop "  # before the name of a stanza whose shared key made a knock
 MAX_SIGNED_PORTS = 8  # a client tries one per attempt, and its user waits: the eighth attempt comes after 46 seconds
 
 
@@ -36,6 +38,15 @@ def as_signed_ports(ports: Sequence[Port]) -> tuple[Port, ...]:
         if port in ports[:index]:
             raise InvalidValueError("duplicate-port", f"duplicate port {port}; write it once")
     return tuple(ports)
+
+
+class SecretBytes(bytes):
+    """A secret. Neither its repr nor its text reveals it."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    __str__ = __repr__
 
 
 # The order of the bits in the TCP header (RFC 9293, section 3.1; cwr and ece from RFC 3168).

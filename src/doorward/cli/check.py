@@ -123,10 +123,10 @@ def _save_last_good(config: Path) -> None:
 
 
 def _key_findings(configuration: Configuration, path: Path) -> Iterator[ConfigFault | Finding]:
-    """Yield the faults of authorized_keys, and remarks on what its keys may do."""
+    """Yield the faults of authorized_keys and of fwknop's keys, and remarks on what authorized keys may do."""
     if configuration.signed is None:
         return
-    from doorward.daemon.key_files import keys_path, read_authorized_keys
+    from doorward.daemon.key_files import keys_path, read_authorized_keys, read_fwknop_keys
     from doorward.lint import checks
 
     keys_file = keys_path(configuration.signed, path.parent)
@@ -135,6 +135,9 @@ def _key_findings(configuration: Configuration, path: Path) -> Iterator[ConfigFa
         yield from faults
         yield from _unknown_doors(configuration, keys.door_names(), str(keys_file))
         yield from checks.authorized_keys_findings(keys, len(configuration.doors))
+    if configuration.fwknop is not None:
+        with suppress(DoorwardError):
+            yield from read_fwknop_keys(configuration, configuration.fwknop, path.parent)[1]
 
 
 def _unknown_doors(configuration: Configuration, named: Iterable[tuple[str, int]], file: str) -> Iterator[ConfigFault]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.config import knockd
+from doorward.config.schema import FWKNOP_KEYS
 from doorward.errors import UsageError
 from doorward.importer import from_fwknop, from_knockd, fwknop_conf
 from doorward.importer.dialect import Dialect, detect_dialect
@@ -52,12 +53,23 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         output.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
+        if converted.keys:
+            output.error_line("doorward import: check: the shared keys are written with -o FILE only")
     else:
-        if not write(args.output, converted.toml):  # for root and the daemon's group only: sequences are secrets
-            what = "already exists and is not overwritten; choose another path with -o"
-            raise UsageError("file-exists", f"{args.output}: {what}")
+        if converted.keys:
+            keys = args.output.parent / FWKNOP_KEYS
+            _write_new(keys, converted.keys.decode())
+            output.error_line(f"doorward import: the shared keys are in {keys}: keep it with the configuration")
+        _write_new(args.output, converted.toml)
     output.error_line(*(f"doorward import: {note}" for note in converted.notes))
     return 0
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file for root and the daemon's group only: sequences and keys are secrets."""
+    if not write(path, text):
+        what = "already exists and is not overwritten; choose another path with -o"
+        raise UsageError("file-exists", f"{path}: {what}")
 
 
 def _convert(text: str, path: Path, chosen: str | None) -> Converted:

@@ -50,6 +50,8 @@ _PUBLIC_PATHS = {
     "signed_budget_exceeded",
     "browser_throttled",
     "browser_budget_exceeded",
+    "fwknop_throttled",
+    "fwknop_budget_exceeded",
 }
 _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),

@@ -34,6 +34,8 @@ _LOSSES = {
     "signed_budget_exceeded": "signed-knock packets dropped: more than 60,000/s from all sources",
     "browser_throttled": "frames of browsers dropped: more than 10/s from one source, 200/s from all",
     "browser_budget_exceeded": "frames of browsers dropped: more than 2,000/s from all sources",
+    "fwknop_throttled": "fwknop packets dropped: more than 10/s from one source, while many came from all",
+    "fwknop_budget_exceeded": "fwknop packets dropped: more from all sources than can be verified",
 }
 
 _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
@@ -42,6 +44,7 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "sealed": "not sealed to the server's key",
     "repeated": "copies",
     "stun": "STUN frames without a signed knock",
+    "fwknop": "fwknop packets that no stanza's key verifies",
     "used": "already used",
     "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",
@@ -160,8 +163,23 @@ def _signed(signed: dict[str, Any]) -> Iterator[str]:
         counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(confirmations["counts"].items()))
         ports = ", ".join(confirmations["ports"])
         yield f"confirmations: {f'from {ports}' if ports else 'none'}" + (f"; {counted}" if counted else "")
+    for use in signed.get("fwknop") or ():  # missing from an older daemon
+        yield _fwknop(use)
     for port, why in confirmations["not_open"].items():
         yield f"RESTART NEEDED: {port} is not open for confirmations: {why}"
+
+
+def _fwknop(use: dict[str, Any]) -> str:
+    """Return when the holder of a shared key used it last, and whether they have moved to signed knocks."""
+    fwknop_s, signed_s = use["fwknop_s"], use["signed_s"]
+    last = f"last used {output.format_time(fwknop_s)}" if fwknop_s else "not used yet"
+    if signed_s is None:
+        moved = "no signed knock by a key of this name yet"
+    elif signed_s > (fwknop_s or 0):
+        moved = f"moved: signed knock {output.format_time(signed_s)}; remove the stanza"
+    else:
+        moved = f"uses both: signed knock {output.format_time(signed_s)}"
+    return f"fwknop {use['stanza']}: {last}; {moved}"
 
 
 def _fleet(fleet: dict[str, Any]) -> str:

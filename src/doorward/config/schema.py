@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network
 from typing import NamedTuple
 
 from doorward.model import DEFAULT_SIGNED_PORT, Door, Port
@@ -16,6 +17,8 @@ SHORT_WINDOW_MS = 2000  # the deadline of sources in the overflow set: capacity 
 ADDRESS_PLACEHOLDER, REASON_PLACEHOLDER = "%IP%", "%REASON%"
 # Ports to which browsers send no WebRTC packets.
 BROWSER_REFUSED_PORTS = frozenset(range(1024)) - {80, 443} | {5060, 6000, 6667, 10080}
+FWKNOP_KEYS = "fwknop.keys"  # the file of the shared keys
+MAX_STANZAS = 1000  # of [fwknop]; the HMAC of each is tried, which takes 1.3 ms then
 SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1000, 86_400_000
 
 
@@ -39,6 +42,16 @@ class EtcdOutagePolicy(StrEnum):
 
     CLOSED = "closed"  # reject it: it may have been used at another gate
     LOCAL = "local"  # accept it if this gate has not seen it
+
+
+class Hmac(StrEnum):
+    """The hash of the HMAC of fwknop's packets."""
+
+    SHA256 = "sha256"
+    SHA384 = "sha384"
+    SHA512 = "sha512"
+    SHA3_256 = "sha3_256"
+    SHA3_512 = "sha3_512"
 
 
 class Mark(NamedTuple):
@@ -84,6 +97,41 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class FwknopStanza:
+    """A table `[fwknop.stanzas.NAME]`: what the holder of one shared key may open, as in fwknop's access.conf.
+
+    A packet requests ports: it opens the doors that open only these. `ports`: what it may request besides the doors'
+    own, for doors that run commands. `sources`: where it may come from; empty: anywhere. `hmac` is a hash of
+    fwknop/packet.py.
+    """
+
+    name: str
+    doors: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    sources: tuple[IPv4Network, ...] = ()
+    for_ms: int = 30_000
+    for_max_ms: int = 300_000
+    username: str | None = None
+    require_source_address: bool = True
+    expires_s: float | None = None
+    hmac: Hmac = Hmac.SHA256
+    insecure_no_hmac: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fwknop:
+    """The table `[fwknop]`: packets of fwknop's clients are accepted beside signed knocks.
+
+    `keys`: the file of the shared keys, relative to the configuration directory. `window_ms`: as in `Signed`.
+    """
+
+    port: Port = DEFAULT_SIGNED_PORT
+    keys: str = FWKNOP_KEYS
+    window_ms: int = 120_000
+    stanzas: tuple[FwknopStanza, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """The table `[fleet]`: the gates that share openings, and the etcd cluster that they use.
 
@@ -109,18 +157,22 @@ class Fleet:
 class Configuration:
     """A valid configuration, doors in the order of the file.
 
-    `signed` None: no signed knocks; `fleet` None: not in a fleet.
+    `signed` None: no signed knocks; `fleet` None: not in a fleet; `fwknop` None: no packets of fwknop's clients.
     """
 
     gate: Gate
     doors: tuple[Door, ...]
     signed: Signed | None = None
     fleet: Fleet | None = None
+    fwknop: Fwknop | None = None
 
     @property
     def signed_ports(self) -> tuple[Port, ...]:
-        """The ports for signed knocks."""
-        return () if self.signed is None else self.signed.ports
+        """The ports for signed knocks, which fwknop's is too."""
+        if self.signed is None:
+            return ()
+        more = () if self.fwknop is None else (self.fwknop.port,)
+        return tuple(dict.fromkeys((*self.signed.ports, *more)))
 
     @property
     def is_for_browsers(self) -> bool:

@@ -1,6 +1,6 @@
 """Parse doorward.toml into a Configuration, reporting every invalid setting at once.
 
-To add a setting, add a row to `GATE`, `DOOR`, `SIGNED` or `FLEET`, and its field in the schema or the model.
+To add a setting, add a row to its table's dictionary (`GATE`, `DOOR`, …), and its field in the schema or the model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from typing import Any
 
 from doorward.config import validate, values
 from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
-from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
+from doorward.config.schema import (
+    Configuration,
+    EtcdOutagePolicy,
+    Fleet,
+    Fwknop,
+    FwknopStanza,
+    Gate,
+    Hmac,
+    Mode,
+    Signed,
+    WrongPort,
+)
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
 from doorward.model import Door, as_signed_ports
@@ -106,7 +117,11 @@ class Setting:
     is_list_optional: bool = False
 
 
-TABLES = ("gate", "doors", "signed", "fleet")
+def _unconverted(value: Any) -> object:
+    return value
+
+
+TABLES = ("gate", "doors", "signed", "fleet", "fwknop")
 
 GATE = {
     "mode": Setting("mode", values.choice(Mode)),
@@ -156,6 +171,26 @@ FLEET = {
     "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
 }
 
+FWKNOP = {
+    "port": Setting("port", values.udp_port),
+    "keys": Setting("keys", values.file),
+    "window": Setting("window_ms", values.window),
+    "stanzas": Setting("stanzas", _unconverted),  # tables
+}
+
+STANZA = {
+    "doors": Setting("doors", values.distinct, values.name, '["ssh"]'),
+    "ports": Setting("ports", values.opens, values.port, '["22/tcp"]'),
+    "from": Setting("sources", values.distinct, values.network4, '["192.0.2.0/24"]'),
+    "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
+    "for_max": Setting("for_max_ms", values.duration(values.MAX_FOR_MS)),
+    "username": Setting("username", values.text),
+    "require_source_address": Setting("require_source_address", values.boolean),
+    "expires": Setting("expires_s", values.moment),
+    "hmac": Setting("hmac", values.choice(Hmac)),
+    "insecure_no_hmac": Setting("insecure_no_hmac", values.boolean),
+}
+
 # What other programs call the same setting, and common slips.
 OTHER_NAMES = {
     "door": "doors",
@@ -179,10 +214,12 @@ def parse(text: str, file: str) -> Configuration:
     doors = _doors(report, document.get("doors", {}))
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
-    configuration = Configuration(gate, tuple(doors), signed, fleet)
+    fwknop = _fwknop(report, document["fwknop"]) if "fwknop" in document else None
+    configuration = Configuration(gate, tuple(doors), signed, fleet, fwknop)
     validate.check_knock_ports(report, configuration)
     validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
+    validate.check_fwknop(report, configuration)
     if not doors and not report.faults:
         report.add("no-door", ("doors",), "no door is defined", "write a table [doors.NAME] for each door")
     if report.faults:
@@ -197,6 +234,24 @@ def _fleet(report: ErrorCollector, table: object) -> Fleet:
         if isinstance(table, dict) and key not in table:
             report.add("missing-setting", ("fleet",), f"[fleet] has no {key}", f"write {key} = {example} there")
     return Fleet(**({"name": "", "endpoints": ()} | fields))
+
+
+def _fwknop(report: ErrorCollector, table: object) -> Fwknop:
+    """Convert the table [fwknop] with its stanzas."""
+    fields = _table(report, ("fwknop",), table, FWKNOP)
+    path, tables = ("fwknop", "stanzas"), fields.get("stanzas", {})
+    if not isinstance(tables, dict):
+        what = f"stanzas is {shown(tables)}, not tables"
+        report.add("stanzas-not-tables", path, what, "write a table [fwknop.stanzas.NAME] for each shared key")
+        tables = {}
+    stanzas = []
+    for name, stanza in tables.items():
+        try:
+            values.name(name)
+        except InvalidValueError as error:
+            report.add_error((*path, name), "the stanza's name", error)
+        stanzas.append(FwknopStanza(name, **_table(report, (*path, name), stanza, STANZA)))
+    return Fwknop(**(fields | {"stanzas": tuple(stanzas)}))
 
 
 def _doors(report: ErrorCollector, tables: object) -> list[Door]:
@@ -291,7 +346,12 @@ def _unknown(report: ErrorCollector, path: Keys, table: Mapping[str, object], kn
 def _remedy_for_key(key: str, known: Collection[str]) -> str:
     if OTHER_NAMES.get(key) in known:
         return f"write {OTHER_NAMES[key]!r} instead"
-    for table, settings in (("[gate]", GATE), ("a table [doors.NAME]", DOOR), ("[signed]", SIGNED), ("[fleet]", FLEET)):
+    for table, settings in (
+        ("[gate]", GATE),
+        ("a table [doors.NAME]", DOOR),
+        ("[signed]", SIGNED),
+        ("[fleet]", FLEET),
+    ):
         if key in settings:
             return f"write it in {table}"
     near = nearest(key, known)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from doorward.config.diagnostics import ErrorCollector, shown
-from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Fleet, Gate
+from doorward.config.diagnostics import ErrorCollector, nearest, shown
+from doorward.config.schema import BROWSER_REFUSED_PORTS, MAX_STANZAS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
 from doorward.model import Door, Port
 
@@ -91,6 +91,30 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
         )
 
 
+def check_fwknop(report: ErrorCollector, configuration: Configuration) -> None:
+    """Report stanzas of fwknop that could open nothing, and those without an HMAC that do not say so."""
+    fwknop = configuration.fwknop
+    if fwknop is None:
+        return
+    if configuration.signed is None:
+        remedy = "write a table [signed] too: its users can then move to signed knocks one by one"
+        report.add("no-signed-table", ("fwknop",), "there is a [fwknop] and no [signed]", remedy)
+    if not 1 <= len(fwknop.stanzas) <= MAX_STANZAS:
+        what = f"[fwknop] has {len(fwknop.stanzas)} stanzas"
+        report.add("stanza-count", ("fwknop",), what, f"write 1 to {MAX_STANZAS}: each packet is tried with each key")
+    doors = {door.name for door in configuration.doors}
+    for stanza in fwknop.stanzas:
+        path: Keys = ("fwknop", "stanzas", stanza.name)
+        what = f"stanza {shown(stanza.name)}"
+        if not stanza.doors:
+            report.add("stanza-without-door", path, f"{what} names no door", 'write like doors = ["ssh"]')
+        for index, name in enumerate(stanza.doors):
+            if name not in doors:
+                near = nearest(name, doors)
+                remedy = f"did you mean {near!r}?" if near else f"write a table [doors.{name}]"
+                report.add("unknown-door", (*path, "doors", str(index)), f"{what}: unknown door {shown(name)}", remedy)
+
+
 def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:
     """Report a fleet gate without a name, half of a pair of settings, and shared doors without a fleet."""
     if fleet is not None:
@@ -141,6 +165,8 @@ def _knock_ports(door: Door) -> Iterator[tuple[Keys, Port]]:
 
 
 def _signed_path(configuration: Configuration, port: Port) -> Keys:
+    if configuration.signed is None or port not in configuration.signed.ports:
+        return ("fwknop", "port")
     return ("signed", "port", str(configuration.signed_ports.index(port)))
 
 

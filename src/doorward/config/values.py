@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
+from datetime import date, datetime
 from enum import StrEnum
+from ipaddress import IPv4Network
 from typing import TypeVar
 
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
 from doorward.errors import InvalidValueError
-from doorward.model import NAME, Address, FlagFilter, Port, parse_address
+from doorward.model import NAME, Address, FlagFilter, Port, Protocol, parse_address
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour; an attempt takes room for as long
@@ -151,6 +153,14 @@ def port(value: object) -> Port:
     return Port.parse(value)
 
 
+def udp_port(value: object) -> Port:
+    """Convert one UDP port."""
+    found = port(value)
+    if found.protocol is not Protocol.UDP:
+        raise InvalidValueError("not-udp-port", f"{found} is not a UDP port; write {found.number}/udp")
+    return found
+
+
 def file(value: object) -> str:
     """Convert a file name; a relative one is resolved against the configuration directory."""
     word = text(value)
@@ -237,6 +247,28 @@ def address(value: object) -> Address:
         raise InvalidValueError(
             "invalid-address", f'invalid address {shown(value)}; write one like "192.0.2.7"'
         ) from None
+
+
+def network4(value: object) -> IPv4Network:
+    """Convert an IPv4 address or network."""
+    try:
+        return IPv4Network(text(value))
+    except ValueError:
+        what = f"invalid IPv4 network {shown(value)}"
+        raise InvalidValueError("invalid-address", f'{what}; write one like "192.0.2.7" or "192.0.2.0/24"') from None
+
+
+def moment(value: object) -> float:
+    """Convert a date or a time, of this host's zone unless it has its own, to seconds since the epoch."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    try:
+        if not isinstance(value, datetime):
+            raise ValueError
+        return value.timestamp()
+    except (ValueError, OverflowError):  # outside the years that the system clock represents
+        remedy = "write a date without quotes, like 2030-12-31"
+        raise InvalidValueError("invalid-date", f"invalid date {shown(value)}; {remedy}") from None
 
 
 def command(words: Sequence[str]) -> tuple[str, ...]:

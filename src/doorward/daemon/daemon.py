@@ -143,7 +143,7 @@ class Daemon:
             self._signed = SignedKnocks(
                 self._openings, self._bans, lambda: self._fleet, loaded.signed.window_ms, self._replies
             )
-        configuration = Configuration(loaded.gate, loaded.doors, loaded.signed, loaded.fleet)
+        configuration = Configuration(loaded.gate, loaded.doors, loaded.signed, loaded.fleet, loaded.fwknop)
         self._signed.configure(configuration, self._gate.config.parent)
 
     def _end_signed(self) -> None:

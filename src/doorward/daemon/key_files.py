@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 from doorward.config.files import read_text, trusted_owners
-from doorward.config.schema import Configuration, Signed
-from doorward.errors import ConfigFault, MalformedError, UsageError
+from doorward.config.schema import Configuration, Fwknop, Signed
+from doorward.errors import ConfigFault, DoorwardError, MalformedError, UsageError
+from doorward.fwknop import keys as fwknop_keys
+from doorward.fwknop.authorize import FwknopAuthorizer
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.authorize import FleetScope, PacketAuthorizer
@@ -28,13 +31,17 @@ def keys_path(signed: Signed, directory: Path) -> Path:
     return directory / signed.authorized_keys
 
 
+def fwknop_keys_path(fwknop: Fwknop, directory: Path) -> Path:
+    """Return the path of the shared keys of fwknop's stanzas."""
+    return directory / fwknop.keys
+
+
 def read_private_key(path: Path) -> PrivateKey:
     """Read the server's key. UsageError: it is missing or invalid, or other users may read it."""
     if not is_there(path):
         raise UsageError("no-server-key", f"{path}: there is no server's key; `doorward key server` makes it")
     text = read_text(path, trusted_owners())
-    found = path.stat()
-    if found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()):
+    if _is_exposed(path):
         raise UsageError(
             "server-key-exposed", f"{path}: other users can read the server's key; run `chmod go-r {path}`"
         )
@@ -67,6 +74,12 @@ def is_there(path: Path) -> bool:
         return True
 
 
+def _is_exposed(path: Path) -> bool:
+    """Return whether users besides root and the daemon's can read a file."""
+    found = path.stat()
+    return bool(found.st_mode & stat.S_IROTH or (found.st_mode & stat.S_IRGRP and found.st_gid not in _own_groups()))
+
+
 def _own_groups() -> set[int]:
     """Return the groups that may read the key: this process's, and for root those of the daemon's user."""
     daemon = service_identity()
@@ -83,15 +96,54 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
 
-def read_authorizer(configuration: Configuration, directory: Path) -> tuple[PacketAuthorizer, list[ConfigFault]]:
-    """Read both files; errors as above. `configuration` has `[signed]`."""
+class Authorizers(NamedTuple):
+    """What verifies packets, and the faults of single lines; `fwknop` None: no packets of fwknop's clients."""
+
+    signed: PacketAuthorizer
+    fwknop: FwknopAuthorizer | None
+    faults: list[str]
+
+
+def read_authorizers(configuration: Configuration, directory: Path) -> Authorizers:
+    """Read all key files; errors as above. `configuration` has `[signed]`.
+
+    Signed knocks are accepted whatever is wrong with the keys of fwknop's stanzas.
+    """
     signed, gate = configuration.signed or Signed(), configuration.gate
     key = read_server_key(signed, directory)
     keys, faults = read_authorized_keys(keys_path(signed, directory))
     doors = {door.name: door.for_ms for door in configuration.doors}
-    shared = frozenset(door.name for door in configuration.doors if door.shared)
-    sharing = FleetScope(configuration.fleet.name, shared) if configuration.fleet is not None else None
-    return PacketAuthorizer(key, keys, doors, gate.name, signed.window_ms, sharing), faults
+    sharing = FleetScope(configuration.fleet.name, _shared_doors(configuration)) if configuration.fleet else None
+    authorizer = PacketAuthorizer(key, keys, doors, gate.name, signed.window_ms, sharing)
+    texts = list(map(str, faults))
+    if configuration.fwknop is None:
+        return Authorizers(authorizer, None, texts)
+    try:
+        fwknop, faults = read_fwknop_keys(configuration, configuration.fwknop, directory)
+    except DoorwardError as error:
+        return Authorizers(authorizer, None, [*texts, f"no packet of fwknop's clients is accepted: {error}"])
+    return Authorizers(authorizer, fwknop, texts + list(map(str, faults)))
+
+
+def read_fwknop_keys(
+    configuration: Configuration, fwknop: Fwknop, directory: Path
+) -> tuple[FwknopAuthorizer, list[ConfigFault]]:
+    """Read the shared keys of `[fwknop]`, and the faults of stanzas and lines; errors as above."""
+    path = fwknop_keys_path(fwknop, directory)
+    if not is_there(path):
+        remedy = "`doorward import access.conf -o FILE` writes it next to FILE"
+        raise UsageError("no-fwknop-keys", f"{path}: there is no file of fwknop's shared keys; {remedy}")
+    text = read_text(path, trusted_owners())
+    if _is_exposed(path):
+        raise UsageError("fwknop-keys-exposed", f"{path}: other users can read the keys; run `chmod go-r {path}`")
+    stanzas, faults = fwknop_keys.parse(text, str(path), fwknop.stanzas)
+    doors = {door.name: door for door in configuration.doors}
+    shared = _shared_doors(configuration) if configuration.fleet else frozenset()
+    return FwknopAuthorizer(stanzas, doors, fwknop.window_ms, shared), faults
+
+
+def _shared_doors(configuration: Configuration) -> frozenset[str]:
+    return frozenset(door.name for door in configuration.doors if door.shared)
 
 
 def file_stamp(path: Path) -> FileStamp:

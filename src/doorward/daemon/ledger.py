@@ -199,6 +199,11 @@ class Ledger:
                 self._write("UPDATE openings SET closed = since, closed_by = 'lost' WHERE id = ?", (number,))
         return openings
 
+    def last_openings(self) -> dict[str, float]:
+        """Return the time of the last opening by each `Opening.by` but addresses' sequences; reads the whole table."""
+        query = "SELECT opened_by, max(since) FROM openings WHERE opened_by NOT IN ('knock', 'hand') GROUP BY opened_by"
+        return {str(by): float(since_s) for by, since_s in self._db.execute(query) if isinstance(since_s, float)}
+
     def flush(self) -> bool:
         """Retry pending writes; return whether they succeeded."""
         try:

@@ -14,6 +14,7 @@ from doorward.config.duration import format_duration
 from doorward.core.token_bucket import TokenBucket
 from doorward.errors import ConfigError, DoorwardError
 from doorward.escape import json_line, visible
+from doorward.model import BY_KEY
 
 # Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.
 LINES_PER_S, LINES_AT_ONCE = 100, 1000
@@ -82,7 +83,7 @@ class Log:
         So would their confirmations, which follow them.
         """
         by = fields.get("by")
-        if event == "prolonged" and str(by).startswith("key "):
+        if event == "prolonged" and str(by).startswith(BY_KEY):
             self._renewals.setdefault(_opening_key(fields), Counter())[by] += 1
         elif event not in ("confirmed", "unconfirmed"):
             return False

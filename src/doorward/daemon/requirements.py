@@ -28,7 +28,7 @@ def of(configuration: Configuration, directory: Path, held: Collection[Port] = (
 
     `held`: ports that the daemon has bound itself, to confirm signed knocks.
     """
-    gate, signed, fleet = configuration.gate, configuration.signed, configuration.fleet
+    gate, signed, fleet, fwknop = configuration.gate, configuration.signed, configuration.fleet, configuration.fwknop
     yield Requirement(("gate", "control_group"), lambda: group_id(gate.control_group))
     if signed is not None:
         from doorward.daemon.key_files import keys_path, read_authorized_keys, read_server_key
@@ -36,6 +36,10 @@ def of(configuration: Configuration, directory: Path, held: Collection[Port] = (
         yield Requirement(("signed", "key"), lambda: read_server_key(signed, directory))
         yield Requirement(("signed", "authorized_keys"), lambda: read_authorized_keys(keys_path(signed, directory)))
         yield Requirement(("signed", "port"), lambda: require_unbound(configuration.confirming_ports, held))
+    if fwknop is not None:
+        from doorward.daemon.key_files import read_fwknop_keys
+
+        yield Requirement(("fwknop", "keys"), lambda: read_fwknop_keys(configuration, fwknop, directory))
     if fleet is not None:
         from doorward.fleet.etcd import read_access  # with `ssl`, likewise
 

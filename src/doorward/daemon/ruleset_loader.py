@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Signed, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Fwknop, Gate, Signed, WrongPort
 from doorward.config.toml import parse
 from doorward.core.automaton import compile_doors
 from doorward.core.diff import Remaining
@@ -71,6 +71,7 @@ class LoadResult:
     signed: Signed | None = None
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (core/automaton.py)
     fleet: Fleet | None = None
+    fwknop: Fwknop | None = None
     digest: str = ""  # of the configuration's text (`digest_of`)
     last_good: str = ""  # the faults of the file, if its last good copy was loaded instead (last_good.py)
 
@@ -93,8 +94,9 @@ def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
     return compile_ruleset(
-        configuration.doors, automaton, gate, capacity, signed_ports, is_for_browsers=configuration.is_for_browsers
-    )
+        configuration.doors, automaton, gate, capacity, signed_ports,
+        is_for_browsers=configuration.is_for_browsers, fwknop=configuration.fwknop,
+    )  # fmt: skip
 
 
 class RestoredRuleset(NamedTuple):
@@ -206,6 +208,7 @@ def load_gate(
         signed=configuration.signed,
         depths=ruleset.depths,
         fleet=configuration.fleet,
+        fwknop=configuration.fwknop,
     )
 
 

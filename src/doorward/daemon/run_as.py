@@ -149,6 +149,7 @@ def named_files(config: Path) -> list[Path]:
     except DoorwardError:
         return []
     names = [] if found.signed is None else [found.signed.key, found.signed.authorized_keys]
+    names += [] if found.fwknop is None else [found.fwknop.keys]
     if (fleet := found.fleet) is not None:
         names += [name for name in (fleet.ca, fleet.certificate, fleet.key, fleet.password) if name]
     return [config.parent / name for name in names]

@@ -27,13 +27,14 @@ from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
+from doorward.daemon.fwknop_users import FwknopUsers
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, VerifierReport
 from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
-from doorward.model import Address, Door, Opening, Source
+from doorward.model import Address, Door, Opening
 from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import ValidKnock, clock_offset, signer_text
 
@@ -65,6 +66,7 @@ class SignedKnocks:
         self._is_closed = self._is_for_browsers = False
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
         self.resent = 0  # repeats by browsers
+        self._fwknop_users: FwknopUsers | None = None
         self._window_ms = window_ms
         self._quotas = claim_quotas(window_ms)
         self._limit = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE)  # of rejections with text, as in the verifier
@@ -83,6 +85,10 @@ class SignedKnocks:
         if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
             self._window_ms = configuration.signed.window_ms
             self._quotas = claim_quotas(self._window_ms)
+        self._fwknop_users = None
+        if configuration.fwknop is not None:
+            names = [stanza.name for stanza in configuration.fwknop.stanzas]
+            self._fwknop_users = FwknopUsers(names, self._openings.ledger.last_openings())
         self._verifiers.configure(configuration, directory)
 
     def as_dict(self) -> dict[str, object]:
@@ -94,6 +100,7 @@ class SignedKnocks:
             "resent": self.resent,
             "refused": dict(self.counts),
             "confirmations": confirmations,
+            "fwknop": None if self._fwknop_users is None else self._fwknop_users.as_list(),
         }
 
     def close(self) -> None:
@@ -127,7 +134,7 @@ class SignedKnocks:
         refused, now_s = [each for report in reports for each in report.refused], self._openings.loop.now_s()
         if recorded := [each for each in refused if self._verifier_limit.admits(now_s)]:
             self._openings.perform(
-                [Reject(source, why.door, f"signed knock: {why.words}", why.reason) for source, why in recorded]
+                [Reject(source, why.door, f"{why.kind}: {why.words}", why.reason) for source, why in recorded]
             )
 
     def _on_knocks(self, knocks: list[ValidKnock]) -> None:
@@ -181,23 +188,23 @@ class SignedKnocks:
         """
         banned = [knock for knock in knocks if self._bans.contains(knock.source)]
         for knock in banned:
-            self._refuse(knock.source, knock.door, "banned", f"{knock.source} is banned")
+            self._refuse(knock, "banned", f"{knock.source} is banned")
         return [knock for knock in knocks if knock not in banned]
 
     def _reject(self, knock: ValidKnock, reason: str, words: str) -> None:
-        self._refuse(knock.source, knock.door, reason, f"packet from {signer_text(knock)} rejected: {words}")
+        self._refuse(knock, reason, f"packet from {signer_text(knock)} rejected: {words}")
 
-    def _refuse(self, source: Source, door: str, reason: str, words: str) -> None:
+    def _refuse(self, knock: ValidKnock, reason: str, words: str) -> None:
         """Count a rejection, and record it within the rate limit: a flood by one key must not displace the rest."""
         self.counts[reason] += 1
         if self._limit.admits(self._openings.loop.now_s()):
-            self._openings.reject(source, door, f"signed knock: {words}", reason)
+            self._openings.reject(knock.source, knock.door, f"{knock.kind}: {words}", reason)
 
     def _apply(self, knocks: list[ValidKnock]) -> None:
         """Open and close for claimed knocks, in one transaction of the kernel."""
         effects: list[Effect] = []
         applied: list[ValidKnock] = []
-        for knock in knocks:
+        for knock in (each._replace(door=door, also=()) for each in knocks for door in (each.door, *each.also)):
             door = self._openings.doors.get(knock.door)
             if door is None:  # verified with the previous configuration
                 self._reject(knock, "door", "a reload has removed its door")
@@ -223,6 +230,8 @@ class SignedKnocks:
             opening = self._openings.table.get(knock.door, knock.source)
             left_s = 0 if opening is None else max(1, round(opening.until_s - now_s))
             outcome = self._confirmations.confirm(knock, None if knock.is_close else left_s, now_s)
+            if self._fwknop_users is not None and not knock.is_close:
+                self._fwknop_users.note(signer_text(knock), time.time())
             if outcome is not None:
                 outcomes.append(RecordConfirmation((knock.door, knock.source), outcome))
         if outcomes:
@@ -266,7 +275,7 @@ class SignedKnocks:
         """Reject a knock whose change nftables refused."""
         reason = "full" if isinstance(error, NftError) and error.is_full else "failed"
         verb = "closed" if knock.is_close else "opened"
-        self._refuse(knock.source, knock.door, reason, f"{signer_text(knock)} {verb} nothing: {error}")
+        self._refuse(knock, reason, f"{signer_text(knock)} {verb} nothing: {error}")
 
 
 def _dated(knock: ValidKnock) -> DatedKnock:

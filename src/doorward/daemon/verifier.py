@@ -11,16 +11,18 @@ import json
 import select
 import socket
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.browser_frames import BrowserFrames, FrameRepeat
+from doorward.daemon.key_files import Authorizers
 from doorward.daemon.nflog_reader import give_up_everything
-from doorward.errors import ConfigFault, DoorwardError, MalformedError
+from doorward.errors import DoorwardError, MalformedError
 from doorward.escape import printable
+from doorward.fwknop.packet import MAX_PORTS, is_candidate
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import LoggedDatagram, LogSocket
@@ -28,10 +30,12 @@ from doorward.model import NAME, Address, parse_address, parse_source
 from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import (
     FORBIDDEN,
+    FWKNOP,
     GARBAGE,
+    KINDS,
     REASONS,
+    Kind,
     KnockRejection,
-    PacketAuthorizer,
     Reason,
     ValidKnock,
     Verdict,
@@ -47,11 +51,21 @@ MAX_REMEMBERED = (
 REJECTIONS_PER_S, REJECTIONS_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
 _MESSAGE_BYTES = 1 << 17
 _MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,250 bytes and rejections of up to 2,250
+_MAX_WAITING = 256  # packets of fwknop's clients; at a thousand stanzas it takes a third of a second to verify them
+_IPV4_BYTES = 4  # fwknop knows no IPv6
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
+_MAX_DOORS = MAX_PORTS  # that one packet of fwknop's opens
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 
 _COPY = KnockRejection("repeated", "a copy of an earlier packet")
 _RESENT = KnockRejection("resent")
+
+
+class Authorizer(Protocol):
+    """Decides on packets of one kind."""
+
+    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
+        """Return the verdict on a packet from `source` (a packed address) at `now_ms`, ms since the epoch."""
 
 
 class Rejection(NamedTuple):
@@ -91,6 +105,7 @@ def pack_report(report: VerifierReport) -> bytes:
             "reply": None if knock.reply is None else knock.reply.hex(),
             "path": None if knock.path is None else [str(part) for part in knock.path],
             "transaction": None if knock.transaction is None else knock.transaction.hex(),
+            "also": list(knock.also),
         }
         for knock in report.knocks
     ]
@@ -133,8 +148,10 @@ def _knock(
     reply: str | None,
     path: list[str] | None,
     transaction: str | None,
+    kind: str,
+    also: list[str],
 ) -> ValidKnock:
-    if not NAME.fullmatch(door) or type(is_shared) is not bool:
+    if type(is_shared) is not bool or len(also) >= _MAX_DOORS or not all(map(NAME.fullmatch, (door, *also))):
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     return ValidKnock(
@@ -143,6 +160,7 @@ def _knock(
         _number(time_ms, MAX_TIME_MS), is_shared, secret,
         None if path is None else _path(*path),
         None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),
+        _kind(kind), tuple(also),
     )  # fmt: skip
 
 
@@ -165,10 +183,10 @@ def _bytes(value: str, length: int) -> bytes:
     return raw
 
 
-def _rejection(reason: str, words: str, door: str | None, source: str) -> Rejection:
+def _rejection(reason: str, words: str, door: str | None, kind: str, source: str) -> Rejection:
     if door is not None and not NAME.fullmatch(door):
         raise ValueError("invalid door")
-    return Rejection(parse_address(_words(source)), KnockRejection(_reason(reason), _words(words), door))
+    return Rejection(parse_address(_words(source)), KnockRejection(_reason(reason), _words(words), door, _kind(kind)))
 
 
 def _number(value: object, limit: int) -> int:
@@ -183,6 +201,12 @@ def _reason(value: object) -> Reason:
     return cast(Reason, value)
 
 
+def _kind(value: object) -> Kind:
+    if not isinstance(value, str) or value not in KINDS:
+        raise ValueError("unknown kind")
+    return cast(Kind, value)
+
+
 def _words(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_LINE_LENGTH:
         raise ValueError("invalid text")
@@ -195,7 +219,7 @@ class Verifier(Worker):
     def __init__(
         self,
         log: LogSocket[LoggedDatagram],
-        load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]],
+        load: Callable[[], Authorizers],
         is_for_browsers: bool,
     ) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
@@ -228,17 +252,17 @@ def _verify(
     log: LogSocket[LoggedDatagram],
     daemon: socket.socket,
     identity: privileges.Identity | None,
-    load: Callable[[], tuple[PacketAuthorizer, list[ConfigFault]]],
+    load: Callable[[], Authorizers],
     is_for_browsers: bool,
 ) -> None:
     try:
-        judge, faults = load()
+        authorizers = load()
         give_up_everything(identity, [log], daemon)
     except (DoorwardError, OSError) as error:
         daemon.send(_ready([], str(error)))
     else:
-        daemon.send(_ready(list(map(str, faults)), ""))
-        _judge_all(log, daemon, VerifierQueue(judge, is_for_browsers=is_for_browsers))
+        daemon.send(_ready(authorizers.faults, ""))
+        _judge_all(log, daemon, VerifierQueue(authorizers.signed, authorizers.fwknop, is_for_browsers=is_for_browsers))
 
 
 def _ready(faults: list[str], trouble: str) -> bytes:
@@ -251,7 +275,10 @@ def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: Ver
     waiting = select.poll()
     waiting.register(daemon, 0)
     waiting.register(log, select.POLLIN)
-    while daemon.fileno() not in dict(waiting.poll(_COUNTS_EVERY_S * 1000 if queue.counts else None)):
+    while True:
+        limit_ms = 0 if queue.has_waiting else _COUNTS_EVERY_S * 1000 if queue.counts else None
+        if daemon.fileno() in dict(waiting.poll(limit_ms)):
+            return
         for report in queue.run(log.read(), time.time(), time.monotonic()):
             daemon.send(pack_report(report))
 
@@ -259,24 +286,33 @@ def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: Ver
 class VerifierQueue:
     """Verify datagrams, and collect the reports. Pure: times are arguments, in seconds."""
 
-    def __init__(self, judge: PacketAuthorizer, *, is_for_browsers: bool = False) -> None:
-        self._judge, self._is_for_browsers = judge, is_for_browsers
+    def __init__(self, judge: Authorizer, fwknop: Authorizer | None = None, *, is_for_browsers: bool = False) -> None:
+        self._judge, self._fwknop, self._is_for_browsers = judge, fwknop, is_for_browsers
+        self._waiting = deque[UdpDatagram]()  # packets of fwknop's clients
         # Apart: anyone who has the server's key can fill the memory of rejected frames.
         self._accepted, self._rejected = BrowserFrames(), BrowserFrames()
         self._remembered: OrderedDict[bytes, None] = OrderedDict()  # finding the oldest key of a dict is slow
         self.counts: Counter[str] = Counter()
         self._limit, self._reported_s = TokenBucket(REJECTIONS_PER_S, REJECTIONS_AT_ONCE), 0.0
 
+    @property
+    def has_waiting(self) -> bool:
+        """Return whether packets wait for the next call of `run`."""
+        return bool(self._waiting)
+
     def run(self, datagrams: list[LoggedDatagram] | None, wall_s: float, now_s: float) -> list[VerifierReport]:
-        """Verify these datagrams (None: some were lost); return the reports that are due."""
+        """Verify these datagrams (None: some were lost); return the reports that are due.
+
+        Of fwknop's packets, each of which may take as long as a hundred signed knocks, it verifies one and keeps the
+        others, so that signed knocks wait for one at most.
+        """
         if datagrams is None:
             self.counts["lost"] += 1
             datagrams = []
         knocks: list[ValidKnock] = []
         refused: list[Rejection] = []
         repeats: list[FrameRepeat] = []
-        for udp, interface in datagrams:
-            verdict = self._one(udp, interface, round(wall_s * 1000), now_s)
+        for udp, interface, verdict in self._verdicts(datagrams, round(wall_s * 1000), now_s):
             if isinstance(verdict, FrameRepeat):
                 repeats.append(verdict)
                 verdict = _RESENT
@@ -301,15 +337,29 @@ class VerifierQueue:
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
+    def _verdicts(
+        self, datagrams: list[LoggedDatagram], now_ms: int, now_s: float
+    ) -> Iterator[tuple[UdpDatagram, int, Verdict | FrameRepeat]]:
+        for udp, interface in datagrams:
+            if self._fwknop is None or not is_candidate(udp.payload) or len(udp.source) != _IPV4_BYTES:
+                yield udp, interface, self._one(udp, interface, now_ms, now_s)
+            elif len(self._waiting) < _MAX_WAITING:
+                self._waiting.append(udp)
+            else:
+                self.counts["lost"] += 1
+        if self._fwknop is not None and self._waiting:
+            udp = self._waiting.popleft()
+            yield udp, 0, self._packet(self._fwknop, udp.source, udp.payload, now_ms)._replace(kind=FWKNOP)
+
     def _one(self, udp: UdpDatagram, interface: int, now_ms: int, now_s: float) -> Verdict | FrameRepeat:
         if not self._is_for_browsers or not is_frame(udp.payload):
-            return self._packet(udp.source, udp.payload, now_ms)
+            return self._packet(self._judge, udp.source, udp.payload, now_ms)
         try:
             packet = unwrap(udp.payload)
         except MalformedError:
             return KnockRejection("stun")
         check, path = packet[:CHECK_BYTES], _path_of(udp, interface)
-        verdict = self._packet(udp.source, packet, now_ms)
+        verdict = self._packet(self._judge, udp.source, packet, now_ms)
         if verdict == _COPY:
             resent = self._accepted.resent(check, udp.payload, path, now_s)
             if isinstance(resent, FrameRepeat):
@@ -323,11 +373,11 @@ class VerifierQueue:
         transaction = self._accepted.add(check, udp.payload, path, verdict.id, verdict.reply, now_s)
         return verdict._replace(transaction=transaction)
 
-    def _packet(self, source: bytes, packet: bytes, now_ms: int) -> Verdict:
+    def _packet(self, judge: Authorizer, source: bytes, packet: bytes, now_ms: int) -> Verdict:
         check = packet[:CHECK_BYTES]
         if check in self._remembered or check + source in self._remembered:  # a copy
             return _COPY
-        verdict = self._judge.authorize(packet, source, now_ms)
+        verdict = judge.authorize(packet, source, now_ms)
         reason = verdict.reason if isinstance(verdict, KnockRejection) else ""
         if reason not in GARBAGE:
             # A packet forbidden from this source may be allowed from its sender's, which a copy must not block.

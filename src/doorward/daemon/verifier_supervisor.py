@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from doorward.config.schema import Configuration, Signed
-from doorward.daemon.key_files import FileStamp, file_stamp, key_path, keys_path, read_authorizer
+from doorward.daemon.key_files import FileStamp, file_stamp, fwknop_keys_path, key_path, keys_path, read_authorizers
 from doorward.daemon.log import Log
 from doorward.daemon.verifier import Verifier, VerifierReady, VerifierReport
 from doorward.errors import HostError, MalformedError
@@ -72,7 +72,9 @@ class VerifierSupervisor:
     def _files(self) -> list[Path]:
         configuration, directory = self._settings or (None, Path())
         signed = configuration.signed if configuration is not None and configuration.signed else Signed()
-        return [key_path(signed, directory), keys_path(signed, directory)]
+        fwknop = configuration.fwknop if configuration is not None else None
+        shared = [fwknop_keys_path(fwknop, directory)] if fwknop is not None else []
+        return [key_path(signed, directory), keys_path(signed, directory), *shared]
 
     def _start(self) -> None:
         if self._settings is None:
@@ -82,7 +84,7 @@ class VerifierSupervisor:
         self._stamps = [file_stamp(path) for path in self._files()]
         try:
             self._next = Verifier(
-                self._log, lambda: read_authorizer(configuration, directory), configuration.is_for_browsers
+                self._log, lambda: read_authorizers(configuration, directory), configuration.is_for_browsers
             )
         except OSError as error:
             self._messages.message(

@@ -35,6 +35,7 @@ class CompiledConfig:
     services: dict[Port, tuple[int, ...]]
     doors_by_number: dict[int, list[int]]  # port number, of either protocol -> doors with it in their sequence
     signed_ports: tuple[Port, ...] = ()
+    has_fwknop: bool = False
 
     @property
     def numbers(self) -> frozenset[int]:
@@ -74,6 +75,7 @@ def build_config(configuration: Configuration) -> CompiledConfig:
         services,
         _doors_by_number(doors),
         configuration.signed_ports,
+        configuration.fwknop is not None,
     )
 
 

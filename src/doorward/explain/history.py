@@ -8,6 +8,7 @@ from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record
 from doorward.explain import wording
 from doorward.explain.align import Cause, Diagnosis
+from doorward.model import BY_KEY
 
 Moment = Callable[[float], str]  # formats a time (seconds since the epoch)
 
@@ -50,7 +51,7 @@ def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
         return Cause("closed_by_others", f"{opened}, and disappeared from the kernel after {lasted}", remedy)
     if detail["closed_by"] == "ban":
         return Cause("closed_by_ban", f"{opened}, and a ban closed it after {lasted}", "knock again after the ban")
-    if str(detail["closed_by"]).startswith("key "):
+    if str(detail["closed_by"]).startswith(BY_KEY):
         return Cause(
             "closed_by_knock", f"{opened}, and was closed by {detail['closed_by']} after {lasted}", "knock again"
         )

@@ -95,6 +95,10 @@ def ports(door: Door) -> str:
 START = "start"
 
 
+def _datagram(config: CompiledConfig) -> str:
+    return "a signed knock or a fwknop packet" if config.has_fwknop else "a signed knock"
+
+
 def verdict_text(config: CompiledConfig, step: ReplayStep) -> str:
     """Return what a packet counted as."""
     plain = {
@@ -103,7 +107,7 @@ def verdict_text(config: CompiledConfig, step: ReplayStep) -> str:
         PacketVerdict.FAST: "rate limit exceeded: ignored, progress reset",
         PacketVerdict.UNKNOWN: 'in no sequence: ignored (wrong_port = "known")',
         PacketVerdict.PUBLIC: "public port: not a knock",
-        PacketVerdict.SIGNED: "possibly a signed knock: the daemon verifies it",
+        PacketVerdict.SIGNED: f"possibly {_datagram(config)}: the daemon verifies it",
         PacketVerdict.CONNECTION: "part of a connection: not a knock",
     }
     if step.verdict in plain:

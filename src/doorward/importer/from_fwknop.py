@@ -1,112 +1,36 @@
-"""Convert fwknop's stanzas to doorward.toml: one door each, opened by a signed knock, and its authorized_keys options.
+"""Convert fwknop's stanzas to doorward.toml: a door for each port or command, and who may open it.
 
-Never silently laxer: if a door opens more than a packet could request, a note says so.
+Each stanza becomes a table [fwknop.stanzas.NAME], so that its clients go on as before, and options of authorized_keys
+for its users' SSH keys. Never silently laxer: where a door opens more than a packet could request, a note says so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration
+from doorward.config.schema import Hmac
 from doorward.config.values import MAX_FOR_MS
 from doorward.escape import toml_list, toml_text
+from doorward.fwknop.authorize import StanzaKeys
+from doorward.fwknop.keys import MAX_HMAC_BYTES, MAX_KEY_BYTES, format_file
+from doorward.fwknop.packet import HMACS
 from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
-from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
+from doorward.importer.fwknop_conf import (
+    DEFAULT_FOR_S,
+    DEFAULT_MAX_S,
+    NO_COMMAND,
+    AccessConfiguration,
+    Stanza,
+)
+from doorward.importer.fwknop_notes import file_notes, stanza_notes
 from doorward.importer.toml_writer import ImportNote, comments, firewall_note, unique_names
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
-
-_HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one
-_GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", "GPG_FINGERPRINT_ID"}
-_NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
-
-
-def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
-    """Yield the notes on the file as a whole."""
-    for include in includes:
-        yield ImportNote(
-            None, True, f"line {include.line} includes {shown(include.path)}: import it too, and merge the results"
-        )
-    yield ImportNote(
-        None,
-        True,
-        "the keys in access.conf are not used and not copied: `doorward key server` creates the server key, and the "
-        "users' public SSH keys go into authorized_keys next to this file, one per line, as shown at each door",
-    )
-    yield ImportNote(
-        None,
-        True,
-        f"fwknopd.conf is not read: signed knocks go to {signed_port}; if PCAP_INTF names one interface, write it as "
-        "`interfaces` below [gate]",
-    )
-    yield ImportNote(
-        None,
-        False,
-        "stricter: a packet could open for any address that it named (fwknop -a); now only for its own source, "
-        'unless the user\'s line also has addresses="…"',
-    )
-
-
-def stanza_notes(name: str, stanza: Stanza, *, is_command: bool) -> Iterator[ImportNote]:
-    """Yield the notes on settings of a stanza that have no counterpart or work differently."""
-    for check, text in (*_access(stanza, is_command=is_command), *_network(stanza), *_keys(stanza)):
-        yield ImportNote(name, check, text)
-
-
-def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
-    if stanza.source_required:
-        what = (
-            'REQUIRE_SOURCE_ADDRESS is now a client setting: without NAT in between, `from = "auto"` in its hosts.toml'
-        )
-        yield False, f"{what} puts the address into every packet"
-    if stanza.username is not None:
-        yield False, "REQUIRE_USERNAME checked a name that the sender wrote; now the key proves who it is"
-    if stanza.runs_commands:
-        yield (
-            True,
-            "ENABLE_CMD_EXEC: a packet carried the command to run; a signed knock names a door only. Write a door with "
-            "`on_open` for each command that is needed",
-        )
-    if is_command and stanza.restrict_ports:
-        yield True, "RESTRICT_PORTS limited what a packet could ask for; the door does one thing only"
-
-
-def _network(stanza: Stanza) -> Iterator[tuple[bool, str]]:
-    if stanza.destinations:
-        yield True, "laxer: DESTINATION has no counterpart; knocks to every address of this host count"
-    if stanza.translation is not None:
-        where = f"{stanza.translation.address} port {stanza.translation.port}"
-        yield (
-            True,
-            f"FORCE_NAT: doorward does no NAT. Write the translation to {where} permanently into your own firewall: "
-            "the door decides which sources reach it",
-        )
-    if stanza.named & _NETWORK or stanza.flags & _NETWORK:
-        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"
-    if stanza.flags & {"FORWARD_ALL", "DISABLE_DNAT"}:
-        yield (
-            True,
-            "FORWARD_ALL, DISABLE_DNAT: a door opens only the ports that it names and never forwards everything",
-        )
-
-
-def _keys(stanza: Stanza) -> Iterator[tuple[bool, str]]:
-    if stanza.signers:
-        yield (
-            True,
-            f"GPG_REMOTE_ID, GPG_FINGERPRINT_ID: {len(stanza.signers)} signers; each needs a line with an SSH key",
-        )
-    elif stanza.named & _GPG:
-        yield False, "GnuPG keys: SSH keys replace them"
-    if stanza.flags & {"GPG_DISABLE_SIG", "GPG_IGNORE_SIG_VERIFY_ERROR"}:
-        yield False, "stricter: not all of its signatures were verified; now every one is"
-    if not stanza.named & _HMAC:
-        yield False, "stricter: packets without an HMAC were decrypted unverified; now every packet is verified first"
-
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol, SecretBytes
 
 PortName = Callable[[Port], str | None]  # the name of a port as in services(5), or None
 
@@ -117,41 +41,112 @@ _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
 @dataclass
-class SignedDoor:
-    """A door of the new file while it is built, and what its users' authorized_keys lines need."""
+class NewDoor:
+    """A door of the new file while it is built."""
 
     name: str
-    stanza: Stanza
     opens: tuple[Port, ...] = ()
     on_open: list[str] = field(default_factory=list)
     on_close: list[str] = field(default_factory=list)
+    for_ms: int = MAX_FOR_MS
+    notes: list[ImportNote] = field(default_factory=list)
+
+    def note(self, text: str, *, check: bool = False) -> None:
+        """Add a note about this door."""
+        self.notes.append(ImportNote(f"door {self.name!r}", check, text))
+
+
+@dataclass
+class NewStanza:
+    """A stanza of the new file while it is built: who may open its doors, for how long."""
+
+    name: str
+    old: Stanza
+    doors: list[NewDoor] = field(default_factory=list)
     for_ms: int = SHORTEST_MS
     for_max_ms: int | None = None
     notes: list[ImportNote] = field(default_factory=list)
 
     def note(self, text: str, *, check: bool = False) -> None:
-        """Add a note about this door."""
-        self.notes.append(ImportNote(self.name, check, text))
+        """Add a note about this stanza."""
+        self.notes.append(ImportNote(f"stanza {self.name!r}", check, text))
 
 
 def convert(configuration: AccessConfiguration, file: str, service: Service, port_name: PortName) -> Converted:
-    """Convert each stanza to a door; `service` looks ports up by name, `port_name` names by port."""
-    names = unique_names(_stem(stanza, port_name) for stanza in configuration.stanzas)
-    doors = [_convert_stanza(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
-    _note_duplicates(doors)
-    opened = tuple(dict.fromkeys(port for door in doors for port in door.opens))
+    """Convert all stanzas; `service` looks ports up by name, `port_name` names by port."""
+    doors = _Doors(service, port_name)
+    names = unique_names(_stanza_name(stanza, port_name) for stanza in configuration.stanzas)
+    stanzas = [_convert_stanza(NewStanza(*pair), doors) for pair in zip(names, configuration.stanzas, strict=True)]
+    opened = tuple(dict.fromkeys(port for door in doors.all for port in door.opens))
     signed_port = _signed_port(opened)
     notes = [*file_notes(configuration.includes, signed_port), *firewall_note(opened)]
-    text = _write(file, doors, notes, signed_port)
-    return Converted(text, (*notes, *(note for door in doors for note in door.notes)))
+    keys = dict[str, StanzaKeys]()
+    for stanza in stanzas:
+        if reason := _not_accepted(stanza):
+            stanza.note(f"fwknop's packets are not accepted for it: {reason}", check=True)
+        elif stanza.old.key is not None:
+            keys[stanza.name] = StanzaKeys(stanza.old.key, stanza.old.hmac_key)
+    text = _write(file, doors.all, stanzas, notes, signed_port, keys)
+    own = [*(note for door in doors.all for note in door.notes), *(note for new in stanzas for note in new.notes)]
+    return Converted(text, (*notes, *own), SecretBytes(format_file(keys).encode()) if keys else SecretBytes())
 
 
-def _stem(stanza: Stanza, port_name: PortName) -> str:
+def _not_accepted(stanza: NewStanza) -> str:
+    """Return why the packets of a stanza cannot be accepted, or ""."""
+    old = stanza.old
+    if old.translation is not None:
+        return "FORCE_NAT needs an address translation"
+    if not any(door.opens for door in stanza.doors) and not old.allowed_ports:
+        return "it names no port that a packet may request"
+    if old.key is None or not 1 <= len(old.key) <= MAX_KEY_BYTES:
+        return "it has no usable KEY or KEY_BASE64"
+    if old.mode != "cbc":
+        return f"ENCRYPTION_MODE {shown(old.mode)}; only CBC, fwknop's default, is"
+    if old.hmac_key is None:
+        return "it has no HMAC key, so nothing would prove who sent a packet; give its clients one, and import again"
+    if old.hmac_digest not in HMACS:
+        return f"HMAC_DIGEST_TYPE {shown(old.hmac_digest)}; write SHA256 here and at its clients, and import again"
+    if not 1 <= len(old.hmac_key) <= MAX_HMAC_BYTES or old.hmac_key == old.key:
+        return "its HMAC key has an invalid length, or is its KEY"
+    return ""
+
+
+def _stanza_name(stanza: Stanza, port_name: PortName) -> str:
+    """Return a stanza's name: its user's, or one made from its ports."""
+    is_name = stanza.username is not None and NAME.fullmatch(stanza.username) and not stanza.username.isdigit()
+    return (
+        stanza.username if is_name and stanza.username is not None else _stem(stanza.allowed_ports, stanza, port_name)
+    )
+
+
+class _Doors:
+    """The doors of the new file: one for each port, and one for each stanza with commands."""
+
+    def __init__(self, service: Service, port_name: PortName) -> None:
+        self.service, self._port_name = service, port_name
+        self.all: list[NewDoor] = []
+        self._by_port: dict[Port, NewDoor] = {}
+
+    def add(self, ports: Sequence[Port], stanza: Stanza) -> NewDoor:
+        """Add a door, named after its ports."""
+        stems = [door.name for door in self.all] + [_stem(ports, stanza, self._port_name)]
+        self.all.append(NewDoor([*unique_names(stems)][-1]))
+        return self.all[-1]
+
+    def for_port(self, port: Port, stanza: Stanza) -> NewDoor:
+        """Return the door that opens a port alone."""
+        if port not in self._by_port:
+            self._by_port[port] = self.add((port,), stanza)
+            self._by_port[port].opens = (port,)
+        return self._by_port[port]
+
+
+def _stem(ports: Sequence[Port], stanza: Stanza, port_name: PortName) -> str:
     """Return a door's name, made from its ports."""
-    if not stanza.allowed_ports:
+    if not ports:
         return "command" if stanza.cycle_open else "no-port" if stanza.open_ports else "any-port"
     words = []
-    for port in stanza.allowed_ports:
+    for port in ports:
         name = port_name(port) or ""
         is_valid = NAME.fullmatch(name) and not name.isdigit()
         words.append(name if is_valid else f"{port.protocol.name.lower()}-{port.number}")
@@ -160,66 +155,66 @@ def _stem(stanza: Stanza, port_name: PortName) -> str:
     return "-".join(words)
 
 
-def _convert_stanza(name: str, stanza: Stanza, service: Service) -> SignedDoor:
-    door = SignedDoor(name, stanza)
+def _convert_stanza(new: NewStanza, doors: _Doors) -> NewStanza:
+    stanza = new.old
     if stanza.repeated:
-        door.note(f"{', '.join(stanza.repeated)} occurred twice in one stanza: the last one counted", check=True)
+        new.note(f"{', '.join(stanza.repeated)} occurred twice in one stanza: the last one counted", check=True)
     if stanza.cycle_open:
-        _cycle(door, stanza.cycle_open, service)
+        new.doors = [doors.add(stanza.allowed_ports, stanza)]
+        new.for_ms = _cycle(new.doors[0], stanza, doors.service)
     else:
-        _ports(door)
-        _times(door)
-    if not (door.opens or door.on_open):
-        door.on_open = ["true"]
-    if door.for_ms > MAX_FOR_MS or (door.for_max_ms or 0) > MAX_FOR_MS:
-        door.for_ms, limit = min(door.for_ms, MAX_FOR_MS), format_duration(MAX_FOR_MS)
-        door.for_max_ms = min(door.for_max_ms, MAX_FOR_MS) if door.for_max_ms else None
-        door.note(f"its time is cut to {limit}", check=True)
-    door.note(
-        f"the stanza of line {stanza.line}; in authorized_keys, a line for each of its users: {_line(door)}", check=True
+        _times(new)
+        new.doors = [doors.for_port(port, stanza) for port in stanza.allowed_ports]
+    if not new.doors:
+        new.doors = [doors.add((), stanza)]
+        _no_ports(new.doors[0], stanza)
+    longest_ms = max(new.for_ms, new.for_max_ms or 0)
+    if longest_ms > MAX_FOR_MS:
+        new.for_ms, limit = min(new.for_ms, MAX_FOR_MS), format_duration(MAX_FOR_MS)
+        new.for_max_ms = min(new.for_max_ms, MAX_FOR_MS) if new.for_max_ms else None
+        new.note(f"its time is cut to {limit}", check=True)
+    for door in new.doors:
+        door.for_ms = min(door.for_ms, new.for_ms)
+        if not (door.opens or door.on_open):
+            door.on_open = ["true"]
+    new.note(
+        f"the stanza of line {stanza.line}; in authorized_keys, a line for each of its users: {_line(new)}", check=True
     )
-    door.notes += stanza_notes(name, stanza, is_command=bool(stanza.cycle_open))
-    return door
+    for check, text in stanza_notes(stanza, is_command=bool(stanza.cycle_open)):
+        new.note(text, check=check)
+    return new
 
 
-def _ports(door: SignedDoor) -> None:
-    stanza = door.stanza
-    door.opens = stanza.allowed_ports
-    if not stanza.open_ports:
-        but = f" but {', '.join(map(str, stanza.restrict_ports))}" if stanza.restrict_ports else ""
-        door.note(
-            f"no OPEN_PORTS: a packet chose any port{but}. A door names what it opens, and this one opens nothing yet: "
-            'write the ports that were asked for, like opens = ["22/tcp"], instead of on_open',
-            check=True,
-        )
-    elif not door.opens:
+def _no_ports(door: NewDoor, stanza: Stanza) -> None:
+    if stanza.open_ports:
         door.note("RESTRICT_PORTS removes all ports of OPEN_PORTS, so it opens nothing", check=True)
-    elif len(door.opens) > 1:
-        door.note(
-            "a packet chose among its ports; the door opens all of them. Write several doors if that is too much",
-            check=True,
-        )
+        return
+    but = f" but {', '.join(map(str, stanza.restrict_ports))}" if stanza.restrict_ports else ""
+    door.note(
+        f"no OPEN_PORTS: a packet chose any port{but}. A door names what it opens, and this one opens nothing yet: "
+        'write the ports that were asked for, like opens = ["22/tcp"], instead of on_open',
+        check=True,
+    )
 
 
-def _times(door: SignedDoor) -> None:
-    for_s, max_s = door.stanza.for_s or DEFAULT_FOR_S, door.stanza.max_s or DEFAULT_MAX_S
-    door.for_ms = 1000 * min(for_s, max_s)  # like fwknopd, which also logs a warning
-    door.for_max_ms = 1000 * max_s if max_s > for_s else None
+def _times(new: NewStanza) -> None:
+    for_s, max_s = new.old.for_s or DEFAULT_FOR_S, new.old.max_s or DEFAULT_MAX_S
+    new.for_ms = 1000 * min(for_s, max_s)  # like fwknopd, which also logs a warning
+    new.for_max_ms = 1000 * max_s if max_s > for_s else None
 
 
-def _cycle(door: SignedDoor, command: str, service: Service) -> None:
-    """Convert the commands to `opens` if they are understood; otherwise keep them as hooks."""
-    stanza = door.stanza
+def _cycle(door: NewDoor, stanza: Stanza, service: Service) -> int:
+    """Convert the commands to `opens` if they are understood, or to hooks; return how long it stays open, in ms."""
     closing = stanza.cycle_close if stanza.cycle_close not in (None, NO_COMMAND) else ""
-    start, stop = (_substitute(text or "", stanza.open_ports) for text in (command, closing))
+    start, stop = (_substitute(text or "", stanza.open_ports) for text in (stanza.cycle_open, closing))
     rule = parse_command(start, service).rule
-    door.for_ms = 1000 * (stanza.cycle_s or DEFAULT_FOR_S) if closing else SHORTEST_MS
+    for_ms = 1000 * (stanza.cycle_s or DEFAULT_FOR_S) if closing else SHORTEST_MS
     if rule is not None and rule.opens and (not stop or reverts(stop, rule, service)):
         door.opens = rule.ports
         for remark in rule.remarks:
             door.note(remark, check=True)
         if not closing:
-            door.for_ms = UNTIL_CLOSED_MS
+            for_ms = UNTIL_CLOSED_MS
             hour = format_duration(UNTIL_CLOSED_MS)
             door.note(
                 f"nothing closed it (CMD_CYCLE_CLOSE NONE); now it is open for {hour}: write another `for`", check=True
@@ -232,6 +227,7 @@ def _cycle(door: SignedDoor, command: str, service: Service) -> None:
     else:
         door.on_open, door.on_close = start.split(), stop.split()
         door.note("its commands stay and run as before, without a shell; %IP% is replaced by the address", check=True)
+    return for_ms
 
 
 def _substitute(command: str, ports: Sequence[Port]) -> str:
@@ -251,27 +247,21 @@ def _cannot_run(command: str) -> str:
     return "" if program and ("/" not in program or program.startswith("/")) else "its program has no full path"
 
 
-def _line(door: SignedDoor) -> str:
-    stanza = door.stanza
-    options = [f'doors="{door.name}"']
+def _line(new: NewStanza) -> str:
+    stanza = new.old
+    options = [f'doors="{",".join(door.name for door in new.doors)}"']
     if stanza.sources:
-        networks = (str(place).removesuffix("/32") for place in stanza.sources)
-        options.append(f'from="{",".join(networks)}"')
-    if door.for_max_ms is not None:
-        options.append(f'for-max="{format_duration(door.for_max_ms)}"')
+        options.append(f'from="{",".join(_networks(stanza))}"')
+    if new.for_max_ms is not None:
+        options.append(f'for-max="{format_duration(new.for_max_ms)}"')
     if stanza.expires:
         options.append(f'expiry-time="{stanza.expires}"')
     name = stanza.username if stanza.username and _SIMPLE_NAME.fullmatch(stanza.username) else "NAME"
     return f"{','.join(options)} KIND KEY {name}"
 
 
-def _note_duplicates(doors: Sequence[SignedDoor]) -> None:
-    """Note doors that could be one door: in access.conf every shared key needed its own stanza."""
-    first: dict[object, str] = {}
-    for door in doors:
-        other = first.setdefault((door.opens, door.for_ms), door.name) if door.opens else door.name
-        if other != door.name:
-            door.note(f'does what {other} does: take it out, and write doors="{other}" in the line, if you like')
+def _networks(stanza: Stanza) -> list[str]:
+    return [str(network).removesuffix("/32") for network in stanza.sources]
 
 
 def _signed_port(opened: Sequence[Port]) -> Port:
@@ -282,14 +272,26 @@ def _signed_port(opened: Sequence[Port]) -> Port:
     )
 
 
-def _write(file: str, doors: Sequence[SignedDoor], notes: Sequence[ImportNote], signed_port: Port) -> str:
+def _write(
+    file: str,
+    doors: Sequence[NewDoor],
+    stanzas: Sequence[NewStanza],
+    notes: Sequence[ImportNote],
+    signed_port: Port,
+    accepted: Collection[str],
+) -> str:
     port = [f'port = "{signed_port}"'] if signed_port != DEFAULT_SIGNED_PORT else []
-    tables = [line for door in doors for line in _table(door)]
-    head = f"# Made from {toml_text(file)} by `doorward import`."
-    return "\n".join([head, *comments(notes), "", "[signed]", *port, *tables]) + "\n"
+    lines = [f"# Made from {toml_text(file)} by `doorward import`.", *comments(notes), "", "[signed]", *port]
+    for door in doors:
+        lines += _door_table(door)
+    if accepted:
+        lines += ["", "[fwknop]", *port]
+    for stanza in stanzas:
+        lines += _stanza_table(stanza) if stanza.name in accepted else ["", *comments(stanza.notes)]
+    return "\n".join(lines) + "\n"
 
 
-def _table(door: SignedDoor) -> Iterator[str]:
+def _door_table(door: NewDoor) -> Iterator[str]:
     yield from ("", f"[doors.{door.name}]", *comments(door.notes))
     if door.opens:
         yield f"opens = {toml_list(map(str, door.opens))}"
@@ -298,3 +300,30 @@ def _table(door: SignedDoor) -> Iterator[str]:
     if door.on_close:
         yield f"on_close = {toml_list(door.on_close)}"
     yield f'for = "{format_duration(door.for_ms)}"'
+
+
+def _stanza_table(new: NewStanza) -> Iterator[str]:
+    stanza = new.old
+    yield from ("", f"[fwknop.stanzas.{new.name}]", *comments(new.notes))
+    yield f"doors = {toml_list(door.name for door in new.doors)}"
+    if set(stanza.allowed_ports) - {port for door in new.doors for port in door.opens}:
+        yield f"ports = {toml_list(map(str, stanza.allowed_ports))}"  # for its commands
+    if stanza.sources:
+        yield f"from = {toml_list(_networks(stanza))}"
+    yield f'for = "{format_duration(new.for_ms)}"'
+    yield f'for_max = "{format_duration(new.for_max_ms or new.for_ms)}"'
+    if stanza.username is not None:
+        yield f"username = {toml_text(stanza.username)}"
+    if not stanza.source_required:
+        yield "require_source_address = false"
+    if stanza.expires:
+        yield f"expires = {_toml_time(stanza.expires)}"
+    if stanza.hmac_digest != Hmac.SHA256:
+        yield f'hmac = "{stanza.hmac_digest}"'
+
+
+def _toml_time(expires: str) -> str:
+    """Return authorized_keys' YYYYMMDD or YYYYMMDDHHMMSSZ as TOML."""
+    day = f"{expires[:4]}-{expires[4:6]}-{expires[6:8]}"
+    clock = expires[8:]
+    return f"{day}T{clock[:2]}:{clock[2:4]}:{clock[4:6]}Z" if clock else day

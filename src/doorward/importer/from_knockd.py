@@ -15,7 +15,7 @@ from doorward.config.values import MAX_FOR_MS, MAX_WITHIN_MS
 from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import ParsedRule, Service
 from doorward.importer.toml_writer import LONGEST_STEM, ImportNote, NewDoor, argv, firewall_note, unique_names, write
-from doorward.model import TCP_FLAGS, Protocol
+from doorward.model import TCP_FLAGS, Protocol, SecretBytes
 
 UNTIL_CLOSED_MS = 3_600_000  # knockd's rule stayed until it was removed; every knock extends this hour
 SHORTEST_MS = 1000  # of a door that only runs a command: nothing is open, and the next knock runs it again
@@ -26,6 +26,7 @@ class Converted(NamedTuple):
 
     toml: str
     notes: tuple[ImportNote, ...]
+    keys: SecretBytes = SecretBytes()  # the file of the shared keys of fwknop's stanzas
 
 
 def convert(configuration: KnockdConfiguration, file: str, service: Service) -> Converted:
@@ -157,7 +158,7 @@ def _merge_doors(doors: Sequence[NewDoor]) -> Iterator[NewDoor]:
             other.on_open += door.on_open
             other.on_close += door.on_close
             other.for_ms = max(other.for_ms, door.for_ms)
-            other.notes += [ImportNote(other.name, note.check, note.text) for note in door.notes]
+            other.notes += [ImportNote(f"door {other.name!r}", note.check, note.text) for note in door.notes]
             other.note(f"also does what {door.name} did, since both had the same sequence", check=True)
     yield from first.values()
 

@@ -2,12 +2,12 @@
 
 A line is a keyword, a blank and a value up to a `;`; each SOURCE begins a stanza; a later line of a stanza replaces an
 earlier one. What fwknopd silently ignores (an unknown keyword, a line above the first SOURCE, the rest of a line beyond
-its buffer) is a fault. Keys and passphrases are discarded as they are read, and no message shows an unknown word: it
-may be part of a key.
+its buffer) is a fault. No message shows a key, or an unknown word: it may be part of a key.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from doorward.config.diagnostics import nearest, shown
 from doorward.config.values import MAX_OPENS
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
-from doorward.model import Port, Protocol
+from doorward.model import Port, Protocol, SecretBytes
 
 MAX_SECONDS = (1 << 31) - 1
 ANYWHERE = "ANY"
@@ -160,6 +160,20 @@ def word(text: str) -> str:
     return text
 
 
+def passphrase(text: str) -> SecretBytes:
+    """Return the bytes of a key that is written as it is."""
+    return SecretBytes(text.encode(errors="surrogateescape"))
+
+
+def base64_key(text: str) -> SecretBytes | None:
+    """Decode a key; None: it is not base64."""
+    letters = text.rstrip("=")
+    try:
+        return SecretBytes(base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True))
+    except ValueError:
+        return None
+
+
 MAX_LINE_BYTES = 1022  # fwknopd reads the rest as another line, even in a comment
 MAX_STANZAS = 10_000
 MAX_FAULTS = 1000  # reported at most, for a file of another format
@@ -186,6 +200,10 @@ class Stanza(NamedTuple):
     translation: SourceAddress | None = None
     expires: str | None = None  # in authorized_keys' time format
     signers: tuple[str, ...] = ()
+    key: SecretBytes | None = None
+    hmac_key: SecretBytes | None = None
+    hmac_digest: str = "sha256"
+    mode: str = "cbc"
     flags: frozenset[str] = frozenset()  # the keywords of FLAGS set to yes
     named: frozenset[str] = frozenset()
     repeated: tuple[str, ...] = ()
@@ -235,13 +253,19 @@ SETTINGS = {
     "FORCE_NAT": AccessSetting("translation", translation),
     "ACCESS_EXPIRE": AccessSetting("expires", expiry),
     "ACCESS_EXPIRE_EPOCH": AccessSetting("expires", expiry_epoch),
+    "KEY": AccessSetting("key", passphrase),
+    "KEY_BASE64": AccessSetting("key", base64_key),
+    "HMAC_KEY": AccessSetting("hmac_key", passphrase),
+    "HMAC_KEY_BASE64": AccessSetting("hmac_key", base64_key),
+    "HMAC_DIGEST_TYPE": AccessSetting("hmac_digest", str.lower),
+    "ENCRYPTION_MODE": AccessSetting("mode", str.lower),
     "GPG_REMOTE_ID": AccessSetting("signers", words),
     "GPG_FINGERPRINT_ID": AccessSetting("signers", words),
 }
 FLAGS = ("FORCE_MASQUERADE", "FORWARD_ALL", "DISABLE_DNAT", "ENABLE_CMD_SUDO_EXEC", "GPG_DISABLE_SIG",
          "GPG_IGNORE_SIG_VERIFY_ERROR", "GPG_ALLOW_NO_PW", "GPG_REQUIRE_SIG")  # fmt: skip
 SECRETS = ("KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64", "GPG_DECRYPT_PW")
-PASSED_OVER = ("ENCRYPTION_MODE", "HMAC_DIGEST_TYPE", "CMD_EXEC_USER", "CMD_EXEC_GROUP", "CMD_SUDO_EXEC_USER",
+PASSED_OVER = ("CMD_EXEC_USER", "CMD_EXEC_GROUP", "CMD_SUDO_EXEC_USER",
                "CMD_SUDO_EXEC_GROUP", "SUDO_EXE", "FORCE_SNAT", "GPG_HOME_DIR", "GPG_EXE", "GPG_DECRYPT_ID",
                "%include_keys")  # fmt: skip
 INCLUDES = ("%include", "%include_folder")

@@ -23,15 +23,15 @@ _NO_SHELL = re.compile(
 
 
 class ImportNote(NamedTuple):
-    """A note on a door (None: on the whole file); `check`: the operator has to act on it."""
+    """A note on a place, like `door 'ssh'` (None: the whole file); `check`: the operator has to act on it."""
 
-    door: str | None
+    place: str | None
     check: bool
     text: str
 
     def __str__(self) -> str:
-        door = f"door {self.door!r}: " if self.door else ""
-        return f"{'check: ' if self.check else ''}{door}{self.text}"
+        place = f"{self.place}: " if self.place else ""
+        return f"{'check: ' if self.check else ''}{place}{self.text}"
 
 
 @dataclass
@@ -49,7 +49,7 @@ class NewDoor:
 
     def note(self, text: str, *, check: bool = False) -> None:
         """Add a note about this door."""
-        self.notes.append(ImportNote(self.name, check, text))
+        self.notes.append(ImportNote(f"door {self.name!r}", check, text))
 
     @property
     def flags(self) -> FlagFilter:

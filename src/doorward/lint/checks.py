@@ -181,9 +181,22 @@ def _shares_nothing(configuration: Configuration) -> Iterator[LocatedFinding]:
         )
 
 
+def _shared_keys(configuration: Configuration) -> Iterator[LocatedFinding]:
+    for stanza in configuration.fwknop.stanzas if configuration.fwknop is not None else ():
+        path = ("fwknop", "stanzas", stanza.name)
+        if stanza.insecure_no_hmac:
+            what = f"stanza {stanza.name!r} accepts packets without an HMAC: each one is decrypted unverified"
+            remedy = "give its clients an HMAC key, or let its users knock with SSH keys"
+            yield LocatedFinding("no-hmac", "warning", (*path, "insecure_no_hmac"), what, remedy)
+        what = f"stanza {stanza.name!r} uses a shared key: whoever can read it here or at a client can knock"
+        remedy = "remove the stanza once its users knock with SSH keys (`doorward status` shows who does)"
+        yield LocatedFinding("shared-key", "note", path, what, remedy)
+
+
 CHECKS: tuple[Check, ...] = (
     _mode,
     _shares_nothing,
+    _shared_keys,
     sequences.wrong_port,
     sequences.sweeps,
     sequences.guessed,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.config.duration import nft_duration
-from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
+from doorward.config.schema import SHORT_WINDOW_MS, Fwknop, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port
@@ -62,6 +62,9 @@ COUNTERS = (
     "browser",  # STUN frames, of browsers, passed to the daemon
     "browser_throttled",  # dropped: more than 10/s from one source, while more than 200/s came from all
     "browser_budget_exceeded",  # dropped: more than 2,000/s from all sources
+    "fwknop",  # packets of fwknop's clients, passed to the daemon
+    "fwknop_throttled",  # dropped: more than 10/s from one source, while many came from all
+    "fwknop_budget_exceeded",  # dropped: more from all sources than the keys of all stanzas can be tried with
 )
 
 
@@ -145,20 +148,22 @@ def compile_ruleset(
     signed_ports: Sequence[Port] = (),
     *,
     is_for_browsers: bool = False,
+    fwknop: Fwknop | None = None,
     log_steps: bool = False,
 ) -> Ruleset:
     """Return the text of the table `inet doorward` for an automaton; with `log_steps` every step is logged.
 
-    `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames.
+    `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames;
+    `fwknop`: also for packets of its clients.
     """
     groups = build_groups(automaton.machines)
-    sets = tuple(_sets(groups, capacity, has_signed=bool(signed_ports), is_for_browsers=is_for_browsers))
+    sets = tuple(_sets(groups, capacity, _limiters(signed_ports, fwknop, is_for_browsers=is_for_browsers)))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers)
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers, fwknop)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -199,7 +204,13 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
     )
 
 
-def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool, is_for_browsers: bool) -> Iterable[SetSpec]:
+def _limiters(signed_ports: Sequence[Port], fwknop: Fwknop | None, *, is_for_browsers: bool) -> tuple[str, ...]:
+    """Return the names of the sets that limit the datagrams of each source, by kind."""
+    kinds = {"signed": bool(signed_ports), "browser": is_for_browsers, "fwknop": fwknop is not None}
+    return tuple(kind for kind, is_used in kinds.items() if is_used)
+
+
+def _sets(groups: Sequence[Group], capacity: int, limiters: Sequence[str]) -> Iterable[SetSpec]:
     limiter, dynamic = f"{int(LIMITER_TIMEOUT_S)}s", "dynamic,timeout"
     for family, address in ADDRESS_TYPES.items():
         opened = f"{address} . inet_proto . inet_service"
@@ -211,11 +222,10 @@ def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool, is_for_br
         yield _spec(f"set throttled{family}", address, THROTTLED_SIZE, dynamic, f"{round(PAUSE_S * 1000)}ms")
         yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
         yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
-        if has_signed:
+        if limiters:
             yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
-            yield _spec(f"set signed{family}", address, SIGNED_SIZE, dynamic, limiter)
-        if is_for_browsers:
-            yield _spec(f"set browser{family}", address, SIGNED_SIZE, dynamic, limiter)
+        for kind in limiters:
+            yield _spec(f"set {kind}{family}", address, SIGNED_SIZE, dynamic, limiter)
         for group in groups:
             if family in group.families:
                 within_ms, mark = group.within_ms, group.mark(family)

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from doorward.daemon.ledger import KEPT_ROWS, Record
-from doorward.model import BY_BROWSER
+from doorward.model import BY_BROWSER, BY_FWKNOP, BY_KEY
 
-_KEY = "key "  # prefix in `Opening.by` of a signed knock, before the key's name
 _SHORTEST_S = 60.0  # least length of a period: charts divide by it
 _SLACK_S = 60.0  # the daemon may write while its ledger is read
 
@@ -33,7 +32,7 @@ class Session(NamedTuple):
 
     door: str
     person: str
-    by: str  # "key", "knock" or "hand"
+    by: str  # "key", "fwknop", "knock" or "hand"
     address: str
     ports: tuple[str, ...]
     since_s: float
@@ -90,8 +89,9 @@ def collect_events(records: Iterable[Record], since_s: float, now_s: float) -> P
 def _session(record: Record, now_s: float) -> Session:
     detail, door = record.detail, record.door or ""
     by, person = (detail["by"], record.address)
-    if by.startswith(_KEY):
-        by, person = "key", by.removeprefix(_KEY).removesuffix(BY_BROWSER)
+    for kind in (BY_KEY, BY_FWKNOP):
+        if by.startswith(kind):
+            by, person = kind.strip(), by.removeprefix(kind).removesuffix(BY_BROWSER)
     until_s, ended_by = detail["until"], detail["closed_by"]
     if detail["closed"] is not None:
         until_s = min(detail["closed"], now_s)

@@ -14,7 +14,7 @@ from doorward.report.source_list import LocalTime
 from doorward.report.statistics import LATEST, Statistics
 from doorward.report.words import count, moment
 
-_METHODS = {"key": "signed knock", "knock": "knock", "hand": "opened by hand"}
+_METHODS = {"key": "signed knock", "fwknop": "fwknop packet", "knock": "knock", "hand": "opened by hand"}
 _ENDED = {
     "time": "by time",
     "hand": "by hand",

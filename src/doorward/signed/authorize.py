@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 from doorward.config.duration import rough_duration
 from doorward.errors import MalformedError
-from doorward.model import BY_BROWSER, Address, Source
+from doorward.model import BY_BROWSER, BY_FWKNOP, BY_KEY, Address, Source
 from doorward.signed.authorized_keys import AuthorizedKeys
 from doorward.signed.envelope import CHECK_BYTES, Decryptor
 from doorward.signed.message import (
@@ -33,10 +33,14 @@ from doorward.signed.sshsig import expand_signature
 
 Reason = Literal[
     "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "once-unsupported", "signature",
-    "repeated", "lost", "stun", "resent",
+    "repeated", "lost", "stun", "resent", "fwknop",
 ]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
-GARBAGE = ("length", "check", "stun", "resent")  # reasons that anyone can cause: counted, never recorded
+GARBAGE = ("length", "check", "stun", "resent", "fwknop")  # reasons that anyone can cause: counted, never recorded
+Kind = Literal["signed knock", "fwknop packet"]
+SIGNED: Kind = "signed knock"
+FWKNOP: Kind = "fwknop packet"
+KINDS: frozenset[str] = frozenset(get_args(Kind))
 FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 
 
@@ -47,7 +51,8 @@ class ValidKnock(NamedTuple):
     authority and key ID, which outlive a renewal. `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
     accepted it. `reply` and `path`: the secret of the confirmation that the sender wants, if any, and its way.
-    `transaction`: of the browser's STUN frame, b"" if its MESSAGE-INTEGRITY is wrong; None: a raw packet.
+    `transaction`: of the browser's STUN frame, b"" if its MESSAGE-INTEGRITY is wrong; None: a raw packet. `also`: more
+    doors that the same packet opens, which only one of fwknop's can request.
     """
 
     door: str
@@ -61,6 +66,8 @@ class ValidKnock(NamedTuple):
     reply: ReplySecret | None = None
     path: ReplyPath | None = None
     transaction: bytes | None = None
+    kind: Kind = SIGNED
+    also: tuple[str, ...] = ()
 
     @property
     def is_close(self) -> bool:
@@ -74,14 +81,17 @@ class KnockRejection(NamedTuple):
     reason: Reason
     words: str = ""
     door: str | None = None
+    kind: Kind = SIGNED
 
 
 Verdict = ValidKnock | KnockRejection
 
 
 def signer_text(knock: ValidKnock) -> str:
-    """Return who signed a knock, and whether in a browser, for users."""
-    return f"key {knock.key}" if knock.transaction is None else f"key {knock.key}{BY_BROWSER}"
+    """Return who signed a knock, and whether in a browser, for users; for fwknop's packets the stanza."""
+    if knock.kind == FWKNOP:
+        return f"{BY_FWKNOP}{knock.key}"
+    return f"{BY_KEY}{knock.key}" if knock.transaction is None else f"{BY_KEY}{knock.key}{BY_BROWSER}"
 
 
 class FleetScope(NamedTuple):

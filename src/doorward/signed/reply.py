@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from doorward.errors import MalformedError
-from doorward.model import Address, Source
+from doorward.model import Address, SecretBytes, Source
 from doorward.signed.message import pack_source, parse_source
 
 SALT_BYTES = 16
@@ -29,11 +29,8 @@ _MAX_LEFT_S = (1 << 32) - 1
 _TEXT = struct.Struct("!BBBBI6s16s18s")  # version, code, IP version, prefix length, seconds, time, address, zeros
 
 
-class ReplySecret(bytes):
-    """The secret of one knock's confirmations. Has no revealing repr."""
-
-    def __repr__(self) -> str:
-        return "ReplySecret()"
+class ReplySecret(SecretBytes):
+    """The secret of one knock's confirmations."""
 
 
 class ReplyPath(NamedTuple):

@@ -23,6 +23,8 @@ DROPS = (
     "signed_budget_exceeded",
     "browser_throttled",
     "browser_budget_exceeded",
+    "fwknop_throttled",
+    "fwknop_budget_exceeded",
 )
 
 

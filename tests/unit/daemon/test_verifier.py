@@ -53,7 +53,7 @@ class Authorizer:
 
 
 def queue() -> VerifierQueue:
-    return VerifierQueue(Authorizer())  # type: ignore[arg-type]
+    return VerifierQueue(Authorizer())
 
 
 def packet(kind: str, number: int = 0) -> LoggedDatagram:
@@ -125,7 +125,7 @@ def test_many_knocks_are_reported_in_several_messages() -> None:
 def test_untrusted_text_always_fits_in_a_message() -> None:
     """A certificate's names are its maker's, and a message that does not fit would end the verifier."""
     wide = "\U0001f600" * 500
-    here = VerifierQueue(Authorizer())  # type: ignore[arg-type]
+    here = VerifierQueue(Authorizer())
     knock = grant()._replace(
         door="d" * 64,
         key=wide[:145],
@@ -204,7 +204,7 @@ OTHER = bytes(12)
 
 def browser_desk() -> VerifierQueue:
     """Grants a G that wants a confirmation, and rejects as above."""
-    here = VerifierQueue(Authorizer(), is_for_browsers=True)  # type: ignore[arg-type]
+    here = VerifierQueue(Authorizer(), is_for_browsers=True)
     real = here._judge.authorize
 
     def authorize(packet: bytes, source: bytes, now_ms: int) -> Verdict:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from doorward.importer.fwknop_conf import parse
 from doorward.signed import key_options
 
 NAMES = {22: "ssh", 443: "https", 53: "domain", 80: "8080"}
+OWNER = re.compile(r"(door|stanza) '[^']*': ")
 LINE = "in authorized_keys, a line for each of its users: "
 
 
@@ -27,13 +29,20 @@ def converted(text: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def door(text: str) -> tuple[dict[str, Any], str, list[str]]:
-    """Return the door of a file's only stanza, its users' authorized_keys line, and its other notes."""
-    tables, notes = converted(f"SOURCE ANY\nHMAC_KEY a\n{text}\n")
-    ((name, table),) = tables["doors"].items()
-    about = [note.replace(f"door {name!r}: ", "") for note in notes if f"door {name!r}: " in note]
+    """Return the first door of a file's only stanza, its users' authorized_keys line, and its other notes."""
+    tables, notes = converted(f"SOURCE ANY\nKEY b\nHMAC_KEY a\n{text}\n")
+    table, *_ = tables["doors"].values()
+    about = [OWNER.sub("", note) for note in notes if OWNER.search(note)]
     (line,) = (note.partition(LINE)[2] for note in about if LINE in note)
     assert key_options.parse(line, datetime.timestamp).faults == ()
-    return table, line, [note for note in about if LINE not in note]
+    return table, line, [note for note in about if LINE not in note and "packets are not accepted" not in note]
+
+
+def stanza(text: str) -> dict[str, Any]:
+    """Return the table of a file's only stanza."""
+    tables, _ = converted(f"SOURCE 192.0.2.0/24\n{text}\n")
+    (table,) = tables["fwknop"]["stanzas"].values()
+    return dict(table)
 
 
 SSH = {"opens": ["22/tcp"], "for": "30s"}
@@ -43,19 +52,31 @@ def test_converts_a_whole_file() -> None:
     text = "SOURCE 192.0.2.7\nOPEN_PORTS tcp/22\nKEY very-secret\nHMAC_KEY too\n"
     expected = """\
 # Made from "a.conf" by `doorward import`.
-# Check: the keys in access.conf are not used and not copied: `doorward key server` creates the server key, and the users' public SSH keys go into authorized_keys next to this file, one per line, as shown at each door
-# Check: fwknopd.conf is not read: signed knocks go to 62201/udp; if PCAP_INTF names one interface, write it as `interfaces` below [gate]
-# stricter: a packet could open for any address that it named (fwknop -a); now only for its own source, unless the user's line also has addresses="…"
+# Check: fwknop's clients go on as before, with the keys of access.conf; for signed knocks, `doorward key server` creates the server key, and the users' public SSH keys go into authorized_keys next to this file, one per line, as shown at each stanza
+# Check: fwknopd.conf is not read: both go to 62201/udp; if fwknop's clients use another port, write it as `port` below [fwknop], and if PCAP_INTF names one interface, as `interfaces` below [gate]
+# stricter: fwknop's packets may name any address (fwknop -a); a signed knock opens for its own source, unless the user's line also has addresses="…"
 # Check: doorward itself hides and opens 22/tcp. Start it first, then let your own firewall accept these ports for everyone: a packet must pass both
 
 [signed]
 
 [doors.ssh]
-# Check: the stanza of line 1; in authorized_keys, a line for each of its users: doors="ssh",from="192.0.2.7",for-max="5m" KIND KEY NAME
 opens = ["22/tcp"]
 for = "30s"
+
+[fwknop]
+
+[fwknop.stanzas.ssh]
+# Check: the stanza of line 1; in authorized_keys, a line for each of its users: doors="ssh",from="192.0.2.7",for-max="5m" KIND KEY NAME
+doors = ["ssh"]
+from = ["192.0.2.7"]
+for = "30s"
+for_max = "5m"
+require_source_address = false
 """
-    assert convert(parse(text, "a.conf"), "a.conf", lambda *_: None, lambda _: "ssh").toml == expected
+    found = convert(parse(text, "a.conf"), "a.conf", lambda *_: None, lambda _: "ssh")
+    assert found.toml == expected
+    assert found.keys.decode().splitlines()[1:] == ["ssh dmVyeS1zZWNyZXQ= dG9v"]
+    assert "dmVy" not in repr(found)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +125,11 @@ def test_converts_doors(text: str, table: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("OPEN_PORTS tcp/22,tcp/443", "check: a packet chose among its ports; the door opens all of them. Write several doors if that is too much"),
         ("RESTRICT_PORTS tcp/22", "check: no OPEN_PORTS: a packet chose any port but 22/tcp. A door names what it opens, and this one opens nothing yet: write the ports that were asked for, like opens = [\"22/tcp\"], instead of on_open"),
         ("OPEN_PORTS tcp/22\nRESTRICT_PORTS tcp/22", "check: RESTRICT_PORTS removes all ports of OPEN_PORTS, so it opens nothing"),
         ("OPEN_PORTS tcp/22\nOPEN_PORTS tcp/22", "check: OPEN_PORTS occurred twice in one stanza: the last one counted"),
-        ("OPEN_PORTS tcp/22\nREQUIRE_SOURCE_ADDRESS Y", "REQUIRE_SOURCE_ADDRESS is now a client setting: without NAT in between, `from = \"auto\"` in its hosts.toml puts the address into every packet"),
-        ("OPEN_PORTS tcp/22\nENABLE_CMD_EXEC Y", "check: ENABLE_CMD_EXEC: a packet carried the command to run; a signed knock names a door only. Write a door with `on_open` for each command that is needed"),
+        ("OPEN_PORTS tcp/22\nREQUIRE_SOURCE_ADDRESS Y", "with signed knocks REQUIRE_SOURCE_ADDRESS is a client setting: without NAT in between, `from = \"auto\"` in its hosts.toml puts the address into every packet"),
+        ("OPEN_PORTS tcp/22\nENABLE_CMD_EXEC Y", "check: ENABLE_CMD_EXEC: a packet carried the command to run, and such packets are rejected. Write a door with `on_open` for each command that is needed"),
         ("OPEN_PORTS tcp/22\nDESTINATION 192.0.2.1", "check: laxer: DESTINATION has no counterpart; knocks to every address of this host count"),
         ("OPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22", "check: FORCE_NAT: doorward does no NAT. Write the translation to 10.0.0.1 port 22 permanently into your own firewall: the door decides which sources reach it"),
         ("OPEN_PORTS tcp/22\nFORCE_MASQUERADE Y", "check: FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"),
@@ -127,11 +147,10 @@ def test_notes(text: str, note: str) -> None:
 @pytest.mark.parametrize(
     ("ports", "names"),
     [
-        (["tcp/22", "tcp/22"], ["ssh", "ssh-2"]),
-        (["tcp/22,tcp/443"], ["ssh-https"]),
+        (["tcp/22", "tcp/22"], ["ssh"]),
+        (["tcp/22,tcp/443"], ["ssh", "https"]),
         (["tcp/8443", "tcp/80"], ["tcp-8443", "tcp-80"]),  # a name cannot be all digits
-        (["tcp/1,tcp/2,tcp/3,tcp/4"], ["tcp-1-tcp-2-and-2-more"]),
-        (["udp/53"] * 3, ["domain", "domain-2", "domain-3"]),
+        (["udp/53,tcp/53"], ["domain", "domain-2"]),
     ],
 )  # fmt: skip
 def test_doors_are_named_after_their_ports(ports: list[str], names: list[str]) -> None:
@@ -139,9 +158,58 @@ def test_doors_are_named_after_their_ports(ports: list[str], names: list[str]) -
     assert list(tables["doors"]) == names
 
 
-def test_notes_duplicate_doors() -> None:
-    _, notes = converted("SOURCE ANY\nOPEN_PORTS tcp/22\nSOURCE ANY\nOPEN_PORTS tcp/22\n")
-    assert "door 'ssh-2': does what ssh does: take it out, and write doors=\"ssh\" in the line, if you like" in notes
+def test_one_door_for_each_port_with_the_shortest_time() -> None:
+    tables, notes = converted(
+        "SOURCE ANY\nOPEN_PORTS tcp/22,tcp/443\nFW_ACCESS_TIMEOUT 60\nSOURCE ANY\nOPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 20\n"
+    )
+    assert tables["doors"] == {
+        "ssh": {"opens": ["22/tcp"], "for": "20s"},
+        "https": {"opens": ["443/tcp"], "for": "1m"},
+    }
+    assert [note.partition(LINE)[2] for note in notes if LINE in note] == [
+        'doors="ssh,https",for-max="5m" KIND KEY NAME',
+        'doors="ssh",for-max="5m" KIND KEY NAME',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("OPEN_PORTS tcp/22,tcp/443", {"doors": ["ssh", "https"], "for": "30s", "for_max": "5m"}),
+        ("OPEN_PORTS tcp/22\nREQUIRE_USERNAME alice\nFW_ACCESS_TIMEOUT 600", {"doors": ["ssh"], "for": "5m", "for_max": "5m", "username": "alice"}),
+        ("OPEN_PORTS tcp/22\nACCESS_EXPIRE 12/31/2030", {"doors": ["ssh"], "for": "30s", "for_max": "5m", "expires": date(2030, 12, 31)}),
+        ("OPEN_PORTS tcp/22\nACCESS_EXPIRE_EPOCH 1900000000", {"doors": ["ssh"], "for": "30s", "for_max": "5m", "expires": datetime(2030, 3, 17, 17, 46, 40, tzinfo=UTC)}),
+        ("OPEN_PORTS tcp/22\nHMAC_DIGEST_TYPE SHA3_512", {"doors": ["ssh"], "for": "30s", "for_max": "5m", "hmac": "sha3_512"}),
+        ("OPEN_PORTS udp/53\nCMD_CYCLE_OPEN /x $IP\nCMD_CYCLE_CLOSE NONE", {"doors": ["domain"], "ports": ["53/udp"], "for": "1s", "for_max": "1s"}),
+    ],
+)  # fmt: skip
+def test_stanzas(text: str, table: dict[str, Any]) -> None:
+    found = stanza(f"KEY a\nHMAC_KEY b\n{text}")
+    assert found == {"from": ["192.0.2.0/24"], "require_source_address": False, **table}
+    assert "require_source_address" not in stanza(f"KEY a\nHMAC_KEY b\n{text}\nREQUIRE_SOURCE_ADDRESS Y")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "KEY a\nOPEN_PORTS tcp/22",
+        "HMAC_KEY a\nOPEN_PORTS tcp/22",
+        "KEY a\nHMAC_KEY a\nOPEN_PORTS tcp/22",
+        "KEY a\nHMAC_KEY b",
+        "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nRESTRICT_PORTS tcp/22",
+        "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nENCRYPTION_MODE CTR",
+        "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nHMAC_DIGEST_TYPE MD5",
+        "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22",
+        f"KEY {33 * 'a'}\nHMAC_KEY b\nOPEN_PORTS tcp/22",
+        f"KEY a\nHMAC_KEY {129 * 'b'}\nOPEN_PORTS tcp/22",
+        "KEY_BASE64 !\nHMAC_KEY b\nOPEN_PORTS tcp/22",
+        "GPG_DECRYPT_PW x\nOPEN_PORTS tcp/22",
+    ],
+)
+def test_stanzas_whose_packets_are_not_accepted(text: str) -> None:
+    tables, notes = converted(f"SOURCE ANY\n{text}\n")
+    assert "fwknop" not in tables
+    assert [note for note in notes if "packets are not accepted" in note and note.startswith("check: stanza")]
 
 
 def test_signed_port_is_not_an_opened_port() -> None:
@@ -154,7 +222,7 @@ def test_notes_each_include() -> None:
     assert notes[0] == "check: line 3 includes '/a\\x1b[2Jb': import it too, and merge the results"
 
 
-def test_keys_are_not_copied() -> None:
+def test_keys_are_in_their_own_file_only() -> None:
     text = "SOURCE ANY\nKEY sesame\nKEY_BASE64 sesame\nHMAC_KEY sesame\nHMAC_KEY_BASE64 sesame\nGPG_DECRYPT_PW sesame\n"
     found = convert(parse(text, "f"), "f", lambda *_: None, lambda _: None)
     assert "sesame" not in found.toml + "".join(map(str, found.notes))

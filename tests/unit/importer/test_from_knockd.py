@@ -25,7 +25,7 @@ def converted(text: str) -> tuple[dict[str, Any], list[str]]:
     found = convert(parse(text, "f"), "f", lambda name, protocol: SERVICES.get((name, protocol)))
     comments = [line for line in found.toml.splitlines() if line.startswith("#")]
     assert len(comments) == len(found.notes) + 1  # every note is also in the file
-    return tomllib.loads(found.toml), [str(note) for note in found.notes if note.door]
+    return tomllib.loads(found.toml), [str(note) for note in found.notes if note.place]
 
 
 def door(text: str, sequence: str = "sequence = 7,8:udp\ntcpflags = syn") -> tuple[dict[str, Any], list[str]]:

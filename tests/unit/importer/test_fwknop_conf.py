@@ -11,7 +11,7 @@ from doorward.errors import ConfigError
 from doorward.importer import fwknop_conf
 from doorward.importer.dialect import Dialect, detect_dialect
 from doorward.importer.fwknop_conf import AccessConfiguration, Include, SourceAddress, Stanza, parse
-from doorward.model import Port
+from doorward.model import Port, SecretBytes
 
 SSH, HTTPS, DNS = Port.parse("22/tcp"), Port.parse("443/tcp"), Port.parse("53/udp")
 A, B = IPv4Network("192.0.2.7"), IPv4Network("203.0.113.0/24")
@@ -30,7 +30,7 @@ def faults(text: str) -> list[str]:
 
 def test_parses_a_whole_file() -> None:
     text = "# comment\n  # comment\n; comment\n\nSOURCE: ANY ; all\r\n  OPEN_PORTS\ttcp/22;\nKEY a b\n%include /x\nFW_ACCESS_TIMEOUT 60\nSOURCE 192.0.2.7\n"
-    first, second = Stanza(5, open_ports=(SSH,), for_s=60), Stanza(10, sources=(A,))
+    first, second = Stanza(5, open_ports=(SSH,), for_s=60, key=SecretBytes(b"a b")), Stanza(10, sources=(A,))
     first = first._replace(named=frozenset({"SOURCE", "OPEN_PORTS", "KEY", "FW_ACCESS_TIMEOUT"}))
     assert parse(text, "f") == AccessConfiguration(
         (first, second._replace(named=frozenset({"SOURCE"}))), (Include(8, "/x"),)

@@ -1,0 +1,42 @@
+"""Who still uses a shared key of fwknop, and who has moved to signed knocks: the last opening by each way. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from doorward.model import BY_FWKNOP, BY_KEY
+
+
+class LastUse(NamedTuple):
+    """When a stanza, and a key with its name, last opened a door, in seconds since the epoch; None: never."""
+
+    stanza: str
+    fwknop_s: float | None
+    signed_s: float | None
+
+
+class FwknopUsers:
+    """The last use of each stanza's name. `last`: the last opening by each `Opening.by`, from the ledger."""
+
+    def __init__(self, stanzas: Iterable[str], last: Mapping[str, float]) -> None:
+        self._last = {stanza: LastUse(stanza, None, None) for stanza in stanzas}
+        for by, at_s in last.items():
+            self.note(by, at_s)
+
+    def note(self, by: str, at_s: float) -> None:
+        """Note an opening. A key is its stanza's if it has the same name, as in `alice` or `alice@laptop`."""
+        kind = BY_FWKNOP if by.startswith(BY_FWKNOP) else BY_KEY
+        name = by.removeprefix(kind)
+        stanza = name if kind == BY_FWKNOP else name.split()[0].partition("@")[0] if name.split() else ""
+        use = self._last.get(stanza)
+        if use is None:
+            return
+        if kind == BY_FWKNOP:
+            self._last[stanza] = use._replace(fwknop_s=max(at_s, use.fwknop_s or 0))
+        elif by.startswith(BY_KEY):
+            self._last[stanza] = use._replace(signed_s=max(at_s, use.signed_s or 0))
+
+    def as_list(self) -> list[dict[str, object]]:
+        """Return them as JSON values, in the order of the file."""
+        return [use._asdict() for use in self._last.values()]
