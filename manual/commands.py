@@ -11,8 +11,8 @@ HEAD = """\
 # Every command
 
 Made from the program itself (`python -m manual --markdown docs/reference`): what `doorward COMMAND --help` says.
-Exit status unless stated otherwise: 0 success, 1 negative result (for example: not open, not running), 2 usage or
-configuration error.
+[Exit status](exit-statuses.md) unless stated otherwise: 0 success, 1 negative result (for example: not open, not
+running), 2 usage or configuration error.
 """
 
 
@@ -51,7 +51,9 @@ def _code(language: str, text: str) -> str:
 
 
 def _group(group: Group) -> str:
-    rows = "".join(map(_row, group.words))
+    rows = "".join(_row(word) for word in group.words if "--help" not in word.names)
+    if not rows:
+        return ""
     remark = f"{marked(group.remark)}:\n\n" if group.remark else ""
     return f"{remark}| {group.title} | |\n| --- | --- |\n{rows}"
 
