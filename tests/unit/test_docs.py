@@ -21,12 +21,13 @@ TOML = [block for page in PAGES for block in blocks(page, "toml")]
 OF_PARTS = {"no door is defined"}  # what may be said of a block that shows only a part of a file
 LINK = re.compile(r"(?<!!)!?\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`doorward ([^`]+)`(?!`)")
-README_LINES, PAGE_WORDS = 120, 1200
+README_LINES, PAGE_WORDS, MANUAL_WORDS = 120, 1200, 20_000
 REFERENCE = (
     "docs/configuration.md",
     "docs/reference/",
     "docs/dev/",
 )  # looked up, or for contributors
+NOT_FOR_USERS = ("docs/dev/", "docs/reference/signed-knock.md")
 NO_CALLS = {"COMMAND", "--version", "signed"}  # what else stands behind the name: `doorward signed knock 1` is a text
 
 
@@ -146,6 +147,18 @@ def test_readme_is_short() -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name_of)
 def test_pages_are_short(page: Path) -> None:
     assert name_of(page).startswith(REFERENCE) or len(without_blocks(page).split()) <= PAGE_WORDS
+
+
+def words_of(page: Path) -> int:
+    """Count the words of sentences and tables: not code, and not where links lead."""
+    text = re.sub(r"\]\([^)]*\)|`[^`]*`", " ", without_blocks(page))
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def test_the_manual_of_users_is_short() -> None:
+    """Not counted: what contributors read, and the specification of the packet, for authors of clients."""
+    pages = (page for page in (ROOT / "docs").rglob("*.md") if not name_of(page).startswith(NOT_FOR_USERS))
+    assert sum(map(words_of, pages)) <= MANUAL_WORDS
 
 
 def test_every_page_is_led_to() -> None:

@@ -55,8 +55,9 @@ def test_every_command_and_option_has_its_place() -> None:
     text = reference.texts()["commands.md"]
     for name in COMMANDS:
         section = text[text.index(f"\n## `doorward {name}`\n") :].split("\n## ")[1]
-        for group in read_help(build_parser(name)).groups:
-            for word in (word for word in group.words if "--help" not in word.names):
+        groups = read_help(build_parser(name)).groups
+        for group in (group for group in groups if group.title != "signed knocks" or name == "knock"):
+            for word in (word for word in group.words if not {"-h", "-c"} & set(word.names)):
                 assert f"\n| `{', '.join(word.names) or word.value}" in section, (name, word)
 
 
