@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from doorward import __version__
 from doorward.cli.main import COMMANDS, build_parser
 from doorward.cli.main import parse as parse_words
 from doorward.client.hosts import read_hosts
@@ -175,6 +176,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_has_every_page(site: Path) -> None:
     pages = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")}
     assert pages <= {path.relative_to(site) for path in site.rglob("*.html")}
+
+
+def test_the_site_has_search_version_and_repository(site: Path) -> None:
+    page = (site / "reference/commands.html").read_text()
+    assert re.search(
+        rf'<a href="https://doorward.example.org/?" [^>]*class="md-source">.*?doorward {__version__}', page, re.DOTALL
+    )
+    assert 'data-md-component="search"' in page
+    assert 'md-source" data-md-component' not in page  # which would ask the repository's host
+    assert (site / "search/search_index.json").stat().st_size > 100_000
 
 
 def test_the_site_asks_nobody_else_for_anything(site: Path) -> None:
