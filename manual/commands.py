@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doorward.cli import knockd, knockd_client
-from doorward.cli.main import COMMANDS, build_parser
+from doorward.cli.main import COMMANDS, GROUPS, build_parser
 from manual.escaping import cell, marked
 from manual.parser_help import Group, Word, read_help
 
@@ -11,15 +11,19 @@ HEAD = """\
 # Every command
 
 Made from the program itself (`python -m manual --markdown docs/reference`): what `doorward COMMAND --help` says.
-Exit status unless stated otherwise: 0 success, 1 negative result (for example: not open, not running), 2 usage or
-configuration error.
+[Exit status](exit-statuses.md) unless stated otherwise: 0 success, 1 negative result (for example: not open, not
+running), 2 usage or configuration error. `-h` prints the help of a command; `-c FILE` names another configuration than
+`/etc/doorward/doorward.toml`.
 """
+LEFT_OUT = {"-h", "-c"}  # of each command
 
 
 def document() -> str:
     """Return the whole page."""
-    rows = "".join(f"| [`doorward {name}`](#doorward-{name}) | {cell(what)} |\n" for name, what in COMMANDS.items())
-    overview = f"| command | does |\n| --- | --- |\n{rows}"
+    overview = "".join(
+        f"- {title}: {', '.join(f'[`{name}`](#doorward-{name})' for name in group)}\n"
+        for title, group in GROUPS.items()
+    )
     compat = [_section(name, _code("text", text)) for name, text in COMPATIBLE.items()]
     return "\n".join([HEAD, overview, *map(_command, COMMANDS), *compat])
 
@@ -29,7 +33,7 @@ COMPATIBLE = {"knockd": knockd.USAGE, "knock": knockd_client.USAGE}
 
 def _command(name: str) -> str:
     parsed = read_help(build_parser(name))
-    parts = [_sentence(COMMANDS[name]), _code("text", parsed.usage), *map(_group, parsed.groups)]
+    parts = [_sentence(COMMANDS[name]), _code("text", parsed.usage), *(_group(name, group) for group in parsed.groups)]
     if parsed.shown:
         parts.append(_code("console", "\n".join(parsed.shown)))
     parts += [f"{marked(remark)}\n" for remark in parsed.remarks]
@@ -50,8 +54,12 @@ def _code(language: str, text: str) -> str:
     return f"```{language}\n{text.rstrip()}\n```\n"
 
 
-def _group(group: Group) -> str:
-    rows = "".join(map(_row, group.words))
+def _group(name: str, group: Group) -> str:
+    if group.title == "signed knocks" and name != "knock":
+        return f"{group.title.capitalize()}: as for [`doorward knock`](#doorward-knock).\n"
+    rows = "".join(_row(word) for word in group.words if LEFT_OUT.isdisjoint(word.names))
+    if not rows:
+        return ""
     remark = f"{marked(group.remark)}:\n\n" if group.remark else ""
     return f"{remark}| {group.title} | |\n| --- | --- |\n{rows}"
 

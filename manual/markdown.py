@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import takewhile
 
 from manual import groff
 
 _FENCE = "```"
+_ASIDE = re.compile(r" \(\[[^\]]+\]\([^)]+\)\)")  # a link in parentheses leads nowhere on a page
 
 
 def of_document(text: str) -> str:
     """Return the sections of a document; its title, and the text before the first heading, become DESCRIPTION."""
-    return groff.heading("description") + "".join(_blocks(text.splitlines()))
+    return groff.heading("description") + "".join(_blocks(_ASIDE.sub("", text).splitlines()))
 
 
 def _blocks(lines: list[str]) -> Iterator[str]:
@@ -53,7 +55,7 @@ def _cells(row: str) -> list[str]:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Set a table as a list: the first column's word, its default, and what the other columns say of it."""
+    """Set a table as a list: the first column with type, range and default, and what the other columns say."""
     header, _, *body = rows
     return "".join(_row(header, row) for row in body)
 
@@ -62,6 +64,7 @@ def _row(header: list[str], row: list[str]) -> str:
     cells = {name: cell.replace("\0", "|") for name, cell in zip(header, row, strict=True)}
     term = groff.marked(cells.pop(header[0]))
     if "default" in cells:
-        term += f" (default: {groff.marked(cells.pop('default'))})"
+        kind = ": ".join(filter(None, (cells.pop("type"), cells.pop("range"))))
+        term += groff.marked(f" ({kind}; default: {cells.pop('default')})")
     said = [cell if name == "meaning" else f"{name}: {cell}" for name, cell in cells.items()]
     return groff.entry(term, groff.marked("; ".join(said)))

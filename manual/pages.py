@@ -8,19 +8,23 @@ from doorward import __version__
 from doorward.cli import knockd, knockd_client
 from doorward.cli.main import COMMANDS, build_parser
 from manual import groff
+from manual.descriptions import DESCRIPTIONS
 from manual.markdown import of_document
 from manual.parsers import of_parser, of_usage, synopsis
 
 MANUAL = "doorward"
 ABOUT = """\
-**doorward** hides the services of a Linux host behind ports that are closed and silent, and opens them to a secret
-knock, for one source address and a short time. The knock is decided in the kernel: all doors are compiled into one
-automaton and loaded into nftables, so that the door is open before the next packet arrives."""
-STATUS = "0: success. 1: negative result (for example: not open, not running). 2: usage or configuration error."
+**doorward** hides the services of a Linux host: their ports are silent until a client knocks, with one packet that its
+SSH key has signed, or with packets to ports in order. A correct knock opens one door, for one source address and a
+short time. The service behind the door is unchanged and still authenticates its users. doorward changes only its own
+nftables table, `inet doorward`. To begin, run `doorward init` on the server."""
+STATUS = "0 success, 1 negative result (for example: not open, not running), 2 usage or configuration error"
 ENVIRONMENT = {
     "CONFIGURATION_DIRECTORY": "the directory of doorward.toml; else `/etc/doorward`",
     "STATE_DIRECTORY": "the directory of the ledger; else `/var/lib/doorward`",
     "RUNTIME_DIRECTORY": "the directory of the control socket; else `/run/doorward`",
+    "SSH_AUTH_SOCK": "the agent whose first key signs knocks",
+    "NO_COLOR": "print without color, if it is not empty",
 }
 FILES = {
     "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",
@@ -87,7 +91,7 @@ def _see(*names: str) -> str:
 
 
 def _overview() -> Page:
-    text = _name("doorward", "hides services behind closed, silent ports and opens them to a secret knock")
+    text = _name("doorward", "hide services until a client knocks with its SSH key")
     text += synopsis("doorward [COMMAND …]") + _section("description", ABOUT)
     text += _entries("commands", {f"doorward-{name}(1)": what for name, what in COMMANDS.items()})
     text += _section("exit status", STATUS) + _entries("environment", ENVIRONMENT) + _entries("files", FILES)
@@ -95,17 +99,18 @@ def _overview() -> Page:
 
 
 def _command(name: str) -> Page:
-    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(build_parser(name))
+    about = _section("description", DESCRIPTIONS[name])
+    text = _name(f"doorward-{name}", COMMANDS[name]) + of_parser(build_parser(name), about, STATUS)
     return Page(f"doorward-{name}", 1, text + _see("doorward(1)", "doorward.toml(5)"))
 
 
 def _configuration(document: str) -> str:
-    text = _name("doorward.toml", "doors, and how they are opened")
+    text = _name("doorward.toml", "configuration of doorward")
     return text + of_document(document) + _see("doorward(1)", "doorward-check(1)")
 
 
 def _knockd() -> str:
-    text = _name("knockd", "runs commands on a secret knock, with an unchanged knockd.conf")
+    text = _name("knockd", "run commands on a port sequence, with an unchanged knockd.conf")
     usage, _, rest = of_usage(knockd.USAGE).partition(groff.heading("options"))
     text += usage + _section("description", KNOCKD_ABOUT) + groff.heading("options") + rest
     text += _section("exit status", KNOCKD_STATUS) + _entries("files", KNOCKD_FILES)
@@ -113,7 +118,7 @@ def _knockd() -> str:
 
 
 def _knock() -> str:
-    text = _name("knock", "sends a secret knock")
+    text = _name("knock", "send a port sequence")
     usage, _, rest = of_usage(knockd_client.USAGE).partition(groff.heading("options"))
     text += usage + _section("description", KNOCK_ABOUT) + groff.heading("options") + rest
     return text + _section("exit status", KNOCK_STATUS) + _see("knockd(1)", "doorward-knock(1)")

@@ -24,12 +24,12 @@ def synopsis(usage: str) -> str:
     return groff.heading("synopsis") + groff.paragraph(f"{groff.bold(program)} {done}{groff.plain(rest[end:])}")
 
 
-def of_parser(parser: argparse.ArgumentParser) -> str:
-    """Return the sections of a parser's help, from SYNOPSIS on."""
+def of_parser(parser: argparse.ArgumentParser, about: str, usual_status: str) -> str:
+    """Return the sections of a parser's help, from SYNOPSIS on; `about` is the section DESCRIPTION."""
     parsed = read_help(parser)
-    text = synopsis(parsed.usage) + "".join(map(_group, parsed.groups))
-    text += groff.heading("exit status") + groff.paragraph(groff.plain(parsed.status)) if parsed.status else ""
-    text += groff.heading("example") + groff.verbatim(parsed.shown) if parsed.shown else ""
+    text = synopsis(parsed.usage) + about + "".join(map(_group, parsed.groups))
+    text += groff.heading("exit status") + groff.paragraph(groff.plain(parsed.status or usual_status))
+    text += groff.heading("examples") + groff.verbatim(parsed.shown) if parsed.shown else ""
     return text + (groff.paragraph("\n.br\n".join(map(groff.marked, parsed.remarks))) if parsed.remarks else "")
 
 
@@ -52,4 +52,4 @@ def of_usage(usage: str) -> str:
         if found := _OPTION_LINE.match(one):
             text += groff.entry(groff.bold(found["option"]), groff.plain(found["what"].strip()))
     shown = [one.removeprefix("example:").strip() for one in lines if one.startswith("example:")]
-    return text + (groff.heading("example") + groff.verbatim(shown) if shown else "")
+    return text + (groff.heading("examples") + groff.verbatim(shown) if shown else "")

@@ -1,17 +1,17 @@
-"""The pages in docs/reference/ that are made from the program."""
+"""The page in docs/reference/ that is made from the program."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from manual import commands, settings
+from manual import commands
 from manual.share import use_standard_directories
 
 
 def texts() -> dict[str, str]:
     """Make each page's text, by its name."""
     use_standard_directories()
-    return {"commands.md": commands.document(), "configuration.md": settings.document()}
+    return {"commands.md": commands.document()}
 
 
 def write(directory: Path) -> None:

@@ -1,11 +1,19 @@
-"""What mkdocs does to a page before it reads it (mkdocs.yml names this file under `hooks`). Pure."""
+"""What mkdocs does before it reads a page (mkdocs.yml names this file under `hooks`). Pure."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from doorward import __version__
 
 _ITEM = re.compile(r"\d+\. ")
 _INSIDE = "   "
+
+
+def on_config(config: Any) -> None:
+    """Show the version with the link to the repository."""
+    config.repo_name = f"doorward {__version__}"
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:

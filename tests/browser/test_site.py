@@ -13,7 +13,7 @@ import pytest
 from tests.support.browser import Browser
 from tests.support.documents import build_site
 
-PAGES = ("index", "tutorial", "dev/design", "firewalls", "reference/commands", "reference/configuration")
+PAGES = ("index", "tutorial", "dev/design", "firewalls", "reference/commands", "configuration")
 WIDTHS = {1280: False, 360: True}  # pixels, and whether it is a phone
 
 

@@ -81,7 +81,7 @@ def test_the_report(session: DocsSession, console: Console) -> None:
     sums = {"125 openings by 6 people": r"[\d,]+ openings by \d people", "2,668 ": r"[\d,]+ ", "141 ": r"\d+ "}
     session.compare(call, vary=sums)
     assert (session.home("#") / "doorward.html").read_text().startswith("<!doctype html>")
-    at_night = re.search(r"^    15 6 \* \* \*  root  (doorward report .*)$", PAGE_OF_REPORT.read_text(), re.MULTILINE)
+    at_night = re.search(r"^15 6 \* \* \*  root  (doorward report .*)$", PAGE_OF_REPORT.read_text(), re.MULTILINE)
     assert at_night
     session.swaps["/var/lib/doorward"] = str(session.daemon.state)
     assert session.type(Call("#", at_night[1], "")) == ""

@@ -130,7 +130,7 @@ def viewing(daemon: RunningDaemon, story: Callable[[Pilot[int]], Coroutine[None,
     asyncio.run(play())
 
 
-def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, daemon: RunningDaemon) -> None:
+def test_view_shows_openings_and_keys_change_them(direct_lab: Lab, daemon: RunningDaemon) -> None:
     one, other = Visitors(direct_lab).crowd(4, 2)
 
     async def story(pilot: Pilot[int]) -> None:
@@ -142,7 +142,7 @@ def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, dae
         other.knock(*SEQUENCE[:2])
         one.knock(*SEQUENCE)
         await until(pilot, lambda: "knock" in line(f"ssh {one} "))
-        await until(pilot, lambda: line("valid knocks").endswith(" 1"))
+        await until(pilot, lambda: line("sequences").endswith(" 1"))
         if daemon.ask("stats")["sets"]["open4"]["elements"] is not None:
             await until(pilot, lambda: "2 knocks" in line(str(other)))
         left = line(f"ssh {one} ")
@@ -156,10 +156,10 @@ def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, dae
         daemon.event("prolonged", address=str(one), by="hand")
         await until(pilot, lambda: "59m" in line(f"ssh {one} "))
 
-        await pilot.press("c", "n")
+        await pilot.press("c", "escape")
         await pilot.press("c")
         await until(pilot, lambda: f"Close ssh to {one}?" in screen(pilot.app))
-        await pilot.press("y")
+        await pilot.press("enter")
         daemon.event("closed", address=str(one), by="hand")
         await until(pilot, lambda: not line(f"ssh {one} "))
         await pilot.press("c")
@@ -168,10 +168,27 @@ def test_view_shows_openings_and_keys_prolong_close_and_ban(direct_lab: Lab, dae
         one.knock(*SEQUENCE)
         await until(pilot, lambda: line(f"ssh {one} "))
         await pilot.press("b")
-        await until(pilot, lambda: f"Ban {one} from every door" in screen(pilot.app))
+        await until(pilot, lambda: "Ban which ADDRESS" in screen(pilot.app) and f"{one} 1h" in screen(pilot.app))
         await pilot.press("enter")
         daemon.event("banned", address=str(one))
         await until(pilot, lambda: not line(f"ssh {one} ") and line(f"banned {one} for 1h"))
+        await until(pilot, lambda: line(f"{one} 59m") or line(f"{one} 1h00"))  # in the panel of bans
+        await pilot.press("u")
+        await until(pilot, lambda: "End the ban of which ADDRESS?" in screen(pilot.app))
+        await pilot.press("enter")
+        daemon.event("unbanned", address=str(one))
+        await until(pilot, lambda: not line(f"{one} 59m") and not line(f"{one} 1h00"))
+
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "open the door to an address" in screen(pilot.app))
+        await pilot.press("escape", "up", "up", "o")
+        await until(pilot, lambda: "Open ssh to which ADDRESS" in screen(pilot.app))
+        await pilot.press(*"nowhere", "enter")
+        await until(pilot, lambda: "not appear to be an IPv4 or IPv6 address" in screen(pilot.app))
+        await pilot.press("ctrl+u", *f"{other} 20m", "enter")
+        daemon.event("opened", address=str(other), by="hand")
+        await until(pilot, lambda: "hand" in line(f"ssh {other} "))
+        daemon.run("close", "ssh", str(other))
         await pilot.press("q")
 
     viewing(daemon, story)

@@ -57,6 +57,7 @@ def send(lab: Lab, daemon: RunningDaemon) -> None:
     frames.close()
     daemon.event("opened", door="mail")
     daemon.run("open", "database", "192.0.2.14", "--for", "8h")
+    daemon.run("ban", "203.0.113.9", "--for", "8h")
 
 
 def test_manual_picture(direct_lab: Lab, tmp_path: Path) -> None:
@@ -64,7 +65,8 @@ def test_manual_picture(direct_lab: Lab, tmp_path: Path) -> None:
         await until(pilot, lambda: "mode stealth" in screen(pilot.app))
         send(direct_lab, daemon)
         await until(pilot, lambda: "mail" in screen(pilot.app) and "4 open" in screen(pilot.app))
-        await until(pilot, lambda: "valid knocks           0/s        3" in screen(pilot.app))
+        await until(pilot, lambda: "203.0.113.9 " in screen(pilot.app))
+        await until(pilot, lambda: "sequences              0/s        3" in screen(pilot.app))
         # Without the fonts, which a browser would fetch from elsewhere: any monospaced one will do.
         drawn = re.sub(r"@font-face \{.*?\}", "", pilot.app.export_screenshot(title="doorward watch"), flags=re.DOTALL)
         for word in ("database", "198.51.100.40", "2001:db8:5:7::21", "stealth"):
@@ -74,7 +76,7 @@ def test_manual_picture(direct_lab: Lab, tmp_path: Path) -> None:
             PICTURE.write_text(drawn)
 
     async def play(daemon: RunningDaemon) -> None:
-        async with WatchApp(daemon.control).run_test(size=(80, 24)) as pilot:
+        async with WatchApp(daemon.control).run_test(size=(110, 30)) as pilot:
             await story(pilot, daemon)
 
     with running_daemon(direct_lab.server, tmp_path, CONFIG) as daemon:

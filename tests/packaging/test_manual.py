@@ -66,17 +66,30 @@ def test_pages_say_what_help_says(share: Path) -> None:
     assert "-i, --interface <int> network interface to listen on" in shown(share, "knockd.1")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_pages_of_commands_have_every_section(name: str, share: Path) -> None:
+    source = (share / "man/man1" / f"doorward-{name}.1").read_text()
+    sections = re.findall(r'^\.SH "(.*)"$', source, re.MULTILINE)
+    assert sections[:3] == ["NAME", "SYNOPSIS", "DESCRIPTION"]
+    assert {"OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"} <= set(sections)
+    about = source.partition('"DESCRIPTION"')[2].partition(".SH")[0]
+    assert 15 <= len(about.split()) <= 90
+
+
 def test_every_setting_is_explained(share: Path) -> None:
     page = shown(share, "doorward.toml.5")
-    assert [name for name in Gate.__dataclass_fields__ if f"{name} (default: " not in page] == []
+    assert [name for name in Gate.__dataclass_fields__ if not re.search(rf" {name} \([^;]+; default: ", page)] == []
+    assert "A WHOLE FILE [gate] mode" in page
+    assert "(how)" not in page
     assert "[doors.NAME]" in page
 
 
 def test_a_document_becomes_a_page() -> None:
     document = (
-        "# Title\n\nSee [`a`](b.md) and\n.dots\n\n- one\n- two\n  lines\n\n## `x` y\n\n| s | default | meaning |\n"
+        "# Title\n\nSee [`a`](b.md) ([why](c.md)) and\n.dots\n\n- one\n- two\n  lines\n\n"
+        "## `x` y\n\n| s | type | default | range | meaning |\n"
     )
-    document += "| --- | --- | --- |\n| `p` | none | a \\| b |\n\n```\n.code \\ 'x'\n```\n"
+    document += "| --- | --- | --- | --- | --- |\n| `p` | text | none | to 9 | a \\| b |\n\n```\n.code \\ 'x'\n```\n"
     assert of_document(document).splitlines() == [
         '.SH "DESCRIPTION"',
         ".PP",
@@ -87,7 +100,7 @@ def test_a_document_becomes_a_page() -> None:
         "two lines",
         '.SH "x Y"',
         ".TP",
-        r"\fBp\fR (default: none)",
+        r"\fBp\fR (text: to 9; default: none)",
         "a | b",
         *(".PP", ".RS 4", ".nf", r"\&.code \e \(aqx\(aq", ".fi", ".RE"),
     ]

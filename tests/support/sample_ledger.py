@@ -65,6 +65,9 @@ def write_sample(path: Path, now_s: float = NOW_S) -> None:
         for day in range(DAYS, -1, -1):
             _people(ledger, choose, now_s, day)
             _strangers(ledger, choose, now_s, day)
+        for address, hours_ago, for_hours in (("203.0.113.44", 300, 24), ("192.0.2.66", 40, 1), ("198.51.100.9", 2, 8)):
+            at_s = now_s - hours_ago * 3600
+            ledger.banned(parse_source(address), at_s, at_s + for_hours * 3600)
         ledger.opened(opening("ssh", "198.51.100.23", "22/tcp", now_s - 12, now_s + 18, "key ada@laptop"))
     ledger.close()
 

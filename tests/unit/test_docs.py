@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from doorward import __version__
 from doorward.cli.main import COMMANDS, build_parser
 from doorward.cli.main import parse as parse_words
 from doorward.client.hosts import read_hosts
@@ -21,12 +22,13 @@ TOML = [block for page in PAGES for block in blocks(page, "toml")]
 OF_PARTS = {"no door is defined"}  # what may be said of a block that shows only a part of a file
 LINK = re.compile(r"(?<!!)!?\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`doorward ([^`]+)`(?!`)")
-README_LINES, PAGE_WORDS = 120, 1200
+README_LINES, PAGE_WORDS, MANUAL_WORDS = 120, 1200, 20_000
 REFERENCE = (
     "docs/configuration.md",
     "docs/reference/",
     "docs/dev/",
 )  # looked up, or for contributors
+NOT_FOR_USERS = ("docs/dev/", "docs/reference/signed-knock.md")
 NO_CALLS = {"COMMAND", "--version", "signed"}  # what else stands behind the name: `doorward signed knock 1` is a text
 
 
@@ -148,6 +150,18 @@ def test_pages_are_short(page: Path) -> None:
     assert name_of(page).startswith(REFERENCE) or len(without_blocks(page).split()) <= PAGE_WORDS
 
 
+def words_of(page: Path) -> int:
+    """Count the words of sentences and tables: not code, and not where links lead."""
+    text = re.sub(r"\]\([^)]*\)|`[^`]*`", " ", without_blocks(page))
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def test_the_manual_of_users_is_short() -> None:
+    """Not counted: what contributors read, and the specification of the packet, for authors of clients."""
+    pages = (page for page in (ROOT / "docs").rglob("*.md") if not name_of(page).startswith(NOT_FOR_USERS))
+    assert sum(map(words_of, pages)) <= MANUAL_WORDS
+
+
 def test_every_page_is_led_to() -> None:
     linked = {target.partition("#")[0] for page in PAGES for target in LINK.findall(page.read_text())}
     names = {Path(target).name for target in linked}
@@ -162,6 +176,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_has_every_page(site: Path) -> None:
     pages = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")}
     assert pages <= {path.relative_to(site) for path in site.rglob("*.html")}
+
+
+def test_the_site_has_search_version_and_repository(site: Path) -> None:
+    page = (site / "reference/commands.html").read_text()
+    assert re.search(
+        rf'<a href="https://doorward.example.org/?" [^>]*class="md-source">.*?doorward {__version__}', page, re.DOTALL
+    )
+    assert 'data-md-component="search"' in page
+    assert 'md-source" data-md-component' not in page  # which would ask the repository's host
+    assert (site / "search/search_index.json").stat().st_size > 100_000
 
 
 def test_the_site_asks_nobody_else_for_anything(site: Path) -> None:

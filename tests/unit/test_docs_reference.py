@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from doorward.cli.main import COMMANDS, build_parser
+from doorward.config import schema, toml
 from doorward.config.duration import parse_duration_ms
+from doorward.config.toml import Setting, parse
+from doorward.errors import ConfigError
+from doorward.model import Door, FlagFilter
 from manual import reference
 from manual.parser_help import read_help
 
 DOCS = Path(__file__).parents[2] / "docs"
 REWRITE = "they differ; `python -m manual --markdown docs/reference` updates it"
-Table = dict[str, dict[str, str]]  # of a page: header, setting, default
 
 
 @pytest.fixture(autouse=True)
@@ -48,41 +55,84 @@ def test_every_command_and_option_has_its_place() -> None:
     text = reference.texts()["commands.md"]
     for name in COMMANDS:
         section = text[text.index(f"\n## `doorward {name}`\n") :].split("\n## ")[1]
-        for group in read_help(build_parser(name)).groups:
-            for word in group.words:
+        groups = read_help(build_parser(name)).groups
+        for group in (group for group in groups if group.title != "signed knocks" or name == "knock"):
+            for word in (word for word in group.words if not {"-h", "-c"} & set(word.names)):
                 assert f"\n| `{', '.join(word.names) or word.value}" in section, (name, word)
 
 
-def defaults(path: Path) -> Table:
-    """Return the default of each setting, by the page's headings."""
-    table: Table = {}
-    for section in re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:]:
-        rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \| ", section, re.MULTILINE)
+class Row(NamedTuple):
+    type: str
+    default: str
+
+
+def written() -> dict[str, dict[str, Row]]:
+    """Return the settings of docs/configuration.md, by the page's headings."""
+    tables = {}
+    for section in re.split(r"^## ", (DOCS / "configuration.md").read_text(), flags=re.MULTILINE)[1:]:
         if section.startswith("`["):
-            table[section.split("`")[1]] = {
-                name: default for names, default in rows for name in re.findall(r"\w+", names)
-            }
-    return table
+            rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]*\| [^|]+ \|$", section, re.MULTILINE)
+            tables[section.split("`")[1]] = {name: Row(kind, default) for name, kind, default in rows}
+    return tables
 
 
-def test_the_defaults_that_people_wrote_are_those_of_the_program() -> None:
-    written, made = defaults(DOCS / "configuration.md"), defaults(DOCS / "reference/configuration.md")
-    assert {header: set(rows) for header, rows in written.items()} == {
-        header: set(rows) for header, rows in made.items()
-    }
-    for header, rows in made.items():
-        for setting, default in rows.items():
-            said = written[header][setting]
-            if default.startswith("`"):
-                assert meant(said) == meant(default), setting
+def made() -> Iterator[tuple[str, Mapping[str, Setting], Mapping[str, object]]]:
+    """Yield each table of the program: its header, its settings, and their defaults by field."""
+    for name in toml.TABLES:
+        if name == "doors":
+            yield "[doors.NAME]", toml.DOOR, Door._field_defaults
+        else:
+            fields = dataclasses.fields(getattr(schema, name.capitalize()))
+            yield f"[{name}]", getattr(toml, name.upper()), {field.name: field.default for field in fields}
+
+
+def test_the_page_has_every_setting_with_its_default() -> None:
+    pages = written()
+    for header, settings, defaults in made():
+        assert pages[header].keys() == settings.keys()
+        for name, setting in settings.items():
+            default, said = defaults.get(setting.field), pages[header][name].default
+            if setting.field == "capacity":
+                assert said.startswith(f"{schema.DEFAULT_CAPACITY},")
+            elif default in (None, (), "", dataclasses.MISSING):
+                assert not said.startswith("`"), name
             else:
-                assert not said.startswith("`"), setting
+                assert meant(said) == as_toml(setting.field, default), name
+    assert len(pages) == len(toml.TABLES)
 
 
-def meant(default: str) -> str:
-    """Return a default in one way of writing it: durations in milliseconds, numbers without what is said of them."""
-    word = default.split(",")[0].strip('`"') if not default.startswith("`[") else default
+def as_toml(field: str, value: object) -> object:
+    """Return a default of the program as `meant` returns that of the page."""
+    if isinstance(value, FlagFilter):
+        return str(value).split(",")
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, bool) or field.endswith("_ms") else str(value)
+
+
+def meant(default: str) -> object:
+    """Return a default of the page as a value: durations in milliseconds."""
+    value = tomllib.loads(f"x = {default.strip('`')}")["x"]
     try:
-        return str(parse_duration_ms(word))
+        return parse_duration_ms(value) if isinstance(value, str) else value
     except ValueError:
-        return word
+        return value
+
+
+def codes(header: str, name: str, value: str) -> set[str]:
+    """Return the codes of the faults that a value of a setting has."""
+    try:
+        parse(f"{header}\n{name} = {value}\n", "")
+    except ConfigError as error:
+        return {fault.code for fault in error.faults if fault.what.startswith(f"{name}: ")}
+    return set()
+
+
+def test_the_page_says_each_type() -> None:
+    for header, rows in written().items():
+        for name, row in rows.items():
+            is_list = row.type.startswith("list of") or row.type == "command"
+            assert ("not-a-list" in codes(header, name, "{}")) == (is_list and name != "port"), name
+            assert (codes(header, name, "true") == set()) == (row.type == "true or false"), name
+            assert (codes(header, name, "5000") == set()) == (row.type == "number" or name == "accept_mark"), name
+            assert (codes(header, name, '"1s"') == set()) >= (row.type == "duration"), name

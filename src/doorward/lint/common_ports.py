@@ -1,4 +1,4 @@
-"""Ports that attackers try before others; docs/strength.md lists the sources. Pure."""
+"""Ports that attackers try before others; docs/dev/guessing.md lists the sources. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimate how likely an attacker is to guess a port sequence: the formulas of docs/strength.md. Pure.
+"""Estimate how likely an attacker is to guess a port sequence: the formulas of docs/dev/guessing.md. Pure.
 
 The attacker sends knock packets at random, as many as the rate limiter admits. Each packet completes a sequence of n
 knocks if the last n were guessed right: with a probability of about 1/N^n, for N ports to choose from.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from html import escape
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -22,6 +23,12 @@ LEGEND = (
     (FAINT, "", "a loop: repeating the packet changes nothing"),
 )
 _STYLE = "<style>text{paint-order:stroke;stroke-width:4px;stroke-linejoin:round}</style>"
+
+
+BENDS = tuple((columns, rows) for rows in (0.75, -0.75, 0.3, -0.3, 1.2, -1.2) for columns in (0.0, -0.4, 0.4))
+LETTER_WIDTH = 9  # of a label, at most
+TILE = 4  # pixels; a curve should not cross tiles that a label takes
+Tile = tuple[int, int]
 
 
 class NodePosition(NamedTuple):
@@ -84,8 +91,9 @@ def _postorder(root: int, successors: Mapping[int, Sequence[int]]) -> Iterator[i
 
 
 def _draw_automaton(machine: Machine, nodes: Mapping[int, NodePosition], names: Sequence[str]) -> Iterator[str]:
+    taken = _taken_tiles(machine, nodes, names)
     for state, shorter in machine.fail.items():
-        yield _draw_failure_link(nodes[state], nodes[shorter])
+        yield _draw_failure_link(nodes[state], nodes[shorter], taken)
     for key in machine.repeats:
         yield _draw_loop(nodes[split_edge(key)[0]])
     for key, state in machine.edges.items():
@@ -99,18 +107,60 @@ def _draw_automaton(machine: Machine, nodes: Mapping[int, NodePosition], names: 
 def _draw_edge(begin: NodePosition, end: NodePosition, symbol: Port) -> str:
     middle = (begin.x + end.x) // 2
     path = f"M{begin.x + RADIUS} {begin.y}C{middle} {begin.y} {middle} {end.y} {end.x - RADIUS - 2} {end.y}"
-    y = end.y + 18 if end.y > begin.y else end.y - 7  # the side that the arrow does not come from
-    return _path(path, INK, "right") + _text(end.x - RADIUS - 14, y, str(symbol), anchor="end")
+    return _path(path, INK, "right") + _text(*_edge_label(begin, end), str(symbol), anchor="end")
 
 
-def _draw_failure_link(begin: NodePosition, end: NodePosition) -> str:
-    """Draw a failure link as a curve below the straight line, where the arrows of matching packets are."""
-    bend = NodePosition((begin.x + end.x) // 2, max(begin.y, end.y) + (ROW * 3 // 4 if end.y <= begin.y else -ROW // 3))
-    start = NodePosition(begin.x - RADIUS * 2 // 3, begin.y + RADIUS * 3 // 4)
-    side = 1 if end.y <= begin.y else -1
-    stop = NodePosition(end.x + RADIUS * 3 // 4, end.y + side * RADIUS * 3 // 4)
+def _edge_label(begin: NodePosition, end: NodePosition) -> tuple[int, int]:
+    """Return where the label of an edge ends: on the side that the arrow does not come from."""
+    return end.x - RADIUS - 14, end.y + 18 if end.y > begin.y else end.y - 7
+
+
+def _taken_tiles(machine: Machine, nodes: Mapping[int, NodePosition], names: Sequence[str]) -> set[Tile]:
+    """Return the tiles that labels, states with their loops, and heads of arrows cover."""
+    taken = set[Tile]()
+    for key, state in machine.edges.items():
+        before, symbol = split_edge(key)
+        node, (right, base) = nodes[state], _edge_label(nodes[before], nodes[state])
+        taken |= _tiles(right - LETTER_WIDTH * len(str(symbol)), base - 12, right, base + 3)
+        taken |= _tiles(node.x - RADIUS - 14, node.y - 5, node.x - RADIUS, node.y + 5)
+    for state, (x, y) in nodes.items():
+        taken |= _tiles(x - RADIUS + 4, y - RADIUS - 20, x + RADIUS - 4, y + RADIUS - 6)
+        if letters := len(", ".join(names[index] for index in machine.completes.get(state, ()))):
+            taken |= _tiles(x - 2, y + RADIUS + 6, x + LETTER_WIDTH * (letters + 6), y + RADIUS + 22)
+    return taken
+
+
+def _tiles(left: int, top: int, right: int, bottom: int) -> set[Tile]:
+    return {(x, y) for x in range(left // TILE, right // TILE + 1) for y in range(top // TILE, bottom // TILE + 1)}
+
+
+def _draw_failure_link(begin: NodePosition, end: NodePosition, taken: Set[Tile]) -> str:
+    """Draw a failure link as the curve that crosses the least of labels, states and heads of arrows."""
+    curves = [_curve(begin, end, columns, rows) for columns, rows in BENDS]
+    start, bend, stop = min(curves, key=lambda curve: _crossed(curve, taken))
     path = f"M{start.x} {start.y}Q{bend.x} {bend.y} {stop.x} {stop.y}"
     return _path(path, FAILURE, "fall", ' stroke-dasharray="5 4"')
+
+
+def _curve(begin: NodePosition, end: NodePosition, columns: float, rows: float) -> tuple[NodePosition, ...]:
+    """Return a curve between two circles: its start, its bend and its end."""
+    bend = NodePosition(
+        round((begin.x + end.x) / 2 + columns * COLUMN), max(0, round((begin.y + end.y) / 2 + rows * ROW))
+    )
+    return _toward(begin, bend, RADIUS + 1), bend, _toward(end, bend, RADIUS + 3)
+
+
+def _toward(node: NodePosition, other: NodePosition, distance: int) -> NodePosition:
+    share = distance / max(math.dist(node, other), 1.0)
+    return NodePosition(round(node.x + (other.x - node.x) * share), round(node.y + (other.y - node.y) * share))
+
+
+def _crossed(curve: tuple[NodePosition, ...], taken: Set[Tile]) -> int:
+    """Count the points of a curve that are on tiles which are taken."""
+    start, bend, stop = curve
+    weights = (((1 - t) ** 2, 2 * t * (1 - t), t**2) for t in (step / 40 for step in range(1, 40)))
+    points = ((a * start.x + b * bend.x + c * stop.x, a * start.y + b * bend.y + c * stop.y) for a, b, c in weights)
+    return sum((int(x) // TILE, int(y) // TILE) in taken for x, y in points)
 
 
 def _draw_loop(node: NodePosition) -> str:

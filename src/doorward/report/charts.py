@@ -13,8 +13,9 @@ from doorward.report.source_list import HOURS, Cell, LocalTime
 
 SHADES = 5
 _MOST_TICKS = 8
-_HOUR_S, _DAY_S = 3600, 86_400
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 _STEPS_S = (
+    *(minutes * _MINUTE_S for minutes in (1, 5, 10, 15, 30)),
     *(hours * _HOUR_S for hours in (1, 3, 6, 12)),
     *(days * _DAY_S for days in (1, 2, 4, 7, 14, 30, 90, 180, 365, 3650, 36_500, 365_000)),
 )
@@ -30,7 +31,7 @@ class Tick(NamedTuple):
 
 
 def ticks(period: Period, local: LocalTime) -> list[Tick]:
-    """Return the marks of a period: round local times, full hours or midnights."""
+    """Return the marks of a period: round local times, full minutes, hours or midnights."""
     step_s = next((step for step in _STEPS_S if period.length_s / step <= _MOST_TICKS), _STEPS_S[-1])
     offset_s = _utc_offset_s(local, period.since_s)
     local_s, end_s = period.since_s + offset_s, period.until_s + _utc_offset_s(local, period.until_s)
@@ -111,7 +112,7 @@ def _run(run: tuple[int, int]) -> str:
 
 
 def _text(when: datetime, step_s: int) -> str:
-    if step_s < _DAY_S and when.hour:
+    if step_s < _DAY_S and (when.hour or when.minute):
         return f"{when:%H:%M}"
     return f"{when:%b %Y}" if step_s >= 180 * _DAY_S else f"{when.day} {when:%b}"
 

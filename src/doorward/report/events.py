@@ -1,4 +1,4 @@
-"""Sort the ledger's records of a period into openings and refusals. Pure."""
+"""Sort the ledger's records of a period into openings, refusals and bans. Pure."""
 
 from __future__ import annotations
 
@@ -49,6 +49,15 @@ class Refusal(NamedTuple):
     reason: str
 
 
+class Ban(NamedTuple):
+    """A ban of an address or network. `ended_s` is None if it ends, or ended, at `until_s`."""
+
+    at_s: float
+    address: str
+    until_s: float
+    ended_s: float | None
+
+
 class PeriodEvents(NamedTuple):
     """The ledger's records of a period, oldest first.
 
@@ -59,22 +68,29 @@ class PeriodEvents(NamedTuple):
     period: Period
     sessions: list[Session]
     refusals: list[Refusal]
+    bans: list[Ban]
     future: int
     dropped: dict[str, float]
 
 
 def collect_events(records: Iterable[Record], since_s: float, now_s: float) -> PeriodEvents:
-    """Return the events since `since_s`, including doors open then; `records` are the whole ledger, oldest first."""
-    sessions, refusals, future = list[Session](), list[Refusal](), 0
+    """Return the events since `since_s`, and the openings and bans of that time.
+
+    `records` are the whole ledger, oldest first.
+    """
+    sessions, refusals, bans, future = list[Session](), list[Refusal](), list[Ban](), 0
     rows = {"opened": 0, "refused": 0}
     oldest: dict[str, float] = {}
     for record in records:
-        if record.event == "banned":
-            continue
-        rows[record.event] += 1
-        oldest.setdefault(record.event, record.at_s)
+        if record.event in rows:
+            rows[record.event] += 1
+            oldest.setdefault(record.event, record.at_s)
         if record.at_s > now_s + _SLACK_S:
             future += 1
+        elif record.event == "banned":
+            ban = Ban(record.at_s, record.address, record.detail["until"], record.detail["ended"])
+            if (ban.until_s if ban.ended_s is None else ban.ended_s) >= since_s:
+                bans.append(ban)
         elif record.event == "refused":
             if record.at_s >= since_s:
                 refusals.append(Refusal(record.at_s, record.door, record.address, record.detail["reason"]))
@@ -83,7 +99,7 @@ def collect_events(records: Iterable[Record], since_s: float, now_s: float) -> P
     oldest_s = min(oldest.values(), default=since_s)
     start_s = min(max(since_s, oldest_s), now_s - _SHORTEST_S)
     dropped = {event: at_s for event, at_s in oldest.items() if rows[event] >= KEPT_ROWS and at_s > since_s}
-    return PeriodEvents(Period(start_s, now_s), sessions, refusals, future, dropped)
+    return PeriodEvents(Period(start_s, now_s), sessions, refusals, bans, future, dropped)
 
 
 def _session(record: Record, now_s: float) -> Session:

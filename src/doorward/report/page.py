@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from doorward.config.duration import rough_duration
-from doorward.report import doors, refusals, users
+from doorward.report import ban_list, doors, refusals, users
 from doorward.report.markup import Html, fill, join, policy_source, untrusted
 from doorward.report.source_list import LocalTime
 from doorward.report.statistics import Statistics
@@ -50,7 +50,7 @@ def render_page(statistics: Statistics, origin: PageOrigin) -> str:
     since, until = local(period.since_s), local(period.until_s)
     offset = f"UTC{until:%z}"
     zone = f"times in {until.tzname()}" + ("" if until.tzname() in ("UTC", None) else f", {offset[:6]}:{offset[6:8]}")
-    parts = (users.section(statistics, local), refusals.section(statistics, local), doors.section(statistics, local))
+    parts = (part.section(statistics, local) for part in (users, refusals, ban_list, doors))
     when = f"{dated(since)} to {dated(until)}: {rough_duration(period.length_s)}"
     title = f"doorward at {origin.host}, {moment(until)}"
     head = fill(_HEAD, origin.version, Html(_POLICY), title, Html(STYLE))

@@ -21,7 +21,7 @@ _MAP = """<p class="hint">{}</p>
 """
 _WORST = """<h3>Networks with the most refusals</h3>
 {}<table class="cards"><thead><tr><th scope="col">Network</th><th scope="col" class="number">Addresses</th>\
-<th scope="col" class="number">Refusals</th><th scope="col" class="barred"><span class="unseen">Share</span></th>\
+<th scope="col" class="number">Refusals</th><th scope="col" class="barred">Compared</th>\
 <th scope="col">First</th><th scope="col">Last</th><th scope="col">Main reason</th></tr></thead>
 <tbody>{}</tbody></table>{}
 """
@@ -34,7 +34,7 @@ _SOURCE = """<tr><th scope="row">{}</th><td class="number" data-is="addresses">{
 """
 _REASONS = """<h3>Reasons</h3>
 <table class="cards reasons"><thead><tr><th scope="col">Reason</th><th scope="col" class="number">Refusals</th>\
-<th scope="col" class="barred"><span class="unseen">Share</span></th></tr></thead>
+<th scope="col" class="barred">Compared</th></tr></thead>
 <tbody>{}</tbody></table>
 """
 

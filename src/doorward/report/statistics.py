@@ -72,6 +72,7 @@ def as_json(statistics: Statistics) -> dict[str, object]:
         "people": statistics.people,
         "open_now": statistics.open_now,
         "refusals": len(events.refusals),
+        "bans": len(events.bans),
         "addresses": statistics.addresses,
         "networks": statistics.networks,
         "users": [_timeline_object(timeline) for timeline in statistics.timelines],

@@ -1,4 +1,4 @@
-"""Two threads that receive events and counters from the daemon into a bounded queue, which the view reads."""
+"""Two threads that receive events, counters and bans from the daemon into a bounded queue, which the view reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERY_S = 1.0  # between two requests for the counters; a quarter of it between 
 
 
 class FeedItem(NamedTuple):
-    """An item from the daemon: "began" (its status), "event", "stats" (its counters) or "ended" (why)."""
+    """An item from the daemon: "began" (its status), "event", "stats" (its counters), "bans" or "ended" (why)."""
 
     kind: str
     data: dict[str, Any]
@@ -61,6 +61,8 @@ class DaemonFeed:
             try:
                 with closing(EventClient(self._path)) as self._client:
                     self._put("began", self._client.first)
+                    with suppress(DoorwardError):  # only root may see them
+                        self._put("bans", ask(self._path, {"command": "bans"}))
                     for event in self._client:
                         self._put("event", event)
                 self._put("ended", {"why": "the daemon ended"})

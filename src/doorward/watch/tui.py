@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Container, Horizontal, Vertical
 from textual.coordinate import Coordinate
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, RichLog, Sparkline, Static
@@ -20,59 +21,69 @@ from doorward.daemon.control_client import EventClient, ask
 from doorward.daemon.log import text_of
 from doorward.errors import DoorwardError
 from doorward.escape import visible
+from doorward.model import parse_source
 from doorward.watch.feed import DaemonFeed, FeedItem
 from doorward.watch.view import TableRow, WatchState, cut
 
 
-class ConfirmDialog(ModalScreen[bool]):
-    """Asks for confirmation; the result is the answer."""
+class Dialog(ModalScreen[str | None]):
+    """Asks a question: Enter answers it, Esc cancels. The result is the text of the answer, or None.
+
+    Without `proposed` there is no text to edit, and the answer is empty. `check` raises ValueError for a wrong text.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y,enter", "answer(True)", "yes"),
-        Binding("n,escape", "answer(False)", "no"),
+        Binding("escape", "dismiss(None)", "no"),
+        Binding("enter", "dismiss('')", "yes"),
     ]
 
-    def __init__(self, question: str) -> None:
+    def __init__(
+        self,
+        question: str,
+        proposed: str | None = None,
+        check: Callable[[str], object] = str,
+        keys: str = "Enter yes   Esc no",
+    ) -> None:
         super().__init__()
-        self._question = question
+        self._question, self._proposed, self._check, self._keys = question, proposed, check, keys
 
     def compose(self) -> ComposeResult:
-        """Show the question and its keys."""
+        """Show the question, the text if there is one, and the keys."""
         with Vertical(classes="dialog"):
             yield Static(self._question, markup=False)
-            yield Static("y yes   n no", classes="keys")
-
-    def action_answer(self, answer: bool) -> None:
-        """Close the dialog with the answer."""
-        self.dismiss(answer)
-
-
-class DurationDialog(ModalScreen[str | None]):
-    """Asks for a valid duration; the result is its text, or None if canceled."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "no")]
-
-    def __init__(self, question: str, proposed: str) -> None:
-        super().__init__()
-        self._question, self._proposed = question, proposed
-
-    def compose(self) -> ComposeResult:
-        """Show the question with an editable answer."""
-        with Vertical(classes="dialog"):
-            yield Static(self._question, markup=False)
-            yield Input(self._proposed, compact=True)
-            yield Static("Enter yes   Esc no", id="hint", classes="keys", markup=False)
+            if self._proposed is not None:
+                yield Input(self._proposed, compact=True)
+            yield Static(self._keys, id="hint", classes="keys", markup=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Close the dialog with the duration, or show what is wrong with it."""
+        """Close the dialog with the text, or show what is wrong with it."""
         try:
-            parse_duration_ms(event.value.strip())
+            self._check(event.value)
         except ValueError as error:
             self.query_one("#hint", Static).update(str(error))
         else:
             self.dismiss(event.value.strip())
 
 
+def address_and_time(text: str) -> dict[str, str]:
+    """Return the fields of a request from "ADDRESS TIME" or "ADDRESS". ValueError: neither of them."""
+    address, _, for_ = text.strip().partition(" ")
+    parse_source(address)
+    if not for_:
+        return {"address": address}
+    parse_duration_ms(for_.strip())
+    return {"address": address, "for": for_.strip()}
+
+
+HELP = """\
+up, down   select a door or an opening
+o          open the door to an address
+c          close the opening; connections continue
+p          prolong the opening, from now
+b          ban an address from every door
+u          end a ban
+Tab        go to the events, to scroll them
+q, Ctrl-C  end the view; the gate is unchanged"""
 EVERY_S = 0.25  # between two updates of the screen
 _COLUMNS = ("door", "open to", "left", "ports", "by")
 _MOST_LETTERS = 24  # of a door, its ports or a key; an address is never cut
@@ -88,15 +99,22 @@ _LEVELS = {"warning": "yellow", "error": "red"}
 
 
 class WatchApp(App[int]):
-    """One screen: openings, knocks in progress, the gate's counters, and events."""
+    """One screen: openings, knocks in progress, bans, the gate's counters, and events."""
 
     TITLE = "doorward"
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 (declared so by the base class)
+        (0, "-narrow"),
+        (110, "-wide"),
+    ]
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("o", "open", "open"),
         Binding("c", "close", "close"),
         Binding("p", "prolong", "prolong"),
         Binding("b", "ban", "ban"),
+        Binding("u", "unban", "unban"),
+        Binding("question_mark", "help", "help"),
         Binding("q,ctrl+c", "quit", "quit"),
     ]
 
@@ -111,7 +129,9 @@ class WatchApp(App[int]):
         yield Static(id="summary", markup=False)
         yield DataTable(id="doors", cursor_type="row")
         with Horizontal(id="middle"):
-            yield Static(id="attempts", markup=False)
+            with Container(id="sources"):
+                yield Static(id="attempts", markup=False)
+                yield Static(id="bans", markup=False)
             yield Static(id="gate", markup=False)
         with Horizontal(id="dropping"):
             yield Static(id="rate", markup=False)
@@ -126,6 +146,7 @@ class WatchApp(App[int]):
             table.add_column(name, key=name)
         table.border_title = "doors"
         self.query_one("#attempts").border_title = "knocks in progress"
+        self.query_one("#bans").border_title = "bans"
         self.query_one("#gate").border_title = "gate"
         self.query_one("#events").border_title = "events"
         self._feed.start()
@@ -150,9 +171,10 @@ class WatchApp(App[int]):
         words = f"{state.summary} · {state.open_count} open" if is_connected else "no daemon; waiting"
         self.query_one("#summary", Static).update(f"doorward · {words} · {clock}")
         self._show_rows(self._state.rows(now_s))
-        attempts, gate = self.query_one("#attempts", Static), self.query_one("#gate", Static)
+        attempts, bans = self.query_one("#attempts", Static), self.query_one("#bans", Static)
         attempts.update("\n".join(self._state.attempts(max(1, attempts.size.height))) or "none")
-        gate.update("\n".join(self._state.gate()))
+        bans.update("\n".join(self._state.ban_lines(max(1, bans.size.height), now_s)))
+        self.query_one("#gate", Static).update("\n".join(self._state.gate()))
         self.query_one("#rate", Static).update(self._state.drop_rate())
         self.query_one("#drops", Sparkline).data = list(self._state.drops)
 
@@ -165,6 +187,8 @@ class WatchApp(App[int]):
             self._state.on_stats(data, now_s)
             if self._state.generation != data["generation"]:
                 self._feed.reconnect()
+        elif kind == "bans":
+            self._state.on_bans(data, now_s, time.time())
         elif kind == "began":
             self._error = ""
             self._state.begin(data, now_s, time.time())
@@ -179,7 +203,7 @@ class WatchApp(App[int]):
     def _write(self, moment: datetime, words: str, style: str) -> None:
         """Add a line to the events, without markup: parts of the text are untrusted input."""
         line = Text.assemble((f"{moment.astimezone():%H:%M:%S} ", "dim"), (words, style))
-        self.query_one("#events", RichLog).write(line)
+        self.query_one("#events", RichLog).write(line, expand=True)
 
     def _show_rows(self, rows: list[TableRow]) -> None:
         """Update the cells that changed; if rows came or went, all rows, with the cursor on the same opening."""
@@ -211,40 +235,51 @@ class WatchApp(App[int]):
             return None
         return row
 
+    def _ask(
+        self, request: dict[str, str], question: str, proposed: str | None = None, check: Callable[[str], Any] = str
+    ) -> None:
+        """Ask a question, and send the request once it is answered, with the fields that `check` returns."""
+
+        def on_result(answer: str | None) -> None:
+            if answer is not None:
+                self._send(request | (check(answer) if proposed is not None else {}))
+
+        self.push_screen(Dialog(question, proposed, check), on_result)
+
+    def action_open(self) -> None:
+        """Open the chosen door to an address, after a question."""
+        if (row := self._chosen()) is not None and row.door in self._state.doors:
+            request = {"command": "open", "door": row.door}
+            self._ask(request, f"Open {row.door} to which ADDRESS, and for what TIME?", "", address_and_time)
+
     def action_close(self) -> None:
         """Close the chosen opening, after a question."""
         if (row := self._chosen_opening()) is not None:
             request = {"command": "close", "door": row.door, "address": row.address}
-
-            def on_result(sure: bool | None) -> None:
-                if sure:
-                    self._send(request)
-
-            question = f"Close {row.door} to {row.address}? Established connections continue."
-            self.push_screen(ConfirmDialog(question), on_result)
+            self._ask(request, f"Close {row.door} to {row.address}? Established connections continue.")
 
     def action_prolong(self) -> None:
         """Keep the chosen opening open for longer, after a question."""
         if (row := self._chosen_opening()) is not None:
-
-            def on_result(for_: str | None) -> None:
-                if for_:
-                    self._send({"command": "open", "door": row.door, "address": row.address, "for": for_})
-
-            self.push_screen(
-                DurationDialog(f"Keep {row.door} open to {row.address} for how long from now?", "1h"), on_result
-            )
+            request = {"command": "open", "door": row.door, "address": row.address}
+            self._ask(request, f"Keep {row.door} open to {row.address} for how long from now?", "1h", _time)
 
     def action_ban(self) -> None:
-        """Ban the chosen address, after a question."""
-        if (row := self._chosen_opening()) is not None:
+        """Ban an address, after a question."""
+        row = self._chosen()
+        proposed = f"{row.address} 1h" if row is not None and row.address else ""
+        self._ask(
+            {"command": "ban"}, "Ban which ADDRESS from every door, and for what TIME?", proposed, address_and_time
+        )
 
-            def on_result(for_: str | None) -> None:
-                if for_:
-                    self._send({"command": "ban", "address": row.address, "for": for_})
+    def action_unban(self) -> None:
+        """End a ban, after a question."""
+        newest = self._state.bans[0][0] if self._state.bans else ""
+        self._ask({"command": "unban"}, "End the ban of which ADDRESS?", newest, _banned)
 
-            question = f"Ban {row.address} from every door, and ignore its knocks, for how long?"
-            self.push_screen(DurationDialog(question, "1h"), on_result)
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.push_screen(Dialog(HELP, keys="Enter or Esc to go back"))
 
     def _send(self, request: dict[str, Any]) -> None:
         """Send a request to the daemon, and show its error if any; its effect arrives as an event."""
@@ -255,6 +290,15 @@ class WatchApp(App[int]):
             ask(self._control, request)
         except DoorwardError as error:
             self.call_from_thread(self.notify, visible(str(error)), severity="error", markup=False)
+
+
+def _time(text: str) -> dict[str, str]:
+    parse_duration_ms(text.strip())
+    return {"for": text.strip()}
+
+
+def _banned(text: str) -> dict[str, str]:
+    return {"address": str(parse_source(text.strip()))}
 
 
 def _cells(row: TableRow) -> list[Text]:

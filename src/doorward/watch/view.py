@@ -51,8 +51,9 @@ class WatchState:
         self.summary = ""
         self.generation = ""
         self.stats: JsonObject = {}
+        self.bans: list[tuple[str, float]] | None = None  # the newest first, each with its end
         self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets per second
-        self._doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
+        self.doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
         self._openings: dict[tuple[str, str], _Open] = {}
         self._rates: dict[str, float] = {}
         self._measured_s = 0.0
@@ -60,14 +61,14 @@ class WatchState:
     def begin(self, first: JsonObject, now_s: float, wall_s: float) -> None:
         """Start from the daemon's status. `wall_s` converts its times once; later clock changes have no effect."""
         self.summary, self.generation = first["summary"], first["generation"]
-        self._doors = {name: ports for name, ports, _ in first.get("doors", ())}
+        self.doors = {name: ports for name, ports, _ in first.get("doors", ())}
         self._openings = {
             (o["door"], o["address"]): _Open(o["until"] - wall_s + now_s, o["ports"], o["by"])
             for o in first["openings"]
         }
 
     def on_event(self, event: JsonObject, now_s: float) -> None:
-        """Apply one event to the openings."""
+        """Apply one event to the openings and bans."""
         kind, key = event["event"], (str(event.get("door")), str(event.get("address")))
         if kind in ("opened", "prolonged"):
             before = self._openings.get(key) if kind == "prolonged" else None
@@ -77,6 +78,10 @@ class WatchState:
             self._openings[key] = _Open(now_s + event["for_s"], event["ports"], event["still"])
         elif kind == "closed":
             self._openings.pop(key, None)
+        elif kind in ("banned", "unbanned") and self.bans is not None:
+            self.bans = [ban for ban in self.bans if ban[0] != key[1]]
+            if kind == "banned":
+                self.bans.insert(0, (key[1], now_s + event["for_s"]))
 
     def on_stats(self, stats: JsonObject, now_s: float) -> None:
         """Store the counters, and compute rates since the last call."""
@@ -87,6 +92,10 @@ class WatchState:
             self.drops.append(sum(self._rates.get(name, 0.0) for name in DROPS))
         self.stats, self._measured_s = stats, now_s
         self.summary = stats["summary"]
+
+    def on_bans(self, data: JsonObject, now_s: float, wall_s: float) -> None:
+        """Store the bans; events change them from then on."""
+        self.bans = [(str(address), until_s - wall_s + now_s) for address, until_s in reversed(data["bans"])]
 
     @property
     def open_count(self) -> int:
@@ -105,10 +114,10 @@ class WatchState:
         return [*rows, *self._closed({door for door, _ in self._openings})]
 
     def _closed(self, is_in: set[str]) -> Iterator[TableRow]:
-        closed = {name: ports for name, ports in self._doors.items() if name not in is_in}
+        closed = {name: ports for name, ports in self.doors.items() if name not in is_in}
         for name, ports in islice(closed.items(), MOST_CLOSED):
             yield TableRow(name, "", "", " ".join(ports), "")
-        unseen = max(0, self.stats.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
+        unseen = max(0, self.stats.get("doors", 0) - len(self.doors)) + max(0, len(closed) - MOST_CLOSED)
         if unseen:
             yield TableRow("…", "", "", "", f"{unseen:,} more doors")
 
@@ -121,6 +130,16 @@ class WatchState:
             dropped = len(lines) - most + 1  # replaced by the last line
             lines = [*lines[: most - 1], f"and about {unseen + max(0, dropped):,} more"]
         return lines
+
+    def ban_lines(self, most: int, now_s: float) -> list[str]:
+        """Return at most `most` lines of bans, the newest first; nothing where this user may not see them."""
+        if self.bans is None:
+            return []
+        bans = [ban for ban in self.bans if ban[1] > now_s]
+        lines = [f"{cut(address, 22):<22} {left(until_s - now_s):>5}" for address, until_s in bans[:most]]
+        if unseen := len(bans) - len(lines):
+            lines = [*lines[: most - 1], f"and {unseen + 1:,} more"]
+        return lines or ["none"]
 
     def _in_progress(self) -> int:
         sets = self.stats.get("sets", {}).items()
@@ -138,7 +157,7 @@ class WatchState:
         lines = [
             f"{words:<15}{rate(self._rates.get(name, 0.0)):>9}/s {short(counters.get(name, 0)):>8}"
             for name, words in (
-                ("knocked", "valid knocks"),
+                ("knocked", "sequences"),
                 ("dropped_closed", "hidden ports"),
                 ("dropped_stealth", "silent drops"),
                 ("throttled", "rate-limited"),

@@ -42,6 +42,24 @@ def test_manual_picture_matches_its_example(tmp_path: Path) -> None:
     assert PICTURE.read_text() == drawn.read_text()
 
 
+def test_no_failure_link_of_the_manual_crosses_a_label() -> None:
+    root = parsed(PICTURE.read_text())
+    links = [path.get("d", "") for path in root.iterfind(f"{SVG}path") if path.get("marker-end") == "url(#fall)"]
+    assert len(links) == 2
+    labels = [text for text in root.iterfind(f"{SVG}text") if re.search("/(tcp|udp)$", text.text or "")]
+    assert len(labels) == 8
+    for link in links:
+        (x0, y0), (x1, y1), (x2, y2) = (
+            [int(part) for part in pair.split()] for pair in re.split("[MQ]| (?=[^ ]+ [^ ]+$)", link)[1:]
+        )
+        for label in labels:
+            right, base = int(label.get("x", "0")), int(label.get("y", "0"))
+            for t in (step / 100 for step in range(101)):
+                a, b, c = (1 - t) ** 2, 2 * t * (1 - t), t**2
+                x, y = a * x0 + b * x1 + c * x2, a * y0 + b * y1 + c * y2
+                assert not (right - 8 * len(label.text or "") < x < right and base - 11 < y < base), label.text
+
+
 @given(worlds())
 def test_every_table_entry_is_drawn_once(world: World) -> None:
     automaton = compile_doors(world.doors)

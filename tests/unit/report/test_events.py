@@ -8,7 +8,7 @@ import pytest
 
 from doorward.daemon.ledger import Record
 from doorward.report import events as module
-from doorward.report.events import Period, PeriodEvents, Refusal, Session, collect_events
+from doorward.report.events import Ban, Period, PeriodEvents, Refusal, Session, collect_events
 
 NOW_S, SINCE_S = 100_000.0, 50_000.0
 
@@ -47,7 +47,7 @@ def test_openings(record: Record, person: str, by: str, until_s: float, ended_by
 def test_records_before_the_period_are_skipped() -> None:
     found = sorted_out(opened(1000, 1030), refused(1000), opened(49_000, 49_999.9), refused(49_999.9), refused(50_000))
     assert found == PeriodEvents(
-        Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], future=0, dropped={}
+        Period(SINCE_S, NOW_S), [], [Refusal(50_000, None, "203.0.113.9", "a scanner")], [], future=0, dropped={}
     )
 
 
@@ -74,8 +74,17 @@ def test_dropped_records_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted_out(refused(1000), *many).dropped == {}  # older records exist: the period is complete
 
 
-def test_bans_are_ignored() -> None:
-    ban = Record(70_000, "banned", None, "203.0.113.9", {"until": 80_000.0, "ended": None})
-    assert sorted_out(opened(60_000, 60_030), ban, refused(71_000)) == sorted_out(
-        opened(60_000, 60_030), refused(71_000)
+def banned(at_s: float, until_s: float, ended_s: float | None = None) -> Record:
+    return Record(at_s, "banned", None, "203.0.113.9", {"until": until_s, "ended": ended_s})
+
+
+def test_bans_are_apart_from_refusals() -> None:
+    found = sorted_out(opened(60_000, 60_030), banned(70_000, 80_000), refused(71_000))
+    assert found == sorted_out(opened(60_000, 60_030), refused(71_000))._replace(
+        bans=[Ban(70_000, "203.0.113.9", 80_000, None)]
     )
+
+
+def test_bans_that_ended_before_the_period_are_skipped() -> None:
+    found = sorted_out(banned(1000, 49_000), banned(2000, 90_000, 49_000), banned(3000, 90_000), banned(4000, 51_000))
+    assert [ban.at_s for ban in found.bans] == [3000, 4000]

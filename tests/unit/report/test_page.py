@@ -11,6 +11,7 @@ import pytest
 
 from doorward.daemon.ledger import Record
 from doorward.report import events as module
+from doorward.report.ban_list import MOST_BANS
 from doorward.report.page import MARK
 from doorward.report.statistics import as_json
 from doorward.report.style import STYLE
@@ -146,6 +147,21 @@ def test_page_stays_small() -> None:
     assert (answer["openings"], answer["refusals"]) == (MANY, MANY)
 
 
+def test_bans_have_a_section_of_their_own() -> None:
+    records = [
+        Record(NOW_S - 7200, "banned", None, f"203.0.113.{number}", {"until": NOW_S + 3600, "ended": None})
+        for number in range(MOST_BANS + 1)
+    ]
+    records.append(Record(NOW_S - 600, "banned", None, "<b>", {"until": NOW_S + 3600, "ended": NOW_S - 60}))
+    text = read(refused(NOW_S - 7200), *records).text
+    section = text[text.index("Who was banned") :]
+    assert "<b> 14 May 15:10 14 May 15:19, by hand 203.0.113.50" in section
+    assert section.count("14 May 16:20 in force") == MOST_BANS - 1
+    assert "2 older bans" in section
+    assert "Refusals 1 of 1 address" in text
+    assert "banned" not in read(refused(NOW_S - 7200)).text
+
+
 def test_json_figures() -> None:
     records = [opened(NOW_S - 50), *(refused(NOW_S - 40 + number) for number in range(3)), refused(NOW_S - 5, "::1")]
     answer = as_json(figures_of(records, NOW_S - 90, NOW_S, CONFIGURATION))
@@ -156,6 +172,7 @@ def test_json_figures() -> None:
         "people": 1,
         "open_now": 0,
         "refusals": 4,
+        "bans": 0,
         "addresses": 2,
         "networks": 2,
         "users": [

@@ -56,6 +56,24 @@ def event(what: str, door: str, address: str, for_s: float = 30.0, by: str = "kn
     return {"event": what, "door": door, "address": address, "ports": ["22/tcp"], "for_s": for_s, "by": by}
 
 
+def test_bans() -> None:
+    shown = view()
+    shown.on_event({"event": "banned", "address": "192.0.2.1", "for_s": 60}, NOW_S)
+    assert shown.ban_lines(2, NOW_S) == []  # this user may not see them
+    shown.on_bans({"bans": []}, NOW_S, WALL_S)
+    assert shown.ban_lines(2, NOW_S) == ["none"]
+    bans = [["192.0.2.1", WALL_S + 50], ["2001:db8::/64", WALL_S + 7200], ["192.0.2.3", WALL_S + 9]]
+    shown.on_bans({"bans": bans}, NOW_S, WALL_S)
+    first, second, third = f"{'192.0.2.3':<22}    9s", f"{'2001:db8::/64':<22}  2h00", f"{'192.0.2.1':<22}   50s"
+    assert shown.ban_lines(3, NOW_S) == [first, second, third]
+    assert shown.ban_lines(2, NOW_S) == [first, "and 2 more"]
+    assert len(shown.ban_lines(3, NOW_S + 20)) == 2  # one has ended
+    shown.on_event({"event": "banned", "address": "192.0.2.1", "for_s": 60}, NOW_S)
+    assert shown.ban_lines(3, NOW_S)[0] == f"{'192.0.2.1':<22}   60s"
+    shown.on_event({"event": "unbanned", "address": "192.0.2.3"}, NOW_S)
+    assert len(shown.ban_lines(3, NOW_S)) == 2
+
+
 def test_openings_follow_events() -> None:
     shown = view()
     web = TableRow("web", "", "", "80/tcp 443/tcp", "")
@@ -116,7 +134,7 @@ def test_rates_since_previous_counters() -> None:
     later = {"knocked": 4, "dropped_closed": 7, "dropped_stealth": 2200, "throttled": 6, "open_full": 2}
     shown.on_stats(numbers(counters=later, ledger_trouble="full", log_overflows=2), NOW_S + 2)
     assert shown.gate() == [
-        "valid knocks         0.5/s        4",
+        "sequences            0.5/s        4",
         "hidden ports           0/s        7",
         "silent drops         500/s    2,200",
         "rate-limited         3.0/s        6",
