@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from doorward.config.schema import FwknopStanza
 from doorward.errors import MalformedError
-from doorward.fwknop.authorize import FwknopAuthorizer, StanzaKeys
+from doorward.fwknop.authorizer import FwknopAuthorizer, StanzaKeys
 from doorward.fwknop.cipher import decrypt
-from doorward.fwknop.packet import MAX_PORTS, PREFIX, is_candidate, parse_plaintext
+from doorward.fwknop.spa_packet import MAX_PORTS, PREFIX, is_candidate, parse_plaintext
 from doorward.model import Door, Port, SecretBytes
 from doorward.signed.authorize import REASONS, KnockRejection
 

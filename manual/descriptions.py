@@ -123,5 +123,6 @@ Makes a server, a client and an attacker in network namespaces of this machine, 
 each of them sees. Nothing outside these namespaces is changed.""",
     "import": """\
 Converts a configuration of knockd or fwknop to a `doorward.toml`. Settings without a counterpart are reported,
-with the reason. It changes no file but the one that `--output` names, and no key is copied.""",
+with the reason. It changes no file; with `--output` it writes a new one, and the shared keys of fwknop's clients
+to `fwknop.keys` next to it.""",
 }

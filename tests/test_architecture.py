@@ -17,7 +17,7 @@ IMPURE = {
     "ctypes", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
     "shutil", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time",
 }  # fmt: skip
-PURE_PACKAGES = {"core", "explain", "importer", "lint", "packets", "page", "report", "signed"}
+PURE_PACKAGES = {"core", "explain", "fwknop", "importer", "lint", "packets", "page", "report", "signed"}
 IMPURE_FILES = {  # of packages that are pure otherwise
     "config": {"files.py"},
     "doctor": {"host_state.py", "network.py", "replica.py", "rulesets.py", "trace.py"},
@@ -66,7 +66,7 @@ UNESCAPED = {
 RANKS = [
     {"errors", "escape", "named_tuple"},
     {"model", "libraries", "port"},
-    {"config", "packets", "signed"},
+    {"config", "fwknop", "packets", "signed"},
     {"core", "kernel", "lint", "importer"},
     {"nftables", "fleet"},
     {"daemon", "client"},

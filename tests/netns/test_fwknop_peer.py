@@ -14,8 +14,8 @@ import pytest
 from bench.fwknop import running
 from doorward.config import toml
 from doorward.fwknop import keys
-from doorward.fwknop.authorize import FwknopAuthorizer
-from doorward.fwknop.packet import is_candidate
+from doorward.fwknop.authorizer import FwknopAuthorizer
+from doorward.fwknop.spa_packet import is_candidate
 from doorward.importer.from_fwknop import convert
 from doorward.importer.fwknop_conf import parse
 from doorward.lab.topology import Lab

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from doorward.fwknop.packet import PREFIX
+from doorward.fwknop.spa_packet import PREFIX
 
 
 def unpadded(raw: bytes) -> str:

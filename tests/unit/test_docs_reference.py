@@ -19,7 +19,7 @@ from doorward.config import schema, toml
 from doorward.config.duration import parse_duration_ms
 from doorward.config.toml import Setting, parse
 from doorward.errors import ConfigError
-from doorward.model import Door, FlagFilter
+from doorward.model import Door, FlagFilter, Port
 from manual import reference
 from manual.parser_help import read_help
 
@@ -84,6 +84,8 @@ def made() -> Iterator[tuple[str, Mapping[str, Setting], Mapping[str, object]]]:
         else:
             fields = dataclasses.fields(getattr(schema, name.capitalize()))
             yield f"[{name}]", getattr(toml, name.upper()), {field.name: field.default for field in fields}
+    stanza = {field.name: field.default for field in dataclasses.fields(schema.FwknopStanza)}
+    yield "[fwknop.stanzas.NAME]", toml.STANZA, stanza
 
 
 def test_the_page_has_every_setting_with_its_default() -> None:
@@ -98,11 +100,13 @@ def test_the_page_has_every_setting_with_its_default() -> None:
                 assert not said.startswith("`"), name
             else:
                 assert meant(said) == as_toml(setting.field, default), name
-    assert len(pages) == len(toml.TABLES)
+    assert pages.keys() == {header for header, *_ in made()}
 
 
 def as_toml(field: str, value: object) -> object:
     """Return a default of the program as `meant` returns that of the page."""
+    if isinstance(value, Port):
+        return str(value)
     if isinstance(value, FlagFilter):
         return str(value).split(",")
     if isinstance(value, tuple):

@@ -102,7 +102,7 @@ class FwknopStanza:
 
     A packet requests ports: it opens the doors that open only these. `ports`: what it may request besides the doors'
     own, for doors that run commands. `sources`: where it may come from; empty: anywhere. `hmac` is a hash of
-    fwknop/packet.py.
+    fwknop/spa_packet.py.
     """
 
     name: str

@@ -117,10 +117,6 @@ class Setting:
     is_list_optional: bool = False
 
 
-def _unconverted(value: Any) -> object:
-    return value
-
-
 TABLES = ("gate", "doors", "signed", "fleet", "fwknop")
 
 GATE = {
@@ -175,7 +171,6 @@ FWKNOP = {
     "port": Setting("port", values.udp_port),
     "keys": Setting("keys", values.file),
     "window": Setting("window_ms", values.window),
-    "stanzas": Setting("stanzas", _unconverted),  # tables
 }
 
 STANZA = {
@@ -238,8 +233,10 @@ def _fleet(report: ErrorCollector, table: object) -> Fleet:
 
 def _fwknop(report: ErrorCollector, table: object) -> Fwknop:
     """Convert the table [fwknop] with its stanzas."""
+    path, tables = ("fwknop", "stanzas"), {}
+    if isinstance(table, dict):
+        table, tables = {key: value for key, value in table.items() if key != "stanzas"}, table.get("stanzas", {})
     fields = _table(report, ("fwknop",), table, FWKNOP)
-    path, tables = ("fwknop", "stanzas"), fields.get("stanzas", {})
     if not isinstance(tables, dict):
         what = f"stanzas is {shown(tables)}, not tables"
         report.add("stanzas-not-tables", path, what, "write a table [fwknop.stanzas.NAME] for each shared key")
@@ -251,7 +248,7 @@ def _fwknop(report: ErrorCollector, table: object) -> Fwknop:
         except InvalidValueError as error:
             report.add_error((*path, name), "the stanza's name", error)
         stanzas.append(FwknopStanza(name, **_table(report, (*path, name), stanza, STANZA)))
-    return Fwknop(**(fields | {"stanzas": tuple(stanzas)}))
+    return Fwknop(**fields, stanzas=tuple(stanzas))
 
 
 def _doors(report: ErrorCollector, tables: object) -> list[Door]:

@@ -11,7 +11,7 @@ from doorward.config.files import read_text, trusted_owners
 from doorward.config.schema import Configuration, Fwknop, Signed
 from doorward.errors import ConfigFault, DoorwardError, MalformedError, UsageError
 from doorward.fwknop import keys as fwknop_keys
-from doorward.fwknop.authorize import FwknopAuthorizer
+from doorward.fwknop.authorizer import FwknopAuthorizer
 from doorward.kernel.privileges import service_identity
 from doorward.signed import authorized_keys
 from doorward.signed.authorize import FleetScope, PacketAuthorizer

@@ -22,7 +22,7 @@ from doorward.daemon.key_files import Authorizers
 from doorward.daemon.nflog_reader import give_up_everything
 from doorward.errors import DoorwardError, MalformedError
 from doorward.escape import printable
-from doorward.fwknop.packet import MAX_PORTS, is_candidate
+from doorward.fwknop.spa_packet import MAX_PORTS, is_candidate
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import LoggedDatagram, LogSocket

@@ -9,7 +9,7 @@ import re
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from doorward.errors import MalformedError
-from doorward.fwknop.packet import BLOCK_BYTES, PREFIX, SALT_AT, SEALED_AT
+from doorward.fwknop.spa_packet import BLOCK_BYTES, PREFIX, SALT_AT, SEALED_AT
 from doorward.model import SecretBytes
 
 _KEY_BYTES, _IV_BYTES = 32, 16  # of AES-256

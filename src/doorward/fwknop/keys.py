@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from doorward.config.diagnostics import shown
 from doorward.config.schema import FwknopStanza
 from doorward.errors import ConfigFault, InvalidValueError
-from doorward.fwknop.authorize import StanzaKeys
+from doorward.fwknop.authorizer import StanzaKeys
 from doorward.model import NAME, SecretBytes
 
 MAX_KEY_BYTES, MAX_HMAC_BYTES = 32, 128  # what fwknop's client takes

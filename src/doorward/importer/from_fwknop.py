@@ -15,9 +15,9 @@ from doorward.config.duration import format_duration
 from doorward.config.schema import Hmac
 from doorward.config.values import MAX_FOR_MS
 from doorward.escape import toml_list, toml_text
-from doorward.fwknop.authorize import StanzaKeys
+from doorward.fwknop.authorizer import StanzaKeys
 from doorward.fwknop.keys import MAX_HMAC_BYTES, MAX_KEY_BYTES, format_file
-from doorward.fwknop.packet import HMACS
+from doorward.fwknop.spa_packet import HMACS
 from doorward.importer.firewall_commands import parse_command, reverts
 from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
@@ -41,7 +41,7 @@ _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
 @dataclass
-class NewDoor:
+class ImportedDoor:
     """A door of the new file while it is built."""
 
     name: str
@@ -57,12 +57,12 @@ class NewDoor:
 
 
 @dataclass
-class NewStanza:
+class ImportedStanza:
     """A stanza of the new file while it is built: who may open its doors, for how long."""
 
     name: str
     old: Stanza
-    doors: list[NewDoor] = field(default_factory=list)
+    doors: list[ImportedDoor] = field(default_factory=list)
     for_ms: int = SHORTEST_MS
     for_max_ms: int | None = None
     notes: list[ImportNote] = field(default_factory=list)
@@ -76,7 +76,7 @@ def convert(configuration: AccessConfiguration, file: str, service: Service, por
     """Convert all stanzas; `service` looks ports up by name, `port_name` names by port."""
     doors = _Doors(service, port_name)
     names = unique_names(_stanza_name(stanza, port_name) for stanza in configuration.stanzas)
-    stanzas = [_convert_stanza(NewStanza(*pair), doors) for pair in zip(names, configuration.stanzas, strict=True)]
+    stanzas = [_convert_stanza(ImportedStanza(*pair), doors) for pair in zip(names, configuration.stanzas, strict=True)]
     opened = tuple(dict.fromkeys(port for door in doors.all for port in door.opens))
     signed_port = _signed_port(opened)
     notes = [*file_notes(configuration.includes, signed_port), *firewall_note(opened)]
@@ -91,7 +91,7 @@ def convert(configuration: AccessConfiguration, file: str, service: Service, por
     return Converted(text, (*notes, *own), SecretBytes(format_file(keys).encode()) if keys else SecretBytes())
 
 
-def _not_accepted(stanza: NewStanza) -> str:
+def _not_accepted(stanza: ImportedStanza) -> str:
     """Return why the packets of a stanza cannot be accepted, or ""."""
     old = stanza.old
     if old.translation is not None:
@@ -124,16 +124,16 @@ class _Doors:
 
     def __init__(self, service: Service, port_name: PortName) -> None:
         self.service, self._port_name = service, port_name
-        self.all: list[NewDoor] = []
-        self._by_port: dict[Port, NewDoor] = {}
+        self.all: list[ImportedDoor] = []
+        self._by_port: dict[Port, ImportedDoor] = {}
 
-    def add(self, ports: Sequence[Port], stanza: Stanza) -> NewDoor:
+    def add(self, ports: Sequence[Port], stanza: Stanza) -> ImportedDoor:
         """Add a door, named after its ports."""
         stems = [door.name for door in self.all] + [_stem(ports, stanza, self._port_name)]
-        self.all.append(NewDoor([*unique_names(stems)][-1]))
+        self.all.append(ImportedDoor([*unique_names(stems)][-1]))
         return self.all[-1]
 
-    def for_port(self, port: Port, stanza: Stanza) -> NewDoor:
+    def for_port(self, port: Port, stanza: Stanza) -> ImportedDoor:
         """Return the door that opens a port alone."""
         if port not in self._by_port:
             self._by_port[port] = self.add((port,), stanza)
@@ -155,7 +155,7 @@ def _stem(ports: Sequence[Port], stanza: Stanza, port_name: PortName) -> str:
     return "-".join(words)
 
 
-def _convert_stanza(new: NewStanza, doors: _Doors) -> NewStanza:
+def _convert_stanza(new: ImportedStanza, doors: _Doors) -> ImportedStanza:
     stanza = new.old
     if stanza.repeated:
         new.note(f"{', '.join(stanza.repeated)} occurred twice in one stanza: the last one counted", check=True)
@@ -185,7 +185,7 @@ def _convert_stanza(new: NewStanza, doors: _Doors) -> NewStanza:
     return new
 
 
-def _no_ports(door: NewDoor, stanza: Stanza) -> None:
+def _no_ports(door: ImportedDoor, stanza: Stanza) -> None:
     if stanza.open_ports:
         door.note("RESTRICT_PORTS removes all ports of OPEN_PORTS, so it opens nothing", check=True)
         return
@@ -197,13 +197,13 @@ def _no_ports(door: NewDoor, stanza: Stanza) -> None:
     )
 
 
-def _times(new: NewStanza) -> None:
+def _times(new: ImportedStanza) -> None:
     for_s, max_s = new.old.for_s or DEFAULT_FOR_S, new.old.max_s or DEFAULT_MAX_S
     new.for_ms = 1000 * min(for_s, max_s)  # like fwknopd, which also logs a warning
     new.for_max_ms = 1000 * max_s if max_s > for_s else None
 
 
-def _cycle(door: NewDoor, stanza: Stanza, service: Service) -> int:
+def _cycle(door: ImportedDoor, stanza: Stanza, service: Service) -> int:
     """Convert the commands to `opens` if they are understood, or to hooks; return how long it stays open, in ms."""
     closing = stanza.cycle_close if stanza.cycle_close not in (None, NO_COMMAND) else ""
     start, stop = (_substitute(text or "", stanza.open_ports) for text in (stanza.cycle_open, closing))
@@ -247,7 +247,7 @@ def _cannot_run(command: str) -> str:
     return "" if program and ("/" not in program or program.startswith("/")) else "its program has no full path"
 
 
-def _line(new: NewStanza) -> str:
+def _line(new: ImportedStanza) -> str:
     stanza = new.old
     options = [f'doors="{",".join(door.name for door in new.doors)}"']
     if stanza.sources:
@@ -274,8 +274,8 @@ def _signed_port(opened: Sequence[Port]) -> Port:
 
 def _write(
     file: str,
-    doors: Sequence[NewDoor],
-    stanzas: Sequence[NewStanza],
+    doors: Sequence[ImportedDoor],
+    stanzas: Sequence[ImportedStanza],
     notes: Sequence[ImportNote],
     signed_port: Port,
     accepted: Collection[str],
@@ -291,7 +291,7 @@ def _write(
     return "\n".join(lines) + "\n"
 
 
-def _door_table(door: NewDoor) -> Iterator[str]:
+def _door_table(door: ImportedDoor) -> Iterator[str]:
     yield from ("", f"[doors.{door.name}]", *comments(door.notes))
     if door.opens:
         yield f"opens = {toml_list(map(str, door.opens))}"
@@ -302,7 +302,7 @@ def _door_table(door: NewDoor) -> Iterator[str]:
     yield f'for = "{format_duration(door.for_ms)}"'
 
 
-def _stanza_table(new: NewStanza) -> Iterator[str]:
+def _stanza_table(new: ImportedStanza) -> Iterator[str]:
     stanza = new.old
     yield from ("", f"[fwknop.stanzas.{new.name}]", *comments(new.notes))
     yield f"doors = {toml_list(door.name for door in new.doors)}"

@@ -188,7 +188,7 @@ def _shared_keys(configuration: Configuration) -> Iterator[LocatedFinding]:
             what = f"stanza {stanza.name!r} accepts packets without an HMAC: each one is decrypted unverified"
             remedy = "give its clients an HMAC key, or let its users knock with SSH keys"
             yield LocatedFinding("no-hmac", "warning", (*path, "insecure_no_hmac"), what, remedy)
-        what = f"stanza {stanza.name!r} uses a shared key: whoever can read it here or at a client can knock"
+        what = f"stanza {stanza.name!r} uses a shared key: a copy of it, from here or from a client, opens its doors"
         remedy = "remove the stanza once its users knock with SSH keys (`doorward status` shows who does)"
         yield LocatedFinding("shared-key", "note", path, what, remedy)
 

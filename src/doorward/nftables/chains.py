@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from doorward.config.duration import nft_duration
 from doorward.config.schema import Fwknop, Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
-from doorward.fwknop.packet import MAX_BYTES, MIN_BYTES
+from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
 from doorward.model import TCP_FLAGS, FlagFilter, Port
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action

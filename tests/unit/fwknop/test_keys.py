@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from doorward.config.schema import FwknopStanza
-from doorward.fwknop.authorize import StanzaKeys
+from doorward.fwknop.authorizer import StanzaKeys
 from doorward.fwknop.keys import format_file, parse
 from doorward.model import SecretBytes
 

@@ -35,7 +35,7 @@ HMACS = {"sha256": 43, "sha384": 64, "sha512": 86, "sha3_256": 43, "sha3_512": 8
 _DIGESTS = {22: ("md5",), 27: ("sha1",), 43: ("sha256", "sha3_256"), 64: ("sha384",), 86: ("sha512", "sha3_512")}
 
 
-class Request(NamedTuple):
+class SpaRequest(NamedTuple):
     """What the sender of a packet requests: these ports for `source` (None: for where the packet came from).
 
     `for_s` None: for the server's default.
@@ -67,7 +67,7 @@ def sealed_bytes(text: bytes) -> bytes:
     """Return what a packet without its HMAC has sealed. MalformedError: its base64 is not canonical, or no block."""
     sealed = _from_base64(PREFIX + text)
     if len(sealed) % BLOCK_BYTES or len(sealed) < SEALED_AT + BLOCK_BYTES:
-        raise MalformedError("wrong-length", "its ciphertext is no whole number of blocks")
+        raise MalformedError("wrong-length", "its ciphertext does not end with a block")
     return sealed
 
 
@@ -82,7 +82,7 @@ def _from_base64(text: bytes) -> bytes:
     return raw
 
 
-def parse_plaintext(plain: str) -> Request:
+def parse_plaintext(plain: str) -> SpaRequest:
     """Parse the fields. MalformedError: invalid, or a request that a door cannot serve."""
     text, _, digest = plain.rpartition(":")
     if not any(_digest(name, text) == digest for name in _DIGESTS.get(len(digest), ())):
@@ -99,7 +99,7 @@ def parse_plaintext(plain: str) -> Request:
     if kind not in (_ACCESS, _ACCESS_TIMEOUT) or len(more) > (2 if kind == _ACCESS_TIMEOUT else 1):
         raise MalformedError("invalid-fields", "invalid fields")
     source, ports = _access(_text(message))
-    return Request(username, int(time_s), source, ports, _for_s(more[-1:]) if kind == _ACCESS_TIMEOUT else None)
+    return SpaRequest(username, int(time_s), source, ports, _for_s(more[-1:]) if kind == _ACCESS_TIMEOUT else None)
 
 
 def _digest(name: str, text: str) -> str:

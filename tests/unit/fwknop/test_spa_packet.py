@@ -9,13 +9,13 @@ import pytest
 
 from doorward.errors import MalformedError
 from doorward.fwknop.cipher import Authenticator, decrypt
-from doorward.fwknop.packet import (
+from doorward.fwknop.spa_packet import (
     HMACS,
     MAX_BYTES,
     MAX_PORTS,
     MIN_BYTES,
     PREFIX,
-    Request,
+    SpaRequest,
     is_candidate,
     parse_plaintext,
     sealed_bytes,
@@ -37,7 +37,7 @@ LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 FIELDS = "1143457824664407:YWxpY2U:1795374597:3.0.0:1:MTkyLjAuMi41MCx0Y3AvMjI"
 
 
-def request(text: str) -> Request:
+def request(text: str) -> SpaRequest:
     return parse_plaintext(decrypt(SHARED.sealed(text), SecretBytes(SHARED.key)))
 
 
@@ -48,7 +48,7 @@ def test_reads_a_packet_of_the_client() -> None:
     plain = decrypt(sealed_bytes(text), SecretBytes(SHARED.key))
     assert plain == f"{FIELDS}:8WBICtovCB9Q4H/tj0/+FQK9CunxWlWqZxFNUQeBOXg"
     found = parse_plaintext(plain)
-    assert found == Request("alice", 1795374597, IPv4Address("192.0.2.50"), (Port.parse("22/tcp"),), None)
+    assert found == SpaRequest("alice", 1795374597, IPv4Address("192.0.2.50"), (Port.parse("22/tcp"),), None)
     assert SHARED.packet(SHARED.sealed(FIELDS, salt=bytes.fromhex("60f58e19b5585392"))) == PACKET
 
 
@@ -95,7 +95,7 @@ def test_candidates(payload: bytes, verdict: bool) -> None:
 def test_fields(message: str, kind: int, more: list[str], source: str, ports: list[str], for_s: int | None) -> None:
     found = request(fields(message, *more, kind=kind, time_s=1_800_000_000))
     own = None if source is None else IPv4Address(source)
-    assert found == Request("alice", 1_800_000_000, own, tuple(map(Port.parse, ports)), for_s)
+    assert found == SpaRequest("alice", 1_800_000_000, own, tuple(map(Port.parse, ports)), for_s)
 
 
 @pytest.mark.parametrize(

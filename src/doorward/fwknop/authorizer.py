@@ -16,7 +16,7 @@ from typing import NamedTuple
 from doorward.config.schema import FwknopStanza, Hmac
 from doorward.errors import MalformedError
 from doorward.fwknop.cipher import Authenticator, decrypt
-from doorward.fwknop.packet import HMACS, Request, parse_plaintext, sealed_bytes, split_tag
+from doorward.fwknop.spa_packet import HMACS, SpaRequest, parse_plaintext, sealed_bytes, split_tag
 from doorward.model import Door, Port, SecretBytes
 from doorward.signed.authorize import FORBIDDEN, FWKNOP, KnockRejection, Reason, ValidKnock, Verdict, clock_offset
 from doorward.signed.message import HASH_BYTES, NUMBER_BYTES
@@ -117,7 +117,7 @@ class FwknopAuthorizer:
         if len(self._last) > _MAX_SOURCES:
             self._last.popitem(last=False)
 
-    def _decide(self, stanza: _Stanza, request: Request, sealed: bytes, source: IPv4Address, now_ms: int) -> Verdict:
+    def _decide(self, stanza: _Stanza, request: SpaRequest, sealed: bytes, source: IPv4Address, now_ms: int) -> Verdict:
         settings, time_ms = stanza.settings, request.time_s * 1000
         behind_ms = now_ms - time_ms
         if abs(behind_ms) > self._window_ms:

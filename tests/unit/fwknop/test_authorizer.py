@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from doorward.config.schema import FwknopStanza, Hmac
-from doorward.fwknop.authorize import FwknopAuthorizer, StanzaKeys
+from doorward.fwknop.authorizer import FwknopAuthorizer, StanzaKeys
 from doorward.model import Door, Port, SecretBytes
 from doorward.signed.authorize import KnockRejection, ValidKnock, Verdict, signer_text
 from tests.support.fwknop import Keys
