@@ -39,12 +39,12 @@ SCOPED = [
 
 def granted(text: str) -> object:
     knock = {"door": "ssh", "source": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
-    knock |= {"is_shared": False, "reply": None, "path": None, "transaction": None}
+    knock |= {"is_shared": False, "reply": None, "path": None, "transaction": None, "kind": "signed knock", "also": []}
     return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}, "repeats": []}).encode())
 
 
 def refused(text: str) -> object:
-    telling = {"source": text, "reason": "clock", "words": "", "door": None}
+    telling = {"source": text, "reason": "clock", "words": "", "door": None, "kind": "signed knock"}
     return verifier.parse_report(json.dumps({"knocks": [], "refused": [telling], "counts": {}, "repeats": []}).encode())
 
 

@@ -151,7 +151,12 @@ def _knock(
     kind: str,
     also: list[str],
 ) -> ValidKnock:
-    if type(is_shared) is not bool or len(also) >= _MAX_DOORS or not all(map(NAME.fullmatch, (door, *also))):
+    if (
+        type(is_shared) is not bool
+        or type(also) is not list
+        or len(also) >= _MAX_DOORS
+        or not all(map(NAME.fullmatch, (door, *also)))
+    ):
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     return ValidKnock(

@@ -43,7 +43,8 @@ _FWKNOP = (
     f"meta nfproto ipv4 udp length {MIN_BYTES + UDP_HEADER_BYTES}-{MAX_BYTES + UDP_HEADER_BYTES}"
     f" @th,64,8 {_LETTER} @th,72,8 {_LETTER} @th,80,8 {_LETTER} @th,88,8 {_LETTER}"
 )
-_FWKNOP_CPU_US, _FWKNOP_PACKET_US, _FWKNOP_STANZA_US = 200_000, 50, 1.5  # per second; of a packet, for each stanza
+_FWKNOP_CPU_US, _FWKNOP_PACKET_US = 200_000, 50  # per second; of a packet
+_HMAC_US, _DECRYPTION_US = 1.5, 20  # for each stanza: its HMAC, or without it a decryption
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 # Addresses that several hosts share; a socket of this host may be among the receivers.
@@ -220,7 +221,9 @@ def _fwknop(context: ChainContext, verdict: str) -> str:
     """Return the chain that logs packets of fwknop's clients."""
     if context.fwknop is None:
         return ""
-    rate = round(_FWKNOP_CPU_US / (_FWKNOP_PACKET_US + _FWKNOP_STANZA_US * len(context.fwknop.stanzas)))
+    stanzas = context.fwknop.stanzas
+    tries_us = sum(_DECRYPTION_US if stanza.insecure_no_hmac else _HMAC_US for stanza in stanzas)
+    rate = max(4, round(_FWKNOP_CPU_US / (_FWKNOP_PACKET_US + tries_us)))
     calm = f"limit rate {rate // 4}/second burst {rate // 4} packets"
     budget = f"limit rate over {rate}/second burst {rate // 4} packets"
     return chain("fwknop", _handed_over("fwknop", calm, budget, verdict))

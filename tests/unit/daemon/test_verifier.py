@@ -347,3 +347,50 @@ def test_no_order_of_frames_gets_more_than_its_answers(frames: list[tuple[bytes,
             assert now_s < first[2] + ANSWER_S
             assert not repeats or repeats == [FrameRepeat(grant().id, transaction)]
     assert answers <= MAX_ANSWERS
+
+
+class SharedKeys:
+    """Grants a packet that begins with A, and takes the rest for garbage."""
+
+    def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
+        return grant() if packet.startswith(b"A") else KnockRejection("fwknop")
+
+
+def of_fwknop(letter: str, source: bytes = GUEST.packed) -> LoggedDatagram:
+    return LoggedDatagram(UdpDatagram(source, 40_000, SERVER.packed, 62201, letter.encode() * 140), 2)
+
+
+def test_one_packet_of_fwknop_between_two_looks_at_the_log() -> None:
+    here = VerifierQueue(Authorizer(), SharedKeys())
+    (report,) = here.run([of_fwknop("A"), of_fwknop("B"), of_fwknop("D"), packet("G")], WALL_S, 0.0)
+    assert [knock.kind for knock in report.knocks] == ["signed knock", "fwknop packet"]
+    assert here.has_waiting
+    assert here.run([], WALL_S, 0.1) == []
+    (report,) = here.run([], WALL_S, 2.0)
+    assert report.counts == {"fwknop": 2}
+    assert not here.has_waiting
+
+
+def test_packets_of_fwknop_that_wait_are_bounded() -> None:
+    here = VerifierQueue(Authorizer(), SharedKeys())
+    (report,) = here.run([of_fwknop("B")] * 300, WALL_S, 2.0)
+    assert report.counts == {"lost": 300 - 256, "fwknop": 1}
+
+
+def test_without_stanzas_or_over_ipv6_a_packet_of_fwknop_is_garbage() -> None:
+    for here, source in (
+        (queue(), GUEST.packed),
+        (VerifierQueue(Authorizer(), SharedKeys()), ip_address("2001:db8::7").packed),
+    ):
+        assert here.run([of_fwknop("A", source)], WALL_S, 2.0) == [VerifierReport([], [], {"check": 1})]
+
+
+def test_doors_and_kind_are_in_the_message() -> None:
+    several = grant()._replace(kind="fwknop packet", also=("web", "mail"))
+    report = VerifierReport([several], [Rejection(GUEST, KnockRejection("clock", "is late", kind="fwknop packet"))], {})
+    assert parse_report(pack_report(report)) == report
+    for field, value in (("kind", "letter"), ("also", ["no door"]), ("also", ["ssh"] * 32), ("also", "ssh")):
+        message = json.loads(pack_report(report))
+        message["knocks"][0][field] = value
+        with pytest.raises(MalformedError):
+            parse_report(json.dumps(message).encode())
