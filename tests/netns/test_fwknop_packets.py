@@ -57,17 +57,17 @@ class Site(SignedSite):
         """Have alice's client make one, dated ahead: fwknop dates by seconds, and the gate has just started."""
         return self.alice.by_client("--time-offset-plus", "2s", *options, server=visitor.server)
 
+    def dropped(self) -> int:
+        """Count the datagrams that gate and verifier have rejected."""
+        status = self.daemon.ask("status")
+        return int(sum(status["signed"]["refused"].values()) + status["counters"]["signed_length"])
+
     def replay(self, first: Visitor, second: Visitor, packets: Sequence[bytes]) -> None:
         """Send packets from two addresses, and see that all are rejected."""
-
-        def rejected() -> int:
-            status = self.daemon.ask("status")
-            return int(sum(status["signed"]["refused"].values()) + status["counters"]["signed_length"])
-
-        before = rejected()
+        before = self.dropped()
         for number, packet in enumerate((*packets, *packets), 1):
             self.send(first if number <= len(packets) else second, packet)
-        until(lambda: rejected() == before + 2 * len(packets))
+        until(lambda: self.dropped() == before + 2 * len(packets))
         assert self.daemon.openings() == []
 
     def rejected(self, visitor: Visitor) -> str:
@@ -154,7 +154,7 @@ def test_a_sender_without_a_key_opens_nothing(site: Site) -> None:
         wrong = [Keys.random().request(f"{guest},tcp/22", time_s=time.time() + 2)]
         wrong += [good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :] for at in (0, 20, 100, 170, 203)]
         site.send(guest, *wrong)
-        until(lambda: sum(daemon.ask("status")["signed"]["refused"].values()) == len(wrong))
+        until(lambda: site.dropped() == len(wrong))
         assert daemon.openings() == []
         site.send(guest, good)
         daemon.event("opened", address=str(guest))
