@@ -42,6 +42,7 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "sealed": "not sealed to the server's key",
     "repeated": "copies",
     "stun": "STUN frames without a signed knock",
+    "crowded": "STUN frames that came faster than they could be verified",
     "used": "already used",
     "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",

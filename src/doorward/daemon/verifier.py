@@ -44,6 +44,9 @@ from doorward.signed.stun import TRANSACTION_BYTES, is_frame, unwrap
 MAX_REMEMBERED = (
     65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
 )
+# Frames verified of those that wait together. More wait only where the verifier is too slow for a flood of them, and
+# would delay all other knocks; browsers repeat theirs.
+MAX_FRAMES_AT_ONCE = 64
 REJECTIONS_PER_S, REJECTIONS_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
 _MESSAGE_BYTES = 1 << 17
 _MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,250 bytes and rejections of up to 2,250
@@ -275,7 +278,7 @@ class VerifierQueue:
         knocks: list[ValidKnock] = []
         refused: list[Rejection] = []
         repeats: list[FrameRepeat] = []
-        for udp, interface in datagrams:
+        for udp, interface in self._without_backlog(datagrams):
             verdict = self._one(udp, interface, round(wall_s * 1000), now_s)
             if isinstance(verdict, FrameRepeat):
                 repeats.append(verdict)
@@ -301,8 +304,23 @@ class VerifierQueue:
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
+    def _without_backlog(self, datagrams: list[LoggedDatagram]) -> list[LoggedDatagram]:
+        """Return every raw packet and the first frames, in their order."""
+        kept, frames = [], 0
+        for datagram in datagrams:
+            if self._is_frame(datagram.udp):
+                frames += 1
+                if frames > MAX_FRAMES_AT_ONCE:
+                    self.counts["crowded"] += 1
+                    continue
+            kept.append(datagram)
+        return kept
+
+    def _is_frame(self, udp: UdpDatagram) -> bool:
+        return self._is_for_browsers and is_frame(udp.payload)
+
     def _one(self, udp: UdpDatagram, interface: int, now_ms: int, now_s: float) -> Verdict | FrameRepeat:
-        if not self._is_for_browsers or not is_frame(udp.payload):
+        if not self._is_frame(udp):
             return self._packet(udp.source, udp.payload, now_ms)
         try:
             packet = unwrap(udp.payload)

@@ -33,10 +33,10 @@ from doorward.signed.sshsig import expand_signature
 
 Reason = Literal[
     "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "once-unsupported", "signature",
-    "repeated", "lost", "stun", "resent",
+    "repeated", "lost", "stun", "resent", "crowded",
 ]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
-GARBAGE = ("length", "check", "stun", "resent")  # reasons that anyone can cause: counted, never recorded
+GARBAGE = ("length", "check", "stun", "resent", "crowded")  # reasons that anyone can cause: counted, never recorded
 FORBIDDEN: Reason = "forbidden"  # not allowed by the key's line, which may depend on the packet's source
 
 

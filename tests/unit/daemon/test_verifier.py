@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from doorward.daemon import browser_frames, verifier
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, RESENT_S, FrameRepeat
 from doorward.daemon.verifier import (
+    MAX_FRAMES_AT_ONCE,
     REJECTIONS_AT_ONCE,
     Rejection,
     VerifierQueue,
@@ -291,6 +292,17 @@ def test_garbage_in_frames_is_only_counted() -> None:
     payloads = [broken[0].udp.payload, broken[1].udp.payload[:299], broken[2].udp.payload.replace(b":", b";")]
     frames = [LoggedDatagram(each.udp._replace(payload=raw), 2) for each, raw in zip(broken, payloads, strict=True)]
     assert browser_desk().run(frames, WALL_S, 1.0) == [VerifierReport([], [], {"check": 1, "stun": 2})]
+
+
+def test_frames_that_wait_together_do_not_delay_raw_packets() -> None:
+    """Of many only the first are verified; what a browser sends again later is, too."""
+    here = browser_desk()
+    many = [frame("G", number) for number in range(MAX_FRAMES_AT_ONCE + 3)]
+    (report, *more) = here.run([*many, packet_of(frame("G", 100)), many[-1]], WALL_S, 0.0)
+    accepted = [knock for each in (report, *more) for knock in each.knocks]
+    assert [knock.transaction is None for knock in accepted] == [False] * MAX_FRAMES_AT_ONCE + [True]
+    assert report.counts == {"crowded": 4}
+    assert len(here.run([many[-1]], WALL_S, 1.0)[0].knocks) == 1
 
 
 def test_without_browser_a_frame_is_a_packet_as_any_other() -> None:
