@@ -106,18 +106,15 @@ class Server(NamedTuple):
         opened, end_s = self.settled()
         return Taken(flooded, opened - before, end_s - start_s, self.cpu_s() - cpu_s)
 
-    def refuse(self, stream: Stream) -> Refused:
-        """Flood it."""
+    def refuse(self, stream: Stream, kind: str = "signed") -> Refused:
+        """Flood it with packets, or with frames: `browser`."""
         before, lost, cpu_s = self.counters(), self.lost(), self.cpu_s()
         with pouring(self.lab, PORT, stream) as flooding:
             flooded = flooding.finished()
         idle(self.cpu_s)
         after = self.counters()
-        grown = {
-            name: after[name] - before[name]
-            for name in ("signed", "signed_length", "signed_throttled", "signed_budget_exceeded")
-        }
-        handed = grown.pop("signed")
+        grown = {name: after[name] - before[name] for name in after if name == kind or name.startswith(f"{kind}_")}
+        handed = grown.pop(kind)
         return Refused(flooded, sum(grown.values()), handed, self.lost() - lost, self.cpu_s() - cpu_s)
 
 
