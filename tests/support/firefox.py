@@ -49,7 +49,8 @@ class Firefox:
             self._socket.sendall(_UPGRADE.encode())
             while self._file.readline().strip():
                 pass  # the answer's header
-            self.ask("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})  # tests have their own
+            # A test's site has a certificate of the test's own.
+            self.ask("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
             self._page = self.ask("browsingContext.getTree")["contexts"][0]["context"]
         except BaseException:
             self._process.kill()

@@ -21,7 +21,7 @@ const TEXT = {
   confirmedHint: "The server took the knock: connect now. Established connections continue when the time is over.",
   silentHint: "Nothing answered, which can be by design. Try to connect now.",
   silentCloseHint: "Nothing answered, which can be by design.",
-  closedHint: "The server took it. Established connections continue.",
+  closedHint: "The server closed it. Established connections continue.",
   blockedHint: "The browser sent no packet: there is no network, or an extension, a VPN or a policy keeps WebRTC from sending.",
   whySilent: "If it stays closed",
   reasons: [
