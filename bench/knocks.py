@@ -25,6 +25,7 @@ from doorward.signed.message import (
 from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
 from doorward.signed.ssh_wire import string
 from doorward.signed.sshsig import signed_data
+from tests.support.stun import stun_request
 
 PORT = 62201
 DOOR = "ssh"
@@ -45,9 +46,10 @@ SIGNERS = 100  # in turn: a key may have 256 openings at a time, and these are 2
 
 
 class Keys:
-    """A server's key, and the keys of those who knock in turn."""
+    """A server's key, and the keys of those who knock in turn; the server may also take knocks from browsers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, browser: bool = False) -> None:
+        self._configuration = CONFIGURATION.replace("[signed]", f"[signed]\nbrowser = {str(browser).lower()}")
         self._server_text = generate_private_text(X25519)
         self.server = parse_private_key(self._server_text).public
         self._signers = [Ed25519PrivateKey.generate() for _ in range(SIGNERS)]
@@ -56,7 +58,7 @@ class Keys:
 
     def write(self, folder: Path, authorized: int = SIGNERS) -> None:
         """Write what the daemon reads; of so many authorized keys the signers' are the last."""
-        (folder / "doorward.toml").write_text(CONFIGURATION)
+        (folder / "doorward.toml").write_text(self._configuration)
         key = folder / "server.key"
         key.touch(0o600)
         key.write_text(self._server_text)
@@ -104,6 +106,11 @@ class FwknopKeys(Keys):
 def garbage(count: int, size: int = RAW_BYTES) -> list[bytes]:
     """Make random bytes of a packet's length."""
     return [os.urandom(size) for _ in range(count)]
+
+
+def in_frames(packets: list[bytes]) -> list[bytes]:
+    """Put each into a STUN frame, as browsers do, all of one length."""
+    return [stun_request(packet, b"abcd", bytes(12), b"guessed") for packet in packets]
 
 
 def _blob(key: Ed25519PrivateKey) -> bytes:

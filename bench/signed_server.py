@@ -113,10 +113,7 @@ class Server(NamedTuple):
             flooded = flooding.finished()
         idle(self.cpu_s)
         after = self.counters()
-        grown = {
-            name: after[name] - before[name]
-            for name in (kind, "signed_length", f"{kind}_throttled", f"{kind}_budget_exceeded")
-        }
+        grown = {name: after[name] - before[name] for name in after if name == kind or name.startswith(f"{kind}_")}
         handed = grown.pop(kind)
         return Refused(flooded, sum(grown.values()), handed, self.lost() - lost, self.cpu_s() - cpu_s)
 

@@ -1,4 +1,4 @@
-"""Honest signed knocks during floods on their port: garbage, replays, and garbage that passes the first look."""
+"""Honest signed knocks during floods on their port: garbage, replays, what passes the first look, browsers' frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bench import fwknop
 from bench.datagrams import Flooding, Stream, pouring
-from bench.knocks import PORT, Keys, garbage
+from bench.knocks import PORT, Keys, garbage, in_frames
 from bench.reach import Service, let_in
 from bench.signed_server import Server, serving
 from bench.table import Bound, Row
@@ -23,15 +23,20 @@ TRIES, TRY_S = 4, 0.2  # where knocks get lost: fresh packets, and from one to t
 KINDS, REPLAYED, REPLAYED_PPS = 16_384, 1_000, 1_000
 CHECKED = 1 << 18  # more than the daemon remembers of what it opened in vain
 RANDOM_SOURCES = 1 << 18
+COST_S, FRAME_US = 5.0, 250  # half a processor for the 2,000 frames/s that the gate hands on at most
 REAL_SOURCES, FIRST_REAL = 100, "198.51.100.100"
 HONEST = [f"198.51.100.{n}" for n in range(10, 10 + KNOCKS)]
 
 
 class Flood(NamedTuple):
-    """What is poured onto the port while people knock: `make` gives the payloads for a server."""
+    """What is poured onto the port while people knock: `make` gives the payloads for a server.
+
+    `browser`: the server takes knocks from browsers, and these are frames of them.
+    """
 
     name: str
     make: Callable[[Server], list[bytes]]
+    browser: bool = False
 
 
 class Entered(NamedTuple):
@@ -47,12 +52,15 @@ FLOODS = (
     Flood("one right packet again and again", lambda server: used(server, 1)),
     Flood(f"{REPLAYED:,} right packets again and again", lambda server: used(server, REPLAYED)),
     Flood("garbage with a right check", lambda server: server.keys.checked(CHECKED)),
+    Flood("STUN frames of garbage", lambda _: in_frames(garbage(KINDS)), browser=True),
+    Flood("STUN frames with a right check", lambda server: in_frames(server.keys.checked(CHECKED)), browser=True),
 )
 
 
 def rows() -> list[Row]:
     """Lay siege to doorward in all ways, and to fwknopd in one."""
-    return [*(row for flood in FLOODS for row in (_from_real_sources(flood), _from_random_sources(flood))), *peers()]
+    sieges = [row for flood in FLOODS for row in (_from_real_sources(flood), _from_random_sources(flood))]
+    return [*sieges, *frame_costs(), *peers()]
 
 
 def _from_real_sources(flood: Flood) -> Row:
@@ -64,7 +72,22 @@ def _from_real_sources(flood: Flood) -> Row:
 def _from_random_sources(flood: Flood) -> Row:
     got_in = besieged(flood, RANDOM_SOURCES, "")
     figure = f"the same in {got_in.pps:,}/s from random sources, with up to {TRIES} packets (at once {got_in.at_once})"
-    return Row(figure, "knocks", "higher", got_in.at_last)
+    must = Bound("value", ">=", KNOCKS) if flood.browser else None  # frames have limits of their own
+    return Row(figure, "knocks", "higher", got_in.at_last, None, must)
+
+
+def frame_costs() -> list[Row]:
+    """What a frame that the gate hands on costs in a flood: one that is rejected at first sight, and one to decrypt."""
+    return [_frame_cost(flood) for flood in FLOODS if flood.browser]
+
+
+def _frame_cost(flood: Flood) -> Row:
+    with Lab(direct=True) as lab, serving(lab, Keys(browser=True)) as server:
+        server.pin()
+        stream = Stream(flood.make(server), RANDOM_SOURCES, seconds=COST_S, pps=PPS)
+        refused = server.refuse(stream, "browser")
+    figure = f"processor time a frame handed on, of {refused.flooded.pps:,}/s of {flood.name}"
+    return Row(figure, "us", "lower", refused.cpu_s / refused.read * 1e6, None, Bound("value", "<=", FRAME_US))
 
 
 def used(server: Server, count: int) -> list[bytes]:
@@ -77,7 +100,7 @@ def used(server: Server, count: int) -> list[bytes]:
 
 def besieged(flood: Flood, sources: int, first: str) -> Entered:
     """Count who gets in during one flood."""
-    with Lab(direct=True) as lab, serving(lab, Keys()) as server:
+    with Lab(direct=True) as lab, serving(lab, Keys(browser=flood.browser)) as server:
         stream = Stream(flood.make(server), sources, first, LONGEST_S, PPS)
         return entered(lab, server.service, stream, HONEST, lambda _: server.keys.packet(), 1 if first else TRIES)
 

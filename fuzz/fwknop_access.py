@@ -7,6 +7,7 @@ from datetime import datetime
 from doorward.config import toml
 from doorward.config.files import decode_text
 from doorward.errors import ConfigError
+from doorward.fwknop import keys
 from doorward.importer.dialect import detect_dialect
 from doorward.importer.from_fwknop import convert
 from doorward.importer.fwknop_conf import parse
@@ -24,7 +25,7 @@ def name_of(port: Port) -> str | None:
 
 
 def one(data: bytes) -> None:
-    """Read a file; one without faults becomes a configuration with a door a stanza, and lines that can be read."""
+    """Read a file; one without faults becomes a configuration, keys and lines that can be read."""
     try:
         text = decode_text(data, "f")
         detect_dialect(text)
@@ -33,14 +34,19 @@ def one(data: bytes) -> None:
         faults.check(error, data)
         return
     converted = convert(configuration, "f", service, name_of)
-    doors = toml.parse(converted.toml, "f").doors
-    assert len(doors) == len(configuration.stanzas)
+    found = toml.parse(converted.toml, "f")
+    if found.fwknop is not None:
+        stanzas, wrong = keys.parse(converted.keys.decode(), "f", found.fwknop.stanzas)
+        assert wrong == []
+        assert [stanza.name for stanza, _ in stanzas] == [stanza.name for stanza in found.fwknop.stanzas]
     lines = [note.text.partition(BEFORE)[2] for note in converted.notes if BEFORE in note.text]
-    assert len(lines) == len(doors)
-    for door, line in zip(doors, lines, strict=True):
+    assert len(lines) == len(configuration.stanzas)
+    doors = {door.name for door in found.doors}
+    for line in lines:
         read = key_options.parse(line, datetime.timestamp)
         assert not read.faults, read.faults
-        assert read.options.doors == frozenset({door.name})
+        assert read.options.doors is not None
+        assert read.options.doors <= doors
         assert read.rest.startswith("KIND KEY ")
     for note in converted.notes:
         assert str(note).isprintable(), note

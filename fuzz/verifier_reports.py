@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doorward.daemon.verifier import pack_report, parse_report
+from doorward.daemon.verifier_report import pack_report, parse_report
 from doorward.errors import MalformedError
 
 

@@ -85,3 +85,11 @@ need_venv() {
     fi
     echo "$want" >"$stamp-runtime"
 }
+
+# record SYSTEM VERSION HOW: replaces the row of that system in docs/dev/what-runs-where.md.
+record() {
+    page=$root/docs/dev/what-runs-where.md
+    { grep -vF "| $1 |" "$page" && echo "| $1 | $2 | $3 | $(date -u +%F) |"; } >"$page.new"
+    mv "$page.new" "$page"
+    say "$1: ran"
+}

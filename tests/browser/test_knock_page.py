@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -23,6 +21,7 @@ from doorward.lab.topology import Lab
 from doorward.signed.authorize import KnockRejection, ValidKnock
 from tests.support.browser import Browser
 from tests.support.browser_gate import BrowserGate
+from tests.support.page_site import page_site
 from tests.support.signed import Signed
 
 pytestmark = pytest.mark.netns
@@ -136,6 +135,13 @@ def test_knock_is_confirmed_and_the_door_closes(page: Page) -> None:
     assert page.browser.requests() == [page.address]
 
 
+def test_button_opens_the_doors_link(page: Page) -> None:
+    page.browser.evaluate("document.querySelector('section button').click()")
+    page.browser.until("document.querySelector('[role=status]').textContent === 'Open'")
+    asked = [event for event in page.browser.events if event.get("method") == "Page.frameRequestedNavigation"]
+    assert [event["params"]["url"] for event in asked] == [LINK]
+
+
 def test_key_outlives_the_page_and_cannot_be_exported(page: Page) -> None:
     line = page.browser.evaluate("doorward.line()")
     assert line.startswith("ssh-ed25519 ")
@@ -216,46 +222,22 @@ def test_injected_names_are_text(
     evil = "</title></script><script>document.title='run'</script><img src=http://127.0.0.1:9/ onerror=alert(1)>"
     link = "ssh=x://a';alert(1)//&lt;script&gt;"
     text = shared(opened[2], capsys, "ssh", "--host", "192.0.2.7", "--title", evil, "--link", link)
+    no_doors_name = json.dumps(evil).replace("<", "\\u003c")
+    text = text.replace('{"name": "ssh"', f'{{"name": {no_doors_name}')
     (opened[2] / "evil.html").write_text(text)
     page.browser.open(f"file://{opened[2] / 'evil.html'}")
     assert page.browser.evaluate("doorward.line()").startswith("ssh-ed25519 ")
     assert page.browser.evaluate("document.querySelector('h1').textContent") == evil[:100]
+    assert page.browser.evaluate("document.querySelector('section h2').textContent") == evil
     assert page.browser.evaluate("[document.images.length, document.scripts.length]") == [0, 2]
     assert page.browser.evaluate("document.title") != "run"
     assert page.browser.complaints() == []
 
 
-class Site(SimpleHTTPRequestHandler):
-    """Serves the page's directory with a clock that is ahead by `ahead_s`."""
-
-    def __init__(self, ahead_s: float, *args: Any, **options: Any) -> None:
-        self.ahead_s = ahead_s
-        super().__init__(*args, **options)
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        return super().date_time_string(int(time.time() + self.ahead_s if timestamp is None else timestamp))
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def site(page: Page, ahead_s: float = 0.0, host: str = "127.0.0.1") -> Iterator[str]:
-    """The address of the page on a site of the client."""
-    folder, _, name = page.address.removeprefix("file://").rpartition("/")
-    server = page.lab.client.call(
-        ThreadingHTTPServer,
-        (host, 0),
-        partial(Site, ahead_s, directory=folder),
-    )
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://{'localhost' if host == '127.0.0.1' else host}:{server.server_port}/{name}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def site(page: Page, ahead_s: float = 0.0, address: str = "127.0.0.1") -> AbstractContextManager[str]:
+    """Serve the page on the client itself; inside, its address."""
+    path = Path(page.address.removeprefix("file://"))
+    return page_site(page.lab.client, path, address, ahead_s=ahead_s)
 
 
 @contextmanager
@@ -297,7 +279,7 @@ def test_clock_is_compared_with_the_sites(page: Page, ahead_s: int, words: list[
 
 
 def test_obstacles_are_named(page: Page) -> None:
-    with site(page, host=str(page.lab.client.ipv4)) as address:
+    with site(page, address=str(page.lab.client.ipv4)) as address:
         page.browser.open(address)
         assert notices(page.browser) == [
             "This page needs https, or a file on this device: browsers keep cryptography from pages loaded over http."

@@ -50,9 +50,12 @@ def test_it_says_what_it_is(wheel: Path) -> None:
     with ZipFile(wheel) as file:
         said = message_from_string(file.read(f"doorward-{__version__}.dist-info/METADATA").decode())
         names = set(file.namelist())
+        license_beside = file.read("doorward/page/LICENSE")
     assert said["License-Expression"] == "GPL-2.0-or-later AND MIT"
     assert said["Requires-Python"] == ">=3.11"
     assert set(said.get_all("Classifier") or []) == set(project["classifiers"])
     assert set(said.get_all("Provides-Extra") or []) == set(project["optional-dependencies"])
+    assert license_beside == (ROOT / "clients/js/LICENSE").read_bytes()
     assert {"doorward/py.typed", f"doorward-{__version__}.dist-info/licenses/LICENSE"} <= names
+    assert "doorward/page/doorward.mjs" in names
     assert [name for name in names if name.startswith(("tests/", "manual/", "hatch_build"))] == []

@@ -24,7 +24,12 @@ _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-dev-shm-usage",
     "--hide-scrollbars", "--force-color-profile=srgb", "--font-render-hinting=none", "--remote-debugging-pipe",
+    "--ignore-certificate-errors",
 )  # fmt: skip
+UNTIL = """new Promise(done => {{
+  const look = async () => await ({}) ? done() : setTimeout(look, 20);
+  look();
+}})"""
 _HIGH = 10  # descriptors from here on are in nobody's way
 # The browser reads from descriptor 3 and writes to descriptor 4.
 _LAUNCH = """
@@ -125,10 +130,7 @@ class Browser:
 
     def until(self, expression: str) -> None:
         """Wait until an expression, or what it promises, is true."""
-        self.evaluate(
-            f"new Promise(done => {{ const look = async () => await ({expression}) ? done() : setTimeout(look, 20);"
-            " look(); })"
-        )
+        self.evaluate(UNTIL.format(expression))
 
     def complaints(self) -> list[str]:
         """Give all that the page made the browser say: errors, warnings, refusals by the page's own policy."""

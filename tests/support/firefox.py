@@ -15,6 +15,7 @@ from typing import Any
 
 from doorward.lab.namespace import NamespaceHost
 from tests.conftest import unavailable
+from tests.support.browser import UNTIL
 
 _WAIT_S = 60.0  # for one answer, on a machine that is busy
 _PORT = 9222  # in the host's own network namespace
@@ -48,7 +49,8 @@ class Firefox:
             self._socket.sendall(_UPGRADE.encode())
             while self._file.readline().strip():
                 pass  # the answer's header
-            self.ask("session.new", capabilities={})
+            # A test's site has a certificate of the test's own.
+            self.ask("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
             self._page = self.ask("browsingContext.getTree")["contexts"][0]["context"]
         except BaseException:
             self._process.kill()
@@ -89,6 +91,10 @@ class Firefox:
         answer = self.ask("script.evaluate", expression=expression, target=target, awaitPromise=True)
         assert answer["type"] == "success", answer
         return answer["result"].get("value")
+
+    def until(self, expression: str) -> None:
+        """Wait until an expression, or what it promises, is true."""
+        self.evaluate(UNTIL.format(expression))
 
     def ask(self, method: str, **words: object) -> Any:
         """Call a method of the protocol, and give its answer."""

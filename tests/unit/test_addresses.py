@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.config import knockd, values
-from doorward.daemon import bans, gate_loader, hook_runner, verifier
+from doorward.daemon import bans, gate_loader, hook_runner, verifier_report
 from doorward.daemon.hook_commands import filled
 from doorward.daemon.ledger import Ledger
 from doorward.errors import DoorwardError, InvalidValueError
@@ -40,12 +40,16 @@ SCOPED = [
 def granted(text: str) -> object:
     knock = {"door": "ssh", "source": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
     knock |= {"is_shared": False, "reply": None, "path": None, "transaction": None, "kind": "signed knock", "also": []}
-    return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}, "repeats": []}).encode())
+    return verifier_report.parse_report(
+        json.dumps({"knocks": [knock], "refused": [], "counts": {}, "repeats": []}).encode()
+    )
 
 
 def refused(text: str) -> object:
     telling = {"source": text, "reason": "clock", "words": "", "door": None, "kind": "signed knock"}
-    return verifier.parse_report(json.dumps({"knocks": [], "refused": [telling], "counts": {}, "repeats": []}).encode())
+    return verifier_report.parse_report(
+        json.dumps({"knocks": [], "refused": [telling], "counts": {}, "repeats": []}).encode()
+    )
 
 
 READERS: list[Callable[[str], object]] = [

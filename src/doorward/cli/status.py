@@ -45,6 +45,7 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "repeated": "copies",
     "stun": "STUN frames without a signed knock",
     "fwknop": "fwknop packets that no stanza's key verifies",
+    "crowded": "frames and fwknop packets that came faster than they could be verified",
     "used": "already used",
     "fleet": "undecided because etcd did not answer",
     "gate": "for another gate",

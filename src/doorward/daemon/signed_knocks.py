@@ -31,7 +31,8 @@ from doorward.daemon.fwknop_users import FwknopUsers
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
-from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S
+from doorward.daemon.verifier_report import VerifierReport
 from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
 from doorward.model import Address, Door, Opening

@@ -7,55 +7,57 @@ accepts nothing else. No other process has the server's private key.
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol
 
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.browser_frames import BrowserFrames, FrameRepeat
 from doorward.daemon.key_files import Authorizers
 from doorward.daemon.nflog_reader import give_up_everything
+from doorward.daemon.verifier_report import (
+    MAX_PER_REPORT,
+    Rejection,
+    VerifierReady,
+    VerifierReport,
+    pack_ready,
+    pack_report,
+    parse_ready,
+    parse_report,
+)
 from doorward.errors import DoorwardError, MalformedError
-from doorward.escape import printable
-from doorward.fwknop.spa_packet import MAX_PORTS, is_candidate
+from doorward.fwknop.spa_packet import is_candidate
 from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import LoggedDatagram, LogSocket
-from doorward.model import NAME, Address, parse_address, parse_source
 from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import (
     FORBIDDEN,
     FWKNOP,
     GARBAGE,
-    KINDS,
-    REASONS,
-    Kind,
     KnockRejection,
-    Reason,
     ValidKnock,
     Verdict,
 )
 from doorward.signed.envelope import CHECK_BYTES
-from doorward.signed.message import HASH_BYTES, MAX_FOR_MS, MAX_TIME_MS, NUMBER_BYTES
-from doorward.signed.reply import SECRET_BYTES, ReplyPath, ReplySecret
-from doorward.signed.stun import TRANSACTION_BYTES, is_frame, unwrap
+from doorward.signed.reply import ReplyPath
+from doorward.signed.stun import is_frame, unwrap
 
 MAX_REMEMBERED = (
     65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
 )
+# Frames verified of those that wait together. More wait only where the verifier is too slow for a flood of them, and
+# would delay all other knocks; browsers repeat theirs.
+MAX_FRAMES_AT_ONCE = 64
 REJECTIONS_PER_S, REJECTIONS_AT_ONCE = 50, 200  # rejections reported with their text; all are counted
 _MESSAGE_BYTES = 1 << 17
-_MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,250 bytes and rejections of up to 2,250
 _MAX_WAITING = 256  # packets of fwknop's clients; at a thousand stanzas it takes a third of a second to verify them
 _IPV4_BYTES = 4  # fwknop knows no IPv6
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
-_MAX_DOORS = MAX_PORTS  # that one packet of fwknop's opens
-_MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
 
 _COPY = KnockRejection("repeated", "a copy of an earlier packet")
 _RESENT = KnockRejection("resent")
@@ -66,156 +68,6 @@ class Authorizer(Protocol):
 
     def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
         """Return the verdict on a packet from `source` (a packed address) at `now_ms`, ms since the epoch."""
-
-
-class Rejection(NamedTuple):
-    """A rejection with its source."""
-
-    source: Address
-    refused: KnockRejection
-
-
-class VerifierReport(NamedTuple):
-    """Valid knocks in the order of arrival, rejections, and the number of these by reason since the last report.
-
-    `repeats`: frames of knocks in this report or an earlier one, to answer again.
-    """
-
-    knocks: list[ValidKnock]
-    refused: list[Rejection]
-    counts: dict[str, int]
-    repeats: tuple[FrameRepeat, ...] = ()
-
-
-class VerifierReady(NamedTuple):
-    """The first message: faults of single lines of the authorized keys, and why the verifier cannot start, or ""."""
-
-    faults: list[str]
-    trouble: str
-
-
-def pack_report(report: VerifierReport) -> bytes:
-    """Return the message with this report."""
-    knocks = [
-        {
-            **knock._asdict(),
-            "source": str(knock.source),
-            "signer": knock.signer.hex(),
-            "id": knock.id.hex(),
-            "reply": None if knock.reply is None else knock.reply.hex(),
-            "path": None if knock.path is None else [str(part) for part in knock.path],
-            "transaction": None if knock.transaction is None else knock.transaction.hex(),
-            "also": list(knock.also),
-        }
-        for knock in report.knocks
-    ]
-    refused = [
-        {**why._asdict(), "words": printable(why.words, _MAX_LINE_LENGTH), "source": str(source)}
-        for source, why in report.refused
-    ]
-    repeats = [[part.hex() for part in repeat] for repeat in report.repeats]
-    return _packed({"knocks": knocks, "refused": refused, "counts": report.counts, "repeats": repeats})
-
-
-def _packed(message: dict[str, object]) -> bytes:
-    return json.dumps(message, ensure_ascii=False).encode(errors="replace")  # a path may hold bytes that are not text
-
-
-def parse_report(raw: bytes) -> VerifierReport:
-    """Parse such a message. MalformedError: it is anything else."""
-    try:
-        found = json.loads(raw)
-        knocks = [_knock(**each) for each in found["knocks"]]
-        refused = [_rejection(**each) for each in found["refused"]]
-        counts: dict[str, int] = {_reason(word): _number(count, 1 << 40) for word, count in found["counts"].items()}
-        repeats = tuple(_repeat(*each) for each in found["repeats"])
-        if max(len(knocks), len(refused), len(repeats)) > _MAX_PER_REPORT:
-            raise ValueError("too many in one message")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
-    return VerifierReport(knocks, refused, counts, repeats)
-
-
-def _knock(
-    door: str,
-    source: str,
-    for_ms: int | None,
-    key: str,
-    signer: str,
-    id: str,  # noqa: A002
-    time_ms: int,
-    is_shared: bool,
-    reply: str | None,
-    path: list[str] | None,
-    transaction: str | None,
-    kind: str,
-    also: list[str],
-) -> ValidKnock:
-    if (
-        type(is_shared) is not bool
-        or type(also) is not list
-        or len(also) >= _MAX_DOORS
-        or not all(map(NAME.fullmatch, (door, *also)))
-    ):
-        raise ValueError("invalid door or scope")
-    secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
-    return ValidKnock(
-        door, parse_source(_words(source)), None if for_ms is None else _number(for_ms, MAX_FOR_MS),
-        _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
-        _number(time_ms, MAX_TIME_MS), is_shared, secret,
-        None if path is None else _path(*path),
-        None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),
-        _kind(kind), tuple(also),
-    )  # fmt: skip
-
-
-def _path(source: str, source_port: str, destination: str, port: str, interface: str) -> ReplyPath:
-    ports = [_number(int(_words(number)), 0xFFFF) for number in (source_port, port)]
-    addresses = [parse_address(_words(address)) for address in (source, destination)]
-    if addresses[0].version != addresses[1].version:
-        raise ValueError("addresses of two families")
-    return ReplyPath(addresses[0], ports[0], addresses[1], ports[1], _number(int(_words(interface)), 0x7FFFFFFF))
-
-
-def _repeat(id: str, transaction: str) -> FrameRepeat:  # noqa: A002
-    return FrameRepeat(_bytes(id, NUMBER_BYTES), _bytes(transaction, TRANSACTION_BYTES))
-
-
-def _bytes(value: str, length: int) -> bytes:
-    raw = bytes.fromhex(value)
-    if len(raw) != length:
-        raise ValueError("invalid bytes")
-    return raw
-
-
-def _rejection(reason: str, words: str, door: str | None, kind: str, source: str) -> Rejection:
-    if door is not None and not NAME.fullmatch(door):
-        raise ValueError("invalid door")
-    return Rejection(parse_address(_words(source)), KnockRejection(_reason(reason), _words(words), door, _kind(kind)))
-
-
-def _number(value: object, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise ValueError("invalid number")
-    return value
-
-
-def _reason(value: object) -> Reason:
-    if not isinstance(value, str) or value not in REASONS:
-        raise ValueError("unknown reason")
-    return cast(Reason, value)
-
-
-def _kind(value: object) -> Kind:
-    if not isinstance(value, str) or value not in KINDS:
-        raise ValueError("unknown kind")
-    return cast(Kind, value)
-
-
-def _words(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_LINE_LENGTH:
-        raise ValueError("invalid text")
-    return value
 
 
 class Verifier(Worker):
@@ -242,15 +94,7 @@ class Verifier(Worker):
         if self.is_ready:
             return parse_report(raw)
         self.is_ready = True
-        return _parse_ready(raw)
-
-
-def _parse_ready(raw: bytes) -> VerifierReady:
-    try:
-        found = json.loads(raw)
-        return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None
+        return parse_ready(raw)
 
 
 def _verify(
@@ -264,15 +108,10 @@ def _verify(
         authorizers = load()
         give_up_everything(identity, [log], daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(_ready([], str(error)))
+        daemon.send(pack_ready([], str(error)))
     else:
-        daemon.send(_ready(authorizers.faults, ""))
+        daemon.send(pack_ready(authorizers.faults, ""))
         _judge_all(log, daemon, VerifierQueue(authorizers.signed, authorizers.fwknop, is_for_browsers=is_for_browsers))
-
-
-def _ready(faults: list[str], trouble: str) -> bytes:
-    shown = [printable(fault, _MAX_LINE_LENGTH) for fault in faults[:_MAX_PER_REPORT]]
-    return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
 
 
 def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: VerifierQueue) -> None:
@@ -333,31 +172,37 @@ class VerifierQueue:
         self._reported_s = now_s
         reports = [
             VerifierReport(
-                knocks[at : at + _MAX_PER_REPORT],
-                refused[at : at + _MAX_PER_REPORT],
+                knocks[at : at + MAX_PER_REPORT],
+                refused[at : at + MAX_PER_REPORT],
                 {},
-                tuple(repeats[at : at + _MAX_PER_REPORT]),
+                tuple(repeats[at : at + MAX_PER_REPORT]),
             )
-            for at in range(0, max(len(knocks), len(refused), len(repeats), 1), _MAX_PER_REPORT)
+            for at in range(0, max(len(knocks), len(refused), len(repeats), 1), MAX_PER_REPORT)
         ]
         return [reports[0]._replace(counts=counts), *reports[1:]]
 
     def _verdicts(
         self, datagrams: list[LoggedDatagram], now_ms: int, now_s: float
     ) -> Iterator[tuple[UdpDatagram, int, Verdict | FrameRepeat]]:
+        frames = 0
         for udp, interface in datagrams:
-            if self._fwknop is None or not is_candidate(udp.payload) or len(udp.source) != _IPV4_BYTES:
-                yield udp, interface, self._one(udp, interface, now_ms, now_s)
-            elif len(self._waiting) < _MAX_WAITING:
+            is_of_fwknop = self._fwknop is not None and len(udp.source) == _IPV4_BYTES and is_candidate(udp.payload)
+            frames += self._is_frame(udp)
+            if is_of_fwknop and len(self._waiting) < _MAX_WAITING:
                 self._waiting.append(udp)
+            elif is_of_fwknop or (self._is_frame(udp) and frames > MAX_FRAMES_AT_ONCE):
+                self.counts["crowded"] += 1
             else:
-                self.counts["lost"] += 1
+                yield udp, interface, self._one(udp, interface, now_ms, now_s)
         if self._fwknop is not None and self._waiting:
             udp = self._waiting.popleft()
             yield udp, 0, self._packet(self._fwknop, udp.source, udp.payload, now_ms)._replace(kind=FWKNOP)
 
+    def _is_frame(self, udp: UdpDatagram) -> bool:
+        return self._is_for_browsers and is_frame(udp.payload)
+
     def _one(self, udp: UdpDatagram, interface: int, now_ms: int, now_s: float) -> Verdict | FrameRepeat:
-        if not self._is_for_browsers or not is_frame(udp.payload):
+        if not self._is_frame(udp):
             return self._packet(self._judge, udp.source, udp.payload, now_ms)
         try:
             packet = unwrap(udp.payload)

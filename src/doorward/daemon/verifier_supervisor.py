@@ -12,7 +12,8 @@ from pathlib import Path
 from doorward.config.schema import Configuration, Signed
 from doorward.daemon.key_files import FileStamp, file_stamp, fwknop_keys_path, key_path, keys_path, read_authorizers
 from doorward.daemon.log import Log
-from doorward.daemon.verifier import Verifier, VerifierReady, VerifierReport
+from doorward.daemon.verifier import Verifier
+from doorward.daemon.verifier_report import VerifierReady, VerifierReport
 from doorward.errors import HostError, MalformedError
 from doorward.kernel.event_loop import EventLoop
 from doorward.kernel.inotify import FileWatcher

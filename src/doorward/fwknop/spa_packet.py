@@ -126,7 +126,7 @@ def _access(message: str) -> tuple[IPv4Address | None, tuple[Port, ...]]:
     except ValueError:
         raise MalformedError("invalid-ports", "it names no address with TCP or UDP ports") from None
     if source.is_multicast or source.is_loopback or source.is_reserved:
-        raise MalformedError("invalid-ports", f"it names the address {source}, which is no other host's")
+        raise MalformedError("invalid-ports", f"it names the address {source}, not one of a host")
     if not 1 <= len(ports) <= MAX_PORTS:
         raise MalformedError("invalid-ports", f"it names {len(ports)} ports")
     return None if source == _ANY_SOURCE else source, ports

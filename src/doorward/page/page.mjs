@@ -18,10 +18,10 @@ const TEXT = {
   silent: "Knocked",
   closeSent: "Close sent",
   failed: "Not sent",
-  confirmedHint: "The server took the knock. The door is open to this device's address; what is connected stays connected.",
+  confirmedHint: "The server took the knock: connect now. Established connections continue when the time is over.",
   silentHint: "Nothing answered, which can be by design. Try to connect now.",
   silentCloseHint: "Nothing answered, which can be by design.",
-  closedHint: "The server took it. What is connected stays connected.",
+  closedHint: "The server closed it. Established connections continue.",
   blockedHint: "The browser sent no packet: there is no network, or an extension, a VPN or a policy keeps WebRTC from sending.",
   whySilent: "If it stays closed",
   reasons: [
@@ -31,11 +31,11 @@ const TEXT = {
     "This network lets no UDP out, or the server does not accept knocks from browsers.",
   ],
   key: "This browser's key",
-  keyIntro: "Send this line to the server's operator. It is public. The private key stays in this browser and cannot be exported.",
+  keyIntro: "The server's operator has to allow this key once: send them this line. It is public. The private key stays in this browser and cannot be exported.",
   keyName: "Name of this device",
   copy: "Copy", copied: "Copied", share: "Share", code: "QR code",
   codeLabel: "QR code of the line above",
-  operator: "For the operator: the command that allows it",
+  operator: "Command for the operator",
   remove: "Delete this key…",
   removeSure: "Delete this key? The server's operator has to allow the next one.",
   defaultName: (system) => `browser-on-${system}`,
@@ -149,7 +149,7 @@ async function sendKnock(signer, door, flags) {
   const confirmed = knocks.map(async (knock) => ((await knock) === "confirmed" ? "confirmed" : Promise.reject(new Error())));
   return Promise.any(confirmed).catch(async () => {
     const results = await Promise.all(knocks);
-    return results.includes("silent") ? "silent" : "blocked";
+    return navigator.onLine && results.includes("silent") ? "silent" : "blocked"; // offline, WebRTC may count what it cannot send
   });
 }
 
@@ -279,7 +279,8 @@ class KeyCard {
   show() {
     this.line.textContent = this.text;
     const doors = GATE.doors.map(({ name }) => name).join(",");
-    this.command.textContent = `doorward allow '${this.text}' --doors ${doors}`;
+    const longest = Math.max(...GATE.doors.map(({ seconds }) => seconds)); // all that the page asks for
+    this.command.textContent = `doorward allow '${this.text}' --doors ${doors} --for-max ${longest}s`;
     this.image.replaceChildren(...(this.image.hidden ? [] : [qrImage(this.text)]));
   }
 

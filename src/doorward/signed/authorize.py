@@ -33,10 +33,17 @@ from doorward.signed.sshsig import expand_signature
 
 Reason = Literal[
     "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "once-unsupported", "signature",
-    "repeated", "lost", "stun", "resent", "fwknop",
+    "repeated", "lost", "stun", "resent", "crowded", "fwknop",
 ]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
-GARBAGE = ("length", "check", "stun", "resent", "fwknop")  # reasons that anyone can cause: counted, never recorded
+GARBAGE = (
+    "length",
+    "check",
+    "stun",
+    "resent",
+    "crowded",
+    "fwknop",
+)  # reasons that anyone can cause: counted, never recorded
 Kind = Literal["signed knock", "fwknop packet"]
 SIGNED: Kind = "signed knock"
 FWKNOP: Kind = "fwknop packet"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -229,7 +229,12 @@ def append_key(text: str, file: str, key: str, options: Mapping[str, str]) -> tu
     keys, faults = parse(after, file)
     if own := [fault for fault in faults if fault.line == number]:
         raise ConfigError(own)
-    return after, keys.lines[-1]
+    *others, added = keys.lines
+    if same := _named(added.name, others):  # `revoke` of the name would remove both
+        what = f"line {same[0].number} has a key of the same name, {shown(added.name)}"
+        instead = "change the name at the end of the key, or remove the other with `doorward revoke`"
+        raise ConfigError([ConfigFault("duplicate-name", file, number, what, instead)])
+    return after, added
 
 
 def remove_keys(text: str, file: str, name: str) -> tuple[str, list[Line]]:
@@ -239,7 +244,7 @@ def remove_keys(text: str, file: str, name: str) -> tuple[str, list[Line]]:
     """
     kept = dict(enumerate(re.split(r"(?<=\n)", text), 1))
     lines = parse(text, file)[0].lines
-    others = {line.number for line in lines if name not in (line.name, line.key.fingerprint_text)}
+    others = {line.number for line in lines} - {line.number for line in _named(name, lines)}
     removed: list[Line] = []
     while found := [line for line in lines if line.number not in others]:
         removed += found
@@ -247,6 +252,11 @@ def remove_keys(text: str, file: str, name: str) -> tuple[str, list[Line]]:
         lines = parse("".join(kept.values()), file)[0].lines
     numbers = {line.number for line in removed}
     return "".join(line for number, line in kept.items() if number not in numbers), removed
+
+
+def _named(name: str, lines: Iterable[Line]) -> list[Line]:
+    """Return the lines of a name or fingerprint."""
+    return [line for line in lines if name in (line.name, line.key.fingerprint_text)]
 
 
 def _add_line(index: _LineIndex, number: int, text: str, local_s: LocalTime) -> list[Fault]:

@@ -16,6 +16,7 @@ from tests.support.signed import Signed, Signer
 
 CONFIG = '[signed]\n[doors.ssh]\nopens = ["22/tcp"]\n[doors.db]\nopens = ["5432/tcp"]\n'
 PHONE, LAPTOP = Signer("phone"), Signer("laptop")
+UNNAMED = PHONE.line.removesuffix("phone")
 
 
 @pytest.fixture
@@ -84,6 +85,8 @@ def test_owner_and_mode_are_kept(keys: Path) -> None:
     ("words", "message"),
     [
         ([LAPTOP.line], ":5: line 3 has the same key; remove one of the two lines"),
+        ([f"{UNNAMED}laptop  # Ann's"], ':5: line 3 has a key of the same name, "laptop  # Ann\'s"; change the name'),
+        ([f"{UNNAMED}{LAPTOP.key.fingerprint_text}"], ":5: line 3 has a key of the same name, 'SHA256:"),
         ([f"{PHONE.line}\n{Signer('x').line}"], ":5: control characters in the key; copy it as one line"),
         ([f"{PHONE.line}\u2028x"], "control characters in the key"),
         ([f'cert-authority,principals="*" {PHONE.line}'], "is not the kind of a key; write KIND KEY NAME"),

@@ -20,7 +20,8 @@ from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.replay_cache import PacketId
 from doorward.daemon.signed_knocks import SignedKnocks
-from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Rejection, Verifier, VerifierReport
+from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Verifier
+from doorward.daemon.verifier_report import Rejection, VerifierReport
 from doorward.model import Source
 from doorward.signed.authorize import KnockRejection, ValidKnock
 from tests.support.in_process_daemon import InProcessDaemon

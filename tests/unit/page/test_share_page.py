@@ -89,12 +89,15 @@ def test_contents() -> None:
     assert built().title == "192.0.2.7"
 
 
-@given(TEXT, TEXT)
-def test_names_change_no_markup(title: str, link: str) -> None:
-    plain, outline = (Outline(render(page, FILES)) for page in (built("home"), built(title, {"ssh": link})))
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_names_change_no_markup(title: str, link: str, door: str, gate: str) -> None:
+    """Also names of doors and gates that no configuration may have."""
+    page = built(title, {"ssh": link})
+    page = page._replace(gate=gate, doors=(page.doors[0]._replace(name=door),))
+    plain, outline = (Outline(render(page, FILES)) for page in (built("home"), page))
     assert outline.elements == plain.elements
     data = json.loads(outline.texts["script"][0])
-    assert [(door["name"], door["link"]) for door in data["doors"]] == [("ssh", link)]
+    assert (data["gate"], data["doors"][0]["name"], data["doors"][0]["link"]) == (gate, door, link)
     assert outline.texts["script"][1:] == plain.texts["script"][1:]
 
 
