@@ -105,15 +105,15 @@ server never answers, unless it is configured to confirm signed knocks; so the e
 are sent. With `--wait` it repeats the knock until the port answers.""",
     "proxy": """\
 Knocks, connects to a TCP port, and relays the connection to standard input and output, as the ProxyCommand of
-ssh. It tries the port at once and knocks until it answers. With `--fdpass`, and ProxyUseFdpass in
-ssh_config(5), it passes the connection to ssh and exits.""",
+ssh. It knocks again until the port answers. With `--fdpass`, and ProxyUseFdpass in ssh_config(5), it passes the
+connection to ssh and exits.""",
     "hold": """\
 Knocks, runs a command, and keeps the door open until the command ends: it knocks again before the opening ends
 and when this machine's address changes. At the end it closes the door with a signed knock. Without a command it
 does so until it is interrupted.""",
     "explain": """\
-Shows for each packet of a client how it was counted, and why a knock did or did not open a door. The packets
-come from a capture file, from the network (`--live`), or, for an address alone, the events from the ledger. The
+Shows for each packet of a client how it was counted, and why a knock did or did not open a door. It reads a
+capture file, or packets as they arrive (`--live`); for an address alone it shows the events of the ledger. The
 gate never answers a failed knock, so this is the way to find the reason.""",
     "verify": """\
 Scans a server with nmap from another machine before a knock, while the door is open, and after it has closed,

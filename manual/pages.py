@@ -37,6 +37,16 @@ FILES = {
 KNOCKD_ABOUT = """\
 **knockd** waits for secret knocks and runs the commands that its configuration names for them. This one is
 doorward's: it takes the knockd.conf, the options and the words of knockd 0.8, and has the kernel match the knocks."""
+EXAMPLES = """\
+# doorward init                       # on the server: writes the files
+# doorward run --trial 5m             # hides port 22; reverted unless confirmed
+$ doorward add 'doorward://…' --name home --ssh   # as init printed
+$ ssh -t home sudo doorward confirm   # you came through the door: keep it
+# systemctl enable --now doorward-gate doorward"""
+KNOCKD_EXAMPLES = """\
+# knockd -v -c /etc/knockd.conf    # in the foreground, to see what it does
+# knockd -d                        # as a daemon
+$ knock server 7000 8000:udp 9000"""
 KNOCKD_STATUS = "0: help or version was asked for. 1: it could not start. Else the signal that ended it: 15 or 2."
 KNOCKD_FILES = {
     "/etc/knockd.conf": "the configuration, as knockd 0.8 reads it",
@@ -84,6 +94,10 @@ def _section(title: str, text: str) -> str:
     return groff.heading(title) + groff.paragraph(groff.marked(" ".join(text.split())))
 
 
+def _examples(text: str) -> str:
+    return groff.heading("examples") + groff.verbatim(text.splitlines())
+
+
 def _see(*names: str) -> str:
     """Refer to other pages, written like `nft(8)`."""
     words = (f"{groff.bold(name)}({section}" for name, _, section in (one.partition("(") for one in names))
@@ -95,6 +109,7 @@ def _overview() -> Page:
     text += synopsis("doorward [COMMAND …]") + _section("description", ABOUT)
     text += _entries("commands", {f"doorward-{name}(1)": what for name, what in COMMANDS.items()})
     text += _section("exit status", STATUS) + _entries("environment", ENVIRONMENT) + _entries("files", FILES)
+    text += _examples(EXAMPLES)
     return Page("doorward", 1, text + _see("doorward.toml(5)", "nft(8)"))
 
 
@@ -113,7 +128,7 @@ def _knockd() -> str:
     text = _name("knockd", "run commands on a port sequence, with an unchanged knockd.conf")
     usage, _, rest = of_usage(knockd.USAGE).partition(groff.heading("options"))
     text += usage + _section("description", KNOCKD_ABOUT) + groff.heading("options") + rest
-    text += _section("exit status", KNOCKD_STATUS) + _entries("files", KNOCKD_FILES)
+    text += _section("exit status", KNOCKD_STATUS) + _entries("files", KNOCKD_FILES) + _examples(KNOCKD_EXAMPLES)
     return text + _see("knock(1)", "doorward(1)", "doorward-import(1)")
 
 

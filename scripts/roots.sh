@@ -22,7 +22,7 @@ make_root() {
     place=$1 packages=$2
     shift 2
     [ "$(cat "$place.recipe" 2>/dev/null)" != "$packages $*" ] || return 0
-    need_packages mmdebstrap
+    command -v mmdebstrap >/dev/null || need_packages mmdebstrap
     say "making $place"
     rm -rf "$place" "$place.recipe"
     # A mirror may be a snapshot, whose date has passed; its signature is checked in any case.
