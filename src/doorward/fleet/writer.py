@@ -83,10 +83,14 @@ class Conflict(NamedTuple):
 
 
 class _ClaimSteps(NamedTuple):
-    """How to claim a knock: its key and value, the write of both, that of a close, and the look at closes."""
+    """How to claim a knock: its key and value, the write of both, that of a close, and the look at closes.
+
+    `written`: the keys that it writes.
+    """
 
     key: str
     value: bytes
+    written: list[str]
     mark: etcd_codec.Message
     close: etcd_codec.Message | None
     look: etcd_codec.Message
@@ -215,7 +219,9 @@ class EtcdWriter(threading.Thread):
         """
         lease, token = self._claim_lease(), secrets.token_hex(8)
         steps = [self._claim_steps(knock, f"{token} {index}", lease) for index, knock in enumerate(task.knocks)]
-        if len({each.key for each in steps}) == len(steps) > 1:  # all at once; if one is not new, each by itself
+        written = [key for each in steps for key in each.written]
+        # All at once; each by itself if one is not new, or if a key occurs twice, which etcd rejects.
+        if len(steps) > 1 and len(set(written)) == len(written):
             writes = [write for each in steps for write in (each.mark, each.close or each.look)]
             done = self._etcd.txn([(each.key, 0) for each in steps], writes)
             if done.succeeded:
@@ -231,7 +237,8 @@ class EtcdWriter(threading.Thread):
         # A later date is forged: no gate accepts such a close.
         end = self._tree.close(knock.key, wall_ms() + 2 * self._window_ms)
         close = etcd_codec.to_put(first, self._mark, lease) if knock.is_close else None
-        return _ClaimSteps(key, mine, etcd_codec.to_put(key, mine, lease), close, etcd_codec.to_read(first, end))
+        mark, look = etcd_codec.to_put(key, mine, lease), etcd_codec.to_read(first, end)
+        return _ClaimSteps(key, mine, [key, first] if knock.is_close else [key], mark, close, look)
 
     def _claim_one(self, steps: _ClaimSteps) -> ClaimOutcome:
         both = [etcd_codec.to_read(steps.key), steps.look]
