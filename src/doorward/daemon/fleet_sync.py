@@ -152,10 +152,6 @@ class FleetSync:
         self._stop_worker("this gate left the fleet")
 
     @property
-    def _window_ms(self) -> int:
-        return self._settings[2] if self._settings is not None else 0
-
-    @property
     def _fleet(self) -> Fleet:
         return self._settings[0] if self._settings is not None else Fleet("", ())
 
@@ -260,11 +256,16 @@ class FleetSync:
             self._reject(items_of[refusal.change.key], Rejected("kernel", str(refusal.error)))
 
     def _is_over(self, item: protocol.Item) -> bool:
-        """Return whether its address is banned, or its signer has closed it meanwhile."""
+        """Return whether its address is banned, its signer has closed it meanwhile, or no close could end it."""
         target = item.key.signer, item.key.door, item.key.address
         closes = self._closes, self._openings.ledger.seen.closes
         is_closed = bool(item.key.signer) and item.dated_ms <= max(dates.exact(*target) for dates in closes)
-        return is_closed or self._bans.contains(item.key.address)
+        return is_closed or item.dated_ms > self._latest_date_ms() or self._bans.contains(item.key.address)
+
+    def _latest_date_ms(self) -> int:
+        """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
+        window_ms = self._settings[2] if self._settings is not None else 0
+        return round(1000 * (self._openings.loop.now_s() + self._openings.wall_offset_s())) + 2 * window_ms
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""
@@ -280,13 +281,13 @@ class FleetSync:
     def _close(self, closes: list[protocol.Close]) -> None:
         """Apply closes of other gates: each ends the share of one signer, or what no signed knock opened."""
         openings, now_s = self._openings, self._openings.loop.now_s()
-        latest_ms = round(1000 * (now_s + openings.wall_offset_s())) + 2 * self._window_ms
+        latest_ms = self._latest_date_ms()
         effects: list[Effect] = []
         for key, dated_ms, is_signed in closes:
             if self._may_close(key.door):
                 close = DatedKnock(key.signer, key.door, key.address, dated_ms)
                 effects += on_signed_close(openings.table, close, "fleet", now_s)
-                if is_signed and dated_ms <= latest_ms:  # no gate accepts later ones
+                if is_signed and dated_ms <= latest_ms:
                     self._closes.note(close)
         if refusals := openings.perform(effects):
             openings.log.message(

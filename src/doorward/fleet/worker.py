@@ -35,6 +35,7 @@ from doorward.fleet.writer import (
     StatusAnswer,
     WriteFailed,
     Written,
+    latest_date_ms,
     observe,
     pack_record,
 )
@@ -278,11 +279,8 @@ class FleetWorker:
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
         if not self._has_duplicate:  # log it once: every heartbeat finds it
-            self._log(
-                "duplicate-gate-name",
-                "error",
-                f"another gate is named {self._settings.gate}, too; give each gate a unique name",
-            )
+            what = f"another gate is named {self._settings.gate}, too"
+            self._log("duplicate-gate-name", "error", f"{what}; give each gate a unique name")
         self._has_duplicate = True
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
@@ -291,7 +289,8 @@ class FleetWorker:
         openings = []
         for entry in snapshot.entries:
             key, lease_ms = self._opening_key(entry.key), snapshot.leases_ms.get(entry.lease)
-            opening = observe(key, entry, self._max_age_ms(entry.revision), lease_ms) if key else None
+            age_ms = self._max_age_ms(entry.revision)
+            opening = observe(key, entry, self._settings.window_ms, age_ms, lease_ms) if key else None
             openings += [opening] if opening else []
         self._apply(self._openings.on_snapshot(openings, snapshot.revision, now_ms()))
 
@@ -315,7 +314,7 @@ class FleetWorker:
             return []
         if not is_put:
             return self._openings.on_deleted(key, entry.revision, now)
-        observed = observe(key, entry, self._max_age_ms(entry.revision))
+        observed = observe(key, entry, self._settings.window_ms, self._max_age_ms(entry.revision))
         return self._openings.on_put(observed, now) if observed else []
 
     def _on_signed_close(self, entry: KeyValue) -> list[Effect]:
@@ -327,7 +326,7 @@ class FleetWorker:
             key, dated_ms = parse_close(entry.key.removeprefix(self._tree.under("closes", "")))
         except ValueError:
             return []
-        if dated_ms > wall_ms() + 2 * self._settings.window_ms:  # forged: it would close the door for years
+        if dated_ms > latest_date_ms(self._settings.window_ms):  # forged: it would close the door for years
             return []
         effects = self._openings.on_signed_close(key, dated_ms, now_ms())
         if entry.value == self._mark:

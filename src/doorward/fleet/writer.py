@@ -209,7 +209,7 @@ class EtcdWriter(threading.Thread):
         if done.succeeded:
             return Written(task, done.revision if isinstance(task, Publish) else 0)
         for current in done.entries(0, 1):
-            return Conflict(task, observe(task.key, current, None), current.revision)
+            return Conflict(task, observe(task.key, current, self._window_ms), current.revision)
         return Conflict(task, None, 0)
 
     def _claim(self, task: Claim) -> Claimed:
@@ -234,8 +234,7 @@ class EtcdWriter(threading.Thread):
     def _claim_steps(self, knock: KnockClaim, token: str, lease: int) -> _ClaimSteps:
         key, mine = self._tree.under("seen", knock.id), f"{self._gate} {token}".encode()
         first = self._tree.close(knock.key, knock.dated_ms)
-        # A later date is forged: no gate accepts such a close.
-        end = self._tree.close(knock.key, wall_ms() + 2 * self._window_ms)
+        end = self._tree.close(knock.key, latest_date_ms(self._window_ms) + 1)
         close = etcd_codec.to_put(first, self._mark, lease) if knock.is_close else None
         mark, look = etcd_codec.to_put(key, mine, lease), etcd_codec.to_read(first, end)
         return _ClaimSteps(key, mine, [key, first] if knock.is_close else [key], mark, close, look)
@@ -279,13 +278,24 @@ _MAX_LEASES = 1000  # remembered to be used again; beyond it the oldest is dropp
 LOG_RETENTION_S = 7 * 86_400
 
 
+def latest_date_ms(window_ms: int) -> int:
+    """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
+    return wall_ms() + 2 * window_ms
+
+
 def observe(
-    key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None
+    key: OpeningKey,
+    entry: etcd_codec.KeyValue,
+    window_ms: int,
+    oldest_ms: int | None = None,
+    lease_ms: int | None = None,
 ) -> SeenOpening | None:
-    """Return an opening as stored in etcd; None if it is malformed."""
+    """Return an opening as stored in etcd; None if it is malformed, or dated so late that no close would end it."""
     try:
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
+        return None
+    if shared.dated_ms > latest_date_ms(window_ms):
         return None
     left_ms = etcd_records.remaining_ms(shared, wall_ms(), oldest_ms, lease_ms)
     return SeenOpening(

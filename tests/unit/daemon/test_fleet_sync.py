@@ -200,6 +200,11 @@ def test_a_forged_close_in_the_far_future_locks_nobody_out(gate: Gate) -> None:
     assert gate.holders() == ["key ada"]
 
 
+def test_an_opening_dated_so_late_that_no_close_would_end_it_is_not_opened(gate: Gate) -> None:
+    gate.learn(150_000)
+    assert gate.holders() == []
+
+
 @pytest.mark.parametrize("policy", ["closed", "local"])
 def test_without_an_answer_a_close_counts_here_and_is_announced_later(gate: Gate, policy: str) -> None:
     gate.take(gate.knock(1), gate.knock(1, BOB))

@@ -85,6 +85,7 @@ def test_closes_that_no_gate_accepts_are_ignored(process: Process) -> None:
     place = f"/doorward/shop/closes/{ADA}"
     process.change(
         process.closed(130_000),
+        process.opened(130_000),  # nor such openings, which no close could end
         (f"{place}/9007199254740992", b""),
         (f"{place}/0", b""),
         (f"{place}/{'0' * 16}", b""),
