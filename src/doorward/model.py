@@ -20,6 +20,7 @@ Source = Address | IPv4Network | IPv6Network  # the source of an opening; only a
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of doors and gates
 
 
+BY_FLEET = "fleet "  # before the signer, in the holder of a share that another gate announced
 BY_BROWSER = " (browser)"  # behind the name of a key whose knock came from a browser
 BY_KEY = "key "  # in `Opening.by`, before the name of the key that signed a knock
 BY_FWKNOP = "fwknop "  # before the name of a stanza whose shared key made a knock
@@ -171,14 +172,19 @@ class Element(NamedTuple):
 class Share(NamedTuple):
     """What one holder has of an opening: its end, and the date of the newest knock that made it.
 
-    `by` identifies the holder: a signer's hash, "knock", "hand" or "fleet". `dated_ms` 0: no signed knock made it.
-    `name` is for users.
+    `by` identifies the holder: a signer's hash, "knock", "hand", or of what other gates announced "fleet", or "fleet "
+    and a signer's hash. `dated_ms` 0: no signed knock made it. `name` is for users.
     """
 
     by: str
     until_s: float
     dated_ms: int = 0
     name: str = ""
+
+    @property
+    def signer(self) -> str:
+        """The hash of the key whose knock made it, at this or another gate; "": no signed knock did."""
+        return self.by.removeprefix(BY_FLEET) if self.dated_ms else ""
 
 
 class Opening(NamedTuple):

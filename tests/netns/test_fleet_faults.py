@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from doorward.signed.message import CLOSE
 from tests.support.daemon import LATE_S, PATIENCE_S, SLOWNESS
 from tests.support.etcd import Node, cluster_of
 from tests.support.fleet import Fleet, datagram, element, running_fleet, until_all_let_in
@@ -39,6 +40,7 @@ DISK = "size=160m"  # etcd's log takes 64 MB from the start, and again when it g
 MORE = """
 [signed]
 """
+SIGNERS = 10  # a key may have 256 openings at each gate
 
 
 class Packet(NamedTuple):
@@ -51,15 +53,24 @@ class Packet(NamedTuple):
 class Trial:
     """A fleet of three and five, and what was sent to it."""
 
-    def __init__(self, fleet: Fleet, files: Signed, laptop: Signer) -> None:
-        self.fleet, self.files, self.laptop = fleet, files, laptop
+    def __init__(self, fleet: Fleet, files: Signed, signers: list[Signer]) -> None:
+        self.fleet, self.files, self.signers = fleet, files, signers
+        self.names = {f"key {signer.name}" for signer in signers}
         self.sent: list[Packet] = []
         self._number = self.tries = 0
 
     def packet(self) -> Packet:
         self._number += 1
-        source = IPv4Address("10.64.0.0") + self._number
-        return Packet(source, self.laptop.packet(self.files.server, gate="example"))
+        return self._packet(IPv4Address("10.64.0.0") + self._number)
+
+    def close(self, opened: Packet) -> Packet:
+        """Return a fresh packet that closes what another one opened."""
+        return self._packet(opened.source, CLOSE)
+
+    def _packet(self, source: IPv4Address, flags: int = 0) -> Packet:
+        signer = self.signers[int(source) % len(self.signers)]
+        named: dict[str, Any] = {"gate": "example", "flags": flags}
+        return Packet(source, signer.packet(self.files.server, **named))
 
     def send(self, packets: list[Packet]) -> None:
         """Send each to all gates, with nothing between."""
@@ -82,8 +93,13 @@ class Trial:
             event["address"]
             for gate in self.fleet.gates
             for event in gate.events()
-            if event["event"] in ("opened", "prolonged") and event["by"] == "key laptop"
+            if event["event"] in ("opened", "prolonged") and event["by"] in self.names
         )
+
+    def closed(self) -> set[str]:
+        """Return the addresses for which a gate accepted a close."""
+        events = [event for gate in self.fleet.gates for event in gate.events() if event["event"] == "closed"]
+        return {event["address"] for event in events if event["by"] in self.names}
 
     def await_taken(self, packets: list[Packet]) -> None:
         until_s = time.monotonic() + PATIENCE_S
@@ -134,13 +150,13 @@ class Trial:
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     tmp_path = tmp_path_factory.mktemp("fleet")
-    laptop = Signer("laptop")
+    signers = [Signer(f"laptop{number}") for number in range(SIGNERS)]
     fleet = Fleet(tmp_path, gates=5, nodes=3, more=MORE)
     files: list[Signed] = []
 
     def prepare(fleet: Fleet) -> None:
         first, *others = (gate.config.parent for gate in fleet.gates)
-        files.append(Signed(first, laptop))
+        files.append(Signed(first, *signers))
         for folder in others:
             shutil.copy2(files[0].key_file, folder)
             shutil.copy2(files[0].keys_file, folder)
@@ -152,7 +168,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
         with running_fleet(fleet, prepare):
             for gate in fleet.gates:
                 gate.message("accepting signed knocks")
-            yield Trial(fleet, files[0], laptop)
+            yield Trial(fleet, files[0], signers)
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 
@@ -235,15 +251,18 @@ def test_no_knock_is_accepted_twice_during_faults(trial: Trial) -> None:
         with fault(trial):
             trial.send(early)
             trial.send(before[: share // 2])
+            trial.send([trial.close(packet) for packet in before[: share // 3]])
         took_s = trial.agreed_after()
+        closed = trial.closed() & {str(packet.source) for packet in before}
+        assert closed.isdisjoint(opening["address"] for gate in trial.fleet.gates for opening in gate.openings())
         trial.send(late)
         trial.agreed_after()
         taken = trial.accepted()
         assert max(taken.values()) == 1, taken.most_common(3)
         counted = [sum(taken[str(packet.source)] for packet in some) for some in (before, early, late)]
         report(
-            f"{name}: of {share} packets before, during and after it {counted} were taken, none twice; "
-            f"all gates agreed {took_s:.2f} s after it"
+            f"{name}: of {share} packets before, during and after it {counted} were taken, none twice, and of "
+            f"{share // 3} closes during it {len(closed)}, at every gate; all gates agreed {took_s:.2f} s after it"
         )
         assert took_s < AGREE_S
         assert counted[0] == share

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from doorward.lab.topology import Lab
 from tests.support import ssh_keygen
-from tests.support.daemon import DOORWARD
+from tests.support.daemon import DOORWARD, PATIENCE_S
 from tests.support.signed import send
 from tests.support.signed_site import SignedSite
 
@@ -41,13 +42,14 @@ class Site(SignedSite):
         host = self.lab.client if hook == "output" else self.lab.router
         host.run(["nft", "-f", "-"], stdin=f"table inet net {{\n{chain}\n}}\n")
 
-    def hosts_toml(self, home: Path) -> dict[str, str]:
+    def hosts_toml(self, home: Path, *, confirm: bool = False) -> dict[str, str]:
         """Write the client's hosts.toml; return the environment in which the client finds it."""
         file = home / "doorward" / "hosts.toml"
         file.parent.mkdir(parents=True)
         file.write_text(
             f'[home]\naddress = "{self.lab.server.ipv4}"\nserver_key = "{self.files.server.public}"\n'
             f'identity = "{self.identity}"\nsigned_port = {list(PORTS)}\n'
+            f"confirm = {str(confirm).lower()}\n"
         )
         file.chmod(0o600)
         return {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "SSH_AUTH_SOCK": ""}
@@ -66,6 +68,33 @@ def test_the_second_port_opens_where_the_first_is_blocked(lab: Lab, tmp_path: Pa
         assert done.stdout.endswith("22/tcp is open\n")
         daemon.event("opened", door="ssh", address=str(lab.client.ipv4))
         assert daemon.counters()["signed"] == 1
+
+
+@pytest.mark.parametrize("words", ["", "--close"])
+def test_without_a_confirmation_a_knock_goes_on_to_the_next_port(lab: Lab, tmp_path: Path, words: str) -> None:
+    site = Site(lab, tmp_path)
+    site.text = site.text.replace("[signed]\n", "[signed]\nconfirm = true\n")
+    env = site.hosts_toml(tmp_path / "home", confirm=True)
+    knock = [*DOORWARD, "knock", "home", "ssh", "-v"]
+    with site.running() as daemon:
+        if words:
+            lab.client.run(knock, env=env)
+            knock.append(words)
+        signed = daemon.counters()["signed"]
+        site.block("62201", "drop")
+        done = lab.client.run(knock, env=env)
+        assert [line.split(" ")[0] for line in done.stdout.splitlines() if " bytes for door " in line] == list(
+            PORTS[:2]
+        )
+        assert done.stdout.endswith(" ms, 443/udp)\n")
+        assert daemon.counters()["signed"] == signed + 1
+        lab.router.run(["nft", "flush", "ruleset"])
+        site.block("62201, 443, 53", "drop")
+        begun_s = time.monotonic()
+        done = lab.client.run(knock, env=env, check=False)
+        assert len(PORTS) <= time.monotonic() - begun_s < len(PORTS) + PATIENCE_S
+        assert (done.returncode, daemon.counters()["signed"]) == (1, signed + 1)
+        assert "no confirmation within 1 s at any of 3 ports" in done.stderr
 
 
 @pytest.mark.parametrize("words", ["knock home ssh", "hold home ssh -- sleep 1"])

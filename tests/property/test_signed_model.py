@@ -27,6 +27,9 @@ SETUPS = {
     "two gates": Setup(TWO, "home", (OPEN, CLOSE), messages=2, ticks=1, faults=1),
     "fleet": Setup(FLEET_OF_TWO, FLEET, (OPEN_HOME, CLOSE_HOME), messages=2, ticks=0, faults=1, is_fleet=True),
     "fleet, two addresses": Setup(FLEET_OF_TWO, FLEET, (OPEN, CLOSE), messages=2, ticks=0, faults=0, is_fleet=True),
+    "fleet, etcd gone": Setup(
+        FLEET_OF_TWO, FLEET, (OPEN_HOME, CLOSE_HOME), 2, ticks=0, faults=0, is_fleet=True, cuts=1
+    ),
     "fleet, time passes": Setup(FLEET_OF_TWO, FLEET, (OPEN_HOME, CLOSE_HOME), 2, ticks=1, faults=0, is_fleet=True),
 }
 MAX_STATES = min(200_000 * EFFORT, 2_000_000)  # of about 1 KiB
@@ -45,6 +48,9 @@ LEFT_OUT = [
     ("closes_synced", "one gate", "P3"),
     ("closes_finished", "one gate", "P3"),
     ("closes_shared", "fleet", "P3"),
+    ("asks_fleet", "fleet, etcd gone", "P1"),
+    ("closes_owed", "fleet, etcd gone", "P3"),
+    ("alone_unanswered", "fleet, etcd gone", "P2"),
     ("closes_own", "two signers", "P3"),
     ("closes_earlier", "one gate", "P3"),
     ("only_effects_answered", "one gate", "P2"),

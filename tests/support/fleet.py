@@ -147,7 +147,7 @@ class Fleet:
         for door, place, fields in keys:
             wall_ms, hour_ms = time.time_ns() // 1_000_000, 3_600_000
             said = {"door": door, "address": place, "for_ms": hour_ms, "until_ms": wall_ms + hour_ms, "spare_ms": 0}
-            value = json.dumps(said | {"by": "knock", "gate": "edge-9"} | fields)
+            value = json.dumps(said | {"signer": "", "dated_ms": 0, "by": "knock", "gate": "edge-9"} | fields)
             puts.append(etcd_codec.to_put(f"/doorward/example/openings/{door}/{place}", value.encode()))
         self.etcd().txn([], puts)
 

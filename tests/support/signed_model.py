@@ -56,6 +56,9 @@ class Rules(NamedTuple):
     closes_synced: bool = True  # which is synced to the disk before the close is applied and confirmed;
     closes_finished: bool = True  # a start applies them to the openings in the ledger;
     closes_shared: bool = True  # those for a fleet are in the claim's transaction in etcd, and every gate has them
+    asks_fleet: bool = True  # daemon/fleet_sync.py: without etcd, opens for the fleet are rejected (policy = "closed"),
+    closes_owed: bool = True  # closes end what is open at the gate, and are announced once etcd answers,
+    alone_unanswered: bool = True  # and are not confirmed
     closes_own: bool = True  # a close is for its signer's share,
     closes_earlier: bool = True  # if that is dated at or before it
     only_effects_answered: bool = True  # the confirmation: only a knock that opened or closed is answered,
@@ -97,8 +100,7 @@ class SignedModel:
                         yield self._deliver(world, number, gate, Delivery(packet, source, world.now_ms))
                 if gate.asking is not None:
                     yield self._claim(world, number, gate._replace(asking=None), gate.asking)
-                if gate.heard < len(world.log):
-                    yield Step(f"{gate.name} hears of {world.log[gate.heard].packet}", self._hear(world, number, gate))
+                yield from self._with_etcd(world, number, gate)
             is_mirrored = self.setup.is_fleet and not world.faults and number > 0  # gates of a fleet are alike
             if world.faults < self.setup.faults and not is_mirrored:
                 if gate.disk != gate.ledger:  # the kernel writes back when it likes
@@ -133,6 +135,8 @@ class SignedModel:
         if not (self.setup.is_fleet and self.rules.in_fleet):
             step = self._claim(world, number, gate, delivery)
             return step._replace(what=f"{what}; {step.what}")
+        if gate.is_cut:
+            return self._without_etcd(world, number, gate, delivery, what)
         last_ms = last_close(world.closes, packet.by, packet.address(source))
         if gate.asking is not None or packet.number in world.claims:
             return self._rejected(world, what, delivery)
@@ -146,6 +150,32 @@ class SignedModel:
             after = after._replace(log=(*world.log, Announced(packet, packet.address(source))))
         after = after.with_gate(number, gate._replace(asking=delivery))
         return Step(f"{what}; claimed in the fleet", after, violates)
+
+    def _without_etcd(self, world: World, number: int, gate: Gate, delivery: Delivery, what: str) -> Step[World]:
+        if gate.asking is not None or (not delivery.packet.is_close and self.rules.asks_fleet):
+            return self._rejected(world, what, delivery)
+        step = self._claim(world, number, gate, delivery)
+        after = step.state.gates[number]
+        if delivery.packet.is_close and after.claimed is not None:
+            owed = Announced(delivery.packet, delivery.packet.address(delivery.source))
+            step = step._replace(state=step.state.with_gate(number, after._replace(owed=(*after.owed, owed))))
+        return step._replace(what=f"{what}, without etcd; {step.what}")
+
+    def _with_etcd(self, world: World, number: int, gate: Gate) -> Iterator[Step[World]]:
+        if gate.is_cut:
+            after = world.with_gate(number, gate._replace(is_cut=False, owed=()))
+            for packet, address, _ in gate.owed:
+                after = self._note_closed(after, FLEET, Delivery(packet, address, world.now_ms))
+                if self.rules.closes_owed:
+                    closes = noted(after.closes, packet.knock(address), -1)
+                    after = after._replace(closes=closes, log=(*after.log, Announced(packet, address)))
+            yield Step(f"etcd answers {gate.name} again", after)
+            return
+        if gate.heard < len(world.log):
+            yield Step(f"{gate.name} hears of {world.log[gate.heard].packet}", self._hear(world, number, gate))
+        if world.cuts < self.setup.cuts and gate.asking is None:
+            after = world._replace(cuts=world.cuts + 1)
+            yield Step(f"etcd does not answer {gate.name}", after.with_gate(number, gate._replace(is_cut=True)))
 
     def _claim(self, world: World, number: int, gate: Gate, delivery: Delivery) -> Step[World]:
         packet, ledger = delivery.packet, gate.ledger
@@ -163,7 +193,8 @@ class SignedModel:
                 gate = gate._replace(ledger=ledger._replace(cache=after))
             return self._rejected(world.with_gate(number, gate), what, delivery)
         violates = ""
-        if not (self.setup.is_fleet and self.rules.in_fleet):
+        is_alone = gate.is_cut or not (self.setup.is_fleet and self.rules.in_fleet)
+        if is_alone:
             violates = self._accepted(world, gate.name, delivery)
         ledger = ledger._replace(cache=after)
         if packet.is_close:
@@ -205,6 +236,8 @@ class SignedModel:
                 world = world._replace(log=(*world.log, Announced(packet, address, share.until_s)))
         gate = gate._replace(ledger=ledger.with_holders(address, after), claimed=None)
         step = Step(f"{gate.name} {verb} for {packet}", world.with_gate(number, gate), violates)
+        if gate.is_cut and packet.is_close and self.rules.alone_unanswered:
+            return step
         if not packet.is_close or after != before:
             return self._answered(step, delivery, has_effect=True)
         return step if self.rules.only_effects_answered else self._answered(step, delivery, has_effect=False)
@@ -262,7 +295,9 @@ class SignedModel:
             yield self._restart(booted, number, next_boot, in_order, f"{gate.name} is shut down in order, and boots")
 
     def _restart(self, world: World, number: int, gate: Gate, ledger: Saved, what: str) -> Step[World]:
-        gate = self._started(gate._replace(claimed=None, asking=None), ledger.expire(world.now_ms), world.now_ms)
+        gate = self._started(
+            gate._replace(claimed=None, asking=None, owed=()), ledger.expire(world.now_ms), world.now_ms
+        )
         kept = {
             Duty(gate.name, s.by, a, s.until_s, s.dated_ms) for a, holders in ledger.openings for s in holders.shares
         }

@@ -35,6 +35,7 @@ class Setup(NamedTuple):
     faults: int  # kills, losses of power, orderly boots
     is_fleet: bool = False
     limits: Limits = Limits()
+    cuts: int = 0  # of a gate from etcd
 
 
 class SentPacket(NamedTuple):
@@ -82,6 +83,14 @@ class Saved(NamedTuple):
         return self._replace(openings=openings)
 
 
+class Announced(NamedTuple):
+    """An entry of the fleet's log: an opening with its end, or a close."""
+
+    packet: SentPacket
+    address: str
+    until_s: float = 0.0
+
+
 class Gate(NamedTuple):
     name: str
     ledger: Saved = Saved()
@@ -91,14 +100,8 @@ class Gate(NamedTuple):
     asking: Delivery | None = None  # claimed in the fleet
     claimed: Delivery | None = None  # and in the gate's ledger; neither opened nor closed yet
     heard: int = 0  # entries of the fleet's log
-
-
-class Announced(NamedTuple):
-    """An entry of the fleet's log: an opening with its end, or a close."""
-
-    packet: SentPacket
-    address: str
-    until_s: float = 0.0
+    is_cut: bool = False  # etcd does not answer
+    owed: tuple[Announced, ...] = ()  # closes that it applied then
 
 
 class Duty(NamedTuple):
@@ -121,6 +124,7 @@ class World(NamedTuple):
     sent: tuple[SentPacket, ...]
     may_send: bool = True  # users send before anything else happens; the attacker may hold back, so that is all orders
     faults: int = 0
+    cuts: int = 0
     claims: frozenset[int] = frozenset()  # the fleet's
     closes: Dates = frozenset()  # the fleet's
     log: tuple[Announced, ...] = ()  # the fleet's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from doorward.cli.knock_options import KnockPlan, print_sent, warn
@@ -15,9 +15,16 @@ _WINDOW_S: Final = 60.0  # of a gate, unless its configuration has another
 _ROUGH_S = 120  # from here on a duration is printed in minutes
 
 
-def report(plan: KnockPlan, replies: ReplyListener) -> None:
-    """Print the confirmations of the packets that were sent. NegativeResult: a door was not confirmed in time."""
+def report(plan: KnockPlan, replies: ReplyListener, knock_again: Callable[[], object]) -> None:
+    """Print the confirmations of the packets that were sent. NegativeResult: a door was not confirmed in time.
+
+    Where none arrives, the network may block the port: then knock at each of the others in turn.
+    """
     arrived = replies.wait()
+    for _ in plan.host.signed_ports[1:]:
+        if not arrived:
+            knock_again()
+            arrived = replies.wait()
     replies.close()
     for line in describe(plan, arrived):
         print_sent(line)
@@ -29,10 +36,12 @@ def require_all(plan: KnockPlan, replies: ReplyListener, arrived: Iterable[Arriv
     confirmed = {reply.awaited.door for reply in arrived}
     missing = [awaited for awaited in replies.awaited if awaited.door not in confirmed]
     if missing:
+        ports = len({awaited.port for awaited in replies.awaited})
+        where = f" at any of {ports} ports" if ports > 1 else ""
         checks = "".join(f"\n  {number}. {check}" for number, check in enumerate(what_to_check(plan, missing), 1))
         raise NegativeResult(
             "no-confirmation",
-            f"{plan.host.name}: no confirmation within {PATIENCE_S:.0f} s; check, the likeliest first:{checks}",
+            f"{plan.host.name}: no confirmation within {PATIENCE_S:.0f} s{where}; check, the likeliest first:{checks}",
         )
 
 
@@ -40,7 +49,8 @@ def describe(plan: KnockPlan, arrived: Iterable[ArrivedReply]) -> Iterator[str]:
     """Yield a line for each confirmation, and warn of a clock that is wrong."""
     for reply in arrived:
         door = f"{reply.awaited.door}: " if len(plan.doors) > 1 else ""
-        yield f"{door}{_state(reply)} ({reply.took_s * 1000:.1f} ms)"
+        port = f", {reply.awaited.port}" if len(plan.host.signed_ports) > 1 else ""
+        yield f"{door}{_state(reply)} ({reply.took_s * 1000:.1f} ms{port})"
     ahead_s = max((reply.ahead_s for reply in arrived), key=abs, default=0.0)
     if abs(ahead_s) > _WINDOW_S / 3:
         way = "behind" if ahead_s > 0 else "ahead of"

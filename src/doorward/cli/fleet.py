@@ -40,7 +40,7 @@ def status(args: argparse.Namespace) -> int:
         return 0
     output.table(_HEAD, [_row(gate) for gate in gates])
     up = sum(gate.state == "up" for gate in gates)
-    output.line(f"fleet {admin.fleet}: {up} of {len(gates)} gates up, {len(openings)} open")
+    output.line(f"fleet {admin.fleet}: {up} of {len(gates)} gates up, {len({key[:2] for key, _ in openings})} open")
     return 0
 
 

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if listener is not None:
         from doorward.cli.confirmation import report  # after the knock
 
-        report(plan, listener)
+        report(plan, listener, lambda: knock(targets))
     elif sys.stdout.isatty() and not (args.quiet or args.verbose):
         print_sent(_sent_text(plan, reached))
     return 0

@@ -55,7 +55,6 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "forbidden": "not allowed for their key",
     "once-unsupported": "to open for one connection, which is not supported yet",
     "closed": "dated at or before a close by the same key",
-    "close-unsupported": "to close a shared door, which is not supported yet",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
     "overlap": "for part of a network that was open",

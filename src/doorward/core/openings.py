@@ -83,7 +83,7 @@ class LogLine(NamedTuple):
 
 
 class Announce(NamedTuple):
-    """Announce to the fleet that an opening was "opened" or "closed"."""
+    """Announce to the fleet that the shares of `opening` were "opened", or "closed"."""
 
     key: Key
     event: str
@@ -265,7 +265,7 @@ def on_banned_knock(doors: Iterable[Door], source: Source) -> list[Effect]:
 
 
 def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effect]:
-    """Handle a close by an operator or by another gate; return nothing if there is no such opening."""
+    """Handle a close by an operator, of all shares; return nothing if there is no such opening."""
     opening = table.close(*key)
     if opening is None:
         return []
@@ -275,7 +275,10 @@ def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effec
 
 
 def on_signed_close(table: OpeningTable, close: DatedKnock, by: str, now_s: float) -> list[Effect]:
-    """Handle a close by a signed knock; return nothing if its signer has no share, or one made later."""
+    """Handle a close by a signed knock; return nothing if its signer has no share, or one made later.
+
+    For a close that another gate announced `close.by` may be "" and its date 0: of what no signed knock made.
+    """
     opening = table.get(close.door, close.source)
     holders = Holders.of(opening).close(close.by, close.time_ms)
     return [] if opening is None else _release(table, opening, holders, by, now_s)
@@ -337,7 +340,9 @@ def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool 
         LogLine(new.key, event, log_fields(opening, opening.until_s - now_s, new.by)),
     ]
     if not is_learnt:
-        effects.append(Announce(new.key, "opened", opening, new.by))
+        (made,) = Holders.of(new).shares
+        own = opening._replace(shares=tuple(share for share in opening.shares if share.by == made.by))
+        effects.append(Announce(new.key, "opened", own, new.by))
     if before is None:
         effects.append(RunHook(new.key, "open"))
     return effects

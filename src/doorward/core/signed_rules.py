@@ -74,8 +74,11 @@ class Holders(NamedTuple):
         return Holders(tuple(sorted((*others, merged))))
 
     def close(self, by: str, dated_ms: int) -> Holders:
-        """Apply a close of this door and address: remove the signer's own share unless a later knock made it."""
-        return Holders(tuple(s for s in self.shares if s.by != by or not 0 < s.dated_ms <= dated_ms))
+        """Apply a close of this door and address: remove what the signer's knocks made, unless a later one did.
+
+        That is the signer's own share, and what the fleet announced of it. `by` "": remove what no signed knock made.
+        """
+        return Holders(tuple(s for s in self.shares if s.signer != by or s.dated_ms > dated_ms))
 
     def expire(self, now_s: float) -> Holders:
         """Remove the shares that end at or before `now_s`."""
@@ -103,6 +106,10 @@ class CloseDates:
         known = [self._dates[signer] for signer in (by, _BY_HAND + by, "", _BY_HAND) if signer in self._dates]
         return max((dates.get(target, -1) for dates in known for target in ((door, str(source)), _ALL)), default=-1)
 
+    def exact(self, by: str, door: str, source: Source) -> int:
+        """Return the date of the last close by this signer of this very door and address; -1: none is remembered."""
+        return self._dates.get(by, {}).get((door, str(source)), -1)
+
     def note(self, close: DatedKnock) -> None:
         """Remember a close that was claimed, also one that found nothing open."""
         self._raise(close.by, (close.door, str(close.source)), close.time_ms)
@@ -128,7 +135,7 @@ class CloseDates:
     def finish(self, door: str, source: Source, holders: Holders) -> Holders:
         """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""
         for share in holders.shares:
-            holders = holders.close(share.by, self._dates.get(share.by, {}).get((door, str(source)), -1))
+            holders = holders.close(share.signer, self.exact(share.signer, door, source))
         return holders
 
     def prune(self, forgotten_ms: int) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from doorward.config.schema import EtcdOutagePolicy, Fleet
-from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
+from doorward.config.schema import EtcdOutagePolicy, Fleet, Signed
+from doorward.core.openings import Announce, Effect, Key, Reject, on_open, on_signed_close
+from doorward.core.signed_rules import CLOSED, CloseDates, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.fleet_process import FleetProcess
@@ -25,7 +26,7 @@ from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Source
-from doorward.signed.authorize import ValidKnock
+from doorward.signed.authorize import ValidKnock, signer_text
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # before a process that ended is restarted
@@ -37,7 +38,11 @@ _OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
 
 
 Answered = Callable[[list[ValidKnock], list[Rejected | None]], None]
-_USED = Rejected("used", "it was used at this or another gate of the fleet")
+_OBJECTIONS: dict[protocol.ClaimOutcome, Rejected | None] = {
+    "new": None,
+    "used": Rejected("used", "it was used at this or another gate of the fleet"),
+    "closed": Rejected("closed", CLOSED),
+}
 
 
 class FleetSync:
@@ -49,7 +54,10 @@ class FleetSync:
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
         self._writer: SocketWriter | None = None
-        self._closed: list[OpeningKey] = []
+        self._closed: list[protocol.Close] = []
+        # By signed knocks at any gate. They are for shared doors only, and not in the ledger: anyone who can write to
+        # etcd can add one.
+        self._closes = CloseDates()
         self._pause_s = _PAUSE_S
         self._claims: dict[int, tuple[list[ValidKnock], Answered]] = {}
         self._numbers = 0
@@ -67,7 +75,7 @@ class FleetSync:
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
-        window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
+        window_ms = (loaded.signed or Signed()).window_ms  # without [signed] it limits the dates of others' closes
         self._takes_networks = loaded.signed is not None
         settings = fleet, gate, window_ms, directory
         if settings != self._settings:
@@ -75,30 +83,41 @@ class FleetSync:
             self._start()
 
     def announce(self, changes: Sequence[Announce | Reject]) -> None:
-        """Announce openings, closes and rejected knocks; an opening that expires does so at every gate."""
-        opened: list[protocol.Item] = []
+        """Announce openings, closes and rejected knocks; an opening that expires does so at every gate.
+
+        Closes are announced first, so an opening that ended again is left out. A close by a signed knock is not
+        announced: its claim does that.
+        """
+        opened: dict[OpeningKey, protocol.Item] = {}
         for change in changes:
             if isinstance(change, Reject):
                 self.record("refused", change.door, change.source, change.reason)
             elif change.event == "closed":
-                self._note_close(change.opening, change.by)
+                for item in self._note_close(change.opening, change.by):
+                    opened.pop(item.key, None)
             elif change.opening.ports:  # without ports it only runs a command, on this gate alone
                 if self._is_shared(change.opening.door):
-                    opened.append(_item(change.opening, change.by))
+                    opened |= {item.key: item for item in _items(change.opening)}
                 self.record("opened", *change.key, change.by)
-        for items in protocol.batches(opened):
+        self._send_closes()
+        for items in protocol.batches(list(opened.values())):
             self._send(protocol.Opened(items))
+
+    def _note_close(self, opening: Opening, by: str) -> list[protocol.Item]:
+        """Note a close for the fleet, and return the shares that it ended."""
+        items = _items(opening)
+        if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
+            self._closed += [protocol.Close(item.key, item.dated_ms) for item in items]
+        if by != "time":
+            self.record("closed", *opening.key, by)
+        return items
+
+    def _send_closes(self) -> None:
         if self._child is None:
             return  # the next one is sent what was closed
         closed, self._closed = self._closed, []
-        for keys in protocol.batches(closed):
-            self._send(protocol.Closed(keys))
-
-    def _note_close(self, opening: Opening, by: str) -> None:
-        if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
-            self._closed.append(OpeningKey(*opening.key))
-        if by != "time":
-            self.record("closed", *opening.key, by)
+        for closes in protocol.batches(closed):
+            self._send(protocol.Closed(closes))
 
     def record(self, event: str, door: str | None, address: Source, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
@@ -114,9 +133,13 @@ class FleetSync:
             if self._child is None:
                 self._answer(number, None, "the fleet process is not running")
                 continue
-            self._send(protocol.Claim(number, [grant.id.hex() for grant in some]))
+            self._send(protocol.Claim(number, list(map(_claim, some))))
             due_s = self._openings.loop.now_s() + self._fleet.timeout_ms / 1000
             self._openings.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
+
+    def has_closed(self, knock: DatedKnock) -> bool:
+        """Return whether the signer of an open has closed the door at that time or later, at any gate."""
+        return self._is_shared(knock.door) and knock.time_ms <= self._closes.last(knock.by, knock.door, knock.source)
 
     def as_dict(self) -> dict[str, object]:
         """Return the state of the connection, and the counts."""
@@ -147,7 +170,8 @@ class FleetSync:
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
         self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
         closed, self._closed = self._closed, []
-        active = [_item(o, o.by) for o in self._openings.table if o.ports and self._is_shared(o.door)]
+        shared = [opening for opening in self._openings.table if opening.ports and self._is_shared(opening.door)]
+        active = [item for opening in shared for item in _items(opening)]
         most = protocol.MAX_PER_MESSAGE
         for at in range(0, max(len(active), len(closed), 1), most):
             is_last = at + most >= max(len(active), len(closed))
@@ -175,9 +199,9 @@ class FleetSync:
         if isinstance(message, protocol.Opened):
             self._open(message.openings)
         elif isinstance(message, protocol.Closed):
-            self._close(message.keys)
+            self._close(message.closes)
         elif isinstance(message, protocol.Claimed):
-            self._answer(message.number, message.are_new, message.why)
+            self._answer(message.number, message.outcomes, message.why)
         elif isinstance(message, protocol.LogMessage):
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
@@ -219,9 +243,9 @@ class FleetSync:
         for item in items:
             door = openings.doors.get(item.key.door)
             found = admit(item, door, limits, now_ms)
-            if door is None or found is None or self._bans.contains(item.key.address):
+            if door is None or found is None or self._is_over(item):
                 continue
-            if isinstance(found, Opening) and not (openings.table.get(*item.key) or room.reserve(found)):
+            if isinstance(found, Opening) and not room.reserve(found, openings.table.get(*found.key)):
                 found = FULL
             if isinstance(found, Rejected):
                 self._reject(item, found)
@@ -230,6 +254,18 @@ class FleetSync:
                 items_of[found.key] = item
         for refusal in openings.perform(effects):
             self._reject(items_of[refusal.change.key], Rejected("kernel", str(refusal.error)))
+
+    def _is_over(self, item: protocol.Item) -> bool:
+        """Return whether its address is banned, its signer has closed it meanwhile, or no close could end it."""
+        target = item.key.signer, item.key.door, item.key.address
+        closes = self._closes, self._openings.ledger.seen.closes
+        is_closed = bool(item.key.signer) and item.dated_ms <= max(dates.exact(*target) for dates in closes)
+        return is_closed or item.dated_ms > self._latest_date_ms() or self._bans.contains(item.key.address)
+
+    def _latest_date_ms(self) -> int:
+        """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
+        window_ms = self._settings[2] if self._settings is not None else 0
+        return round(1000 * (self._openings.loop.now_s() + self._openings.wall_offset_s())) + 2 * window_ms
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""
@@ -242,28 +278,59 @@ class FleetSync:
         what = f"opening {item.key.door} to {item.key.address}, by {item.by}, is rejected"
         self._openings.log.message("fleet-opening-rejected", f"fleet: {what}: {why.message}{more}", "warning")
 
-    def _close(self, keys: list[OpeningKey]) -> None:
+    def _close(self, closes: list[protocol.Close]) -> None:
+        """Apply closes of other gates: each ends the share of one signer, or what no signed knock opened."""
         openings, now_s = self._openings, self._openings.loop.now_s()
-        allowed = [key for key in keys if self._may_close(key.door)]
-        effects = [effect for key in allowed for effect in on_close(openings.table, key, "fleet", now_s)]
+        latest_ms = self._latest_date_ms()
+        effects: list[Effect] = []
+        for key, dated_ms, is_signed in closes:
+            if self._may_close(key.door):
+                close = DatedKnock(key.signer, key.door, key.address, dated_ms)
+                effects += on_signed_close(openings.table, close, "fleet", now_s)
+                if is_signed and dated_ms <= latest_ms:
+                    self._closes.note(close)
         if refusals := openings.perform(effects):
             openings.log.message(
                 "fleet-close-failed", f"what was closed elsewhere was not closed here: {refusals[0].error}", "error"
             )
 
-    def _answer(self, number: int, are_new: list[bool] | None, why: str) -> None:
-        """Pass on the fleet's answer about signed knocks; without an answer apply the policy."""
+    def _answer(self, number: int, outcomes: list[protocol.ClaimOutcome] | None, why: str) -> None:
+        """Pass on the fleet's answer about signed knocks; without an answer apply the policy to opens.
+
+        A close always counts here: whatever the other gates know of it, it can only end what its signer opened earlier.
+        It is not confirmed, since the other gates have yet to learn of it.
+        """
         if number not in self._claims:
             return
         grants, then = self._claims.pop(number)
-        if are_new is not None and len(are_new) == len(grants):
-            then(grants, [None if is_new else _USED for is_new in are_new])
+        if outcomes is not None and len(outcomes) == len(grants):
+            then(grants, [_OBJECTIONS[outcome] for outcome in outcomes])
+            new = [grant for grant, outcome in zip(grants, outcomes, strict=True) if outcome == "new"]
+            self._close([_close(grant) for grant in new if grant.is_close])
             return
+        opens, closes = [g for g in grants if not g.is_close], [g for g in grants if g.is_close]
         is_closed = self._fleet.policy is EtcdOutagePolicy.CLOSED
-        self.counts["refused" if is_closed else "taken"] += len(grants)
-        self._log_policy(why, is_closed)
-        objection = Rejected("fleet", f"the fleet cannot tell whether it was used ({why})")
-        then(grants, [objection if is_closed else None] * len(grants))
+        self.counts.update("refused" if is_closed and not grant.is_close else "taken" for grant in grants)
+        if opens:
+            self._log_policy(why, is_closed)
+        objection = Rejected("fleet", f"the fleet cannot tell whether it was used ({why})") if is_closed else None
+        then(
+            [grant._replace(reply=None) if grant.is_close else grant for grant in grants],
+            [None if grant.is_close else objection for grant in grants],
+        )
+        for close in closes:
+            self._close_here(close, why)
+
+    def _close_here(self, close: ValidKnock, why: str) -> None:
+        """Have the process announce a close once etcd answers, and log that it counts here only."""
+        self._close([_close(close)])
+        self._closed.append(_close(close))
+        self._send_closes()
+        if self._lines.admits(self._openings.loop.now_s()):
+            what = f"{signer_text(close)} closes {close.door} for {close.source} at this gate only ({why})"
+            self._openings.log.message(
+                "fleet-close-local", f"fleet: {what}; the others follow once etcd answers", "warning"
+            )
 
     def _log_policy(self, why: str, is_closed: bool) -> None:
         now_s = self._openings.loop.now_s()
@@ -274,6 +341,25 @@ class FleetSync:
             self._openings.log.message("fleet-policy-applied", f"{words}, as [fleet] policy says", "warning")
 
 
-def _item(opening: Opening, by: str) -> protocol.Item:
-    until_ms = round(opening.until_s * 1000)
-    return protocol.build_item(OpeningKey(*opening.key), until_ms, by, until_ms - round(opening.since_s * 1000))
+def _items(opening: Opening) -> list[protocol.Item]:
+    """Return what the fleet is to know of an opening: of each signer's share, and of what no signed knock made."""
+    items: dict[OpeningKey, protocol.Item] = {}
+    for share in Holders.of(opening).shares:
+        key, until_ms = OpeningKey(*opening.key, share.signer), round(share.until_s * 1000)
+        for_ms, dated_ms = until_ms - round(opening.since_s * 1000), share.dated_ms
+        if key in items:  # this gate's own, and that of other gates
+            until_ms, dated_ms = max(until_ms, items[key].until_ms), max(dated_ms, items[key].dated_ms)
+        items[key] = protocol.build_item(key, until_ms, share.name or share.by, for_ms, dated_ms)
+    return list(items.values())
+
+
+def _claim(knock: ValidKnock) -> protocol.KnockClaim:
+    return protocol.KnockClaim(knock.id.hex(), _share_key(knock), knock.time_ms, knock.is_close)
+
+
+def _close(knock: ValidKnock) -> protocol.Close:
+    return protocol.Close(_share_key(knock), knock.time_ms, is_signed=True)
+
+
+def _share_key(knock: ValidKnock) -> OpeningKey:
+    return OpeningKey(knock.door, knock.source, knock.signer.hex())

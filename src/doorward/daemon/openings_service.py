@@ -136,7 +136,7 @@ class OpeningsService:
         now_ms = round(time.time() * 1000)
         signed = [share for share in opening.shares if share.dated_ms]
         if signed:
-            self.ledger.seen.note_by_hand(DatedKnock(s.by, *opening.key, max(now_ms, s.dated_ms)) for s in signed)
+            self.ledger.seen.note_by_hand(DatedKnock(s.signer, *opening.key, max(now_ms, s.dated_ms)) for s in signed)
 
     def _publish(self, effects: Sequence[Effect]) -> None:
         """Write the log, and notify the fleet."""

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 # up to 32 ports, and the sets hold 65,536 entries, those of networks 1,024.
 MAX_OPENINGS_PER_KEY = 256
 MAX_WIDE_PER_KEY = 128  # entries of networks: each network counts once for each port
-_SHARED_CLOSE = "the door is shared with the fleet; close it with `doorward close {door} ADDRESS`"
 
 
 class SignedKnocks:
@@ -142,27 +141,23 @@ class SignedKnocks:
         """Claim the knocks; those for the fleet there first, as other gates may have used them."""
         alone: list[ValidKnock] = []
         shared: list[ValidKnock] = []
-        now_s = self._openings.loop.now_s()
+        fleet, now_s = self._fleet(), self._openings.loop.now_s()
         for knock in knocks:
             if not self._quotas.admits(knock.signer, now_s):
                 self._reject(knock, "quota", TOO_MANY)
-            elif knock.is_close and self._is_shared(knock):
-                self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
-            elif knock.is_shared:
+            elif fleet is not None and (knock.is_shared or (knock.is_close and self._is_shared(knock.door))):
                 shared.append(knock)
+            elif knock.is_shared and not knock.is_close:  # verified with the previous configuration
+                self._reject(knock, "fleet", "its door is shared, and this gate has left the fleet")
             else:
                 alone.append(knock)
         self._claim(alone)
-        shared = self._not_banned(shared)
-        if shared and (fleet := self._fleet()) is not None:
+        if fleet is not None and (shared := self._not_banned(shared)):
             fleet.claim(shared, self._on_fleet_answer)
-            return
-        for grant in shared:  # verified with the previous configuration
-            self._reject(grant, "fleet", "its door is shared, and this gate has left the fleet")
 
-    def _is_shared(self, knock: ValidKnock) -> bool:
-        door = self._openings.doors.get(knock.door)
-        return knock.is_shared or (door is not None and door.shared)
+    def _is_shared(self, name: str) -> bool:
+        door = self._openings.doors.get(name)
+        return door is not None and door.shared
 
     def _on_fleet_answer(self, granted: list[ValidKnock], objections: list[Rejected | None]) -> None:
         self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
@@ -240,6 +235,9 @@ class SignedKnocks:
 
     def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()
+        if (fleet := self._fleet()) is not None and fleet.has_closed(_dated(grant)):
+            self._reject(grant, "closed", CLOSED + _offset(grant, CLOSED))
+            return []
         new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from doorward.errors import MalformedError, NegativeResult, UsageError
 from doorward.fleet import etcd_codec, etcd_records
 from doorward.fleet.etcd import Etcd, EtcdUnavailableError, now_ms, wall_ms
+from doorward.fleet.etcd_codec import prefix_end
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
 from doorward.model import NAME
 
@@ -59,7 +60,8 @@ class FleetAdmin:
 
     def close(self, key: OpeningKey) -> bool:
         """Close a door for an address or network on every gate; return False if it was open nowhere."""
-        return self._etcd.delete(self._tree.opening(key)) > 0
+        signers = self._tree.signers(key)
+        return self._etcd.delete(self._tree.opening(key)) + self._etcd.delete(signers, prefix_end(signers)) > 0
 
     def remove(self, gate: str) -> None:
         """Remove a gate from the members; raise NegativeResult if it is up or unknown."""

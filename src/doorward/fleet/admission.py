@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from doorward.core.signed_rules import MAX_HOLDERS, Holders
 from doorward.fleet.protocol import Item
-from doorward.model import Address, Door, Opening, Share, Source
+from doorward.model import BY_FLEET, Address, Door, Opening, Share, Source
 from doorward.nftables.ruleset import OPEN_NETS_SIZE, OPEN_SIZE
 
 SHORTEST_PREFIX = {4: 16, 6: 48}  # one site; a wider network would include unrelated hosts
 MAX_ENTRIES = {False: OPEN_SIZE * 3 // 4, True: OPEN_NETS_SIZE * 3 // 4}  # the rest is reserved for knocks at this gate
+MAX_SIGNERS = MAX_HOLDERS * 3 // 4  # of one opening, that the fleet announces; the rest is reserved likewise
 _ORIGINS = ("knock", "key", "hand")
 
 
@@ -37,15 +39,20 @@ FULL = Rejected("full", "the fleet's share of the open sets is full; `doorward s
 
 
 class Room:
-    """The room left for the fleet's entries in the open sets; openings beyond it are rejected."""
+    """The room left for the fleet's openings, for each share as much as an opening takes in the open sets."""
 
     def __init__(self, openings: Iterable[Opening]) -> None:
         self._used: Counter[tuple[bool, int]] = Counter()
         for opening in openings:
-            self._used[_open_set(opening.address)] += len(opening.ports)
+            self._used[_open_set(opening.address)] += len(opening.ports) * len(Holders.of(opening).shares)
 
-    def reserve(self, opening: Opening) -> bool:
-        """Count a new opening; return False if there is no room for it."""
+    def reserve(self, opening: Opening, known: Opening | None) -> bool:
+        """Count an opening with one share, unless `known` has it; return False if there is no room for it."""
+        holders, (share,) = Holders.of(known), opening.shares
+        if known is not None and (not share.signer or any(each.by == share.by for each in holders.shares)):
+            return True
+        if sum(each.by.startswith(BY_FLEET) for each in holders.shares) >= MAX_SIGNERS or holders.hold(share) is None:
+            return False
         kind = _open_set(opening.address)
         if self._used[kind] + len(opening.ports) > MAX_ENTRIES[kind[0]]:
             return False
@@ -65,11 +72,14 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
         return None
     if not door.shared:
         return Rejected("door", f"door {door.name} is not shared here; set shared = true in [doors.{door.name}]")
-    if item.by.split(" ", 1)[0] not in _ORIGINS:
+    way = item.by.split(" ", 1)[0]
+    if way not in _ORIGINS or (item.key.signer and way != "key"):
         return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
     if rejected := _reject_address(item.key.address, limits):
         return rejected
-    share = Share("fleet", until_ms / 1000, name=item.by)  # all of the fleet's are one holder, so etcd adds only one
+    # A holder of its own: what etcd says of a signer uses up nothing of what that signer may open here.
+    holder = BY_FLEET + item.key.signer if item.key.signer else "fleet"
+    share = Share(holder, until_ms / 1000, item.dated_ms, item.by)
     return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by, (share,))
 
 

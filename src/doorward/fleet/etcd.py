@@ -112,13 +112,15 @@ class Etcd:
         """Write a key; return the revision."""
         return etcd_codec.header_revision(self.call("kv/put", etcd_codec.put(key, value, lease)))
 
-    def delete(self, key: str) -> int:
-        """Delete a key; return how many existed."""
-        return etcd_codec.int64(self.call("kv/deleterange", etcd_codec.key_range(key)), "deleted")
+    def delete(self, key: str, end: str = "") -> int:
+        """Delete a key, or those up to but not including `end`; return how many existed."""
+        return etcd_codec.int64(self.call("kv/deleterange", etcd_codec.key_range(key, end)), "deleted")
 
-    def txn(self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> TransactionResult:
-        """Do `then` if each key was last written at its revision (0: does not exist), else read the key `look`."""
-        return etcd_codec.parse_transaction(self.call("kv/txn", etcd_codec.txn(conditions, then, look)))
+    def txn(
+        self, conditions: Sequence[tuple[str, int]], then: Sequence[Message], otherwise: Sequence[Message] = ()
+    ) -> TransactionResult:
+        """Do `then` if each key was last written at its revision (0: does not exist), else `otherwise`."""
+        return etcd_codec.parse_transaction(self.call("kv/txn", etcd_codec.txn(conditions, then, otherwise)))
 
     def grant(self, ttl_s: int) -> int:
         """Create a lease of `ttl_s` seconds; return its ID."""

@@ -35,11 +35,21 @@ class RangeResult(NamedTuple):
 
 
 class TransactionResult(NamedTuple):
-    """The result of a transaction: whether its conditions held, the revision, and the key it read otherwise."""
+    """The result of a transaction: whether its conditions held, the revision, and what each of its operations read.
+
+    A write reads nothing: None.
+    """
 
     succeeded: bool
     revision: int
-    current: KeyValue | None
+    read: list[list[KeyValue] | None]
+
+    def entries(self, number: int, count: int) -> list[KeyValue]:
+        """Return what operation `number` of `count` read. MalformedError: etcd's answer does not have it."""
+        read = self.read[number] if len(self.read) == count else None
+        if read is None:
+            raise MalformedError("incomplete-transaction", "etcd: the answer lacks the result of an operation")
+        return read
 
 
 class KeyChange(NamedTuple):
@@ -91,11 +101,15 @@ def to_delete(key: str) -> Message:
     return {"request_delete_range": key_range(key)}
 
 
-def txn(conditions: Sequence[tuple[str, int]], then: Sequence[Message], look: str = "") -> Message:
+def to_read(key: str, end: str = "") -> Message:
+    """Return the operation of a transaction that reads a key, or the first of those up to but not including `end`."""
+    return {"request_range": key_range(key, end) | {"limit": "1"}}
+
+
+def txn(conditions: Sequence[tuple[str, int]], then: Sequence[Message], otherwise: Sequence[Message] = ()) -> Message:
     """Return the request for a transaction; see Etcd.txn."""
     compare = [{"key": b64(key), "target": "MOD", "mod_revision": str(revision)} for key, revision in conditions]
-    failure = [{"request_range": key_range(look)}] if look else []
-    return {"compare": compare, "success": list(then), "failure": failure}
+    return {"compare": compare, "success": list(then), "failure": list(otherwise)}
 
 
 def parse(raw: bytes) -> Message:
@@ -148,13 +162,10 @@ def parse_range(message: Message) -> RangeResult:
 
 def parse_transaction(message: Message) -> TransactionResult:
     """Return the result of a transaction."""
-    entries = [
-        entry for part in children(message, "responses") for entry in children(child(part, "response_range"), "kvs")
-    ]
-    succeeded = message.get("succeeded") is True
-    return TransactionResult(
-        succeeded, header_revision(message), None if succeeded or not entries else _entry(entries[0])
-    )
+    parts = children(message, "responses")
+    ranges = [child(part, "response_range") if "response_range" in part else None for part in parts]
+    read = [None if part is None else [_entry(entry) for entry in children(part, "kvs")] for part in ranges]
+    return TransactionResult(message.get("succeeded") is True, header_revision(message), read)
 
 
 def parse_watch(message: Message) -> WatchMessage:

@@ -1,6 +1,8 @@
 """The fleet's schema in etcd: keys and values, written and parsed strictly. Pure.
 
 /doorward/FLEET/openings/DOOR/PLACE   an opening, whose lease outlasts it: a key deleted earlier means it was closed
+/doorward/FLEET/openings/DOOR/PLACE/key/SIGNER        the share of it that this signer's knocks made
+/doorward/FLEET/closes/DOOR/PLACE/key/SIGNER/DATE     a close by a signed knock, and the gate that claimed it
 /doorward/FLEET/seen/ID               a used signed knock, and by which gate it was used
 /doorward/FLEET/gates/GATE            a gate that is up, for as long as it renews its lease
 /doorward/FLEET/members/GATE          a gate that has joined
@@ -11,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from doorward.config.values import MAX_FOR_MS
@@ -20,26 +23,37 @@ from doorward.model import NAME, Source, parse_source
 MAX_TEXT_LENGTH = 200  # characters of who opened a door: a key's name and a gate's have 64 each
 LEASE_MARGIN_S = 3  # by which a lease outlasts its opening at least
 CLOCKS_AGREE_MS = 500  # hosts synchronized by NTP differ by a few milliseconds
+_SIGNER = re.compile("[0-9a-f]{24}|")
+_BY_KEY = "/key/"
+_DATE_DIGITS = 16  # so that the order of keys is that of their dates
 
 
 class OpeningKey(NamedTuple):
-    """A door, and the address or network it is open to."""
+    """A door, the address or network it is open to, and the signer (a hash) that opened it; "": no signed knock did.
+
+    Each signer has a share of its own, so that its close ends nothing of others.
+    """
 
     door: str
     address: Source
+    signer: str = ""
 
     def __str__(self) -> str:
-        return f"{self.door}/{self.address}"
+        return f"{self.door}/{self.address}" + (_BY_KEY + self.signer if self.signer else "")
 
 
 class StoredOpening(NamedTuple):
-    """An opening as stored in etcd. `until_ms` is wall time; the lease ends at least `spare_ms` after it."""
+    """An opening as stored in etcd. `until_ms` is wall time; the lease ends at least `spare_ms` after it.
+
+    `dated_ms`: the date of the newest signed knock that made it, 0: none did.
+    """
 
     for_ms: int
     until_ms: int
     spare_ms: int
     by: str
     gate: str
+    dated_ms: int = 0
 
 
 class KeySpace(NamedTuple):
@@ -59,6 +73,14 @@ class KeySpace(NamedTuple):
     def opening(self, key: OpeningKey) -> str:
         """Return the key of an opening."""
         return self.under("openings", key)
+
+    def signers(self, key: OpeningKey) -> str:
+        """Return the prefix of the keys of all signers' shares of an opening."""
+        return self.under("openings", key) + _BY_KEY
+
+    def close(self, key: OpeningKey, dated_ms: int) -> str:
+        """Return the key of a close by a signer."""
+        return self.under("closes", key, f"{dated_ms:0{_DATE_DIGITS}}")
 
 
 def read_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:
@@ -82,6 +104,18 @@ def read_int(value: object, limit: int = 1 << 53, least: int = 0) -> int:
     return value
 
 
+def read_signer(value: object) -> str:
+    """Return `value` if it is a signer's hash, or ""; raise ValueError otherwise."""
+    if not isinstance(value, str) or not _SIGNER.fullmatch(value):
+        raise ValueError("invalid signer")
+    return value
+
+
+def read_date(value: object, key: OpeningKey) -> int:
+    """Return the date of a signed knock for a signer's share, else 0; raise ValueError for any other."""
+    return read_int(value, least=1) if key.signer else read_int(value, 0)
+
+
 def read_address(value: object) -> Source:
     """Return an address or a network from its canonical form; raise ValueError for any other."""
     address = parse_source(read_text(value))
@@ -103,7 +137,8 @@ def read_object(raw: bytes) -> dict[str, Any]:
 
 def pack(opening: StoredOpening, key: OpeningKey) -> bytes:
     """Return the stored form of an opening."""
-    return json.dumps({"door": key.door, "address": str(key.address), **opening._asdict()}).encode()
+    named = {"door": key.door, "address": str(key.address), "signer": key.signer}
+    return json.dumps({**named, **opening._asdict()}).encode()
 
 
 def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
@@ -111,7 +146,7 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
     try:
         members = read_object(raw)
         key = parse_key(rest)
-        if (members["door"], members["address"]) != (key.door, str(key.address)):
+        if (members["door"], members["address"], members["signer"]) != (key.door, str(key.address), key.signer):
             raise ValueError("the value belongs to another key")
         return key, StoredOpening(
             read_int(members["for_ms"], MAX_FOR_MS),
@@ -119,15 +154,31 @@ def parse(rest: str, raw: bytes) -> tuple[OpeningKey, StoredOpening]:
             read_int(members["spare_ms"]),
             read_text(members["by"]),
             read_name(members["gate"]),
+            read_date(members["dated_ms"], key),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise MalformedError("invalid-record", f"fleet: invalid opening ({error})") from None
 
 
 def parse_key(rest: str) -> OpeningKey:
-    """Return the key that DOOR/PLACE names; raise ValueError if it is invalid."""
-    door, _, where = rest.partition("/")
-    return OpeningKey(read_name(door), read_address(where))
+    """Return the key that DOOR/PLACE or DOOR/PLACE/key/SIGNER names; raise ValueError if it is invalid."""
+    opening, _, signer = rest.partition(_BY_KEY)
+    door, _, where = opening.partition("/")
+    key = OpeningKey(read_name(door), read_address(where), read_signer(signer))
+    if str(key) != rest:
+        raise ValueError("the key is not in canonical form")
+    return key
+
+
+def parse_close(rest: str) -> tuple[OpeningKey, int]:
+    """Return the share that a close ends, and its date, from its key after `closes/`; raise ValueError if invalid."""
+    share, _, date = rest.rpartition("/")
+    if not (len(date) == _DATE_DIGITS and date.isascii() and date.isdecimal()):
+        raise ValueError("invalid date of a close")
+    key = parse_key(share)
+    if not key.signer:
+        raise ValueError("a close without a signer")
+    return key, read_date(int(date), key)
 
 
 def remaining_ms(opening: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:

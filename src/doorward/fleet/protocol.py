@@ -7,31 +7,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from doorward.errors import MalformedError
 from doorward.escape import printable
-from doorward.fleet.etcd_records import MAX_TEXT_LENGTH, OpeningKey, read_address, read_int, read_name, read_text
+from doorward.fleet.etcd_records import (
+    MAX_TEXT_LENGTH,
+    OpeningKey,
+    read_address,
+    read_date,
+    read_int,
+    read_name,
+    read_signer,
+    read_text,
+)
 
-MAX_PER_MESSAGE = 100  # openings per message
+MAX_PER_MESSAGE = 60  # etcd accepts 128 operations in a transaction, and each claim takes two
 MESSAGE_BYTES = 1 << 17
 MAX_LINE_LENGTH = 2000
 
 
 class Item(NamedTuple):
-    """An opening: its key, its end, who opened it, and for how long."""
+    """An opening: its key, its end, who opened it, for how long, and the date of the newest signed knock for it."""
 
     key: OpeningKey
     until_ms: int
     by: str
     for_ms: int
+    dated_ms: int = 0
+
+
+class Close(NamedTuple):
+    """The end of what knocks dated at or before `dated_ms` opened; without a signer dated 0.
+
+    `is_signed`: its signer asked for that, so older knocks that arrive later open nothing. Otherwise it is by hand.
+    """
+
+    key: OpeningKey
+    dated_ms: int = 0
+    is_signed: bool = False
 
 
 class OpeningsSnapshot(NamedTuple):
-    """To the process, first: the gate's openings, and what was closed by hand while no process ran."""
+    """To the process, first: the gate's openings, and what was closed while no process ran."""
 
     openings: list[Item]
-    closed: list[OpeningKey]
+    closed: list[Close]
     is_last: bool
 
 
@@ -42,23 +63,35 @@ class Opened(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """To the process: openings closed here by hand. To the daemon: openings to close."""
+    """To the process: closes by hand, and signed ones that no claim announced. To the daemon: openings to close."""
 
-    keys: list[OpeningKey]
+    closes: list[Close]
+
+
+class KnockClaim(NamedTuple):
+    """A signed knock to claim: its number, which share it opens or closes, and its date."""
+
+    id: str
+    key: OpeningKey
+    dated_ms: int
+    is_close: bool
 
 
 class Claim(NamedTuple):
-    """To the process: signed knocks to claim."""
+    """To the process: signed knocks to claim, in the order in which they came."""
 
     number: int
-    ids: list[str]
+    knocks: list[KnockClaim]
+
+
+ClaimOutcome = Literal["new", "used", "closed"]  # the last: its signer closed the door at that time or later
 
 
 class Claimed(NamedTuple):
-    """To the daemon: which of the knocks are new; None if that is undecided, and why."""
+    """To the daemon: what became of the claims; None if that is undecided, and why."""
 
     number: int
-    are_new: list[bool] | None
+    outcomes: list[ClaimOutcome] | None
     why: str
 
 
@@ -114,27 +147,45 @@ def batches(rows: list[T]) -> list[list[T]]:
     return [rows[at : at + MAX_PER_MESSAGE] for at in range(0, len(rows), MAX_PER_MESSAGE)]
 
 
-def build_item(key: OpeningKey, until_ms: int, by: str, for_ms: int) -> Item:
+def build_item(key: OpeningKey, until_ms: int, by: str, for_ms: int, dated_ms: int = 0) -> Item:
     """Return an opening whose text fits into a message."""
-    return Item(key, until_ms, printable(by, MAX_TEXT_LENGTH), for_ms)
+    return Item(key, until_ms, printable(by, MAX_TEXT_LENGTH), for_ms, dated_ms)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, OpeningKey):
-        return [value.door, str(value.address)]
-    if isinstance(value, Item):
-        return [*_plain(value.key), value.until_ms, value.by, value.for_ms]
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return [value.door, str(value.address), value.signer]
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _item(row: Any) -> Item:
-    door, where, until_ms, by, for_ms = row
-    return Item(_key((door, where)), read_int(until_ms), read_text(by), read_int(for_ms))
+    place, until_ms, by, for_ms, dated_ms = row
+    key = _key(place)
+    return Item(key, read_int(until_ms), read_text(by), read_int(for_ms), read_date(dated_ms, key))
+
+
+def _close(row: Any) -> Close:
+    place, dated_ms, is_signed = row
+    key = _key(place)
+    return Close(key, read_date(dated_ms, key), _flag(is_signed) and bool(key.signer))
+
+
+def _knock_claim(row: Any) -> KnockClaim:
+    number, place, dated_ms, is_close = row
+    key = _key(place)
+    return KnockClaim(_id(number), key, read_date(dated_ms, key), _flag(is_close))
+
+
+def _outcome(value: Any) -> ClaimOutcome:
+    if value not in get_args(ClaimOutcome):
+        raise ValueError("invalid outcome of a claim")
+    outcome: ClaimOutcome = value
+    return outcome
 
 
 def _key(row: Any) -> OpeningKey:
-    door, where = row
-    return OpeningKey(read_name(door), read_address(where))
+    door, where, signer = row
+    return OpeningKey(read_name(door), read_address(where), read_signer(signer))
 
 
 def _list(read: Callable[[Any], M], rows: Any) -> list[M]:
@@ -156,13 +207,12 @@ def _id(value: object) -> str:
 
 
 def _snapshot(openings: Any, closed: Any, is_last: Any) -> OpeningsSnapshot:
-    return OpeningsSnapshot(_list(_item, openings), _list(_key, closed), _flag(is_last))
+    return OpeningsSnapshot(_list(_item, openings), _list(_close, closed), _flag(is_last))
 
 
-def _claimed(number: Any, are_new: Any, why: Any) -> Claimed:
-    return Claimed(
-        read_int(number), None if are_new is None else _list(_flag, are_new), read_text(why, MAX_LINE_LENGTH)
-    )
+def _claimed(number: Any, outcomes: Any, why: Any) -> Claimed:
+    read = None if outcomes is None else _list(_outcome, outcomes)
+    return Claimed(read_int(number), read, read_text(why, MAX_LINE_LENGTH))
 
 
 def _recorded(event: Any, door: Any, address: Any, words: Any) -> Recorded:
@@ -182,8 +232,8 @@ def _state(is_in_touch: Any, openings: Any, owed: Any, revision: Any) -> State:
 _PARSERS: dict[str, Callable[..., Message]] = {
     "OpeningsSnapshot": _snapshot,
     "Opened": lambda openings: Opened(_list(_item, openings)),
-    "Closed": lambda keys: Closed(_list(_key, keys)),
-    "Claim": lambda number, ids: Claim(read_int(number), _list(_id, ids)),
+    "Closed": lambda closes: Closed(_list(_close, closes)),
+    "Claim": lambda number, knocks: Claim(read_int(number), _list(_knock_claim, knocks)),
     "Claimed": _claimed,
     "Recorded": _recorded,
     "LogMessage": _log_message,

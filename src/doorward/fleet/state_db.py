@@ -15,7 +15,8 @@ from doorward.fleet.state import MAX_KNOWN, OpeningState
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS known (
-    key TEXT PRIMARY KEY, until INTEGER NOT NULL, revision INTEGER NOT NULL, closing INTEGER NOT NULL) WITHOUT ROWID;
+    key TEXT PRIMARY KEY, until INTEGER NOT NULL, revision INTEGER NOT NULL, closing INTEGER NOT NULL,
+    dated INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counted (what TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
 
@@ -37,12 +38,13 @@ class FleetStateFile:
         """Return the saved states; `offset_ms` is subtracted from wall time. Malformed rows are skipped."""
         states: dict[OpeningKey, OpeningState] = {}
         limit = 2 * MAX_KNOWN  # those of other gates, and as many of this one
-        rows = self._db.execute("SELECT key, until, revision, closing FROM known LIMIT ?", (limit,))
-        for key, until_ms, revision, closing in rows:
+        rows = self._db.execute("SELECT key, until, revision, closing, dated FROM known LIMIT ?", (limit,))
+        for key, until_ms, revision, closing, dated_ms in rows:
             try:
                 end_ms, is_closing = int(until_ms) - offset_ms, bool(closing)
                 closed_until_ms = end_ms if is_closing else 0
-                states[parse_key(key)] = OpeningState(end_ms, "", int(revision), False, is_closing, closed_until_ms)
+                state = OpeningState(end_ms, "", int(revision), False, is_closing, closed_until_ms, int(dated_ms))
+                states[parse_key(key)] = state
             except (ValueError, TypeError):
                 continue
         return states
@@ -56,8 +58,8 @@ class FleetStateFile:
                         self._db.execute("DELETE FROM known WHERE key = ?", (str(key),))
                         continue
                     until_ms = known.closed_until_ms if known.is_closing else known.until_ms
-                    row = (str(key), until_ms + offset_ms, known.revision, known.is_closing)
-                    self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", row)
+                    row = (str(key), until_ms + offset_ms, known.revision, known.is_closing, known.dated_ms)
+                    self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", row)
             self.error = ""
         except sqlite3.Error as error:  # a full disk must not stop the fleet
             self.error = str(error)
@@ -93,7 +95,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)
-        db.execute("SELECT key, until, revision, closing FROM known LIMIT 1").fetchall()
+        db.execute("SELECT key, until, revision, closing, dated FROM known LIMIT 1").fetchall()
     except sqlite3.Error:
         db.close()
         raise

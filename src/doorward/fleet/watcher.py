@@ -21,8 +21,9 @@ _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 
 
 class Snapshot(NamedTuple):
-    """All openings at a revision, and the remaining milliseconds of each lease."""
+    """All closes, all openings at a revision, and the remaining milliseconds of each of their leases."""
 
+    closes: list[KeyValue]
     entries: list[KeyValue]
     revision: int
     leases_ms: dict[int, int]
@@ -57,9 +58,8 @@ class Watcher(threading.Thread):
     def __init__(self, access: EtcdAccess, tree: KeySpace, inbox: Callable[[object], None]) -> None:
         super().__init__(daemon=True)
         self._etcd, self._tree, self._inbox = Etcd(access), tree, inbox
-        self._ranges = [
-            (prefix, etcd_codec.prefix_end(prefix)) for prefix in (tree.under("openings", ""), tree.under("asks", ""))
-        ]
+        prefixes = [tree.under(directory, "") for directory in ("openings", "asks", "closes")]
+        self._ranges = [(prefix, etcd_codec.prefix_end(prefix)) for prefix in prefixes]
         self._next: dict[int, int] = {}  # range ID: the revision to resume from
         self._watch: EtcdWatch | None = None
         self._retry = threading.Event()
@@ -99,11 +99,12 @@ class Watcher(threading.Thread):
             self._retry.wait(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
 
     def _read_all(self) -> None:
+        closes = self._etcd.prefix(self._ranges[2][0])  # first: they count for all openings that are read
         openings = self._etcd.prefix(self._ranges[0][0])
         leases = sorted({entry.lease for entry in openings.entries if entry.lease})[:_MAX_LEASES_ASKED]
         left_ms = {lease: 1000 * self._etcd.left_s(lease) for lease in leases}
-        self._inbox(Snapshot(openings.entries, openings.revision, left_ms))
-        self._next = dict.fromkeys(range(1, len(self._ranges) + 1), openings.revision + 1)
+        self._inbox(Snapshot(closes.entries, openings.entries, openings.revision, left_ms))
+        self._next = dict.fromkeys((1, 2), openings.revision + 1) | {3: closes.revision + 1}
 
     def _watch_changes(self) -> None:
         with self._etcd.watch([(*key_range, self._next[n]) for n, key_range in enumerate(self._ranges, 1)]) as watch:

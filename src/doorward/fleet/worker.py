@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import socket
 import threading
 from collections import deque
@@ -20,11 +21,12 @@ from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_key
-from doorward.fleet.state import MAX_KNOWN, CloseHere, Effect, OpenHere, SharedOpeningTable
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_close, parse_key
+from doorward.fleet.state import MAX_KNOWN, CloseHere, Effect, OpenHere, PublishOpening, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
 from doorward.fleet.writer import (
+    AnnounceClose,
     Conflict,
     DeleteKey,
     EtcdWriter,
@@ -33,6 +35,7 @@ from doorward.fleet.writer import (
     StatusAnswer,
     WriteFailed,
     Written,
+    latest_date_ms,
     observe,
     pack_record,
 )
@@ -72,19 +75,20 @@ class FleetWorker:
         self._state_db = FleetStateFile(settings.directory / STATE_FILE)
         self._in_progress: set[OpeningKey] = set()  # a writer is working on it
         self._heartbeats: deque[Heartbeat] = deque(maxlen=_MAX_HEARTBEATS)
+        self._claims: dict[int, protocol.Claim] = {}  # until a claimer has answered
         self._initial: list[protocol.Item] = []
-        self._initial_closed: list[OpeningKey] = []
-        self._is_unreachable, self._has_reported = False, False
+        self._initial_closed: list[protocol.Close] = []
+        self._is_unreachable = self._has_reported = self._has_duplicate = self._is_full = False
         self._revision, self._slot, self._queued_records = 0, 0, 0
         self._last_errors: dict[type, str] = {}  # task type: why the last one failed
-        self._has_duplicate = self._is_full = False
         self._state: protocol.State | None = None
         put = self._inbox.put
         self._watcher = Watcher(settings.access, self._tree, put)
         self._heartbeat = HeartbeatThread(settings.access, self._tree, settings.gate, self._watcher, put)
+        self._mark = f"{settings.gate} {secrets.token_hex(8)}".encode()  # of this process, at the closes that it claims
         made = [(settings.access, _WRITERS), (settings.claims, _CLAIMERS), (settings.access, 1)]
         writers = [
-            EtcdWriter(access, self._tree, settings.gate, settings.window_ms, self._watcher, put)
+            EtcdWriter(access, self._tree, settings.gate, self._mark, settings.window_ms, self._watcher, put)
             for access, count in made
             for _ in range(count)
         ]
@@ -126,11 +130,13 @@ class FleetWorker:
         if isinstance(message, protocol.OpeningsSnapshot):
             self._on_start(message)
         elif isinstance(message, protocol.Opened):
-            now = now_ms()
-            self._apply([e for i in message.openings for e in self._openings.on_opened(i.key, i.until_ms, i.by, now)])
+            now, openings = now_ms(), self._openings
+            self._apply(
+                [e for i in message.openings for e in openings.on_opened(i.key, i.until_ms, i.by, now, i.dated_ms)]
+            )
         elif isinstance(message, protocol.Closed):
-            for key in message.keys:
-                self._apply(self._openings.on_closed(key, now_ms()))
+            for close in message.closes:
+                self._apply(self._openings.on_close(*close, now_ms()))
         elif isinstance(message, protocol.Claim):
             self._claim(message)
         elif isinstance(message, protocol.Recorded):
@@ -142,7 +148,7 @@ class FleetWorker:
         if not message.is_last:
             return
         saved, now = self._state_db.read(_wall_offset_ms()), now_ms()
-        self._openings.restore([(i.key, i.until_ms, i.by) for i in self._initial], self._initial_closed, saved, now)
+        self._openings.restore(self._initial, self._initial_closed, saved, now)
         self._initial, self._initial_closed = [], []
         self._watcher.start()
         self._heartbeat.start()
@@ -151,7 +157,15 @@ class FleetWorker:
         if self._is_unreachable:
             self._send(protocol.Claimed(message.number, None, "etcd does not answer"))
             return
+        self._claims[message.number] = message
         self._claimers[message.number % len(self._claimers)].tasks.put(message)
+
+    def _on_claimed(self, claimed: protocol.Claimed) -> None:
+        """Pass an answer on to the daemon, which closes then, and may open the door again before etcd reports that."""
+        for knock, outcome in zip(self._claims.pop(claimed.number).knocks, claimed.outcomes or (), strict=False):
+            if knock.is_close and outcome == "new":
+                self._openings.on_signed_close(knock.key, knock.dated_ms, now_ms())
+        self._send(claimed)
 
     def _record(self, message: protocol.Recorded) -> None:
         if self._is_unreachable or self._queued_records >= _MAX_QUEUED:
@@ -168,21 +182,28 @@ class FleetWorker:
         self._last_errors.pop(LogEntry, None)
 
     def _apply(self, effects: Iterable[Effect]) -> None:
-        """Apply effects; save the state first, so that it survives if this process is killed."""
+        """Apply effects; save the state first, so that it survives if this process is killed.
+
+        Closes are sent first, so an opening that one of them ended is left out.
+        """
         effects = list(effects)
         self._save_state()
-        opened: list[protocol.Item] = []
-        closed: list[OpeningKey] = []
+        opened: dict[OpeningKey, protocol.Item] = {}
+        closed: list[protocol.Close] = []
         for effect in effects:
             if isinstance(effect, OpenHere):
-                opened.append(protocol.build_item(effect.key, now_ms() + effect.left_ms, effect.by, effect.for_ms))
+                until_ms = now_ms() + effect.left_ms
+                item = protocol.build_item(effect.key, until_ms, effect.by, effect.for_ms, effect.dated_ms)
+                opened[effect.key] = item
             elif isinstance(effect, CloseHere):
-                closed.append(effect.key)
+                closed.append(protocol.Close(*effect))
+                if effect.key in opened and opened[effect.key].dated_ms <= effect.dated_ms:
+                    del opened[effect.key]
             else:
                 self._dispatch(effect.key)
-        for keys in protocol.batches(closed):
-            self._send(protocol.Closed(keys))
-        for items in protocol.batches(opened):
+        for closes in protocol.batches(closed):
+            self._send(protocol.Closed(closes))
+        for items in protocol.batches(list(opened.values())):
             self._send(protocol.Opened(items))
 
     def _dispatch(self, key: OpeningKey) -> None:
@@ -192,7 +213,8 @@ class FleetWorker:
             return
         self._in_progress.add(key)
         erase = DeleteKey(key, known.revision)
-        task = erase if known.is_closing else Publish(key, known.revision, known.until_ms, known.by)
+        write = Publish(key, known.revision, known.until_ms, known.by, known.dated_ms)
+        task = erase if known.is_closing else write
         self._writers[hash(key) % _WRITERS].tasks.put(task)
 
     def _release(self, key: OpeningKey) -> None:
@@ -203,7 +225,7 @@ class FleetWorker:
         task = written.task
         self._last_errors.pop(type(task), None)
         if isinstance(task, Publish):
-            self._openings.on_written(task.key, written.revision, task.until_ms)
+            self._openings.on_written(task.key, written.revision, task.until_ms, task.dated_ms)
         else:
             self._openings.on_erased(task.key)
         self._release(task.key)
@@ -215,6 +237,8 @@ class FleetWorker:
     def _on_failure(self, failed: WriteFailed) -> None:
         if isinstance(failed.task, Publish | DeleteKey):
             self._in_progress.discard(failed.task.key)  # retried at the next heartbeat
+        elif isinstance(failed.task, AnnounceClose):
+            self._openings.owed_closes.setdefault(*failed.task)
         elif isinstance(failed.task, LogEntry):
             self._queued_records -= 1
         kind = type(failed.task)
@@ -230,6 +254,9 @@ class FleetWorker:
         self._is_unreachable = False
         self._openings.prune(now_ms())
         self._log_ignored()
+        while self._openings.owed_closes:
+            close = AnnounceClose(*self._openings.owed_closes.popitem())
+            self._writers[hash(close.key) % _WRITERS].tasks.put(close)
         for key in [effect.key for effect in self._openings.owed(now_ms())]:
             self._dispatch(key)
 
@@ -252,19 +279,18 @@ class FleetWorker:
 
     def _on_duplicate_name(self, _: DuplicateName) -> None:
         if not self._has_duplicate:  # log it once: every heartbeat finds it
-            self._log(
-                "duplicate-gate-name",
-                "error",
-                f"another gate is named {self._settings.gate}, too; give each gate a unique name",
-            )
+            what = f"another gate is named {self._settings.gate}, too"
+            self._log("duplicate-gate-name", "error", f"{what}; give each gate a unique name")
         self._has_duplicate = True
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         self._revision = snapshot.revision
+        self._apply([effect for entry in snapshot.closes for effect in self._on_signed_close(entry)])
         openings = []
         for entry in snapshot.entries:
             key, lease_ms = self._opening_key(entry.key), snapshot.leases_ms.get(entry.lease)
-            opening = observe(key, entry, self._max_age_ms(entry.revision), lease_ms) if key else None
+            age_ms = self._max_age_ms(entry.revision)
+            opening = observe(key, entry, self._settings.window_ms, age_ms, lease_ms) if key else None
             openings += [opening] if opening else []
         self._apply(self._openings.on_snapshot(openings, snapshot.revision, now_ms()))
 
@@ -276,6 +302,8 @@ class FleetWorker:
             directory, _, rest = entry.key.removeprefix(self._tree.root).partition("/")
             if directory == "openings":
                 effects += self._on_change(entry, is_put, now)
+            elif directory == "closes" and is_put:
+                effects += self._on_signed_close(entry)
             elif directory == "asks" and is_put and self._log_writer.tasks.qsize() < _MAX_QUEUED:
                 self._log_writer.tasks.put(StatusAnswer(rest, entry.lease, self._status()))
         self._apply(effects)
@@ -286,8 +314,24 @@ class FleetWorker:
             return []
         if not is_put:
             return self._openings.on_deleted(key, entry.revision, now)
-        observed = observe(key, entry, self._max_age_ms(entry.revision))
+        observed = observe(key, entry, self._settings.window_ms, self._max_age_ms(entry.revision))
         return self._openings.on_put(observed, now) if observed else []
+
+    def _on_signed_close(self, entry: KeyValue) -> list[Effect]:
+        """Handle a close that was claimed by another gate, or by this process, whose daemon applies it with the answer.
+
+        Who claimed it deletes the opening's key; should that fail, the others do, at their next heartbeats.
+        """
+        try:
+            key, dated_ms = parse_close(entry.key.removeprefix(self._tree.under("closes", "")))
+        except ValueError:
+            return []
+        if dated_ms > latest_date_ms(self._settings.window_ms):  # forged: it would close the door for years
+            return []
+        effects = self._openings.on_signed_close(key, dated_ms, now_ms())
+        if entry.value == self._mark:
+            return [PublishOpening(key)]  # if that is still owed
+        return [effect for effect in effects if isinstance(effect, CloseHere)]
 
     def _opening_key(self, key: str) -> OpeningKey | None:
         """Return the opening's key; None if it is malformed."""
@@ -324,7 +368,7 @@ class FleetWorker:
 
     _HANDLERS: ClassVar[dict[type, Callable[[FleetWorker, Any], None]]] = {
         FromDaemon: _on_message,
-        protocol.Claimed: _send,
+        protocol.Claimed: _on_claimed,
         Written: _on_written,
         Conflict: _on_conflict,
         WriteFailed: _on_failure,

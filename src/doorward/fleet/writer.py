@@ -18,7 +18,7 @@ from doorward.escape import printable
 from doorward.fleet import etcd_codec, etcd_records
 from doorward.fleet.etcd import Etcd, EtcdAccess, EtcdRejectedError, EtcdUnavailableError, now_ms, wall_ms
 from doorward.fleet.etcd_records import LEASE_MARGIN_S, MAX_TEXT_LENGTH, KeySpace, OpeningKey, StoredOpening
-from doorward.fleet.protocol import MAX_LINE_LENGTH, Claim, Claimed
+from doorward.fleet.protocol import MAX_LINE_LENGTH, Claim, Claimed, ClaimOutcome, KnockClaim
 from doorward.fleet.state import SeenOpening
 from doorward.fleet.watcher import Watcher
 
@@ -35,6 +35,7 @@ class Publish(NamedTuple):
     revision: int
     until_ms: int
     by: str
+    dated_ms: int = 0
 
 
 class DeleteKey(NamedTuple):
@@ -42,6 +43,13 @@ class DeleteKey(NamedTuple):
 
     key: OpeningKey
     revision: int
+
+
+class AnnounceClose(NamedTuple):
+    """Publish a close by a signed knock that could not be claimed."""
+
+    key: OpeningKey
+    dated_ms: int
 
 
 class LogEntry(NamedTuple):
@@ -74,6 +82,20 @@ class Conflict(NamedTuple):
     revision: int
 
 
+class _ClaimSteps(NamedTuple):
+    """How to claim a knock: its key and value, the write of both, that of a close, and the look at closes.
+
+    `written`: the keys that it writes.
+    """
+
+    key: str
+    value: bytes
+    written: list[str]
+    mark: etcd_codec.Message
+    close: etcd_codec.Message | None
+    look: etcd_codec.Message
+
+
 class WriteFailed(NamedTuple):
     """The task failed. `why`: what to log; empty if etcd did not answer, which the heartbeat reports."""
 
@@ -89,6 +111,7 @@ class EtcdWriter(threading.Thread):
         access: EtcdAccess,
         tree: KeySpace,
         gate: str,
+        mark: bytes,
         window_ms: int,
         watcher: Watcher,
         inbox: Callable[[object], None],
@@ -96,7 +119,7 @@ class EtcdWriter(threading.Thread):
         super().__init__(daemon=True)
         self._watcher = watcher
         self._etcd, self._tree, self._gate, self._inbox = Etcd(access), tree, gate, inbox
-        self._window_s = window_ms // 1000 + 1
+        self._mark, self._window_ms = mark, window_ms
         self._leases: dict[str, tuple[int, int, int]] = {}  # purpose: ID, its earliest and its latest possible end
         self.tasks: queue.SimpleQueue[object] = queue.SimpleQueue()
 
@@ -136,6 +159,8 @@ class EtcdWriter(threading.Thread):
             return self._delete(task)
         if isinstance(task, Claim):
             return self._with_new_leases(lambda: self._claim(task))
+        if isinstance(task, AnnounceClose):
+            self._with_new_leases(lambda: self._announce(task))
         if isinstance(task, LogEntry):
             return self._with_new_leases(lambda: self._write_record(task))
         if isinstance(task, StatusAnswer):
@@ -171,7 +196,8 @@ class EtcdWriter(threading.Thread):
         left_ms = max(1, task.until_ms - now_ms())
         until_ms = wall_ms() + left_ms
         spare_ms = max(0, ends_ms - task.until_ms)
-        shared = StoredOpening(left_ms, until_ms, spare_ms, printable(task.by, MAX_TEXT_LENGTH), self._gate)
+        by = printable(task.by, MAX_TEXT_LENGTH)
+        shared = StoredOpening(left_ms, until_ms, spare_ms, by, self._gate, task.dated_ms)
         return etcd_codec.to_put(self._tree.opening(task.key), etcd_records.pack(shared, task.key), lease)
 
     def _delete(self, task: DeleteKey) -> object:
@@ -179,30 +205,54 @@ class EtcdWriter(threading.Thread):
         return self._commit(task, [etcd_codec.to_delete(key)], key)
 
     def _commit(self, task: Publish | DeleteKey, then: list[etcd_codec.Message], key: str) -> object:
-        done = self._etcd.txn([(key, task.revision)], then, key)
+        done = self._etcd.txn([(key, task.revision)], then, [etcd_codec.to_read(key)])
         if done.succeeded:
             return Written(task, done.revision if isinstance(task, Publish) else 0)
-        if done.current is None:
-            return Conflict(task, None, 0)
-        return Conflict(task, observe(task.key, done.current, None), done.current.revision)
+        for current in done.entries(0, 1):
+            return Conflict(task, observe(task.key, current, self._window_ms), current.revision)
+        return Conflict(task, None, 0)
 
     def _claim(self, task: Claim) -> Claimed:
-        # Two clocks may differ by the window, so a packet can be fresh somewhere for twice as long; and a margin.
-        lease, _ = self._lease("seen", now_ms() + 2000 * self._window_s + 30_000, 60)
-        token = secrets.token_hex(8)
-        keys = [self._tree.under("seen", knock_id) for knock_id in task.ids]
-        values = [f"{self._gate} {token} {index}".encode() for index in range(len(keys))]
-        if len(set(keys)) == len(keys) > 1:  # all at once; if one of them is not new, each by itself
-            puts = [etcd_codec.to_put(key, value, lease) for key, value in zip(keys, values, strict=True)]
-            if self._etcd.txn([(key, 0) for key in keys], puts).succeeded:
-                return Claimed(task.number, [True] * len(keys), "")
-        new = [self._claim_one(key, value, lease) for key, value in zip(keys, values, strict=True)]
-        return Claimed(task.number, new, "")
+        """Claim knocks, each with the date of a close, or with a look at the closes that are dated as late as an open.
 
-    def _claim_one(self, key: str, mine: bytes, lease: int) -> bool:
-        done = self._etcd.txn([(key, 0)], [etcd_codec.to_put(key, mine, lease)], key)
-        # The answer was lost and the claim repeated at another endpoint: it still belongs to this gate.
-        return done.succeeded or (done.current is not None and done.current.value == mine)
+        That is one transaction: whichever of a close and an earlier open comes first to etcd, the open is closed.
+        """
+        lease, token = self._claim_lease(), secrets.token_hex(8)
+        steps = [self._claim_steps(knock, f"{token} {index}", lease) for index, knock in enumerate(task.knocks)]
+        written = [key for each in steps for key in each.written]
+        # All at once; each by itself if one is not new, or if a key occurs twice, which etcd rejects.
+        if len(steps) > 1 and len(set(written)) == len(written):
+            writes = [write for each in steps for write in (each.mark, each.close or each.look)]
+            done = self._etcd.txn([(each.key, 0) for each in steps], writes)
+            if done.succeeded:
+                found = [
+                    [] if each.close else done.entries(2 * number + 1, len(writes)) for number, each in enumerate(steps)
+                ]
+                return Claimed(task.number, ["closed" if closes else "new" for closes in found], "")
+        return Claimed(task.number, [self._claim_one(each) for each in steps], "")
+
+    def _claim_steps(self, knock: KnockClaim, token: str, lease: int) -> _ClaimSteps:
+        key, mine = self._tree.under("seen", knock.id), f"{self._gate} {token}".encode()
+        first = self._tree.close(knock.key, knock.dated_ms)
+        end = self._tree.close(knock.key, latest_date_ms(self._window_ms) + 1)
+        close = etcd_codec.to_put(first, self._mark, lease) if knock.is_close else None
+        mark, look = etcd_codec.to_put(key, mine, lease), etcd_codec.to_read(first, end)
+        return _ClaimSteps(key, mine, [key, first] if knock.is_close else [key], mark, close, look)
+
+    def _claim_one(self, steps: _ClaimSteps) -> ClaimOutcome:
+        both = [etcd_codec.to_read(steps.key), steps.look]
+        done = self._etcd.txn([(steps.key, 0)], [steps.mark, steps.close or steps.look], both)
+        # Its own value: the answer was lost, and the claim repeated at another endpoint. It still belongs to this gate.
+        if not done.succeeded and [entry.value for entry in done.entries(0, 2)] != [steps.value]:
+            return "used"
+        return "new" if steps.close or not done.entries(1, 2) else "closed"
+
+    def _claim_lease(self) -> int:
+        # Two clocks may differ by the window, so a packet can be fresh somewhere for twice as long; and a margin.
+        return self._lease("seen", now_ms() + 2 * self._window_ms + 30_000, 60)[0]
+
+    def _announce(self, task: AnnounceClose) -> None:
+        self._etcd.put(self._tree.close(task.key, task.dated_ms), self._mark, self._claim_lease())
 
     def _write_record(self, task: LogEntry) -> LogEntry:
         lease, _ = self._lease("log", now_ms() + LOG_RETENTION_S * 1000, 86_400)
@@ -228,16 +278,29 @@ _MAX_LEASES = 1000  # remembered to be used again; beyond it the oldest is dropp
 LOG_RETENTION_S = 7 * 86_400
 
 
+def latest_date_ms(window_ms: int) -> int:
+    """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
+    return wall_ms() + 2 * window_ms
+
+
 def observe(
-    key: OpeningKey, entry: etcd_codec.KeyValue, oldest_ms: int | None, lease_ms: int | None = None
+    key: OpeningKey,
+    entry: etcd_codec.KeyValue,
+    window_ms: int,
+    oldest_ms: int | None = None,
+    lease_ms: int | None = None,
 ) -> SeenOpening | None:
-    """Return an opening as stored in etcd; None if it is malformed."""
+    """Return an opening as stored in etcd; None if it is malformed, or dated so late that no close would end it."""
     try:
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
         return None
+    if shared.dated_ms > latest_date_ms(window_ms):
+        return None
     left_ms = etcd_records.remaining_ms(shared, wall_ms(), oldest_ms, lease_ms)
-    return SeenOpening(read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms, entry.created)
+    return SeenOpening(
+        read, entry.revision, shared.gate, shared.by, left_ms, shared.for_ms, entry.created, shared.dated_ms
+    )
 
 
 def pack_record(**fields: object) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from doorward.client.connector import open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.sequence import Target
 from doorward.errors import NegativeResult
-from doorward.model import Port, Source
+from doorward.model import DEFAULT_SIGNED_PORT, Port, Source
 from doorward.signed.message import CLOSE, CONFIRM, Request
 from doorward.signed.reply import Confirmation, ReplySecret, seal_reply
 
@@ -38,12 +39,19 @@ class Gate:
         self.socket.bind(("127.0.0.1", 0))
         self.listener, self.clients = ReplyListener(), list[Any]()
 
-    def knock(self, door: str = "ssh", asked: Source | None = None, flags: int = CONFIRM, ago_s: float = 0.0) -> None:
+    def knock(
+        self,
+        door: str = "ssh",
+        asked: Source | None = None,
+        flags: int = CONFIRM,
+        ago_s: float = 0.0,
+        port: Port = DEFAULT_SIGNED_PORT,
+    ) -> None:
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         client.connect(self.socket.getsockname())
         self.clients.append(client.getsockname())
         request = Request(0, bytes(8), bytes(12), bytes(12), None, asked, flags)
-        port, target = Port.parse("62201/udp"), Target(socket.AF_INET, ("192.0.2.1", 0))
+        target = Target(socket.AF_INET, ("192.0.2.1", 0))
         sent_s = time.monotonic() - ago_s
         self.listener.expect(client, AwaitedReply(door, "laptop", "10.0.0.5", target, port, request, SECRET, sent_s))
 
@@ -154,8 +162,52 @@ def test_one_address_of_the_host_is_enough(gate: Gate) -> None:
 def test_report(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     gate.knock()
     gate.confirm(left_s=30)
-    cli.report(PLAN, gate.listener)
+    cli.report(PLAN, gate.listener, pytest.fail)
     assert capsys.readouterr().out.startswith(f"open for {SOURCE} for 30 s (")
+
+
+PORTS = tuple(Port.parse(f"{number}/udp") for number in (62201, 443, 53))
+THREE_PORTS = PLAN._replace(host=PLAN.host._replace(signed_ports=PORTS))
+
+
+def test_without_a_confirmation_the_next_port_is_tried(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ReplyListener.wait, "__defaults__", (0.05,))
+    others = iter(PORTS[1:])
+    gate.knock(port=PORTS[0])
+
+    def knock_again() -> None:
+        gate.knock(port=next(others))
+        gate.confirm()
+
+    cli.report(THREE_PORTS, gate.listener, knock_again)
+    assert re.fullmatch(rf"open for {SOURCE} for 30 s \(\d+\.\d ms, 443/udp\)\n", capsys.readouterr().out)
+    assert list(others) == [PORTS[2]]
+
+
+def test_each_port_is_tried_once(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReplyListener.wait, "__defaults__", (0.05,))
+    others = iter(PORTS[1:])
+    gate.knock(port=PORTS[0])
+    with pytest.raises(NegativeResult) as raised:
+        cli.report(THREE_PORTS, gate.listener, lambda: gate.knock(port=next(others)))
+    assert "no confirmation within 1 s at any of 3 ports; check" in str(raised.value)
+    for port in PORTS:
+        assert f"10.0.0.5 to 192.0.2.1 {port}" in str(raised.value)
+
+
+def test_a_port_that_confirms_one_door_is_not_left_for_another(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network passes it, so the rejected door would be rejected at another port, too."""
+    monkeypatch.setattr(ReplyListener.wait, "__defaults__", (0.05,))
+    gate.knock("db", port=PORTS[0])
+    gate.knock("ssh", port=PORTS[0])
+    gate.confirm()
+    with pytest.raises(NegativeResult):
+        cli.report(THREE_PORTS._replace(doors=("ssh", "db")), gate.listener, pytest.fail)
+    assert capsys.readouterr().out.startswith("ssh: open for")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +231,7 @@ def test_a_clock_that_is_off_is_a_warning(
 ) -> None:
     gate.knock()
     gate.confirm(ahead_s=ahead_s)
-    cli.report(PLAN, gate.listener)
+    cli.report(PLAN, gate.listener, pytest.fail)
     warning = capsys.readouterr().err
     assert (f"this machine's clock is 25s {way} the gate's" in warning) == bool(way)
 
@@ -193,7 +245,7 @@ def test_what_to_check_has_this_machines_evidence(
     monkeypatch.setattr(gate.listener, "wait", list)
     gate.knock("shh")
     with pytest.raises(NegativeResult) as raised:
-        cli.report(PLAN, gate.listener)
+        cli.report(PLAN, gate.listener, pytest.fail)
     lines = str(raised.value).splitlines()
     assert lines[1].startswith("  1. the clock: this machine's is not") == (is_synchronized is False)
     text = str(raised.value)

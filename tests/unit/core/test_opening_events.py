@@ -170,7 +170,7 @@ CASES: dict[str, Case] = {
         [
             RecordOpening(KEY, LONGER, RECENT),
             LogLine(KEY, "prolonged", log_fields(LONGER, 60.0, "key laptop")),
-            Announce(KEY, "opened", LONGER, "key laptop"),
+            Announce(KEY, "opened", LONGER._replace(shares=LONGER.shares[:1]), "key laptop"),
             SetElements(KEY, (E22,), {}),
         ],
         [LONGER],

@@ -18,7 +18,6 @@ from doorward.core.signed_rules import MAX_HOLDERS
 from doorward.daemon import replay_cache, verifier_supervisor
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
-from doorward.daemon.replay_cache import PacketId
 from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Verifier
 from doorward.daemon.verifier_report import Rejection, VerifierReport
@@ -159,14 +158,13 @@ def test_a_knock_that_completed_before_a_close_reads_the_sets_back(site: Site) -
     assert site.daemon.openings.were_removed([E22])
 
 
-def test_a_shared_door_is_closed_by_no_knock(site: Site) -> None:
+def test_a_gate_without_a_fleet_closes_a_shared_door_alone(site: Site) -> None:
     site.daemon.openings.doors = {"ssh": site.daemon.doors["ssh"]._replace(shared=True)}
+    assert site.take(site.open(1)._replace(is_shared=True)) == ["refused"]  # verified before the gate left the fleet
+    assert site.signed.counts == {"fleet": 1}
     site.take(site.open(1))
-    close = site.close(2)
-    assert site.take(close) == ["refused"]
-    assert site.signed.counts == {"close-unsupported": 1}
-    assert site.daemon.ledger.seen.claim([PacketId(close.id, close.time_ms)]) == [""]  # it was not claimed
-    assert site.daemon.shows() == [("ssh", "192.0.2.7")]
+    assert site.take(site.close(2)._replace(is_shared=True)) == ["closed", "answered ada"]
+    assert site.daemon.shows() == []
 
 
 def test_holders_of_one_opening_are_bounded(site: Site) -> None:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.config.values import MAX_FOR_MS
-from doorward.fleet.admission import MAX_ENTRIES, SHORTEST_PREFIX, Limits, Rejected, Room, admit
+from doorward.core.signed_rules import MAX_HOLDERS
+from doorward.fleet.admission import MAX_ENTRIES, MAX_SIGNERS, SHORTEST_PREFIX, Limits, Rejected, Room, admit
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.protocol import Item
-from doorward.model import Address, Door, Opening, Port, Source, parse_source
+from doorward.model import Address, Door, Opening, Port, Share, Source, parse_source
 from doorward.nftables.ruleset import OPEN_SIZE
 
 DOOR = Door("ssh", (), (Port.parse("22/tcp"),), for_ms=10_000, shared=True)
@@ -97,13 +98,38 @@ def test_unknown_origin_is_rejected(by: str) -> None:
 
 def test_fleet_openings_leave_room_for_local_knocks() -> None:
     wide = Door("all", (), tuple(Port.parse(f"{n}/tcp") for n in range(1, 33)), shared=True)
-    opened = Opening("ssh", parse_source("192.0.2.7"), DOOR.opens, 0, 1, "knock")
+    opened = Opening("ssh", parse_source("192.0.2.7"), DOOR.opens, 0, 1, "knock", (Share("fleet", 1),))
     room = Room([opened] * (MAX_ENTRIES[False] - 32))
     assert MAX_ENTRIES[False] < OPEN_SIZE
-    assert room.reserve(opened._replace(ports=wide.opens))
-    assert not room.reserve(opened)
-    assert room.reserve(opened._replace(address=IPv6Address("2001:db8::7")))  # a set of its own
-    assert room.reserve(opened._replace(address=parse_source("10.1.0.0/16")))
+    assert room.reserve(opened._replace(ports=wide.opens), None)
+    assert not room.reserve(opened, None)
+    assert room.reserve(opened, opened)  # a known one is extended
+    assert not room.reserve(by_signer(0), opened)  # a share takes as much as an opening
+    assert room.reserve(by_signer(0), by_signer(0))
+    assert room.reserve(opened._replace(address=IPv6Address("2001:db8::7")), None)  # a set of its own
+    assert room.reserve(opened._replace(address=parse_source("10.1.0.0/16")), None)
+
+
+def by_signer(*numbers: int) -> Opening:
+    shares = tuple(Share(f"fleet {number:024x}", 1, 7, "key ada at b") for number in numbers)
+    return Opening("ssh", parse_source("192.0.2.7"), DOOR.opens, 0, 1, "key ada at b", shares)
+
+
+def test_fleet_signers_leave_room_for_signers_at_this_gate() -> None:
+    room = Room([])
+    assert room.reserve(by_signer(MAX_SIGNERS), by_signer(*range(MAX_SIGNERS - 1)))
+    assert not room.reserve(by_signer(MAX_SIGNERS), by_signer(*range(MAX_SIGNERS)))
+    local = by_signer()._replace(shares=tuple(Share(f"{number:024x}", 1, 7) for number in range(MAX_HOLDERS)))
+    assert not room.reserve(by_signer(0), local)
+
+
+def test_signed_opening_has_a_holder_of_its_own() -> None:
+    key = OpeningKey("ssh", parse_source("192.0.2.7"), "0" * 24)
+    found = admit(Item(key, NOW + 5_000, "key ada at b", 5_000, 7), DOOR, ALONE, NOW)
+    assert isinstance(found, Opening)
+    assert found.shares == (Share(f"fleet {key.signer}", (NOW + 5_000) / 1000, 7, "key ada at b"),)
+    assert found.shares[0].signer == key.signer
+    assert reason(admit(Item(key, NOW + 5_000, "hand at b", 5_000, 7), DOOR, ALONE, NOW)) == "way"
 
 
 def network(address: Address, bits: int) -> Source:

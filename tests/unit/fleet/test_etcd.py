@@ -62,14 +62,23 @@ def test_prefix_reads_all_pages(etcd: Etcd, at: str) -> None:
 
 def test_conditional_create_succeeds_once(etcd: Etcd, at: str) -> None:
     key = f"{at}once"
-    first = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"mine")], key)
-    again = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"yours")], key)
-    assert (first.succeeded, first.current) == (True, None)
+    look = [etcd_codec.to_read(key)]
+    first = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"mine")], look)
+    again = etcd.txn([(key, 0)], [etcd_codec.to_put(key, b"yours")], look)
+    assert (first.succeeded, first.read) == (True, [None])
     assert not again.succeeded
-    assert again.current is not None
-    assert (again.current.value, again.current.revision) == (b"mine", first.revision)
-    changed = etcd.txn([(key, first.revision)], [etcd_codec.to_put(key, b"new")], key)
+    (current,) = again.entries(0, 1)
+    assert (current.value, current.revision) == (b"mine", first.revision)
+    changed = etcd.txn([(key, first.revision)], [etcd_codec.to_put(key, b"new")], look)
     assert changed.succeeded
+
+
+def test_transaction_reads_what_it_has_written(etcd: Etcd, at: str) -> None:
+    """So of a close and an older open that are claimed together, the order in which they came counts."""
+    look = etcd_codec.to_read(f"{at}closes/5", f"{at}closes/9")
+    done = etcd.txn([], [look, etcd_codec.to_put(f"{at}closes/7", b""), look])
+    assert done.read[:2] == [[], None]
+    assert [entry.key for entry in done.entries(2, 3)] == [f"{at}closes/7"]
 
 
 def test_leases(etcd: Etcd, at: str) -> None:

@@ -36,7 +36,15 @@ def test_any_bytes_are_json_or_malformed(raw: bytes) -> None:
 
 def test_omitted_fields_are_zero() -> None:
     assert etcd_codec.parse_range({}) == etcd_codec.RangeResult([], 0)
-    assert etcd_codec.parse_transaction({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, None)
+    assert etcd_codec.parse_transaction({"succeeded": True}) == etcd_codec.TransactionResult(True, 0, [])
+
+
+@pytest.mark.parametrize("responses", [[], [{}], [{"response_put": {}}], [{"response_range": {}}] * 2])
+def test_incomplete_transaction_is_malformed(responses: list[object]) -> None:
+    """What a transaction should have read decides whether a door opens."""
+    done = etcd_codec.parse_transaction({"succeeded": True, "responses": responses})
+    with pytest.raises(MalformedError):
+        done.entries(0, 1)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_saved_state_survives_a_restart(file: Path) -> None:
     first = FleetStateFile(file)
-    closed = OpeningState(6_000, "", 8, is_closing=True, closed_until_ms=6_000)
+    closed = OpeningState(6_000, "", 8, is_closing=True, closed_until_ms=6_000, dated_ms=100)
     first.write([(SSH, OpeningState(5_000, "knock", 7)), (NET, closed)], 100_000)
     first.close()
     again = FleetStateFile(file)
@@ -65,8 +65,8 @@ def test_damaged_file_is_replaced(file: Path, damage: bytes) -> None:
 def test_malformed_rows_are_skipped(file: Path) -> None:
     here = FleetStateFile(file)
     here.write([(SSH, OpeningState(5_000, "", 7))], 0)
-    for row in [("ssh/nowhere", 1, 1, 0), ("ssh/192.0.2.1", "x", 1, 0)]:
-        here._db.execute("INSERT INTO known VALUES (?, ?, ?, ?)", row)
+    for row in [("ssh/nowhere", 1, 1, 0, 0), ("ssh/192.0.2.1", "x", 1, 0, 0), ("ssh/192.0.2.2/key/", 1, 1, 0, 0)]:
+        here._db.execute("INSERT INTO known VALUES (?, ?, ?, ?, ?)", row)
     assert here.read(0).keys() == {SSH}
     here.close()
 
