@@ -61,7 +61,7 @@ def _emergencies() -> list[Problem]:
 
 def _show(findings: list[Problem], *, as_json: bool) -> None:
     if as_json:
-        output.as_json([finding._asdict() for finding in findings])
+        output.as_json({"findings": [finding._asdict() for finding in findings]})
         return
     for finding in findings:
         _print(finding)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.cli import output
-from doorward.cli.log import record_line
+from doorward.cli.log import record_fields, record_line
 from doorward.daemon.ledger import Record
 from doorward.explain.align import Diagnosis
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.replay import ReplayStep
 from doorward.explain.summary import PacketRow, SourceSummary, Summary, build_row, rows
+from doorward.json_form import iso_time
 from doorward.model import Address
 
 WIDTH = 80
@@ -74,8 +75,8 @@ def print_step(compiled: CompiledConfig, step: ReplayStep, address: Address) -> 
 def print_history(address: Address, records: Sequence[Record], diagnosis: Diagnosis, *, as_json: bool) -> None:
     """Print the ledger's records of an address, and the diagnosis."""
     if as_json:
-        record_dicts = [{"at": r.at_s, "event": r.event, "door": r.door} | r.detail for r in records]
-        output.as_json({"source": str(address)} | _diagnosis_dict(diagnosis) | {"records": record_dicts})
+        fields = [record_fields(record) for record in records]
+        output.as_json({"source": str(address)} | _diagnosis_dict(diagnosis) | {"records": fields})
         return
     for record in records:
         output.line(record_line(record))
@@ -157,7 +158,7 @@ def _source_dict(compiled: CompiledConfig, source: SourceSummary, began_s: float
     packets = [
         {
             "number": row.number,
-            "at": began_s + row.at_s,
+            "at": iso_time(began_s + row.at_s),
             "packet": row.packet,
             "verdict": row.verdict,
             "made_of": row.meaning,

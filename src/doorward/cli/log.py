@@ -10,6 +10,7 @@ from doorward.config.duration import rough_duration
 from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
+from doorward.json_form import iso_times
 from doorward.model import parse_address, sources_with
 
 EXAMPLE = """\
@@ -40,10 +41,7 @@ def run(args: argparse.Namespace) -> int:
         return fleet.log(args, since_s(args.since))
     for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _address_filter(args.address)):
         if args.json:
-            output.as_json(
-                {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
-                | record.detail
-            )
+            output.as_json(record_fields(record))
         else:
             output.line(record_line(record))
     return 0
@@ -54,6 +52,12 @@ def _address_filter(text: str | None) -> list[str] | None:
         return None if text is None else sources_with(parse_address(text))
     except ValueError:  # a network, as written in records
         return [text or ""]
+
+
+def record_fields(record: Record) -> dict[str, object]:
+    """Return a record for `--json`."""
+    fields = {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
+    return iso_times({**fields, **record.detail}, "at", "until", "closed", "ended")
 
 
 def record_line(record: Record) -> str:

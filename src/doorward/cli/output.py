@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from doorward.escape import json_line, visible
+from doorward.escape import visible
+from doorward.json_form import json_line
 
 
 def line(*texts: str) -> None:
@@ -25,9 +26,9 @@ def colored_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def as_json(value: object) -> None:
-    """Print a value as one line of JSON."""
-    line(json_line(value))
+def as_json(fields: Mapping[str, object]) -> None:
+    """Print an object as one line of JSON, in the form of `json_form`."""
+    line(json_line(fields))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from doorward.cli import output
@@ -12,6 +12,7 @@ from doorward.cli.options import add_config
 from doorward.config.duration import rough_duration
 from doorward.daemon import off_switch
 from doorward.daemon.control_client import ask, default_path
+from doorward.json_form import iso_time, iso_times
 
 EXAMPLE = """\
   $ doorward status
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     answer = ask(default_path(), {"command": "status"})
     status = 1 if answer.get("last_good") else 0  # missing from an older daemon
     if args.json:
-        output.as_json({"off_since": None, **answer})
+        output.as_json({"off_since": None, **as_fields(answer)})
         return status
     _print_doors(answer, time.time())
     output.line(f"{answer['summary']}, process {answer['pid']}")
@@ -111,9 +112,14 @@ def _print_doors(answer: dict[str, Any], now_s: float) -> None:
         output.line(f"… {unlisted:,} more doors")
 
 
+def as_fields(answer: Mapping[str, Any]) -> dict[str, object]:
+    """Return the daemon's answer for `--json`."""
+    return {**answer, "openings": [iso_times(opening, "since", "until") for opening in answer["openings"]]}
+
+
 def _off(since_s: float, *, as_json: bool) -> int:
     if as_json:
-        output.as_json({"off_since": since_s, "openings": []})
+        output.as_json({"off_since": iso_time(since_s), "openings": []})
     else:
         output.line(f"doorward is off since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
         output.line("`doorward on` brings the gate back")

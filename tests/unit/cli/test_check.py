@@ -93,6 +93,7 @@ def test_json_of_a_wrong_file(file: Path, capsys: pytest.CaptureFixture[str]) ->
         "instead": "write true or false, without quotes",
     }
     assert json.loads(capsys.readouterr().out) == {
+        "version": 1,
         "file": "doorward.toml",
         "ok": False,
         "doors": 0,

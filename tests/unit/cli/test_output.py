@@ -52,7 +52,7 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     output.as_json(value)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    assert json.loads(out) == value
+    assert json.loads(out) == {"version": 1, **value}
 
 
 @pytest.mark.usefixtures("in_kathmandu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,21 @@ def test_no_control_character_reaches_the_terminal(shown: str) -> None:
 def test_no_text_adds_a_line(shown: str) -> None:
     assert SPOOF in shown
     assert not any(line.startswith(SPOOF) for line in shown.splitlines())
+
+
+def test_every_object_has_its_version_and_no_time_is_a_number(shown: str) -> None:
+    objects = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    assert len(objects) >= sum(command.endswith("--json") for command in COMMANDS)
+    assert {each["version"] for each in objects} == {1}
+    assert [number for number in numbers_in(objects) if number > 1e9] == []  # seconds since the epoch
+
+
+def numbers_in(value: object) -> Iterator[float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(inner)
 
 
 def test_fleet_output_is_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
