@@ -214,6 +214,7 @@ def test_opened_ports_are_found_without_being_named(stealth: Site) -> None:
     assert until_s > 1.9
     found.pop("took_s")
     assert found == {
+        "version": 1,
         "host": "2001:db8:2::2",
         "address": "2001:db8:2::2",
         "from": str(stealth.lab.client.ipv6),
@@ -314,7 +315,7 @@ def test_a_terminal_shows_how_far_it_is_and_a_coloured_grid(guard: Site) -> None
     assert re.search(r"\r\x1b\[Klooking at 600 TCP ports: [1-9][0-9] %\r\x1b\[K", said)
     assert re.search(r"\r\x1b\[K  before  1 open, 598 refuse, 1 silent, in ", said)
     assert len(re.findall("TCP     1 (?:\x1b\\[38;5;[0-9]+;48;5;[0-9]+m▀){64}\x1b\\[0m\r\n", said)) == 1
-    assert said.endswith("OK: nothing unexpected is visible; no knock was tried\r\n")
+    assert said.endswith("\x1b[32mOK: nothing unexpected is visible; no knock was tried\x1b[0m\r\n")
 
 
 def on_a_terminal(host: NamespaceHost, command: tuple[object, ...]) -> str:

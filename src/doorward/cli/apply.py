@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Check the file, have the daemon load it, and install it unless it is on trial."""
     text = read_text(args.file)
     configuration = parse(text, str(args.file))
-    output.error_line(*(f"{args.file}:{finding}" for finding in warnings(configuration, find_lines(text))))
+    findings = warnings(configuration, find_lines(text))
+    output.error_line(*(f"{args.file}:{finding}" for finding in findings if finding.level == "warning"))
     config = configuration_path(args).absolute()
     status = ask(default_path(), {"command": "status"})
     if status["trial"] is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TextIO
 
 from doorward.escape import visible
 from doorward.json_form import json_line
@@ -24,6 +27,39 @@ def error_line(*texts: str) -> None:
 def colored_line(text: str) -> None:
     """Print a line with color codes unescaped; the text must not contain untrusted input."""
     sys.stdout.write(text + "\n")
+
+
+Part = str | tuple[str, str]  # a text, or a level and a text in its color
+_COLORS = {"error": "31", "warning": "33", "note": "36", "good": "32"}
+
+
+def add_color(parser: argparse.ArgumentParser) -> None:
+    """Declare `--color WHEN`."""
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="colors (default: auto, on a terminal)"
+    )
+
+
+def has_colors(choice: str, stream: TextIO) -> bool:
+    """Return whether to print colors to a stream: for `auto` if it is a terminal that may have them."""
+    is_wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_wanted if choice == "auto" else choice == "always"
+
+
+class LevelPrinter:
+    """Prints lines in which the words of a level have its color."""
+
+    def __init__(self, choice: str, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._has_colors = has_colors(choice, self._stream)
+
+    def line(self, *parts: Part) -> None:
+        """Print the parts as one line."""
+        self._stream.write("".join(map(self._shown, parts)) + "\n")
+
+    def _shown(self, part: Part) -> str:
+        level, text = ("", part) if isinstance(part, str) else part
+        return f"\x1b[{_COLORS[level]}m{visible(text)}\x1b[0m" if level and self._has_colors else visible(text)
 
 
 def as_json(fields: Mapping[str, object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import socket
 import sys
@@ -46,12 +45,11 @@ LINE_WIDTH = 78
 class Display:
     """The terminal: permanent lines, and a status line below them. With `as_json` only the result is printed."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, color: str, *, as_json: bool) -> None:
+        self.as_json, self.printer = as_json, output.LevelPrinter(color)
         self._changes = sys.stderr.isatty()
         self._doing = ""
-        use_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self.colors = use_color and (sys.stdout.encoding or "").lower() == "utf-8"
+        self.colors = output.has_colors(color, sys.stdout) and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
         """Print a permanent line."""
@@ -136,7 +134,9 @@ def _print(result: VerifyResult, display: Display) -> None:
     colors = display.colors
     for text in (*grid_text(kinds, colors=colors), *grid_legend(kinds, colors=colors)):
         output.colored_line(text)
-    output.line(*verdict_lines(result))
+    for text in verdict_lines(result):
+        is_remedy = text.startswith(" ")
+        display.printer.line(text if is_remedy else ("error" if result.findings else "good", text))
 
 
 DEFAULT_WAIT_S = 120.0
@@ -167,6 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw every port into an SVG file")
     parser.add_argument("--json", action="store_true", help="one JSON object per address")
+    output.add_color(parser)
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
@@ -184,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
     if plan is not None:
         knock = knocker(plan, seconds("--delay", args.delay, DEFAULT_DELAY_S), False)
     targets = resolve(_address(args.host) if plan is None else plan.host.address, args.family)
-    display = Display(as_json=args.json)
+    display = Display(args.color, as_json=args.json)
     if not may_send_raw():
         display.line(f"not root: connect scans instead of SYN scans; {WORTH_UDP}")
     results = [

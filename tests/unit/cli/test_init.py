@@ -46,7 +46,7 @@ class Called:
 
     def check(self, level: str = "warning") -> str:
         """Return the warnings (or notes) of `doorward check`, which must find the file good."""
-        assert main(["check", "-c", str(self.path)]) == 0
+        assert main(["check", "-v", "-c", str(self.path)]) == 0
         return "".join(line for line in self.capsys.readouterr().err.splitlines(True) if f": {level}: " in line)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def _read(handle: int) -> bytes:
 
 def test_no_control_character_reaches_the_terminal(shown: str) -> None:
     assert shown.count("## ") == len(COMMANDS)
-    lines = shown.replace("\r\n", "\n")
+    lines = re.sub("\x1b\\[(3[1-6]|0)m", "", shown.replace("\r\n", "\n"))  # but for doorward's own colors
     assert [letter for letter in sorted(set(lines)) if letter < " " or "\x7f" <= letter <= "\x9f"] == ["\n"]
     assert "\u202e" not in lines
 
