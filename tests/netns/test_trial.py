@@ -108,7 +108,7 @@ def test_unconfirmed_trial_is_rolled_back(site: Site) -> None:
     with closing(site.session(*OLD_KNOCK)) as session:
         before = site.daemon.elements()
         assert "on trial for 2s" in site.daemon.run("apply", site.new, "--trial", "2s").stdout
-        assert "this configuration is on trial" in site.daemon.run("status").stdout
+        assert "ON TRIAL: this configuration" in site.daemon.run("status").stdout
         assert echoes(session)
         assert site.opens_to(*NEW_KNOCK)
         assert (site.daemon.state / "gate.nft").read_text() == kept

@@ -57,9 +57,26 @@ class LevelPrinter:
         """Print the parts as one line."""
         self._stream.write("".join(map(self._shown, parts)) + "\n")
 
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
+        """Print a table with aligned columns and a heading."""
+        cells = [[_split(cell) for cell in row] for row in (head, *rows)]
+        widths = [max(len(visible(text)) for _, text in column) for column in zip(*cells, strict=True)]
+        for row in cells:
+            while len(row) > 1 and not row[-1][1]:
+                row.pop()
+            padded = [
+                (level, f"{visible(text):<{width}}  ") for (level, text), width in zip(row[:-1], widths, strict=False)
+            ]
+            self.line(*padded, row[-1])
+
     def _shown(self, part: Part) -> str:
-        level, text = ("", part) if isinstance(part, str) else part
+        level, text = _split(part)
         return f"\x1b[{_COLORS[level]}m{visible(text)}\x1b[0m" if level and self._has_colors else visible(text)
+
+
+def _split(part: Part) -> tuple[str, str]:
+    """Return the level of a part, "" for none, and its text."""
+    return ("", part) if isinstance(part, str) else part
 
 
 def as_json(fields: Mapping[str, object]) -> None:
@@ -68,11 +85,8 @@ def as_json(fields: Mapping[str, object]) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with aligned columns and a heading."""
-    shown = [[visible(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        line("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    """Print a table without colors."""
+    LevelPrinter("never").table(head, rows)
 
 
 def format_time(seconds: float) -> str:
