@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from doorward.cli import output
 from doorward.cli.config_install import Installation, check_config_path, save_last_good
 from doorward.cli.options import add_config, configuration_path, trial_ms
+from doorward.config.changes import describe_changes
 from doorward.config.duration import rough_duration
-from doorward.config.files import read_text
+from doorward.config.files import read_text, trusted_owners
+from doorward.config.schema import Configuration
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.daemon.control_client import ask, default_path
+from doorward.daemon.ruleset_loader import digest_of
 from doorward.errors import DoorwardError, NegativeResult, UsageError
 from doorward.lint.checks import warnings
 
 EXAMPLE = """\
   # doorward apply new.toml --trial 2m
+  + door db: 5432/tcp
   …
   on trial for 2m: 2 doors, mode stealth
   knock, open a new connection and run `doorward confirm` in it;
@@ -57,12 +61,21 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "daemons-own-file", f"{args.file} is the daemon's own file: reload it with SIGHUP, or apply an edited copy"
         )
+    changes = _changes(config, status.get("digest", ""), configuration)
     with closing(Installation(config)) as installation:
-        _apply(args, text, installation)
+        _apply(args, text, installation, changes)
     return 0
 
 
-def _apply(args: argparse.Namespace, text: str, installation: Installation) -> None:
+def _changes(config: Path, digest: str, configuration: Configuration) -> list[str]:
+    """Return what differs from the file in force; or that it was edited since, so that nobody knows."""
+    with suppress(DoorwardError):
+        if digest_of(text := read_text(config, trusted_owners())) == digest:
+            return describe_changes(parse(text, str(config)), configuration) or ["nothing changes"]
+    return [f"{config} is not what is in force: the changes are not known"]
+
+
+def _apply(args: argparse.Namespace, text: str, installation: Installation, changes: list[str]) -> None:
     installation.prepare(text)
     try:
         answer = _load(args, text)
@@ -70,6 +83,7 @@ def _apply(args: argparse.Namespace, text: str, installation: Installation) -> N
         installation.discard()
         raise
     config = installation.config
+    output.line(*changes)
     if args.trial is not None:
         output.line(f"on trial for {rough_duration(answer['left_s'])}: {answer['summary']}")
         output.line("knock, open a new connection and run `doorward confirm` in it;")

@@ -15,7 +15,7 @@ from doorward.cli.knock_options import (
     print_sent,
     seconds,
 )
-from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker, reply_listener
+from doorward.cli.knocker import closed_error, knocker, reply_listener
 from doorward.client.sequence import DEFAULT_DELAY_S, Target
 from doorward.errors import UsageError
 from doorward.port import Port, Protocol
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from doorward.client.confirmation import ReplyListener
     from doorward.client.connector import Reply
+
+DEFAULT_TIMEOUT_S = 30.0  # for the port to answer
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence

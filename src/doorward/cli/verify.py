@@ -27,7 +27,7 @@ from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
 from doorward.verify.picture import draw, to_svg
 from doorward.verify.port_map import cell_kinds, grid_legend, grid_text
 from doorward.verify.port_set import Ports, count_text, parse_ports, ports_text
-from doorward.verify.run import Probes, run_probes
+from doorward.verify.run import Probes, quiet_s, run_probes
 from doorward.verify.verify_text import (
     VerifyResult,
     as_dict,
@@ -49,6 +49,7 @@ class Display:
         self.as_json, self.printer = as_json, output.LevelPrinter(color)
         self._changes = sys.stderr.isatty()
         self._doing = ""
+        self._until_s: float | None = None  # when what is waited for must have come, on the monotonic clock
         self.colors = output.has_colors(color, sys.stdout) and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
@@ -58,19 +59,28 @@ class Display:
             output.line(text)
             sys.stdout.flush()
 
-    def set_status(self, text: str) -> None:
-        """Set the status line."""
+    def set_status(self, text: str, wait_s: float | None = None) -> None:
+        """Set the status line, with a countdown if it waits for `wait_s` at most."""
         self._doing = text
-        self._show(text)
+        self._until_s = None if wait_s is None else time.monotonic() + wait_s
+        self._show(self._status())
 
     def show_progress(self, percent: float) -> None:
         """Show progress in the status line."""
-        self._show(f"{self._doing}: {percent:.0f} %" if percent else self._doing)
+        is_shown = percent and self._until_s is None
+        self._show(f"{self._doing}: {percent:.0f} %" if is_shown else self._status())
 
     def sleep(self, seconds: float) -> None:
         """Wait, with the status line shown."""
-        self._show(self._doing)
-        time.sleep(seconds)
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            self._show(self._status())
+            time.sleep(min(left_s, 1.0))
+
+    def _status(self) -> str:
+        if self._until_s is None:
+            return self._doing
+        return f"{self._doing}: {max(0, round(self._until_s - time.monotonic()))} s at most"
 
     def _show(self, text: str) -> None:
         if self._changes:
@@ -88,14 +98,14 @@ def verify(
     def on_progress(course: Observations) -> None:
         nonlocal took_s
         took_s = took_s or time.monotonic() - began_s
-        _show_progress(course, knock is not None, took_s, display)
+        _show_progress(course, request, knock is not None, took_s, display)
 
     def waiting(ports: Ports) -> None:
         nonlocal took_s
         took_s = time.monotonic() - began_s
         verb = "is" if len(ports) == 1 else "are"
         display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {request.wait_s:.0f} s at most")
-        display.set_status(f"waiting until {ports_text(ports)} closes")
+        display.set_status(f"waiting until {ports_text(ports)} closes", request.wait_s)
 
     scanner = Scanner(ip_address(str(target)), rate, display.show_progress)
     probes = Probes(scanner.scan, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
@@ -114,13 +124,15 @@ def verify(
     return result
 
 
-def _show_progress(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
+def _show_progress(course: Observations, request: VerifyRequest, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
         display.line(f"  before  {before_text(course.before)}, in {rough_duration(max(1, took_s))}")
-        display.set_status("waiting a moment, then knocking" if knocks else "")
+        if knocks:
+            display.set_status("waiting, then knocking", quiet_s(request.ports))
     elif course.closing is None:
         display.line(f"  knock   {opening_text(course.opening)}")
-        display.set_status(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
+        if found := course.opening.found:
+            display.set_status(f"waiting until {ports_text(found)} closes", request.wait_s)
     else:
         display.line(f"  after   {closing_text(course.opening, course.closing)}")
         display.set_status("")
