@@ -297,7 +297,8 @@ def test_a_guard_can_be_seen(guard: Site) -> None:
     assert result.status == 1
     assert (
         "wrong: 20-21/tcp, 23-30/tcp, 8000/udp refuse, which reveals that a host exists\n"
-        '    use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard\n'
+        '    use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard; '
+        "if it is meant to be public, add --expect 20-21,23-30,8000/udp\n"
     ) in result.said
 
 
