@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "CONFIGURATION_DIRECTORY": "the directory of doorward.toml; else `/etc/doorward`",
     "STATE_DIRECTORY": "the directory of the ledger; else `/var/lib/doorward`",
     "RUNTIME_DIRECTORY": "the directory of the control socket; else `/run/doorward`",
+    "NO_COLOR": "if set, no colors are printed without `--color always`",
 }
 FILES = {
     "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",

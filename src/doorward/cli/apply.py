@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _changes(config: Path, digest: str, configuration: Configuration) -> list[str]:
-    """Return what differs from the file in force; or that it was edited since, so that nobody knows."""
+    """Return what differs from the daemon's file, or that this is not known: it was edited after it was loaded."""
     with suppress(DoorwardError):
         if digest_of(text := read_text(config, trusted_owners())) == digest:
-            return describe_changes(parse(text, str(config)), configuration) or ["nothing changes"]
-    return [f"{config} is not what is in force: the changes are not known"]
+            return describe_changes(parse(text, str(config)), configuration) or ["no changes"]
+    return [f"{config} is not the configuration in force, so what changes is not shown"]
 
 
 def _apply(args: argparse.Namespace, text: str, installation: Installation, changes: list[str]) -> None:

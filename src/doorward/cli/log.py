@@ -12,7 +12,7 @@ from doorward.cli.options import SINCE_HELP, add_config, since_s
 from doorward.cli.output import LevelPrinter, Part
 from doorward.config.duration import rough_duration
 from doorward.daemon.confirmation_outcomes import outcome_text
-from doorward.daemon.ledger import Record, ledger_path, parts_of, read_records
+from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
 from doorward.json_form import iso_times
 from doorward.model import BY_BROWSER, parse_address, sources_with
@@ -24,8 +24,8 @@ EXAMPLE = """\
 reads the ledger; needs no daemon. With -f, an opening is printed again when it
 ends."""
 _LEVELS = {"opened": "good", "refused": "warning", "banned": "error"}
-MOST_FOLLOWED = 1000  # records that are compared after a change; of more at once the oldest are left out
-_POLL_S = 0.5  # for a change of the ledger's files, which costs no more than a look at them
+MOST_FOLLOWED = 1000  # records that are read at each poll; of more in between the oldest are left out
+_POLL_S = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,21 +70,14 @@ def _records(args: argparse.Namespace, begin_s: float, last: int) -> Iterator[Re
 
 def _followed(args: argparse.Namespace) -> Iterator[Record]:
     """Yield the records, and then without end each that is new or has changed."""
-    begin_s, last, known, stamp = since_s(args.since), args.last, set[str](), list[object]()
+    begin_s, last, known = since_s(args.since), args.last, set[str]()
     while True:
-        if (changed := _ledger_stamp()) != stamp:
-            records = {repr(record): record for record in _records(args, begin_s, last)}
-            yield from (record for text, record in records.items() if text not in known)
-            if not stamp:
-                begin_s = min((record.at_s for record in records.values()), default=begin_s)
-            stamp, known, last = changed, set(records), max(args.last, MOST_FOLLOWED)
+        records = {repr(record): record for record in _records(args, begin_s, last)}
+        yield from (record for text, record in records.items() if text not in known)
+        if not known:
+            begin_s = min((record.at_s for record in records.values()), default=begin_s)
+        known, last = set(records), max(args.last, MOST_FOLLOWED)
         time.sleep(_POLL_S)
-
-
-def _ledger_stamp() -> list[object]:
-    """Return what differs after the ledger was written, taken before it is read so that no change is missed."""
-    files = [path for path in parts_of(ledger_path()) if path.exists()]
-    return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
 
 
 def _address_filter(text: str | None) -> list[str] | None:

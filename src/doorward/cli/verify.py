@@ -49,7 +49,7 @@ class Display:
         self.as_json, self.printer = as_json, output.LevelPrinter(color)
         self._changes = sys.stderr.isatty()
         self._doing = ""
-        self._until_s: float | None = None  # when what is waited for must have come, on the monotonic clock
+        self._until_s: float | None = None  # the end of the longest wait, on the monotonic clock
         self.colors = output.has_colors(color, sys.stdout) and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
@@ -60,7 +60,7 @@ class Display:
             sys.stdout.flush()
 
     def set_status(self, text: str, wait_s: float | None = None) -> None:
-        """Set the status line, with a countdown if it waits for `wait_s` at most."""
+        """Set the status line, with a countdown of the longest wait if there is one."""
         self._doing = text
         self._until_s = None if wait_s is None else time.monotonic() + wait_s
         self._show(self._status())
@@ -78,9 +78,8 @@ class Display:
             time.sleep(min(left_s, 1.0))
 
     def _status(self) -> str:
-        if self._until_s is None:
-            return self._doing
-        return f"{self._doing}: {max(0, round(self._until_s - time.monotonic()))} s at most"
+        left_s = 0 if self._until_s is None else round(self._until_s - time.monotonic())
+        return f"{self._doing} ({left_s} s left)" if left_s > 0 else self._doing
 
     def _show(self, text: str) -> None:
         if self._changes:

@@ -42,7 +42,9 @@ def test_a_wait_counts_down_on_a_terminal(is_terminal: bool, monkeypatch: pytest
     display.set_status("waiting", 10.0)
     display.sleep(2.5)
     display.show_progress(50.0)
-    assert re.findall(r"waiting: (\d+) s", screen.getvalue()) == (["10", "10", "9", "8", "8"] if is_terminal else [])
+    assert re.findall(r"waiting \((\d+) s left\)", screen.getvalue()) == (
+        ["10", "10", "9", "8", "8"] if is_terminal else []
+    )
     assert now_s == [102.5]
 
 
