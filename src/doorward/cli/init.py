@@ -60,8 +60,8 @@ def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
     address = _address_answer(args, host)
     name = config_writer.gate_name(*filter(None, (args.name, survey.host_name())))
     plan = ConfigPlan(mode, doors, public, signed=not args.no_signed, name=name)
-    if args.address is not None or not args.yes:
-        plan = plan._replace(address=address.strip("[]"))
+    if (named := address.strip("[]")) != _own_address(host):
+        plan = plan._replace(address=named)
     return Decision(plan, authorized, authorized is None or args.sequence, address)
 
 
@@ -79,18 +79,21 @@ def unused_options(args: argparse.Namespace) -> list[str]:
 
 def _address_answer(args: argparse.Namespace, host: HostSurvey) -> str:
     """Return the name or address that clients use. Only a global address of this host is sure to be one."""
-    own = host.address()
+    default, own = _own_address(host), host.address()
     if args.address is None and own is not None and own.is_global:
-        return str(own)
-    default = str(own or survey.host_name())
+        return default
     return _answer(args, args.address, "Name or address that clients use", default, client_setup.validate_address)
+
+
+def _own_address(host: HostSurvey) -> str:
+    return str(host.address() or survey.host_name())
 
 
 def client_address(args: argparse.Namespace, host: HostSurvey, configuration: Configuration) -> str:
     """Return the name or address that clients use: from --address, the file, or the host's own."""
     if args.address is not None:
         return client_setup.validate_address(args.address)
-    return configuration.gate.address or str(host.address() or survey.host_name())
+    return configuration.gate.address or _own_address(host)
 
 
 def _answer(

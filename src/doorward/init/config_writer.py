@@ -54,7 +54,7 @@ class ConfigPlan(NamedTuple):
     signed: bool = True
     accept_mark: Mark | None = None
     name: str | None = None  # of the gate, which signed knocks are for
-    address: str | None = None  # that clients use, if the operator named it
+    address: str | None = None  # that clients use, if it is not this host's own
 
 
 def parse_door(text: str) -> DoorSpec:
