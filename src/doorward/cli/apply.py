@@ -24,8 +24,10 @@ from doorward.lint.checks import warnings
 
 EXAMPLE = """\
   # doorward apply new.toml --trial 2m
-  + door db: 5432/tcp
   …
+  + door db: 5432/tcp
+  ~ mode: guard to stealth
+  newly hidden: every port that is not public
   on trial for 2m: 2 doors, mode stealth
   knock, open a new connection and run `doorward confirm` in it;
   otherwise the previous ruleset is restored. …

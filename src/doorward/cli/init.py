@@ -366,3 +366,5 @@ def _write_signed(configuration: Configuration, path: Path, authorized: Existing
         line(f"left out: {fault}")
     for file in install.write_signed(configuration, path.parent, _NOBODY if authorized is None else authorized.text):
         line(f"wrote {file}")
+        if authorized is not None and file == install.authorized_keys_path(configuration, path.parent):
+            line(f"  the keys in it are those of {authorized.path}")

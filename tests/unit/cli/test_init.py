@@ -322,6 +322,7 @@ def test_it_asks_nothing_that_it_can_answer_itself(called: Called, monkeypatch: 
     printed = called.init("--name", "web1")
     assert [question.partition(":")[0] for question in asked] == ["Mode"]
     assert parse_link(link_in(printed)).host == "2001:4860::7"
+    assert f"  the keys in it are those of {called.keys}\n" in printed
     assert called.configuration().gate.address is None  # it finds it again
     assert called.configuration().doors[0].opens == (Port.parse("2222/tcp"),)
 
