@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from doorward.config.schema import Configuration, Mode
 from doorward.config.toml import DOOR, FLEET, GATE, SIGNED, Setting
@@ -46,12 +47,9 @@ def _differing(one: object, other: object, table: Mapping[str, Setting]) -> list
 
 def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
     """Yield which ports one of the two alone hides: those that a file names, or all that it does not."""
-    doors = [*before.doors, *after.doors]
-    named = {*before.gate.public, *after.gate.public, *(port for door in doors for port in door.opens)}
-    hidden, shown = (
-        _listed(sorted(port for port in named if _is_hidden(one, port) and not _is_hidden(other, port)))
-        for one, other in ((after, before), (before, after))
-    )
+    named = {port for each in (before, after) for port in (*each.gate.public, *_opened(each))}
+    old, new = (_hidden(each, named) for each in (before, after))
+    hidden, shown = _listed(sorted(new - old)), _listed(sorted(old - new))
     if before.gate.mode is not after.gate.mode:
         hidden = "every port that is not public" if after.gate.mode is Mode.STEALTH else hidden
         shown = "every port that no door opens" if before.gate.mode is Mode.STEALTH else shown
@@ -62,11 +60,16 @@ def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
         yield f"no longer hidden: {shown}"
 
 
-def _is_hidden(configuration: Configuration, port: Port) -> bool:
+def _hidden(configuration: Configuration, named: AbstractSet[Port]) -> AbstractSet[Port]:
+    """Return those of the named ports that a configuration hides."""
     if configuration.gate.mode is Mode.OBSERVE:
-        return False
-    is_public = configuration.gate.mode is Mode.GUARD or port in configuration.gate.public
-    return not is_public or any(port in door.opens for door in configuration.doors)
+        return frozenset()
+    closed = named - {*configuration.gate.public} if configuration.gate.mode is Mode.STEALTH else frozenset[Port]()
+    return closed | _opened(configuration)
+
+
+def _opened(configuration: Configuration) -> AbstractSet[Port]:
+    return {port for door in configuration.doors for port in door.opens}
 
 
 def _listed(ports: Sequence[Port]) -> str:
