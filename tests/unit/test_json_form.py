@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorward.cli.main import COMMANDS, build_parser
 from doorward.escape import visible
 from doorward.json_form import VERSION, iso_time, iso_times, json_line
+from tests.support.documents import ROOT
 
+PAGE = (ROOT / "docs/reference/json.md").read_text()
 VALUES = st.recursive(
     st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
 )
@@ -42,3 +46,8 @@ def test_a_time_that_is_not_there_stays() -> None:
         "closed": None,
         "door": "ssh",
     }
+
+
+def test_the_reference_has_every_command_that_prints_json() -> None:
+    commands = {name for name in COMMANDS if "--json" in build_parser(name).format_help()}
+    assert set(re.findall(r"(?m)^\| `(\w+)", PAGE.partition("\n## ")[0])) == commands

@@ -22,6 +22,7 @@ from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
+from tests.support.documents import ROOT
 from tests.support.errors import raises
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
@@ -63,6 +64,7 @@ def test_opening_and_closing_by_hand(daemon: InProcessDaemon) -> None:
 def test_status(daemon: InProcessDaemon) -> None:
     daemon.gate.loaded = replace(daemon.gate.loaded, states={7: (1,)})
     status = daemon.ask("status")
+    assert [name for name in status if f"`{name}`" not in (ROOT / "docs/reference/json.md").read_text()] == []
     assert 0 <= status.pop("uptime_s") < 60
     assert status == {
         "doorward_version": __version__,
