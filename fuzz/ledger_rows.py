@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from doorward.cli.log import record_line
+from doorward.cli.log import record_fields, record_parts
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
 from doorward.daemon.ledger import Ledger, read_records
 from doorward.model import Opening, Port
@@ -44,8 +44,8 @@ def one(data: bytes) -> None:
                 assert opening.ports == tuple(Port.parse(str(port)) for port in opening.ports)
             assert ledger.active() is not None
             for record in read_records(path, -1e308, 100):
-                record_line(record).encode()
-                json.dumps(record, allow_nan=False)
+                "".join(part if isinstance(part, str) else part[1] for part in record_parts(record)).encode()
+                json.dumps(record_fields(record), allow_nan=False)
         with suppress(sqlite3.DatabaseError), closing(Ledger(path)) as ledger:  # the next start
             _use(ledger.seen.closes, ledger.active())
 

@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "STATE_DIRECTORY": "the directory of the ledger; else `/var/lib/doorward`",
     "RUNTIME_DIRECTORY": "the directory of the control socket; else `/run/doorward`",
     "SSH_AUTH_SOCK": "the agent whose first key signs knocks",
-    "NO_COLOR": "print without color, if it is not empty",
+    "NO_COLOR": "if set, no colors are printed without `--color always`",
 }
 FILES = {
     "/etc/doorward/doorward.toml": "the configuration, doorward.toml(5)",

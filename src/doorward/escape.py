@@ -1,4 +1,4 @@
-"""Escape untrusted text for terminals, logs and TOML. Pure; the only module that does so."""
+"""Escape untrusted text for terminals, logs and TOML. Pure; with `json_form`, the only module that does so."""
 
 from __future__ import annotations
 
@@ -40,13 +40,6 @@ def visible_in(value: Any) -> Any:
     if isinstance(value, dict):
         return {visible(key): visible_in(item) for key, item in value.items()}
     return value
-
-
-def json_line(value: object) -> str:
-    """Return a value as JSON on one line of printable ASCII."""
-    from json import dumps  # imported late: `doorward knock` does not need it
-
-    return dumps(value).replace("\x7f", "\\u007f")
 
 
 def toml_list(words: Iterable[str]) -> str:

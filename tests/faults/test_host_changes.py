@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from tests.support.daemon import LATE_S, PATIENCE_S, RunningDaemon, Visitors
+from tests.support.daemon import LATE_S, PATIENCE_S, RunningDaemon, Visitors, seconds_of
 from tests.support.signed import Signed, Signer, send
 from tests.support.stepped_clock import step_to
 
@@ -64,7 +64,7 @@ def test_a_stepped_clock_neither_prolongs_nor_cuts(
     daemon.message(f"closed for {visitor}")
     assert not visitor.gets_in()
     [record] = [r for r in daemon.log() if r["event"] == "opened"]
-    assert record["closed"] - record["at"] == pytest.approx(4, abs=LATE_S)
+    assert seconds_of(record["closed"]) - seconds_of(record["at"]) == pytest.approx(4, abs=LATE_S)
     daemon.close()
 
 

@@ -14,7 +14,7 @@ import pytest
 from doorward.errors import DoorwardError
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port, Source
-from tests.support.daemon import RunningDaemon, running_daemon
+from tests.support.daemon import RunningDaemon, running_daemon, seconds_of
 from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
 
@@ -65,9 +65,9 @@ class Load:
         assert standing.keys() == {str(address) for address in left}
         recorded = {r["address"]: r for r in self._daemon.log("--last", "100000") if r["closed_by"] is None}
         assert recorded.keys() == standing.keys()
-        now_s = max(r["until"] for r in recorded.values()) - max(left.values()) if left else 0.0
+        now_s = max(seconds_of(r["until"]) for r in recorded.values()) - max(left.values()) if left else 0.0
         for address, left_s in left.items():
-            assert recorded[str(address)]["until"] - now_s == pytest.approx(left_s, abs=CLOSE_S)
+            assert seconds_of(recorded[str(address)]["until"]) - now_s == pytest.approx(left_s, abs=CLOSE_S)
         self.open, self.unsure = {*left}, set()
 
     def close(self) -> None:

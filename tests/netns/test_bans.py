@@ -12,7 +12,7 @@ import pytest
 from doorward.lab.topology import Lab
 from doorward.nftables.ban_sets import ban_network
 from doorward.nftables.libnftables import NftFirewall
-from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon
+from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon, seconds_of
 
 pytestmark = pytest.mark.netns("knock", "nft")
 
@@ -112,7 +112,7 @@ def test_bans_are_listed(direct_lab: Lab, daemon: RunningDaemon) -> None:
     assert first[1] in ("8h", "7h 59m")
     assert second[1].split()[0] in ("1h", "59m")
     found = json.loads(daemon.run("ban", "--json").stdout)
-    assert [each["address"] for each in found] == ["192.0.2.7", "2001:db8::/64"]
+    assert [each["address"] for each in found["bans"]] == ["192.0.2.7", "2001:db8::/64"]
     assert daemon.ask("stats")["bans"] == 2
     assert "2 are banned; `doorward ban` lists them\n" in daemon.run("status").stdout
     refused = daemon.run("open", "ssh", "192.0.2.7", check=False)
@@ -122,9 +122,9 @@ def test_bans_are_listed(direct_lab: Lab, daemon: RunningDaemon) -> None:
 def test_a_ban_is_recorded_and_explained_as_a_ban(daemon: RunningDaemon) -> None:
     daemon.run("ban", "192.0.2.7", "--for", "8h")
     daemon.run("ban", "2001:db8::7")
-    found = [
-        (each["event"], each["address"], round(each["until"] - each["at"]), each["ended"]) for each in daemon.log()
-    ]
+    records = daemon.log()
+    left = [round(seconds_of(each["until"]) - seconds_of(each["at"])) for each in records]
+    found = [(each["event"], each["address"], for_s, each["ended"]) for each, for_s in zip(records, left, strict=True)]
     assert found == [("banned", "192.0.2.7", 8 * 3600, None), ("banned", "2001:db8::/64", 3600, None)]
     first, second = daemon.run("log").stdout.splitlines()
     until = first.split(" until ")[1]

@@ -93,7 +93,7 @@ def test_a_frame_opens_and_closes_and_is_answered(direct_lab: Lab, tmp_path: Pat
         counted = daemon.counters()
         assert (counted["browser"], counted["signed"]) == (4, 0)
         shown = daemon.run("status").stdout
-        assert "signed knocks: ready; from browsers too, which sent 0 repeats" in shown
+        assert "signed knocks: ready on 62201/udp, 1 key; from browsers too, which sent 0 repeats" in shown
         assert "by key laptop (browser)" in daemon.run("log").stdout
 
 

@@ -16,7 +16,17 @@ import pytest
 
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
-from tests.support.daemon import DOORWARD, PATIENCE_S, SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, until
+from tests.support.daemon import (
+    DOORWARD,
+    PATIENCE_S,
+    SLOWNESS,
+    RunningDaemon,
+    Visitor,
+    Visitors,
+    running_daemon,
+    seconds_of,
+    until,
+)
 from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
 
@@ -242,7 +252,7 @@ def test_killed_while_a_door_is_open(daemon: RunningDaemon, pair: list[Visitor])
     assert [(r["event"], r["address"], r["by"], r["closed_by"]) for r in records] == [
         ("opened", str(visitor), "knock", "time") for visitor in pair
     ]
-    assert records[0]["closed"] - records[0]["at"] == pytest.approx(OPEN_S, abs=0.2)
+    assert seconds_of(records[0]["closed"]) - seconds_of(records[0]["at"]) == pytest.approx(OPEN_S, abs=0.2)
     assert opened["for_s"] == pytest.approx(OPEN_S, abs=0.1)
 
 
@@ -345,7 +355,7 @@ def test_the_ledger_records_everything(daemon: RunningDaemon, pair: list[Visitor
         ("opened", str(by_hand), "ssh", "hand", "time"),
         ("refused", str(knocker), None, None, None),
     ]
-    assert records[1]["closed"] - records[1]["at"] == pytest.approx(1, abs=0.2)
+    assert seconds_of(records[1]["closed"]) - seconds_of(records[1]["at"]) == pytest.approx(1, abs=0.2)
     text = daemon.run("log").stdout.splitlines()
     assert len(text) == 3
     assert "ssh: 22/tcp, by knock; closed after" in text[0]

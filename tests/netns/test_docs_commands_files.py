@@ -73,8 +73,8 @@ def test_init(seat: Seat, console: Console) -> None:
     made = configure(seat)
     variables = [f"{name}={value}" for name, value in seat.env.items()]
     with Terminal(seat.host, ["env", *variables, *seat.script(asks)]) as terminal:
-        for _ in range(5):
-            assert terminal.until(r"\[[^]]+\]: ", PATIENCE_S)
+        for question in ("Mode: ", "Name or address "):
+            assert terminal.until(question + r".*\[[^]]+\]: ", PATIENCE_S)
             terminal.send("\n")
         terminal.until("next:", PATIENCE_S)
     usual, hiding = read(made), read(made_by(seat, stealth))

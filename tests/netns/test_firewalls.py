@@ -101,7 +101,7 @@ class Site:
         command = [*DOORWARD, "doctor", "--json", "-c", self.daemon.config]
         done = self.server.run(command, env={**self.daemon.env, "SSH_CONNECTION": session}, check=False)
         assert done.stderr == ""
-        found: list[dict[str, Any]] = json.loads(done.stdout)
+        found: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
         assert done.returncode == any(finding["level"] == Level.ERROR for finding in found)
         return found
 

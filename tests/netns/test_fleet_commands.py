@@ -28,8 +28,11 @@ def test_status_close_log_and_forget(fleet: Fleet, console: Console, tmp_path: P
     guest = fleet.visitor(first)
     fleet.knock(guest)
     second.event("opened", address=str(guest))
-    shown = json.loads(first.run("status", "--fleet", "--json").stdout)
-    assert [(g["gate"], g["state"], g["openings"]) for g in shown] == [("edge-1", "up", 1), ("edge-2", "up", 1)]
+    shown = json.loads(first.run("status", "--fleet", "--json").stdout)["gates"]
+    assert [(g["gate"], g["state"], g["openings"]) for g in shown] == [
+        ("edge-1", "up", 1),
+        ("edge-2", "up", 1),
+    ]
     assert all(abs(gate["offset_ms"]) < 1000 for gate in shown)
     assert "fleet example: 2 of 2 gates up, 1 open" in first.run("status", "--fleet").stdout
     assert "fleet example: in touch; " in first.run("status").stdout

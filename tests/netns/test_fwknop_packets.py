@@ -167,15 +167,15 @@ def test_status_names_who_has_moved_to_signed_knocks(site: Site) -> None:
         site.send(guest, site.packet(guest))
         daemon.event("opened", address=str(guest))
         uses = {use["stanza"]: use for use in daemon.ask("status")["signed"]["fwknop"]}
-        assert uses["alice"]["fwknop_s"] is not None
-        assert uses["alice"]["signed_s"] is uses["bob"]["fwknop_s"] is None
+        assert uses["alice"]["fwknop"] is not None
+        assert uses["alice"]["signed"] is uses["bob"]["fwknop"] is None
         other = site.visitors.fresh(4)
         site.send(other, site.laptop.packet(site.files.server))
         daemon.event("opened", address=str(other))
         daemon.end()
         daemon.start()  # the ledger knows it
         (alice, _) = daemon.ask("status")["signed"]["fwknop"]
-        assert alice["signed_s"] > alice["fwknop_s"]
+        assert alice["signed"] > alice["fwknop"]
         assert "moved" in daemon.run("status").stdout
 
 

@@ -75,7 +75,7 @@ def test_without_a_trial_the_file_is_installed(site: Site) -> None:
     config.chmod(0o640)
     with closing(site.session(*OLD_KNOCK)) as session:
         said = site.daemon.run("apply", site.new).stdout
-        assert said.startswith("in force: 1 door, mode guard;")
+        assert said.startswith("~ door ssh: knock\nin force: 1 door, mode guard;")
         assert echoes(session)
     assert (config.read_text(), config.with_name("doorward.toml.before").read_text()) == (NEW, OLD)
     assert config.stat().st_mode & 0o777 == 0o640
@@ -107,8 +107,9 @@ def test_unconfirmed_trial_is_rolled_back(site: Site) -> None:
     kept = (site.daemon.state / "gate.nft").read_text()
     with closing(site.session(*OLD_KNOCK)) as session:
         before = site.daemon.elements()
-        assert "on trial for 2s" in site.daemon.run("apply", site.new, "--trial", "2s").stdout
-        assert "this configuration is on trial" in site.daemon.run("status").stdout
+        said = site.daemon.run("apply", site.new, "--trial", "2s").stdout
+        assert said.startswith("~ door ssh: knock\non trial for 2s")
+        assert "ON TRIAL: this configuration" in site.daemon.run("status").stdout
         assert echoes(session)
         assert site.opens_to(*NEW_KNOCK)
         assert (site.daemon.state / "gate.nft").read_text() == kept

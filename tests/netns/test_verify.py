@@ -214,6 +214,7 @@ def test_opened_ports_are_found_without_being_named(stealth: Site) -> None:
     assert until_s > 1.9
     found.pop("took_s")
     assert found == {
+        "version": 1,
         "host": "2001:db8:2::2",
         "address": "2001:db8:2::2",
         "from": str(stealth.lab.client.ipv6),
@@ -296,7 +297,8 @@ def test_a_guard_can_be_seen(guard: Site) -> None:
     assert result.status == 1
     assert (
         "wrong: 20-21/tcp, 23-30/tcp, 8000/udp refuse, which reveals that a host exists\n"
-        '    use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard\n'
+        '    use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard; '
+        "if it is meant to be public, add --expect 20-21,23-30,8000/udp\n"
     ) in result.said
 
 
@@ -314,7 +316,7 @@ def test_a_terminal_shows_how_far_it_is_and_a_coloured_grid(guard: Site) -> None
     assert re.search(r"\r\x1b\[Klooking at 600 TCP ports: [1-9][0-9] %\r\x1b\[K", said)
     assert re.search(r"\r\x1b\[K  before  1 open, 598 refuse, 1 silent, in ", said)
     assert len(re.findall("TCP     1 (?:\x1b\\[38;5;[0-9]+;48;5;[0-9]+m▀){64}\x1b\\[0m\r\n", said)) == 1
-    assert said.endswith("OK: nothing unexpected is visible; no knock was tried\r\n")
+    assert said.endswith("\x1b[32mOK: nothing unexpected is visible; no knock was tried\x1b[0m\r\n")
 
 
 def on_a_terminal(host: NamespaceHost, command: tuple[object, ...]) -> str:

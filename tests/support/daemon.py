@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def standing_lab(*, direct: bool = False) -> Iterator[Lab]:
         except HostError as error:
             unavailable(str(error))
         yield lab
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds since the epoch of a time in a command's JSON, which has a zone."""
+    moment = datetime.fromisoformat(text)
+    assert moment.tzinfo is not None
+    return moment.timestamp()
 
 
 class RunningDaemon:

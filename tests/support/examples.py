@@ -27,6 +27,8 @@ _VARYING = (  # what is another each time, in the page and in truth
     (r"\d{4}-\d\d-\d\d", "DATE"),
     (r"\d\d:\d\d:\d\d(?:[+-]\d{4})?", "TIME"),
     (r"process \d+", "process N"),
+    (r"(?<=^doorward )\d[^:]*(?=: )", "VERSION"),
+    (r"(?<=; up )[^,]+", "TIME"),
     (r"x25519:[\w+/=…]+", "x25519:KEY"),
     (r"(?<=  )\d+s$", "Ns"),  # how long a door still stays open
 )

@@ -20,6 +20,8 @@ POISON = f"x\x1b]0;owned\x07\n{SPOOF}\r\x7f\x9b31m\u202e"
 NOW_S = time.time()
 _OPENING = {"door": POISON, "address": POISON, "ports": [POISON], "since": NOW_S, "until": NOW_S + 60, "by": POISON}
 STATUS: dict[str, Any] = {
+    "doorward_version": POISON,
+    "uptime_s": 1.0,
     "pid": 1,
     "summary": POISON,
     "generation": POISON,
@@ -29,13 +31,27 @@ STATUS: dict[str, Any] = {
     "ledger_trouble": POISON,
     "config": POISON,
     "trial": None,
+    "last_good": POISON,
+    "gate_trouble": POISON,
+    "doors": [{"name": POISON, "ports": [POISON], "for_s": 5.0, "sequence": True}],
+    "door_count": 1,
     "signed": {
         "takes": True,
+        "ports": [POISON],
+        "authorized_keys": POISON,
+        "browser": False,
         "refused": {POISON: 3},
         "confirmations": {"is_on": True, "ports": [POISON], "not_open": {POISON: POISON}, "counts": {POISON: 1}},
     },
     "banned": 0,
-    "fleet": {"name": POISON, "is_in_touch": True, "openings": 1, "owed": 0, "without_answer": {POISON: 1}},
+    "fleet": {
+        "name": POISON,
+        "is_in_touch": True,
+        "openings": 1,
+        "owed": 0,
+        "without_answer": {POISON: 1},
+        "rejected": {},
+    },
 }
 _STAMP = "2026-05-01T10:00:00.000+00:00"
 EVENTS: list[dict[str, Any]] = [
@@ -45,7 +61,7 @@ EVENTS: list[dict[str, Any]] = [
 ]
 ANSWERS: dict[str, Any] = {
     "status": STATUS,
-    "follow": {**STATUS, "doors": [[POISON, [POISON], 5.0]]},
+    "follow": STATUS,
     "open": {"opening": _OPENING},
     "close": {"error": POISON, "exit_status": 1},
     "ban": {"ban": POISON, "for": 60.0, "closed": 1, "cut": 0},

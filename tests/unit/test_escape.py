@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doorward.escape import json_line, visible, visible_in
+from doorward.escape import visible, visible_in
 
 
 @pytest.mark.parametrize(
@@ -34,18 +33,6 @@ def test_any_text_becomes_one_printable_line(text: str) -> None:
     assert not {unicodedata.bidirectional(letter) for letter in shown} & {"LRE", "RLE", "LRO", "RLO", "LRI", "RLI"}
     assert len(shown.splitlines()) <= 1
     shown.encode()
-
-
-@given(
-    st.recursive(
-        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
-)
-def test_json_is_one_line_of_printable_ascii(value: object) -> None:
-    line = json_line(value)
-    assert json.loads(line) == value
-    assert visible(line) == line
-    assert line.isascii()
 
 
 def test_nested_texts_are_escaped() -> None:

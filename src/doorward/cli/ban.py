@@ -9,6 +9,7 @@ from doorward.cli import output
 from doorward.config.duration import rough_duration
 from doorward.daemon.control_client import ask, default_path
 from doorward.errors import UsageError
+from doorward.json_form import iso_time
 from doorward.kernel.ssh_session import ssh_connection
 from doorward.model import parse_address
 from doorward.nftables.ban_sets import ban_network
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(*, as_json: bool) -> int:
     bans = ask(default_path(), {"command": "bans"})["bans"]
     if as_json:
-        output.as_json([{"address": ban, "until": until_s} for ban, until_s in bans])
+        output.as_json({"bans": [{"address": ban, "until": iso_time(until_s)} for ban, until_s in bans]})
     elif bans:
         now_s = time.time()
         output.table(("banned", "left"), [(ban, rough_duration(until_s - now_s)) for ban, until_s in bans])

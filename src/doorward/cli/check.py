@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
+from doorward.cli.output import LevelPrinter
 from doorward.client.hosts import suggestion
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.schema import Configuration
@@ -33,17 +35,17 @@ _PATIENCE_S, _POLL_S = 60.0, 0.1  # loading a million doors takes a while
 
 EXAMPLE = """\
   $ doorward check -c doorward.toml
-  doorward.toml:1: note: capacity 1,048,576: forged first knocks fill it from …
   doorward.toml:6: warning: door 'web' has 2 knocks: guessing ports from …
-  doorward.toml:9: note: door 'ssh' opens to no knock, only by …
-  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning, 2 notes
+  doorward.toml: good: 2 doors, 1 automaton, mode stealth; 1 warning
 exit status: 0 valid, possibly with warnings; 2 invalid"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     add_config(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="also print notes, which a good file may have")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_color(parser)
     parser.add_argument(
         "--keep", action="store_true", help="as root: save the file as the last good copy, if the daemon runs with it"
     )
@@ -59,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
         lines = find_lines(text)
         host = host_lookups.look(configuration)
         findings = warnings(configuration, lines) + host_findings(configuration, lines, host)
-        findings.sort(key=lambda finding: finding.line)
         if any(door.knock for door in configuration.doors) and (exposed := exposure(path)):
             findings.insert(0, Finding(exposed.code, "warning", 1, exposed.fault, exposed.remedy))
         remarks = [
@@ -71,13 +72,15 @@ def run(args: argparse.Namespace) -> int:
         findings += [remark for remark in remarks if isinstance(remark, Finding)]
     except ConfigError as error:
         faults = error.faults
+    findings.sort(key=lambda finding: (finding.level == "note", finding.file or "", finding.line))
     if args.keep and not faults:
         _save_last_good(path.absolute())
         return 0
     if args.json:
         _print_json(str(path), configuration, faults, findings)
     else:
-        _print_lines(str(path), configuration, faults, findings)
+        shown = [finding for finding in findings if args.verbose or finding.level == "warning"]
+        _print_lines(args.color, str(path), configuration, faults, shown)
     return 2 if faults else 0
 
 
@@ -177,11 +180,18 @@ def _strength(rated: Guess) -> dict[str, object]:
 
 
 def _print_lines(
-    file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]
+    color: str, file: str, configuration: Configuration | None, faults: list[ConfigFault], findings: list[Finding]
 ) -> None:
-    output.error_line(*map(str, faults), *(f"{finding.file or file}:{finding}" for finding in findings))
-    if configuration is not None and not faults:
-        output.line(f"{file}: good: {_summary(configuration, findings)}")
+    errors, printer = LevelPrinter(color, sys.stderr), LevelPrinter(color)
+    for fault in faults:
+        errors.line(f"{fault.file}:{fault.line}: ", ("error", "error:"), f" {fault.what}; {fault.instead}")
+    for finding in findings:
+        place, level = f"{finding.file or file}:{finding.line}: ", (finding.level, f"{finding.level}:")
+        errors.line(place, level, f" {finding.what}; {finding.remedy}")
+    if faults or configuration is None:
+        printer.line(f"{file}: ", ("error", "invalid:"), f" {_counts([*faults, *findings])}")
+    else:
+        printer.line(f"{file}: ", ("good", "good:"), f" {_summary(configuration, findings)}")
 
 
 def _summary(configuration: Configuration, findings: list[Finding]) -> str:
@@ -191,9 +201,12 @@ def _summary(configuration: Configuration, findings: list[Finding]) -> str:
         *([_count(automata, "automaton", "automata")] if automata else []),
         f"mode {configuration.gate.mode}",
     ]
-    levels = Counter(finding.level for finding in findings)
-    remarks = [_count(levels[level], level, f"{level}s") for level in ("warning", "note") if levels[level]]
-    return ", ".join(facts) + (f"; {', '.join(remarks)}" if remarks else "")
+    return "; ".join(filter(None, (", ".join(facts), _counts(findings))))
+
+
+def _counts(remarks: Iterable[ConfigFault | Finding]) -> str:
+    levels = Counter("error" if isinstance(remark, ConfigFault) else remark.level for remark in remarks)
+    return ", ".join(_count(levels[name], name, f"{name}s") for name in ("error", "warning", "note") if levels[name])
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
+from doorward.cli.output import LevelPrinter
 from doorward.config.files import exposure, read
 from doorward.doctor import bypasses, firewalls, lockout, running
 from doorward.doctor.host_state import collect_facts, daemon_status, off_since
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    output.add_color(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         configuration = read(path)
     except DoorwardError:  # emergencies are reported even without a valid file
         if findings := _emergencies():
-            _show(findings, as_json=args.json)
+            _show(findings, as_json=args.json, color=args.color)
         raise
     facts = collect_facts(configuration, path.absolute().parent)
     file = str(path.absolute())
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)) is not None:
         findings.append(Problem(exposed.code, WARNING, file, exposed.fault, exposed.remedy))
     findings.sort(key=lambda finding: list(Level).index(finding.level))
-    _show(findings, as_json=args.json)
+    _show(findings, as_json=args.json, color=args.color)
     return 1 if any(finding.level is ERROR for finding in findings) else 0
 
 
@@ -59,12 +61,13 @@ def _emergencies() -> list[Problem]:
     return list(running.emergencies(daemon, off_since()))
 
 
-def _show(findings: list[Problem], *, as_json: bool) -> None:
+def _show(findings: list[Problem], *, as_json: bool, color: str = "auto") -> None:
     if as_json:
-        output.as_json([finding._asdict() for finding in findings])
+        output.as_json({"findings": [finding._asdict() for finding in findings]})
         return
+    printer = LevelPrinter(color)
     for finding in findings:
-        _print(finding)
+        _print(finding, printer)
     output.line(_summary(findings))
 
 
@@ -75,11 +78,11 @@ def _summary(findings: list[Problem]) -> str:
     return f"{errors}, {warnings}, {counts[OK]} ok"
 
 
-def _print(finding: Problem) -> None:
+def _print(finding: Problem, printer: LevelPrinter) -> None:
     if finding.level is OK:
-        output.line(f"ok: {finding.where}: {finding.what}")
+        printer.line(("good", "ok:"), f" {finding.where}: {finding.what}")
         return
-    output.line(f"{finding.level}: {finding.where}")
+    printer.line((finding.level, f"{finding.level}:"), f" {finding.where}")
     for text in filter(None, (finding.what, finding.remedy)):
         output.line(f"    {text}")
     for command in finding.commands:

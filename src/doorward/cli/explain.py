@@ -14,6 +14,7 @@ from typing import BinaryIO
 from doorward.cli import explain_output, output
 from doorward.cli.knock_options import seconds
 from doorward.cli.options import add_config, configuration_path
+from doorward.cli.output import LevelPrinter
 from doorward.client.hosts import suggestion
 from doorward.config.files import read
 from doorward.daemon import bans
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", action="append", help="an address of the server (may be repeated)")
     parser.add_argument("--door", metavar="NAME", help="only this door")
     parser.add_argument("--json", action="store_true", help="one JSON object per source")
+    output.add_color(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,7 +89,7 @@ def _address(option: str, text: str) -> Address:
 def _explain_ledger(args: argparse.Namespace, address: Address) -> int:
     records = list(read_records(ledger_path(), 0.0, MOST_RECORDS, args.door, sources_with(address)))
     diagnosis = _unless_banned(address, diagnose_records(str(address), records, time.time(), output.format_time))
-    explain_output.print_history(address, records, diagnosis, as_json=args.json)
+    explain_output.print_history(address, records, diagnosis, LevelPrinter(args.color), as_json=args.json)
     return 0 if diagnosis.opened else 1
 
 
@@ -172,7 +174,8 @@ def _print(
     servers: frozenset[bytes],
 ) -> int:
     began_s = (collector.began_ns or 0) / 1e9
-    explain_output.print_report(compiled, summary, began_s, servers, whole=args.source is not None, as_json=args.json)
+    printer, is_whole = LevelPrinter(args.color), args.source is not None
+    explain_output.print_report(compiled, summary, began_s, servers, printer, whole=is_whole, as_json=args.json)
     return 0 if any(source.diagnosis.opened for source in summary.sources) else 1
 
 
@@ -198,7 +201,7 @@ def _explain_live(args: argparse.Namespace, address: Address) -> int:
     sources = tuple(source._replace(diagnosis=_unless_banned(address, source.diagnosis)) for source in summary.sources)
     summary = summary._replace(sources=sources)
     began_s = (collector.began_ns or 0) / 1e9
-    explain_output.print_live(compiled, summary, began_s, as_json=args.json)
+    explain_output.print_live(compiled, summary, began_s, LevelPrinter(args.color), as_json=args.json)
     return 0 if any(source.diagnosis.opened for source in summary.sources) else 1
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.cli import output
-from doorward.cli.log import record_line
+from doorward.cli.log import record_fields, record_parts
+from doorward.cli.output import LevelPrinter
 from doorward.daemon.ledger import Record
 from doorward.explain.align import Diagnosis
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.replay import ReplayStep
 from doorward.explain.summary import PacketRow, SourceSummary, Summary, build_row, rows
+from doorward.json_form import iso_time
 from doorward.model import Address
 
 WIDTH = 80
@@ -35,7 +37,14 @@ class _Columns:
 
 
 def print_report(
-    compiled: CompiledConfig, summary: Summary, began_s: float, servers: frozenset[bytes], *, whole: bool, as_json: bool
+    compiled: CompiledConfig,
+    summary: Summary,
+    began_s: float,
+    servers: frozenset[bytes],
+    printer: LevelPrinter,
+    *,
+    whole: bool,
+    as_json: bool,
 ) -> None:
     """Print every source, and how many are not shown."""
     if as_json:
@@ -43,7 +52,7 @@ def print_report(
             output.as_json(_source_dict(compiled, source, began_s))
         return
     for source in summary.sources:
-        _print_source(compiled, source, began_s, servers, whole=whole)
+        _print_source(compiled, source, began_s, servers, printer, whole=whole)
     if summary.more_knocking:
         output.line(f"{summary.more_knocking:,} more sources sent packets to door ports; use --source ADDRESS")
     if not summary.sources:
@@ -53,13 +62,15 @@ def print_report(
         output.line(f"{summary.others:,} other sources sent no packets to door ports")
 
 
-def print_live(compiled: CompiledConfig, summary: Summary, began_s: float, *, as_json: bool) -> None:
+def print_live(
+    compiled: CompiledConfig, summary: Summary, began_s: float, printer: LevelPrinter, *, as_json: bool
+) -> None:
     """Print the diagnosis after a live capture."""
     for source in summary.sources:
         if as_json:
             output.as_json(_source_dict(compiled, source, began_s))
         else:
-            _print_diagnosis(source.diagnosis)
+            _print_diagnosis(source.diagnosis, printer)
 
 
 def print_step(compiled: CompiledConfig, step: ReplayStep, address: Address) -> None:
@@ -71,19 +82,27 @@ def print_step(compiled: CompiledConfig, step: ReplayStep, address: Address) -> 
     sys.stdout.flush()
 
 
-def print_history(address: Address, records: Sequence[Record], diagnosis: Diagnosis, *, as_json: bool) -> None:
+def print_history(
+    address: Address, records: Sequence[Record], diagnosis: Diagnosis, printer: LevelPrinter, *, as_json: bool
+) -> None:
     """Print the ledger's records of an address, and the diagnosis."""
     if as_json:
-        record_dicts = [{"at": r.at_s, "event": r.event, "door": r.door} | r.detail for r in records]
-        output.as_json({"source": str(address)} | _diagnosis_dict(diagnosis) | {"records": record_dicts})
+        fields = [record_fields(record) for record in records]
+        output.as_json({"source": str(address)} | _diagnosis_dict(diagnosis) | {"records": fields})
         return
     for record in records:
-        output.line(record_line(record))
-    _print_diagnosis(diagnosis)
+        printer.line(*record_parts(record))
+    _print_diagnosis(diagnosis, printer)
 
 
 def _print_source(
-    compiled: CompiledConfig, source: SourceSummary, began_s: float, servers: frozenset[bytes], *, whole: bool
+    compiled: CompiledConfig,
+    source: SourceSummary,
+    began_s: float,
+    servers: frozenset[bytes],
+    printer: LevelPrinter,
+    *,
+    whole: bool,
 ) -> None:
     trace = source.trace
     if trace.steps:
@@ -92,7 +111,7 @@ def _print_source(
         first_s = trace.steps[0].at_s
         output.line(f"{ip_address(trace.source)}{at}, {output.format_time(began_s + first_s)}")
         _print_rows(list(rows(compiled, trace)), first_s, whole=whole)
-    _print_diagnosis(source.diagnosis)
+    _print_diagnosis(source.diagnosis, printer)
     output.line("")
 
 
@@ -140,24 +159,25 @@ def _offset(seconds: float) -> str:
     return f"{seconds:.3f}" if abs(seconds) < 9999.9995 else f"{seconds:.0f}"
 
 
-def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    _print_indented(diagnosis.fault.what, "=> ")
+def _print_diagnosis(diagnosis: Diagnosis, printer: LevelPrinter) -> None:
+    level = "good" if diagnosis.opened else "error"
+    for line in _indented(diagnosis.fault.what, "=> "):
+        printer.line((level, line))
     if diagnosis.fault.remedy:
-        _print_indented(f"hint: {diagnosis.fault.remedy}")
+        output.line(*_indented(f"hint: {diagnosis.fault.remedy}"))
     for fault in diagnosis.also:
-        _print_indented(f"also: {fault.what}")
+        output.line(*_indented(f"also: {fault.what}"))
 
 
-def _print_indented(text: str, mark: str = "   ") -> None:
-    for line in textwrap.wrap(text, WIDTH, initial_indent=mark, subsequent_indent="   "):
-        output.line(line)
+def _indented(text: str, mark: str = "   ") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=mark, subsequent_indent="   ")
 
 
 def _source_dict(compiled: CompiledConfig, source: SourceSummary, began_s: float) -> dict[str, object]:
     packets = [
         {
             "number": row.number,
-            "at": began_s + row.at_s,
+            "at": iso_time(began_s + row.at_s),
             "packet": row.packet,
             "verdict": row.verdict,
             "made_of": row.meaning,

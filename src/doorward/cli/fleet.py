@@ -13,6 +13,7 @@ from doorward.config.files import read
 from doorward.errors import NegativeResult, UsageError
 from doorward.fleet.admin import FleetAdmin, GateStatus, opening_key
 from doorward.fleet.etcd import Etcd, read_access
+from doorward.json_form import iso_time
 
 _HEAD = ("gate", "state", "openings", "behind", "answered in", "clock")
 
@@ -36,7 +37,7 @@ def status(args: argparse.Namespace) -> int:
     with open_admin(args) as admin:
         gates, openings = admin.status(), admin.openings()
     if args.json:
-        output.as_json([_gate_dict(gate) for gate in gates])
+        output.as_json({"fleet": admin.fleet, "openings": len(openings), "gates": [_gate_dict(gate) for gate in gates]})
         return 0
     output.table(_HEAD, [_row(gate) for gate in gates])
     up = sum(gate.state == "up" for gate in gates)
@@ -64,7 +65,8 @@ def log(args: argparse.Namespace, since_s: float) -> int:
     chosen = [row for row in rows if _matches(row, args, since_s)][-args.last :]
     for row in chosen:
         if args.json:
-            output.as_json(row)
+            fields = {name: row[name] for name in ("gate", "event", "door", "address", "words")}
+            output.as_json({"at": iso_time(row["at_ms"] / 1000), **fields})
         else:
             text = f"{row['door']}: {row['words']}" if row["door"] else row["words"]
             moment = output.format_time(row["at_ms"] / 1000)
@@ -87,7 +89,7 @@ def _row(gate: GateStatus) -> tuple[str, ...]:
 
 def _gate_dict(gate: GateStatus) -> dict[str, Any]:
     own = {"gate": gate.name, "state": gate.state, "took_ms": gate.took_ms, "offset_ms": gate.offset_ms}
-    return {**own, **gate.answer, **own}  # an answer, which anyone may write to etcd, replaces nothing of it
+    return own | {name: gate.answer.get(name) for name in ("openings", "behind")}
 
 
 EXAMPLE = """\

@@ -30,7 +30,6 @@ from doorward.verify.port_set import port_numbers, port_ranges
 
 Answer = TypeVar("Answer")
 _NONE = "none"
-_YES, _NO = "yes", "no"
 
 
 class Decision(NamedTuple):
@@ -43,7 +42,7 @@ class Decision(NamedTuple):
 
 
 def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
-    """Return the decision: each answer from its option, by asking, or with --yes from the survey of the host."""
+    """Return the decision: each answer from its option, else from the survey of the host, and else by asking."""
     if not (args.yes or options.is_terminal()):
         raise UsageError(
             "not-a-terminal", "not on a terminal; add --yes, and answers as options (`doorward init --help`)"
@@ -58,11 +57,12 @@ def decide(args: argparse.Namespace, host: HostSurvey) -> Decision:
         )
     public = _public_answer(args, host, doors) if mode is Mode.STEALTH else ()
     authorized = None if args.no_signed else _authorized_answer(args)
-    has_sequences = authorized is None or _sequence_answer(args)
-    address = client_address(args, host, is_asked=True)
+    address = _address_answer(args, host)
     name = config_writer.gate_name(*filter(None, (args.name, survey.host_name())))
     plan = ConfigPlan(mode, doors, public, signed=not args.no_signed, name=name)
-    return Decision(plan, authorized, has_sequences, address)
+    if (named := address.strip("[]")) != _own_address(host):
+        plan = plan._replace(address=named)
+    return Decision(plan, authorized, authorized is None or args.sequence, address)
 
 
 def unused_options(args: argparse.Namespace) -> list[str]:
@@ -77,12 +77,23 @@ def unused_options(args: argparse.Namespace) -> list[str]:
     return [name for name, value in options.items() if value]
 
 
-def client_address(args: argparse.Namespace, host: HostSurvey, *, is_asked: bool = False) -> str:
-    """Return the name or address that clients use: from --address, by asking, or the host's own."""
-    default = str(host.address() or survey.host_name())
-    if args.address is None and not is_asked:
+def _address_answer(args: argparse.Namespace, host: HostSurvey) -> str:
+    """Return the name or address that clients use. Only a global address of this host is sure to be one."""
+    default, own = _own_address(host), host.address()
+    if args.address is None and own is not None and own.is_global:
         return default
     return _answer(args, args.address, "Name or address that clients use", default, client_setup.validate_address)
+
+
+def _own_address(host: HostSurvey) -> str:
+    return str(host.address() or survey.host_name())
+
+
+def client_address(args: argparse.Namespace, host: HostSurvey, configuration: Configuration) -> str:
+    """Return the name or address that clients use: from --address, the file, or the host's own."""
+    if args.address is not None:
+        return client_setup.validate_address(args.address)
+    return configuration.gate.address or _own_address(host)
 
 
 def _answer(
@@ -95,12 +106,11 @@ def _answer(
 
 def _doors(args: argparse.Namespace, host: HostSurvey) -> tuple[DoorSpec, ...]:
     ssh = host.ssh_ports()
-    default = str(DoorSpec("ssh", ssh)) if ssh else ""
     if args.yes and not args.doors and not ssh:
         raise UsageError("no-ssh-server", "no SSH server found on this host; name what to hide: --door NAME=PORTS")
-    option = " ".join(args.doors) if args.doors else None
-    question = "Doors, each NAME=PORTS, separated by spaces" if ssh else "Doors, each NAME=PORTS, like db=5432/tcp"
-    return _answer(args, option, question, default, lambda text: config_writer.parse_doors(text.split()))
+    option = " ".join(args.doors) if args.doors else str(DoorSpec("ssh", ssh)) if ssh else None
+    question = "Doors, each NAME=PORTS, like db=5432/tcp, separated by spaces"
+    return _answer(args, option, question, "", lambda text: config_writer.parse_doors(text.split()))
 
 
 def _mode(text: str) -> Mode:
@@ -135,22 +145,9 @@ def find_own_keys(args: argparse.Namespace) -> ExistingFiles | None:
 def _authorized_answer(args: argparse.Namespace) -> ExistingFiles | None:
     """Return the keys that may send signed knocks; None if there are none yet."""
     first = find_own_keys(args)
-    if args.yes or args.authorized_keys is not None:
+    if first is not None or args.yes or args.authorized_keys is not None:
         return first
-    question = "Keys that may knock: a file of SSH public keys, or none"
-    return prompt(question, str(first.path) if first else _NONE, _read_keys)
-
-
-def _sequence_answer(args: argparse.Namespace) -> bool:
-    """Return whether a port sequence also opens the doors that SSH keys open."""
-    question = "A port sequence too, for clients without a key (anyone who sees it can replay it): yes or no"
-    return _answer(args, _YES if args.sequence else None, question, _NO, _yes_or_no)
-
-
-def _yes_or_no(text: str) -> bool:
-    if text not in (_YES, _NO):
-        raise UsageError("invalid-answer", f"{text[:40]!r} is not an answer; write {_YES} or {_NO}")
-    return text == _YES
+    return prompt("Keys that may knock: a file of SSH public keys, or none", _NONE, _read_keys)
 
 
 def _read_keys(text: str) -> ExistingFiles | None:
@@ -267,7 +264,7 @@ def _ssh_command(name: str, port: int) -> str:
 
 
 EXAMPLE = """\
-  # doorward init          # asks; Enter takes the default in brackets
+  # doorward init          # asks what it cannot find out
   # doorward init --yes    # no questions: SSH's port, mode guard, your SSH keys
   # doorward init --yes --mode stealth --door ssh=22 --door db=5432/tcp
 nothing is overwritten: run again, it prints the client setup again"""
@@ -308,14 +305,15 @@ def run(args: argparse.Namespace) -> int:
     """Write the missing files, and print the client setup and the next steps."""
     path = configuration_path(args).absolute()
     host = survey.survey_host()
-    name = args.name or survey.host_name()
+    earlier = read(path) if path.exists() else None
+    name = args.name or (earlier and earlier.gate.name) or survey.host_name()
     if not ssh_config.takes(name):
         raise UsageError(
             "invalid-ssh-name",
             f"--name: {name[:40]!r} means something else to ssh; take a name of letters, digits, - and dots",
         )
-    if path.exists():
-        configuration, address = read(path), client_address(args, host)
+    if earlier is not None:
+        configuration, address = earlier, client_address(args, host, earlier)
         line(f"{path} already exists and is left unchanged")
         if unused := unused_options(args):
             line(f"{', '.join(unused)}: for a new file only; edit this one, or move it away")
@@ -368,3 +366,5 @@ def _write_signed(configuration: Configuration, path: Path, authorized: Existing
         line(f"left out: {fault}")
     for file in install.write_signed(configuration, path.parent, _NOBODY if authorized is None else authorized.text):
         line(f"wrote {file}")
+        if authorized is not None and file == install.authorized_keys_path(configuration, path.parent):
+            line(f"  the keys in it are those of {authorized.path}")

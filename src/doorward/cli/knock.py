@@ -15,7 +15,7 @@ from doorward.cli.knock_options import (
     print_sent,
     seconds,
 )
-from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker, reply_listener
+from doorward.cli.knocker import closed_error, knocker, reply_listener
 from doorward.client.sequence import DEFAULT_DELAY_S, Target
 from doorward.errors import UsageError
 from doorward.port import Port, Protocol
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from doorward.client.confirmation import ReplyListener
     from doorward.client.connector import Reply
+
+DEFAULT_TIMEOUT_S = 30.0  # for the port to answer
 
 EXAMPLE = """\
   $ doorward knock server.example 7000 8000/udp 9000    # a sequence
@@ -70,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     knock = knocker(plan, delay_s, args.verbose, listener)
     targets = plan_targets(plan, args.family)
     if port is not None:
-        _wait(plan, port, timeout_s, knock, targets, listener, verbose=args.verbose)
+        rounds = _wait(plan, port, timeout_s, knock, targets, listener, verbose=args.verbose)
+        if sys.stdout.isatty() and not args.quiet:
+            print_sent(f"{port} is open after {rounds} knock{'' if rounds == 1 else 's'}")
         return 0
     reached = knock(targets)
     if listener is not None:
@@ -135,7 +139,8 @@ def _wait(
     listener: ReplyListener | None,
     *,
     verbose: bool,
-) -> None:
+) -> int:
+    """Knock until the port answers, and return how often. NegativeResult if it never does."""
     from doorward.client.connector import Reply, knock_until_open, try_port  # needed for --wait only
 
     def try_targets(reached: list[Target], patience_s: float) -> Reply:
@@ -153,3 +158,4 @@ def _wait(
         listener.close()
     if reply is not Reply.OPEN:
         raise closed_error(plan, port, reply, rounds)
+    return rounds

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from doorward.client.confirmation import ReplyListener
     from doorward.client.connector import Reply
 
-DEFAULT_TIMEOUT_S = 30.0  # for the port to answer
-
 
 def knocker(plan: KnockPlan, delay_s: float, verbose: bool, replies: ReplyListener | None = None) -> Knock:
     """Return the function that knocks; libraries are loaded and the key is found now, not when it is called."""

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from collections.abc import Iterator
 
 from doorward.cli import output
-from doorward.cli.options import add_config, since_s
+from doorward.cli.options import SINCE_HELP, add_config, since_s
+from doorward.cli.output import LevelPrinter, Part
 from doorward.config.duration import rough_duration
 from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
-from doorward.model import parse_address, sources_with
+from doorward.json_form import iso_times
+from doorward.model import BY_BROWSER, parse_address, sources_with
 
 EXAMPLE = """\
   # doorward log --since 1h
   2026-05-01 12:00:09  opened   192.0.2.7        ssh: 22/tcp, by knock; closed …
   2026-05-01 12:04:51  refused  203.0.113.9      rate limit exceeded (more t…
-reads the ledger; needs no daemon"""
+reads the ledger; needs no daemon. With -f, an opening is printed again when it
+ends."""
+_LEVELS = {"opened": "good", "refused": "warning", "banned": "error"}
+MOST_FOLLOWED = 1000  # records that are read at each poll; of more in between the oldest are left out
+_POLL_S = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("--since", metavar="T", help="only the last T, like 90s, 10m, 8h, 7d")
+    parser.add_argument("-f", "--follow", action="store_true", help="print new records too, until Ctrl-C")
+    parser.add_argument("--since", metavar="T", help=SINCE_HELP)
     parser.add_argument("-n", "--last", metavar="N", type=int, default=100, help="the newest N lines (default: 100)")
     parser.add_argument("--door", metavar="DOOR", help="only this door")
     parser.add_argument("--address", metavar="ADDRESS", help="only this address and networks containing it")
+    parser.add_argument("--by", metavar="NAME", help="only what this key opened, or `knock`, or `hand`")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--fleet", action="store_true", help="of all gates, from etcd instead of the ledger")
+    output.add_color(parser)
     add_config(parser)
 
 
@@ -37,16 +49,35 @@ def run(args: argparse.Namespace) -> int:
     if args.fleet:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 
+        if args.follow or args.by is not None:
+            raise UsageError("ledger-only", "-f and --by read the ledger of this host; leave them out, or --fleet")
         return fleet.log(args, since_s(args.since))
-    for record in read_records(ledger_path(), since_s(args.since), args.last, args.door, _address_filter(args.address)):
+    printer = LevelPrinter(args.color)
+    for record in _followed(args) if args.follow else _records(args, since_s(args.since), args.last):
         if args.json:
-            output.as_json(
-                {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
-                | record.detail
-            )
+            output.as_json(record_fields(record))
         else:
-            output.line(record_line(record))
+            printer.line(*record_parts(record))
+        if args.follow:
+            sys.stdout.flush()
     return 0
+
+
+def _records(args: argparse.Namespace, begin_s: float, last: int) -> Iterator[Record]:
+    by = None if args.by is None else [args.by, f"key {args.by}", f"key {args.by}{BY_BROWSER}"]
+    return read_records(ledger_path(), begin_s, last, args.door, _address_filter(args.address), by)
+
+
+def _followed(args: argparse.Namespace) -> Iterator[Record]:
+    """Yield the records, and then without end each that is new or has changed."""
+    begin_s, last, known = since_s(args.since), args.last, set[str]()
+    while True:
+        records = {repr(record): record for record in _records(args, begin_s, last)}
+        yield from (record for text, record in records.items() if text not in known)
+        if not known:
+            begin_s = min((record.at_s for record in records.values()), default=begin_s)
+        known, last = set(records), max(args.last, MOST_FOLLOWED)
+        time.sleep(_POLL_S)
 
 
 def _address_filter(text: str | None) -> list[str] | None:
@@ -56,9 +87,16 @@ def _address_filter(text: str | None) -> list[str] | None:
         return [text or ""]
 
 
-def record_line(record: Record) -> str:
-    """Return a record as one line."""
-    return f"{output.format_time(record.at_s)}  {record.event:<7}  {record.address:<15}  {_detail(record)}"
+def record_fields(record: Record) -> dict[str, object]:
+    """Return a record for `--json`."""
+    fields = {"at": record.at_s, "event": record.event, "door": record.door, "address": record.address}
+    return iso_times({**fields, **record.detail}, "at", "until", "closed", "ended")
+
+
+def record_parts(record: Record) -> tuple[Part, ...]:
+    """Return a record as the parts of one line."""
+    event = (_LEVELS.get(record.event, ""), f"{record.event:<7}")
+    return f"{output.format_time(record.at_s)}  ", event, f"  {record.address:<15}  {_detail(record)}"
 
 
 def _detail(record: Record) -> str:

@@ -111,6 +111,9 @@ def build_parser(name: str) -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
     )
     command.add_arguments(parser)
+    for action in parser._actions:
+        if action.nargs == "*":
+            action.required = False  # argparse would list it as missing, together with one that is
     return parser
 
 

@@ -8,6 +8,7 @@ import time
 from doorward.cli import output
 from doorward.config.duration import rough_duration
 from doorward.daemon.control_client import ask, default_path
+from doorward.json_form import iso_times
 
 EXAMPLE = """\
   # doorward open ssh 192.0.2.7 --for 10m
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     request = {"command": "open", "door": args.door, "address": args.address, "for": args.for_}
     opening = ask(default_path(), request)["opening"]
     if args.json:
-        output.as_json(opening)
+        output.as_json(iso_times(opening, "since", "until"))
     else:
         left = rough_duration(opening["until"] - time.time())
         output.line(f"{opening['door']} is open to {opening['address']} ({', '.join(opening['ports'])}) for {left}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,11 +67,19 @@ def trial_ms(text: str) -> int:
     return for_ms
 
 
+SINCE_HELP = "only the last T, like 90s, 8h, 7d, or from a time on: today, 2026-05-01, 2026-05-01T12:00"
+
+
 def since_s(text: str | None) -> float:
-    """Parse `--since T`: the time T ago, in seconds since the epoch; 0 if not given. UsageError if invalid."""
+    """Parse `--since T` to seconds since the epoch; 0 if not given. UsageError if invalid."""
     if text is None:
         return 0.0
+    now = datetime.now().astimezone()
+    if text == "today":
+        text = str(now.date())
+    with suppress(ValueError, OverflowError):  # a moment; without a zone it is in the local one
+        return datetime.fromisoformat(text).timestamp()
     try:
-        return time.time() - parse_duration_ms(text) / 1000
+        return now.timestamp() - parse_duration_ms(text) / 1000
     except InvalidValueError as error:
-        raise UsageError(error.code, f"--since: {error}") from None
+        raise UsageError(error.code, f"--since: {error}; or today, or a time such as 2026-05-01T12:00") from None

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from doorward.client.keyfile import key_kind
 from doorward.client.signed import KnockRequest, SentPacket
 from doorward.client.signers import Signer
-from doorward.escape import json_line
+from doorward.json_form import iso_time, json_line
 from doorward.signed.message import CERTIFICATE, CLOSE, CONFIRM, ONCE, RAW_BYTES, VERSION, signed_text
 from doorward.signed.ssh_keys import parse_public_key
 from doorward.signed.ssh_wire import fingerprint_text
@@ -49,9 +49,9 @@ def describe_json(knock: KnockRequest, signer: Signer, sent: SentPacket) -> list
         "packet_bytes": message.length,
         "server_key": str(knock.key),
         "server_key_fingerprint": knock.key.fingerprint,
-        "version": VERSION,
+        "message_version": VERSION,
         "flags": _flag_names(request.flags),
-        "time_ms": request.time_ms,
+        "time": iso_time(request.time_ms / 1000),
         "nonce": request.nonce.hex(),
         "for_s": request.for_s,
         "address": None if request.asked is None else str(request.asked),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 
 from doorward.cli import knock_options
 from doorward.cli.knock_options import Knock, KnockPlan, only_door, parse_port, plan_knock, plan_targets, seconds
-from doorward.cli.knocker import DEFAULT_TIMEOUT_S, closed_error, knocker, reply_listener
+from doorward.cli.knocker import closed_error, knocker, reply_listener
 from doorward.client.connector import Reply, knock_until_open, open_connection
 from doorward.client.hosts import KnownHost
 from doorward.client.relay import relay
 from doorward.client.sequence import DEFAULT_DELAY_S, Target, UnreachableError
 from doorward.errors import NegativeResult, UsageError
+from doorward.escape import visible
 from doorward.port import Port, Protocol
 
 TYPE_CHECKING = False
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from doorward.client.confirmation import ReplyListener
 
+DEFAULT_TIMEOUT_S = 10.0  # a person waits for ssh
+QUIET_S = 2.0  # after which a terminal shows that it still knocks
 _STANDARD_INPUT, _STANDARD_OUTPUT = 0, 1
 
 EXAMPLE = """\
@@ -41,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
     parser.add_argument("--door", metavar="DOOR", help="the door, given as an option")
-    parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 30s)")
+    parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 10s)")
     parser.add_argument("--fdpass", action="store_true", help="pass the connection to ssh, do not relay it")
     knock_options.add_arguments(parser)
 
@@ -97,8 +101,13 @@ def _connect(
 ) -> socket.socket:
     """Knock at each address and connect to it, repeatedly. NegativeResult if none answers within `timeout_s`."""
     connections: list[socket.socket] = []
+    began_s, rounds = time.monotonic(), 0
 
     def connect_to_targets(_: None, patience_s: float) -> Reply:
+        nonlocal rounds
+        rounds += 1
+        if rounds > 1 and sys.stderr.isatty() and time.monotonic() - began_s >= QUIET_S:
+            sys.stderr.write(f"doorward: knocking on {visible(plan.host.name)} ({rounds})…\n")
         replies, faults = set(), []
         for target in targets:
             try:
@@ -115,7 +124,7 @@ def _connect(
             raise faults[0]
         return Reply.REFUSED if Reply.REFUSED in replies else Reply.SILENT
 
-    reply, rounds = knock_until_open(lambda: None, connect_to_targets, timeout_s)
+    reply, _ = knock_until_open(lambda: None, connect_to_targets, timeout_s)
     if connections:
         return connections[0]
     raise closed_error(plan, port, reply, rounds)

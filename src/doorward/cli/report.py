@@ -13,7 +13,7 @@ from pathlib import Path
 
 from doorward import __version__
 from doorward.cli import output
-from doorward.cli.options import add_config, configuration_path, since_s
+from doorward.cli.options import SINCE_HELP, add_config, configuration_path, since_s
 from doorward.config.files import exposure, read_text, trusted_owners
 from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
@@ -41,9 +41,7 @@ _MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, ho
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument("--html", metavar="FILE", help="the page to write; - for standard output")
-    parser.add_argument(
-        "--since", metavar="T", default=DEFAULT_SINCE, help="the last T, like 8h, 7d, 90d (default: 30d)"
-    )
+    parser.add_argument("--since", metavar="T", default=DEFAULT_SINCE, help=f"{SINCE_HELP} (default: 30d)")
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="print the figures, as one JSON object")
 

@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         nargs="+",
         default=[],
-        help="name or address that clients use (default: this host's own); --page takes several addresses, no names",
+        help="name or address that clients use (default: [gate] address, or this host's own); --page takes several "
+        "addresses, no names",
     )
     parser.add_argument(
         "--link", metavar="DOOR=URL", action="append", default=[], help="with --page: what to open after the knock"
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if len(doors) > 1 or len(args.host) > 1:
         raise UsageError("one-door", "share: only --page takes several doors or addresses; share one after the other")
     (door,) = doors
-    address = _address(next(iter(args.host), None), door)
+    address = _address(next(iter(args.host), None), configuration, door)
     if args.format == "knockonports":
         line(*json.dumps(client_setup.knock_on_ports(door, address), indent=2, ensure_ascii=False).split("\n"))
     elif args.format == "knockd":
@@ -143,12 +144,12 @@ def _addresses(given: Iterable[str]) -> list[Address]:
     return addresses
 
 
-def _address(given: str | None, door: Door) -> str:
+def _address(given: str | None, configuration: Configuration, door: Door) -> str:
     if given is not None:
         return client_setup.validate_address(given)
     if door.target is not None:
         return str(door.target)
-    return str(survey.survey_host().address() or survey.host_name())
+    return configuration.gate.address or str(survey.survey_host().address() or survey.host_name())
 
 
 def _require_shareable(door: Door, key: str | None) -> None:

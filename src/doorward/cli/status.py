@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from doorward.cli import output
 from doorward.cli.options import add_config
+from doorward.cli.output import LevelPrinter
 from doorward.config.duration import rough_duration
+from doorward.config.files import read_text, trusted_owners
 from doorward.daemon import off_switch
 from doorward.daemon.control_client import ask, default_path
+from doorward.errors import DoorwardError
+from doorward.json_form import iso_time, iso_times
+
+if TYPE_CHECKING:
+    from doorward.signed.authorized_keys import Line
 
 EXAMPLE = """\
   $ doorward status
-  door  address    ports     opened by  since                left
-  ssh   192.0.2.7  22/tcp    knock      2026-05-01 12:00:09  21s
-  db    closed     5432/tcp
-  2 doors, mode guard, process 4711
+  doorward 0.1.0: 2 doors, mode guard; up 3h 12m, process 4711
+  …
+  door  ports     knock     who may              now
+  ssh   22/tcp    sequence  anyone who knows it  open to 1
+  db    5432/tcp  none                           closed
+  …
+  open  address    ports   opened by  since                left
+  ssh   192.0.2.7  22/tcp  knock      2026-05-01 12:00:09  21s
 exit status: 0 running; 1 no daemon is running, doorward is off, or the file
 is invalid and its last good copy is in force"""
-_HEAD = ("door", "address", "ports", "opened by", "since", "left")
-_MOST_CLOSED = 20  # a terminal's worth; --json has more
+_HEAD = ("door", "ports", "knock", "who may", "now")
+_MOST_DOORS = 20  # a terminal's worth; --json has more
+_MOST_NAMES = 3  # of keys for a door; `doorward people` has all
 _MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
     "ratelimit_full": "packets ignored: rate-limit table full",
@@ -67,8 +81,9 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("--json", action="store_true", help="one JSON object: openings, counters, everything else")
+    parser.add_argument("--json", action="store_true", help="one JSON object: doors, openings, counters, all else")
     parser.add_argument("--fleet", action="store_true", help="every gate of the fleet")
+    output.add_color(parser)
     add_config(parser)
 
 
@@ -78,22 +93,88 @@ def run(args: argparse.Namespace) -> int:
         from doorward.cli import fleet  # lazy: it imports the etcd client
 
         return fleet.status(args)
+    printer = LevelPrinter(args.color)
     if (off_since_s := off_switch.off_since_s()) is not None:
-        return _off(off_since_s, as_json=args.json)
+        return _off(off_since_s, printer, as_json=args.json)
     answer = ask(default_path(), {"command": "status"})
-    status = 1 if answer.get("last_good") else 0  # missing from an older daemon
     if args.json:
-        output.as_json({"off_since": None, **answer})
-        return status
-    _print_doors(answer, time.time())
-    output.line(f"{answer['summary']}, process {answer['pid']}")
-    _remark(answer)
-    return status
+        output.as_json({"off_since": None, **as_fields(answer)})
+    else:
+        _print(answer, printer)
+    return 1 if answer["last_good"] else 0
 
 
-def _print_doors(answer: dict[str, Any], now_s: float) -> None:
-    """Print a row for each opening, then one for each door that is closed to everyone."""
-    openings, doors = answer["openings"], answer.get("doors", ())  # doors: missing from an older daemon
+def as_fields(answer: Mapping[str, Any]) -> dict[str, object]:
+    """Return the daemon's answer for `--json`, with who may open each door."""
+    keys = _read_keys(answer)
+    doors = [
+        {**door, "signed": answer["signed"] is not None, "people": None if keys is None else _people(door, keys)}
+        for door in answer["doors"]
+    ]
+    openings = [iso_times(opening, "since", "until") for opening in answer["openings"]]
+    signed = answer["signed"]
+    if signed is not None and signed["fwknop"] is not None:
+        signed = {**signed, "fwknop": [iso_times(use, "fwknop", "signed") for use in signed["fwknop"]]}
+    return {**answer, "doors": doors, "openings": openings, "signed": signed}
+
+
+def _read_keys(answer: Mapping[str, Any]) -> list[Line] | None:
+    """Return the keys that may send signed knocks; None if there are none, or if this user may not read them."""
+    if answer["signed"] is None:
+        return None
+    from doorward.signed.authorized_keys import parse  # lazy: it imports `cryptography`, which other gates do not need
+
+    try:
+        keys, _ = parse(read_text(Path(answer["signed"]["authorized_keys"]), trusted_owners()), "")
+    except DoorwardError:
+        return None
+    now_s = time.time()
+    return [line for line in keys.lines if line.options.expires_s is None or now_s < line.options.expires_s]
+
+
+def _people(door: Mapping[str, Any], keys: list[Line]) -> list[str]:
+    """Return the names of the keys that may open a door."""
+    return [line.name for line in keys if line.options.doors is None or door["name"] in line.options.doors]
+
+
+def _print(answer: dict[str, Any], printer: LevelPrinter) -> None:
+    up = rough_duration(answer["uptime_s"])
+    output.line(f"doorward {answer['doorward_version']}: {answer['summary']}; up {up}, process {answer['pid']}")
+    for text in _problems(answer):
+        printer.line(("" if text.startswith(" ") else "error", text))
+    keys = _read_keys(answer)
+    output.line("")
+    _print_doors(answer, keys, printer)
+    if answer["openings"]:
+        output.line("")
+        _print_openings(answer["openings"], time.time())
+    if workers := list(_workers(answer, keys)):
+        output.line("", *workers)
+
+
+def _print_doors(answer: dict[str, Any], keys: list[Line] | None, printer: LevelPrinter) -> None:
+    """Print a row for each door: how it opens, who may open it, and to how many it is open."""
+    doors, counts = answer["doors"], Counter(opening["door"] for opening in answer["openings"])
+    rows: list[tuple[output.Part, ...]] = []
+    for door in doors[:_MOST_DOORS]:
+        ways = ["signed"] * (answer["signed"] is not None) + ["sequence"] * door["sequence"]
+        count = counts[door["name"]]
+        now = ("good", f"open to {count}") if count else "closed"
+        rows.append((door["name"], " ".join(door["ports"]), " or ".join(ways) or "none", _who(door, keys), now))
+    printer.table(_HEAD, rows)
+    if unlisted := answer["door_count"] - len(rows):
+        output.line(f"… {unlisted:,} more doors")
+
+
+def _who(door: Mapping[str, Any], keys: list[Line] | None) -> str:
+    """Return who may open a door: the names of keys, and anyone if it has a sequence."""
+    names = [] if keys is None else _people(door, keys)
+    more = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return ", ".join([*names[:_MOST_NAMES], *more, *["anyone who knows it"] * door["sequence"]])
+
+
+def _print_openings(openings: list[dict[str, Any]], now_s: float) -> None:
+    """Print a row for each opening."""
     rows = [
         (
             o["door"],
@@ -105,56 +186,56 @@ def _print_doors(answer: dict[str, Any], now_s: float) -> None:
         )
         for o in openings
     ]
-    is_open = {o["door"] for o in openings}
-    closed = [(name, "closed", " ".join(ports)) for name, ports, _ in doors if name not in is_open]
-    rows += [(*row, "", "", "") for row in closed[:_MOST_CLOSED]]
-    shown = len(_HEAD) if openings else 3
-    output.table(_HEAD[:shown], [row[:shown] for row in rows])
-    if unlisted := answer.get("door_count", 0) - len(doors) + len(closed[_MOST_CLOSED:]):
-        output.line(f"… {unlisted:,} more doors")
+    output.table(("open", "address", "ports", "opened by", "since", "left"), rows)
 
 
-def _off(since_s: float, *, as_json: bool) -> int:
+def _off(since_s: float, printer: LevelPrinter, *, as_json: bool) -> int:
     if as_json:
-        output.as_json({"off_since": since_s, "openings": []})
+        output.as_json({"off_since": iso_time(since_s), "doors": [], "openings": []})
     else:
-        output.line(f"doorward is off since {output.format_time(since_s)}: nothing is hidden, and knocks are ignored.")
+        since = output.format_time(since_s)
+        printer.line(("error", f"doorward is off since {since}: nothing is hidden, and knocks are ignored."))
         output.line("`doorward on` brings the gate back")
     return 1
 
 
-def _remark(answer: dict[str, Any]) -> None:
-    """Print problems, and the state of signed knocks and of the fleet."""
-    if fault := answer.get("last_good"):
-        _not_loaded(answer["config"], str(fault))
-    if (trial := answer.get("trial")) is not None:  # missing from an older daemon
-        output.line(f"this configuration is on trial, {rough_duration(trial['left_s'])} left: knock, open a new")
-        output.line("connection and run `doorward confirm` in it; otherwise the previous one is restored")
-    for counter, text in _LOSSES.items():
-        if count := answer["counters"].get(counter, 0):  # missing from an older daemon
-            output.line(f"{count} {text}")
-    if (signed := answer.get("signed")) is not None:
-        output.line(*_signed(signed))
-    if banned := answer.get("banned"):
-        output.line(f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists them")
-    if (fleet := answer.get("fleet")) is not None:
-        output.line(_fleet(fleet))
-    if trouble := answer.get("gate_trouble"):  # missing from an older daemon
-        output.line(f"the gate was {trouble}")
+def _problems(answer: dict[str, Any]) -> Iterator[str]:
+    """Yield what needs attention; what explains a line is indented."""
+    if fault := answer["last_good"]:
+        yield f"NOT LOADED: {answer['config']}; its last good copy is in force, and hooks do not run."
+        yield "  Fix it (`doorward check`), then reload it. What is wrong:"
+        yield from (f"    {line}" for line in str(fault).splitlines()[:_MOST_FAULTS])
+    if (trial := answer["trial"]) is not None:
+        yield f"ON TRIAL: this configuration, {rough_duration(trial['left_s'])} left"
+        yield "  knock, open a new connection and run `doorward confirm` in it; otherwise the"
+        yield "  previous one is restored"
+    if trouble := answer["gate_trouble"]:
+        yield f"the gate was {trouble}"
     if answer["ledger_trouble"]:
-        output.line(f"the ledger cannot be written: {answer['ledger_trouble']}")
+        yield f"the ledger cannot be written: {answer['ledger_trouble']}"
+    not_open = {} if answer["signed"] is None else answer["signed"]["confirmations"]["not_open"]
+    for port, why in not_open.items():
+        yield f"RESTART NEEDED: {port} is not open for confirmations: {why}"
 
 
-def _not_loaded(config: str, fault: str) -> None:
-    output.line(f"NOT LOADED: {config}; its last good copy is in force, and hooks do not run.")
-    output.line("Fix it (`doorward check`), then reload it. What is wrong:")
-    for line in fault.splitlines()[:_MOST_FAULTS]:
-        output.line(f"  {line}")
+def _workers(answer: dict[str, Any], keys: list[Line] | None) -> Iterator[str]:
+    """Yield the state of signed knocks, of bans and of the fleet, and what was lost."""
+    if (signed := answer["signed"]) is not None:
+        yield from _signed(signed, keys)
+    if banned := answer["banned"]:
+        yield f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists them"
+    if (fleet := answer["fleet"]) is not None:
+        yield _fleet(fleet)
+    for counter, text in _LOSSES.items():
+        if count := answer["counters"].get(counter, 0):
+            yield f"{count} {text}"
 
 
-def _signed(signed: dict[str, Any]) -> Iterator[str]:
+def _signed(signed: dict[str, Any], keys: list[Line] | None) -> Iterator[str]:
     begin = "signed knocks: ready" if signed["takes"] else "signed knocks: not ready; see the log"
-    if signed.get("browser"):  # missing from an older daemon
+    begin += f" on {', '.join(signed['ports'])}" if signed["takes"] else ""
+    begin += "" if keys is None else f", {len(keys)} key{'' if len(keys) == 1 else 's'}"
+    if signed["browser"]:
         begin += f"; from browsers too, which sent {signed['resent']} repeats"
     refused, confirmations = signed["refused"], signed["confirmations"]
     counted = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(refused.items()))
@@ -163,15 +244,13 @@ def _signed(signed: dict[str, Any]) -> Iterator[str]:
         counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(confirmations["counts"].items()))
         ports = ", ".join(confirmations["ports"])
         yield f"confirmations: {f'from {ports}' if ports else 'none'}" + (f"; {counted}" if counted else "")
-    for use in signed.get("fwknop") or ():  # missing from an older daemon
+    for use in signed["fwknop"] or ():
         yield _fwknop(use)
-    for port, why in confirmations["not_open"].items():
-        yield f"RESTART NEEDED: {port} is not open for confirmations: {why}"
 
 
 def _fwknop(use: dict[str, Any]) -> str:
     """Return when the holder of a shared key used it last, and whether they have moved to signed knocks."""
-    fwknop_s, signed_s = use["fwknop_s"], use["signed_s"]
+    fwknop_s, signed_s = use["fwknop"], use["signed"]
     last = f"last used {output.format_time(fwknop_s)}" if fwknop_s else "not used yet"
     if signed_s is None:
         moved = "no signed knock by a key of this name yet"
@@ -188,7 +267,7 @@ def _fleet(fleet: dict[str, Any]) -> str:
     unanswered = "".join(
         f"; {n} signed knocks {outcome} without its answer" for outcome, n in fleet["without_answer"].items()
     )
-    counts = fleet.get("rejected", {})  # missing from an older daemon
+    counts = fleet["rejected"]
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
     rejected = f"; {sum(counts.values())} of its openings rejected ({reasons})" if counts else ""
     return f"fleet {fleet['name']}: {touch}; {fleet['openings']} open{owed}{unanswered}{rejected}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import socket
 import sys
@@ -28,7 +27,7 @@ from doorward.verify.nmap import DEFAULT_RATE, Scanner, may_send_raw
 from doorward.verify.picture import draw, to_svg
 from doorward.verify.port_map import cell_kinds, grid_legend, grid_text
 from doorward.verify.port_set import Ports, count_text, parse_ports, ports_text
-from doorward.verify.run import Probes, run_probes
+from doorward.verify.run import Probes, quiet_s, run_probes
 from doorward.verify.verify_text import (
     VerifyResult,
     as_dict,
@@ -46,12 +45,12 @@ LINE_WIDTH = 78
 class Display:
     """The terminal: permanent lines, and a status line below them. With `as_json` only the result is printed."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, color: str, *, as_json: bool) -> None:
+        self.as_json, self.printer = as_json, output.LevelPrinter(color)
         self._changes = sys.stderr.isatty()
         self._doing = ""
-        use_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self.colors = use_color and (sys.stdout.encoding or "").lower() == "utf-8"
+        self._until_s: float | None = None  # the end of the longest wait, on the monotonic clock
+        self.colors = output.has_colors(color, sys.stdout) and (sys.stdout.encoding or "").lower() == "utf-8"
 
     def line(self, text: str) -> None:
         """Print a permanent line."""
@@ -60,19 +59,27 @@ class Display:
             output.line(text)
             sys.stdout.flush()
 
-    def set_status(self, text: str) -> None:
-        """Set the status line."""
+    def set_status(self, text: str, wait_s: float | None = None) -> None:
+        """Set the status line, with a countdown of the longest wait if there is one."""
         self._doing = text
-        self._show(text)
+        self._until_s = None if wait_s is None else time.monotonic() + wait_s
+        self._show(self._status())
 
     def show_progress(self, percent: float) -> None:
         """Show progress in the status line."""
-        self._show(f"{self._doing}: {percent:.0f} %" if percent else self._doing)
+        is_shown = percent and self._until_s is None
+        self._show(f"{self._doing}: {percent:.0f} %" if is_shown else self._status())
 
     def sleep(self, seconds: float) -> None:
         """Wait, with the status line shown."""
-        self._show(self._doing)
-        time.sleep(seconds)
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            self._show(self._status())
+            time.sleep(min(left_s, 1.0))
+
+    def _status(self) -> str:
+        left_s = 0 if self._until_s is None else round(self._until_s - time.monotonic())
+        return f"{self._doing} ({left_s} s left)" if left_s > 0 else self._doing
 
     def _show(self, text: str) -> None:
         if self._changes:
@@ -90,14 +97,14 @@ def verify(
     def on_progress(course: Observations) -> None:
         nonlocal took_s
         took_s = took_s or time.monotonic() - began_s
-        _show_progress(course, knock is not None, took_s, display)
+        _show_progress(course, request, knock is not None, took_s, display)
 
     def waiting(ports: Ports) -> None:
         nonlocal took_s
         took_s = time.monotonic() - began_s
         verb = "is" if len(ports) == 1 else "are"
         display.line(f"  before  {ports_text(ports)} {verb} open already; waiting {request.wait_s:.0f} s at most")
-        display.set_status(f"waiting until {ports_text(ports)} closes")
+        display.set_status(f"waiting until {ports_text(ports)} closes", request.wait_s)
 
     scanner = Scanner(ip_address(str(target)), rate, display.show_progress)
     probes = Probes(scanner.scan, knock and partial(knock, [target]), time.monotonic, display.sleep, waiting)
@@ -116,13 +123,15 @@ def verify(
     return result
 
 
-def _show_progress(course: Observations, knocks: bool, took_s: float, display: Display) -> None:
+def _show_progress(course: Observations, request: VerifyRequest, knocks: bool, took_s: float, display: Display) -> None:
     if course.opening is None:
         display.line(f"  before  {before_text(course.before)}, in {rough_duration(max(1, took_s))}")
-        display.set_status("waiting a moment, then knocking" if knocks else "")
+        if knocks:
+            display.set_status("waiting, then knocking", quiet_s(request.ports))
     elif course.closing is None:
         display.line(f"  knock   {opening_text(course.opening)}")
-        display.set_status(f"waiting until {ports_text(course.opening.found)} closes" if course.opening.found else "")
+        if found := course.opening.found:
+            display.set_status(f"waiting until {ports_text(found)} closes", request.wait_s)
     else:
         display.line(f"  after   {closing_text(course.opening, course.closing)}")
         display.set_status("")
@@ -136,7 +145,9 @@ def _print(result: VerifyResult, display: Display) -> None:
     colors = display.colors
     for text in (*grid_text(kinds, colors=colors), *grid_legend(kinds, colors=colors)):
         output.colored_line(text)
-    output.line(*verdict_lines(result))
+    for text in verdict_lines(result):
+        is_remedy = text.startswith(" ")
+        display.printer.line(text if is_remedy else ("error" if result.findings else "good", text))
 
 
 DEFAULT_WAIT_S = 120.0
@@ -167,6 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw every port into an SVG file")
     parser.add_argument("--json", action="store_true", help="one JSON object per address")
+    output.add_color(parser)
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
     families.add_argument("-6", dest="family", action="store_const", const=AF_INET6, help="IPv6 only")
@@ -184,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
     if plan is not None:
         knock = knocker(plan, seconds("--delay", args.delay, DEFAULT_DELAY_S), False)
     targets = resolve(_address(args.host) if plan is None else plan.host.address, args.family)
-    display = Display(as_json=args.json)
+    display = Display(args.color, as_json=args.json)
     if not may_send_raw():
         display.line(f"not root: connect scans instead of SYN scans; {WORTH_UDP}")
     results = [

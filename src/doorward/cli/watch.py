@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from doorward.cli import output
+from doorward.cli.status import as_fields
 from doorward.daemon.control_client import EventClient, default_path
 from doorward.daemon.log import stamped, text_of
-from doorward.escape import json_line
+from doorward.json_form import json_line
 from doorward.libraries import install_command
 
 TEXTUAL = 8  # the first major version with the interfaces that the live view uses
@@ -56,7 +57,7 @@ def _lines(*, as_json: bool) -> int:
         with closing(EventClient(default_path())) as client:
             first = client.first
             text = f"{first['summary']}; {len(first['openings'])} open"
-            _write(json_line({"event": "status", **first}) if as_json else stamped(datetime.now(UTC), text))
+            _write(json_line({"event": "status", **as_fields(first)}) if as_json else stamped(datetime.now(UTC), text))
             for event in client:
                 _write(json_line(event) if as_json else _text(event))
     except KeyboardInterrupt:

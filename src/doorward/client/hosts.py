@@ -221,9 +221,7 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
         raise UsageError(
             "no-hosts",
             f"no door is configured: {path} names no host; give ports (7000 8000/udp 9000), "
-            "add the host with its server's key (`doorward add`), or write there, for example:"
-            f'\n  ["{name}"]\n  address = "192.0.2.7"'
-            f'\n  ["{name}".doors]\n  ssh = ["7000/tcp", "8000/udp", "9000/tcp"]',
+            "or add the host with the line that `doorward init` prints on the server (`doorward add LINK --name NAME`)",
         )
     hint = suggestion(name, hosts) or _listing("known hosts:", hosts)
     raise UsageError(

@@ -78,6 +78,7 @@ class Gate:
     control_group: str | None = None  # the group that may use the control socket, besides root
     accept_mark: Mark | None = None  # set on packets admitted through an opening, for another firewall to accept
     on_refuse: tuple[str, ...] = ()  # a command and its arguments, run on rejected knocks, a few per minute
+    address: str | None = None  # the host name or address that clients are given
 
 
 @dataclass(frozen=True, slots=True)

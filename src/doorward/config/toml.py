@@ -127,6 +127,7 @@ GATE = {
     "ping": Setting("ping", values.boolean),
     "capacity": Setting("capacity", values.capacity),
     "name": Setting("name", values.name),
+    "address": Setting("address", values.host),
     "control_group": Setting("control_group", values.group),
     "accept_mark": Setting("accept_mark", values.mark),
     "on_refuse": Setting("on_refuse", values.command, values.text, '["/usr/bin/logger", "%IP%: %REASON%"]'),

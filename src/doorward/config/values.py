@@ -90,6 +90,16 @@ def name(value: object) -> str:
     return word
 
 
+def host(value: object) -> str:
+    """Convert a host name or address, which this host may be unable to resolve."""
+    word = text(value)
+    if not 1 <= len(word) <= 253 or not all(letter.isalnum() or letter in "-._:" for letter in word):
+        raise InvalidValueError(
+            "invalid-host", f'invalid host {shown(word)}; write a name or an address, like "server.example"'
+        )
+    return word
+
+
 def group(value: object) -> str:
     """Convert the name of a Unix group; whether it exists is checked elsewhere."""
     word = text(value)

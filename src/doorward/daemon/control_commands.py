@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 from itertools import islice
 from typing import Any
 
+from doorward import __version__
 from doorward.config.diagnostics import nearest
 from doorward.config.duration import parse_duration_ms
 from doorward.core.openings import holder_names, new_opening, on_ban, on_close, on_open
@@ -44,6 +45,7 @@ class ControlCommands:
     ) -> None:
         self.openings, self.gate, self.bans, self.subscribers = openings, gate, bans, subscribers
         self.event_stats, self.kernel_stats, self.describe = event_stats, KernelStats(), describe
+        self._began_s = openings.loop.now_s()
         self._handlers: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
             "status": self._status,
             "open": self._open,
@@ -77,7 +79,10 @@ class ControlCommands:
     def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         loaded, is_owner = self.gate.loaded, request.get("is_owner")
         return {
+            "doorward_version": __version__,
+            "uptime_s": round(self.openings.loop.now_s() - self._began_s, 3),
             "pid": os.getpid(),
+            "mode": str(loaded.gate.mode),
             "summary": loaded.summary(),
             "generation": loaded.generation,
             "openings": [self._opening(opening) for opening in self.openings.table],
@@ -149,10 +154,18 @@ class ControlCommands:
     def _bans(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"bans": [[str(ban), until_s] for ban, until_s in self.bans.active().items()]}
 
-    def _first_doors(self) -> list[list[Any]]:
-        """Return each door's name, ports and seconds, of the first doors."""
-        first = islice(self.openings.doors.values(), MOST_DOORS)
-        return [[door.name, [str(port) for port in door.opens], door.for_ms / 1000] for door in first]
+    def _first_doors(self) -> list[dict[str, Any]]:
+        """Return the first doors; `sequence`: whether a port sequence opens it."""
+        with_sequence = {index for doors in self.gate.loaded.states.values() for index in doors}
+        return [
+            {
+                "name": door.name,
+                "ports": [str(port) for port in door.opens],
+                "for_s": door.for_ms / 1000,
+                "sequence": index in with_sequence,
+            }
+            for index, door in enumerate(islice(self.openings.doors.values(), MOST_DOORS))
+        ]
 
     def _follow(self, request: Mapping[str, Any]) -> Subscriber:
         """Answer as `status`, and then with every event."""

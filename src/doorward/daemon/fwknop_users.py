@@ -12,8 +12,8 @@ class LastUse(NamedTuple):
     """When a stanza, and a key with its name, last opened a door, in seconds since the epoch; None: never."""
 
     stanza: str
-    fwknop_s: float | None
-    signed_s: float | None
+    fwknop: float | None
+    signed: float | None
 
 
 class FwknopUsers:
@@ -33,9 +33,9 @@ class FwknopUsers:
         if use is None:
             return
         if kind == BY_FWKNOP:
-            self._last[stanza] = use._replace(fwknop_s=max(at_s, use.fwknop_s or 0))
+            self._last[stanza] = use._replace(fwknop=max(at_s, use.fwknop or 0))
         elif by.startswith(BY_KEY):
-            self._last[stanza] = use._replace(signed_s=max(at_s, use.signed_s or 0))
+            self._last[stanza] = use._replace(signed=max(at_s, use.signed or 0))
 
     def as_list(self) -> list[dict[str, object]]:
         """Return them as JSON values, in the order of the file."""

@@ -35,6 +35,7 @@ SELECT * FROM (
     SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, NULL, reason FROM refusals
     {})
 WHERE at >= :since AND (:door IS NULL OR door = :door)
+  AND (:by IS NULL OR opened_by IN (SELECT value FROM json_each(:by)))
   AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
 ORDER BY at DESC LIMIT :last"""
 _BAN_RECORDS = """  -- which ledgers up to version 3 have not
@@ -295,14 +296,25 @@ def _reason(error: Exception) -> str:
 
 
 def read_records(
-    path: Path, since_s: float, last: int, door: str | None = None, address: str | Sequence[str] | None = None
+    path: Path,
+    since_s: float,
+    last: int,
+    door: str | None = None,
+    address: str | Sequence[str] | None = None,
+    by: Sequence[str] | None = None,
 ) -> Iterator[Record]:
     """Return the last records since a time, oldest first, without changing the file. HostError: it is unreadable.
 
-    `address` is one address, or several of which any matches.
+    `address` is one address, or several of which any matches. `by`: only what one of these opened.
     """
     addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
-    chosen = {"since": since_s, "last": last, "door": door, "addresses": addresses}
+    chosen = {
+        "since": since_s,
+        "last": last,
+        "door": door,
+        "addresses": addresses,
+        "by": None if by is None else json.dumps(by),
+    }
     try:
         with owner_rights(path.parent):
             rows = _rows(path, chosen)

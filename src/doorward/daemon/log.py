@@ -13,7 +13,8 @@ from typing import TextIO
 from doorward.config.duration import format_duration
 from doorward.core.token_bucket import TokenBucket
 from doorward.errors import ConfigError, DoorwardError
-from doorward.escape import json_line, visible
+from doorward.escape import visible
+from doorward.json_form import json_line
 from doorward.model import BY_KEY
 
 # Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doorward.config.schema import Configuration
+from doorward.config.schema import Configuration, Signed
 from doorward.core.openings import (
     Effect,
     LogLine,
@@ -28,6 +28,7 @@ from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
 from doorward.daemon.fwknop_users import FwknopUsers
+from doorward.daemon.key_files import keys_path
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.replay_cache import TOO_MANY, TOO_OLD, Clock, PacketId, claim_quotas
 from doorward.daemon.reply_sockets import ReplySockets
@@ -64,6 +65,7 @@ class SignedKnocks:
         self._confirmations = Confirmations(replies or ReplySockets(), openings.log)
         self._verifiers = VerifierSupervisor(openings.loop, openings.log, self._on_reports)
         self._is_closed = self._is_for_browsers = False
+        self._ports, self._authorized_keys = list[str](), ""
         self.counts: Counter[str] = Counter()  # rejected datagrams, by reason
         self.resent = 0  # repeats by browsers
         self._fwknop_users: FwknopUsers | None = None
@@ -81,6 +83,8 @@ class SignedKnocks:
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._is_for_browsers = configuration.is_for_browsers
+        self._ports = [str(port) for port in configuration.signed_ports]
+        self._authorized_keys = str(keys_path(configuration.signed or Signed(), directory))
         self._confirmations.configure(configuration.confirming_ports)
         if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
             self._window_ms = configuration.signed.window_ms
@@ -92,10 +96,12 @@ class SignedKnocks:
         self._verifiers.configure(configuration, directory)
 
     def as_dict(self) -> dict[str, object]:
-        """Return whether a verifier is running, the numbers of repeats and rejections, and the confirmations."""
+        """Return whether a verifier is running, its ports and keys, what it counted, and the confirmations."""
         confirmations = self._confirmations.as_dict()
         return {
             "takes": self._verifiers.is_ready,
+            "ports": self._ports,
+            "authorized_keys": self._authorized_keys,
             "browser": self._is_for_browsers,
             "resent": self.resent,
             "refused": dict(self.counts),

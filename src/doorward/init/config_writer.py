@@ -54,6 +54,7 @@ class ConfigPlan(NamedTuple):
     signed: bool = True
     accept_mark: Mark | None = None
     name: str | None = None  # of the gate, which signed knocks are for
+    address: str | None = None  # that clients use, if it is not this host's own
 
 
 def parse_door(text: str) -> DoorSpec:
@@ -133,8 +134,10 @@ def _gate(plan: ConfigPlan, programs: Mapping[Port, str]) -> Iterator[str]:
         yield "# Its sequences are secrets: anyone who knows one can knock."
     yield "# doorward.toml(5) explains every setting; `doorward check` validates an edit and rates its strength."
     yield from ("", "[gate]", f"mode = {toml_text(plan.mode)}")
-    if plan.signed and plan.name is not None:
+    if plan.name is not None:
         yield f"name = {toml_text(plan.name)}    # in each client's link: a signed knock for it opens no other gate"
+    if plan.address is not None:
+        yield f"address = {toml_text(plan.address)}    # in each client's link"
     if plan.mode is Mode.STEALTH and not plan.public:
         yield "public = []"
     elif plan.mode is Mode.STEALTH:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from doorward.json_form import iso_time
 from doorward.report.events import PeriodEvents, Session
 from doorward.report.opening_list import Timeline, count_people, timelines
 from doorward.report.source_list import (
@@ -63,11 +64,11 @@ def build_statistics(events: PeriodEvents, audit: GateAudit | None, config_path:
 
 
 def as_json(statistics: Statistics) -> dict[str, object]:
-    """Return the figures for `--json`; times are seconds since the epoch."""
+    """Return the figures for `--json`; times are in ISO 8601."""
     events = statistics.events
     return {
-        "since": events.period.since_s,
-        "until": events.period.until_s,
+        "since": iso_time(events.period.since_s),
+        "until": iso_time(events.period.until_s),
         "openings": len(events.sessions),
         "people": statistics.people,
         "open_now": statistics.open_now,
@@ -92,7 +93,7 @@ def _timeline_object(timeline: Timeline) -> dict[str, object]:
         "others": timeline.others,
         "openings": timeline.openings,
         "open_s": timeline.open_s,
-        "last": timeline.last_s,
+        "last": iso_time(timeline.last_s),
         "addresses": timeline.addresses,
         "open_now": timeline.open_now,
     }
@@ -103,7 +104,7 @@ def _network_object(source: RefusedNetwork) -> dict[str, object]:
         "network": source.network,
         "addresses": source.addresses,
         "refusals": source.refusals,
-        "first": source.first_s,
-        "last": source.last_s,
+        "first": iso_time(source.first_s),
+        "last": iso_time(source.last_s),
         "reason": source.reason,
     }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from doorward.model import Port, Protocol
 from doorward.verify.nmap_xml import PortAnswer, PortResult
-from doorward.verify.port_set import MAX_RANGES, Ports, ports_text
+from doorward.verify.port_set import MAX_RANGES, Ports, port_numbers, port_ranges, ports_text
 
 View = Mapping[Port, PortResult]
 
@@ -138,15 +138,18 @@ def _remedy(request: VerifyRequest, answer: PortAnswer, found: View) -> str:
         earlier = "" if request.opens else "; if an earlier knock from this address opened it, wait until it closes"
         return f"hide it behind a door; if it is meant to be public, add --expect {_listed(found)}{earlier}"
     if answer is PortAnswer.CLOSED and not request.guard:
-        return 'use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard'
+        either = 'use mode = "stealth" to hide it; if mode = "guard" is intended, add --guard'
+        return f"{either}; if it is meant to be public, add --expect {_listed(found)}"
     if answer is PortAnswer.CLOSED:
         return "a door's port must be silent before the knock: is it in the door's `opens`, and does the daemon run?"
     return "configure that packet filter to drop instead of reject"
 
 
 def _listed(found: View) -> str:
-    shown = sorted(found)[:MAX_RANGES]
-    return ",".join(map(str, shown)) + (",…" if len(found) > len(shown) else "")
+    """Return the ports as `--expect` takes them."""
+    tcp, udp = (port_ranges(port_numbers(found, protocol)) for protocol in (Protocol.TCP, Protocol.UDP))
+    words = tcp + [f"{text}/udp" for text in udp]
+    return ",".join(words[:MAX_RANGES]) + (",…" if len(words) > MAX_RANGES else "")
 
 
 def _odd_knock_ports(request: VerifyRequest, before: View) -> list[VerifyFinding]:

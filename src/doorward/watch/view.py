@@ -61,7 +61,7 @@ class WatchState:
     def begin(self, first: JsonObject, now_s: float, wall_s: float) -> None:
         """Start from the daemon's status. `wall_s` converts its times once; later clock changes have no effect."""
         self.summary, self.generation = first["summary"], first["generation"]
-        self.doors = {name: ports for name, ports, _ in first.get("doors", ())}
+        self.doors = {door["name"]: door["ports"] for door in first.get("doors", ())}
         self._openings = {
             (o["door"], o["address"]): _Open(o["until"] - wall_s + now_s, o["ports"], o["by"])
             for o in first["openings"]

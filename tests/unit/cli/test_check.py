@@ -40,17 +40,22 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             WEAK,
             0,
             "doorward.toml: good: 2 doors, 1 automaton, mode guard; 1 warning, 3 notes\n",
-            ["1: note: capacity", "2: note: mode guard", "4: warning: door 'a' has 1", "7: note: door 'b'"],
+            ["4: warning: door 'a' has 1", "1: note: capacity", "2: note: mode guard", "7: note: door 'b'"],
         ),
-        (WRONG, 2, "", ["2: mode: 1 is unknown; write ", "3: door 'a': `opens` is missing; name"]),
-        ("\0", 2, "", ["1: a NUL byte is in the file; save "]),
+        (
+            WRONG,
+            2,
+            "doorward.toml: invalid: 2 errors\n",
+            ["2: error: mode: 1 is unknown; write ", "3: error: door 'a': `opens` is missing; name"],
+        ),
+        ("\0", 2, "doorward.toml: invalid: 1 error\n", ["1: error: a NUL byte is in the file; save "]),
     ],
 )
 def test_lines(
     text: str, status: int, out: str, errors: list[str], file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text(text)
-    assert main(["check", "-c", "doorward.toml"]) == status
+    assert main(["check", "-v", "-c", "doorward.toml"]) == status
     printed = capsys.readouterr()
     assert printed.out == out
     lines = printed.err.splitlines()
@@ -72,9 +77,9 @@ def test_json_of_a_weak_file(file: Path, capsys: pytest.CaptureFixture[str]) -> 
         "faults": [],
     }
     assert [(finding["level"], finding["line"]) for finding in answer["warnings"]] == [
+        ("warning", 4),
         ("note", 1),
         ("note", 2),
-        ("warning", 4),
         ("note", 7),
     ]
     assert set(answer["warnings"][0]) == {"code", "level", "file", "line", "what", "remedy"}
@@ -93,6 +98,7 @@ def test_json_of_a_wrong_file(file: Path, capsys: pytest.CaptureFixture[str]) ->
         "instead": "write true or false, without quotes",
     }
     assert json.loads(capsys.readouterr().out) == {
+        "version": 1,
         "file": "doorward.toml",
         "ok": False,
         "doors": 0,
@@ -124,12 +130,12 @@ def test_key_findings_name_authorized_keys(file: Path, capsys: pytest.CaptureFix
         "authorized_keys:2: warning: key ed25519 number 0: may open doors for all of ::/0, not only for where it is; "
         "write the networks that it is used from"
     )
-    assert printed.out.endswith("mode stealth; 1 warning, 3 notes\n")
+    assert printed.out.endswith("mode stealth; 1 warning\n")
     assert main(["check", "--json", "-c", "doorward.toml"]) == 0
     findings = json.loads(capsys.readouterr().out)["warnings"]
     assert [(finding["file"], finding["line"]) for finding in findings] == [
+        ("authorized_keys", 2),
         ("doorward.toml", 1),
         ("doorward.toml", 4),  # a sequence opens the door too
         ("doorward.toml", 6),  # the gate has no name
-        ("authorized_keys", 2),
     ]

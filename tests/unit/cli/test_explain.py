@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli.main import main
+from doorward.json_form import iso_time
 from doorward.packets.pcap import CapturedFrame
 from tests.support.captures import BEGAN_NS, script
 from tests.support.processes import running
@@ -77,7 +78,7 @@ def test_json(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (answer["source"], answer["door"], answer["opened"], answer["also"]) == ("192.0.2.7", "ssh", False, [])
     assert answer["packets"][2] == {
         "number": 3,
-        "at": BEGAN_NS / 1e9 + 6.2,
+        "at": iso_time(BEGAN_NS / 1e9 + 6.2),
         "packet": "SYN 9000/tcp",
         "verdict": "wrong",
         "made_of": "too late, 6.2 s after the first (within 5s): back to the start",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from doorward.cli.main import main
 from doorward.client.link_uri import parse_link
 from doorward.config.files import read
 from doorward.config.schema import Configuration, Mode
+from doorward.doctor.host import LocalAddress
 from doorward.init.install import first_keys
-from doorward.init.survey import key_files
+from doorward.init.survey import Service, key_files, survey_host
 from doorward.model import Port
 from tests.support.processes import running
 from tests.support.signed import Signer
@@ -46,7 +48,7 @@ class Called:
 
     def check(self, level: str = "warning") -> str:
         """Return the warnings (or notes) of `doorward check`, which must find the file good."""
-        assert main(["check", "-c", str(self.path)]) == 0
+        assert main(["check", "-v", "-c", str(self.path)]) == 0
         return "".join(line for line in self.capsys.readouterr().err.splitlines(True) if f": {level}: " in line)
 
 
@@ -89,9 +91,18 @@ def test_yes_asks_nothing(called: Called, mode: str) -> None:
     assert f"doorward doctor -c {called.path}  " in printed
 
 
-def test_check_has_nothing_to_say_of_what_init_writes(called: Called) -> None:
-    called.init("--yes", "--mode", "stealth", "--door", "ssh=22", *ADDRESS, "--authorized-keys", str(called.keys))
-    assert called.check("note") == ""
+@pytest.mark.parametrize("words", [(), ("--mode", "stealth"), ("--sequence",), ("--no-signed",)])
+def test_check_has_nothing_to_say_of_what_init_writes(called: Called, words: tuple[str, ...]) -> None:
+    called.init("--yes", "--door", "ssh=22", *words, *ADDRESS, "--authorized-keys", str(called.keys))
+    assert main(["check", "-c", str(called.path)]) == 0
+    assert called.capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("way", ["--sequence", "--no-signed"])
+def test_a_second_run_knows_the_name_and_the_address(called: Called, way: str) -> None:
+    called.init("--yes", "--door", "ssh=22", way, *ADDRESS, "--authorized-keys", str(called.keys))
+    again = called.init("--yes")
+    assert parse_link(link_in(again)).host == ADDRESS[1]
 
 
 def test_a_sequence_on_request(called: Called) -> None:
@@ -248,16 +259,26 @@ ASKED = [
     ("Mode: ", "stealth\n"),
     ("Public ports, reachable by anyone ", "80,443\n"),
     ("Keys that may knock", "KEYS\n"),
-    ("A port sequence too", "perhaps\n"),
-    ("A port sequence too", "yes\n"),
-    ("Name or address that clients use ", "\n"),
+    ("Name or address that clients use ", "server.example\n"),
 ]
+
+
+# A host on which nothing listens, without addresses and keys: it can answer nothing itself.
+BARE = """
+import sys
+from doorward.cli.main import main
+from doorward.init import survey
+host = survey.survey_host()
+host = host._replace(services=(), session=None, network=host.network._replace(locals=()))
+survey.survey_host, survey.key_files = lambda: host, lambda: iter(())
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def test_answers_on_a_terminal(called: Called) -> None:
     """Each question is answered when it appears; an invalid answer is asked for again."""
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "doorward", "init", "-c", str(called.path)]
+    command = [sys.executable, "-c", BARE, "init", "-c", str(called.path), "--name", "web1"]
     with running(command, stdin=slave, stdout=slave, stderr=slave) as process:
         os.close(slave)
         shown = ""
@@ -276,9 +297,34 @@ def test_answers_on_a_terminal(called: Called) -> None:
     assert (found.gate.mode, [door.name for door in found.doors]) == (Mode.STEALTH, ["ssh", "db"])
     assert found.gate.public == (Port.parse("80/tcp"), Port.parse("443/tcp"))
     assert "laptop" in (called.path.parent / "authorized_keys").read_text()
-    assert "'perhaps' is not an answer; write yes or no" in shown
-    assert [len(door.knock) for door in found.doors] == [4, 4]
+    assert [door.knock for door in found.doors] == [(), ()]
     assert called.check() == ""
+    again = called.init("--yes")  # knows what was answered
+    assert parse_link(link_in(again)).host == found.gate.address == "server.example"
+
+
+def test_it_asks_nothing_that_it_can_answer_itself(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port of sshd, the operator's keys and a global address are found; the mode is a choice."""
+    host = survey_host()
+    local = LocalAddress("eth0", ip_interface("2001:4860::7/64"))
+    network = host.network._replace(locals=(local,))
+    host = host._replace(services=(Service(Port.parse("2222/tcp"), "sshd"),), session=None, network=network)
+    monkeypatch.setattr("doorward.init.survey.survey_host", lambda: host)
+    monkeypatch.setattr("doorward.init.survey.key_files", lambda: iter([called.keys]))
+    monkeypatch.setattr("doorward.cli.options.is_terminal", lambda: True)
+    asked: list[str] = []
+
+    def enter(question: str) -> str:
+        asked.append(question)
+        return ""
+
+    monkeypatch.setattr("builtins.input", enter)
+    printed = called.init("--name", "web1")
+    assert [question.partition(":")[0] for question in asked] == ["Mode"]
+    assert parse_link(link_in(printed)).host == "2001:4860::7"
+    assert f"  the keys in it are those of {called.keys}\n" in printed
+    assert called.configuration().gate.address is None  # it finds it again
+    assert called.configuration().doors[0].opens == (Port.parse("2222/tcp"),)
 
 
 def _rest(master: int) -> str:

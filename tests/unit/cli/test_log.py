@@ -1,17 +1,26 @@
-"""`doorward log`: what it adds to an opening whose knock was to be confirmed."""
+"""`doorward log`: which records it prints, what it adds to a confirmed knock, and what follows with -f."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from doorward.cli.main import main
+from doorward.cli.options import since_s
 from doorward.daemon.ledger import Ledger
+from doorward.errors import UsageError
+from doorward.model import BY_BROWSER
+from tests.support.daemon import seconds_of
+from tests.support.errors import raises
 from tests.support.openings import opening
 
 HOME = ip_address("192.0.2.7")
@@ -49,3 +58,80 @@ def test_it_says_why_a_knock_was_not_confirmed(
     assert capsys.readouterr().out == f"{plain}{shown}\n"
     assert main(["log", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["confirmation"] == outcome
+
+
+DAY_S = 86_400.0
+
+
+def doors(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["log", "--json", *words]) == 0
+    return [json.loads(line)["door"] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "XXX-5:45")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_since_takes_a_duration_a_date_a_time_or_today(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str], in_kathmandu: None
+) -> None:
+    now = datetime.now().astimezone()
+    today_s = now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    may_s = datetime.fromisoformat("2026-05-01T00:00+05:45").timestamp()
+    noon_s, now_s = may_s + DAY_S / 2, now.timestamp()
+    times = {"old": may_s - 1, "may": may_s, "noon": noon_s, "yesterday": today_s - 1, "now": now_s}
+    for door, at_s in times.items():
+        ledger.opened(opening(door, since_s=at_s, until_s=at_s + 1))
+    names = list(times)
+    firsts = {"2026-05-01": 1, "2026-05-01T12:00": 2, "2026-05-01T06:15:00Z": 2, "today": 4}
+    for since, first in firsts.items():
+        assert doors(capsys, "--since", since) == names[first:], since
+    assert doors(capsys, "-n", "2") == names[-2:]
+    with raises(UsageError, "invalid-duration"):
+        since_s("yesterday")
+
+
+def test_by_takes_the_name_of_a_key(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    openers = ("key ada", f"key ada{BY_BROWSER}", "key adam", "knock", "hand")
+    for number, by in enumerate(openers):
+        ledger.opened(opening(f"door{number}", since_s=1000.0 + number, by=by))
+    ledger.refused(None, HOME, 1010.0, "ada")
+    assert doors(capsys, "--by", "ada") == ["door0", "door1"]
+    assert doors(capsys, "--by", "knock") == ["door3"]
+    assert doors(capsys, "--by", "nobody") == []
+
+
+def test_follow_prints_what_is_new_and_what_ends(ledger: Ledger) -> None:
+    ledger.opened(opening("old", since_s=1000.0))
+    command = [sys.executable, "-m", "doorward", "log", "-f", "--json", "-n", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = (json.loads(line) for line in process.stdout)
+        assert (first := next(lines))["door"] == "old"
+        assert seconds_of(first["at"]) == 1000.0
+        ledger.refused(None, HOME, 1001.0, "a scanner")
+        assert next(lines)["reason"] == "a scanner"
+        ledger.closed("old", HOME, 1002.0, "hand")
+        ended = next(lines)
+        assert (ended["door"], ended["closed_by"]) == ("old", "hand")
+        process.terminate()
+
+
+def test_the_fleets_log_is_not_followed(ledger: Ledger) -> None:
+    assert main(["log", "--fleet", "-f"]) == 2
+
+
+@pytest.mark.parametrize(("when", "has_colors"), [("always", True), ("never", False), ("auto", False)])
+def test_the_event_has_the_color_of_its_level(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str], when: str, has_colors: bool
+) -> None:
+    ledger.refused(None, HOME, 1001.0, "\x1b[0m")
+    assert main(["log", "--color", when]) == 0
+    out = capsys.readouterr().out
+    assert ("\x1b[33mrefused\x1b[0m" in out) is has_colors
+    assert out.count("\x1b") == 2 * has_colors

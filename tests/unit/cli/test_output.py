@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -52,9 +53,40 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     output.as_json(value)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    assert json.loads(out) == value
+    assert json.loads(out) == {"version": 1, **value}
 
 
 @pytest.mark.usefixtures("in_kathmandu")
 def test_times_are_local() -> None:
     assert output.format_time(1_777_616_100.9) == "2026-05-01 12:00:00"
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("choice", "on_terminal", "environment", "expected"),
+    [
+        ("auto", True, {}, True),
+        ("auto", False, {}, False),
+        ("auto", True, {"NO_COLOR": "1"}, False),
+        ("auto", True, {"NO_COLOR": ""}, True),  # as no-color.org has it
+        ("auto", True, {"TERM": "dumb"}, False),
+        ("always", False, {"NO_COLOR": "1"}, True),
+        ("never", True, {}, False),
+    ],
+)
+def test_colors(
+    choice: str, on_terminal: bool, environment: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = Screen() if on_terminal else io.StringIO()
+    output.LevelPrinter(choice, stream).line(("error", "error:"), " \x1b[2J")
+    assert stream.getvalue() == ("\x1b[31merror:\x1b[0m" if expected else "error:") + " \\x1b[2J\n"

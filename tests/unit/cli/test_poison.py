@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,7 +67,7 @@ def _read(handle: int) -> bytes:
 
 def test_no_control_character_reaches_the_terminal(shown: str) -> None:
     assert shown.count("## ") == len(COMMANDS)
-    lines = shown.replace("\r\n", "\n")
+    lines = re.sub("\x1b\\[(3[1-6]|0)m", "", shown.replace("\r\n", "\n"))  # but for doorward's own colors
     assert [letter for letter in sorted(set(lines)) if letter < " " or "\x7f" <= letter <= "\x9f"] == ["\n"]
     assert "\u202e" not in lines
 
@@ -73,6 +75,21 @@ def test_no_control_character_reaches_the_terminal(shown: str) -> None:
 def test_no_text_adds_a_line(shown: str) -> None:
     assert SPOOF in shown
     assert not any(line.startswith(SPOOF) for line in shown.splitlines())
+
+
+def test_every_object_has_its_version_and_no_time_is_a_number(shown: str) -> None:
+    objects = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    assert len(objects) >= sum(command.endswith("--json") for command in COMMANDS)
+    assert {each["version"] for each in objects} == {1}
+    assert [number for number in numbers_in(objects) if number > 1e9] == []  # seconds since the epoch
+
+
+def numbers_in(value: object) -> Iterator[float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(inner)
 
 
 def test_fleet_output_is_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
 import subprocess
@@ -256,6 +257,22 @@ def test_timeout_returns_1_with_hint(site: Site, capsys: pytest.CaptureFixture[s
         assert "--server-key" in said  # a signed knock opens where forged packets shut the sequence out
 
 
+def test_a_terminal_shows_that_it_still_knocks(site: Site) -> None:
+    """After two seconds, a line for each knock; a log or a pipe gets the reason alone."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        words = ["127.0.0.1", str(full.getsockname()[1]), "ssh", *site.signed, "--timeout", "3s"]
+        command = [sys.executable, "-m", "doorward", "proxy", *words]
+        ours, its = os.openpty()
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=its) as on_terminal:
+            os.close(its)
+            with proxy(*words) as in_pipe:
+                _, reason = in_pipe.communicate(b"", PATIENCE_S)
+            assert on_terminal.wait(PATIENCE_S) == in_pipe.returncode == 1
+        shown = os.read(ours, 4096).decode().splitlines()
+        os.close(ours)
+    assert shown == ["doorward: knocking on 127.0.0.1 (2)…", *reason.decode().splitlines()]
+
+
 @pytest.mark.parametrize(
     ("doors", "port", "words", "door"),
     [
@@ -289,7 +306,7 @@ def test_choice_of_door(
         (["home", "ssh"], "invalid port 'ssh'; write it as 7000/tcp or 7000/udp"),
         (["home", "22", "ssh", "--door", "ssh"], "--door and arguments after the port exclude each other; leave one"),
         (["127.0.0.1", "22", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127.0.0.1'"),
-        (["home", "22"], "names no host; give ports (7000 8000/udp 9000), add the host with its server's key"),
+        (["home", "22"], "names no host; give ports (7000 8000/udp 9000), or add the host"),
         (["127.0.0.1", "9", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory"),
         (["255.255.255.255", "9", "9/udp"], "cannot knock: 255.255.255.255: "),
     ],

@@ -1,7 +1,8 @@
-"""`doorward status`: every door with its ports, open or closed."""
+"""`doorward status`: every door, how it opens, who may open it and to whom it is open; what needs attention first."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,43 +10,94 @@ from typing import Any
 import pytest
 
 from doorward.cli.main import main
+from tests.support.ssh_keygen import key, public_line
 
-OPENING = {"door": "ssh", "address": "192.0.2.7", "ports": ["22/tcp"], "by": "key ada", "since": 0, "until": 2**40}
-ANSWER: dict[str, Any] = {
-    "pid": 4711, "summary": "2 doors, mode guard", "openings": [OPENING], "counters": {}, "ledger_trouble": "",
-    "doors": [["ssh", ["22/tcp"], 30], ["web", ["80/tcp", "443/tcp"], 30]], "door_count": 2,
+OPENING = {"door": "ssh", "address": "192.0.2.7", "ports": ["22/tcp"], "by": "key ada", "since": 0, "until": 2**31}
+DOORS = [
+    {"name": "ssh", "ports": ["22/tcp"], "for_s": 30, "sequence": False},
+    {"name": "web", "ports": ["80/tcp", "443/tcp"], "for_s": 30, "sequence": True},
+]
+CONFIRMATIONS = {"is_on": False, "ports": [], "counts": {}, "not_open": {}}
+SIGNED = {
+    "takes": True, "ports": ["62201/udp"], "authorized_keys": "/nowhere", "browser": False, "resent": 0, "refused": {},
+    "confirmations": CONFIRMATIONS,
 }  # fmt: skip
+ANSWER: dict[str, Any] = {
+    "doorward_version": "0.1.0", "uptime_s": 3_725, "pid": 4711, "summary": "2 doors, mode guard", "counters": {},
+    "openings": [OPENING], "doors": DOORS, "door_count": 2, "signed": None, "fleet": None, "banned": 0, "trial": None,
+    "ledger_trouble": "", "gate_trouble": "", "last_good": "", "config": "/etc/doorward/doorward.toml",
+}  # fmt: skip
+FIRST = "doorward 0.1.0: 2 doors, mode guard; up 1h 2m, process 4711"
 
 
 @pytest.fixture
 def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Return what is printed for the daemon's answer, with single spaces."""
+    """Return what is printed for the daemon's answer, with single spaces and without blank lines."""
     monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(tmp_path))
 
-    def lines(**of: Any) -> list[str]:
+    def lines(*words: str, exit_status: int = 0, **of: Any) -> list[str]:
         monkeypatch.setattr("doorward.cli.status.ask", lambda *_: ANSWER | of)
-        assert main(["status"]) == 0
-        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert main(["status", *words]) == exit_status
+        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line]
 
     return lines
 
 
-def test_closed_doors_follow_the_open_ones(status: Callable[..., Any]) -> None:
-    head, ssh, web, last = status()
-    assert head == "door address ports opened by since left"
-    assert ssh.startswith("ssh 192.0.2.7 22/tcp key ada ")
-    assert (web, last) == ("web closed 80/tcp 443/tcp", "2 doors, mode guard, process 4711")
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """Return authorized keys of five people; one may open no door but web, one has expired."""
+    lines = [" ".join(public_line(key("ed25519", number)).split()[:2]) for number in range(5)]
+    options = ("", "", "", 'doors="web" ', 'expiry-time="20200101" ')
+    path = tmp_path / "authorized_keys"
+    names = ("ada", "grace", "linus", "ken", "old")
+    path.write_text("".join(f"{o}{line} {name}\n" for o, line, name in zip(options, lines, names, strict=True)))
+    path.chmod(0o600)
+    return path
 
 
-def test_nothing_is_open(status: Callable[..., Any]) -> None:
-    assert status(openings=[])[:3] == ["door address ports", "ssh closed 22/tcp", "web closed 80/tcp 443/tcp"]
+def test_every_door_and_then_the_openings(status: Callable[..., Any]) -> None:
+    first, head, ssh, web, head_open, opening = status()
+    assert (first, head) == (FIRST, "door ports knock who may now")
+    assert (ssh, web) == ("ssh 22/tcp none open to 1", "web 80/tcp 443/tcp sequence anyone who knows it closed")
+    assert head_open == "open address ports opened by since left"
+    assert opening.startswith("ssh 192.0.2.7 22/tcp key ada 1970-01-01 ")
+
+
+def test_who_may_open_each_door(status: Callable[..., Any], keys: Path) -> None:
+    lines = status(openings=[], signed={**SIGNED, "authorized_keys": str(keys)})
+    assert lines[2:] == [
+        "ssh 22/tcp signed ada, grace, linus closed",
+        "web 80/tcp 443/tcp signed or sequence ada, grace, linus, 1 more, anyone who knows it closed",
+        "signed knocks: ready on 62201/udp, 4 keys",
+    ]
+
+
+def test_the_same_in_json(status: Callable[..., Any], keys: Path) -> None:
+    (line,) = status("--json", signed={**SIGNED, "authorized_keys": str(keys)})
+    found = json.loads(line)
+    assert found.items() >= {"version": 1, "off_since": None, "doorward_version": "0.1.0", "uptime_s": 3725}.items()
+    assert found["doors"] == [
+        {**DOORS[0], "signed": True, "people": ["ada", "grace", "linus"]},
+        {**DOORS[1], "signed": True, "people": ["ada", "grace", "linus", "ken"]},
+    ]
+    assert found["openings"][0]["since"] == "1970-01-01T00:00:00.000+00:00"
+    assert found["signed"]["ports"] == ["62201/udp"]
+
+
+def test_keys_that_this_user_may_not_read(status: Callable[..., Any]) -> None:
+    assert status(openings=[], signed=SIGNED)[2] == "ssh 22/tcp signed closed"
+    assert json.loads(status("--json", signed=SIGNED)[0])["doors"][0]["people"] is None
+
+
+def test_what_needs_attention_comes_first(status: Callable[..., Any]) -> None:
+    troubles = {"last_good": "f:1: a fault", "trial": {"left_s": 60, "digest": None}, "ledger_trouble": "no room"}
+    lines = status("--color", "always", exit_status=1, **troubles)
+    assert lines[0] == FIRST
+    assert [line for line in lines if line.startswith("\x1b[31m")] == [lines[1], lines[4], lines[7]]
+    assert lines[3] == "f:1: a fault"
 
 
 def test_many_doors_are_counted(status: Callable[..., Any]) -> None:
-    doors = [[f"d{number}", ["22/tcp"], 30] for number in range(200)]
+    doors = [{**DOORS[0], "name": f"d{number}"} for number in range(200)]
     lines = status(openings=[], doors=doors, door_count=100_000)
-    assert lines[-2:] == ["… 99,980 more doors", "2 doors, mode guard, process 4711"]
-
-
-def test_an_older_daemon_sends_no_doors(status: Callable[..., Any]) -> None:
-    assert status(doors=[], door_count=0)[1].startswith("ssh 192.0.2.7")
+    assert (len(lines), lines[-1]) == (23, "… 99,980 more doors")

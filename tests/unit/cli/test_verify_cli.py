@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from doorward.cli.main import main
+from doorward.cli.verify import Display
 
 HOME = """
 [home]
@@ -24,6 +28,24 @@ def hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
     path.write_text(HOME)
     path.chmod(0o600)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_wait_counts_down_on_a_terminal(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda s: now_s.append(now_s.pop() + s))
+    screen = StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("doorward.cli.verify.time", clock)
+    display = Display("never", as_json=False)
+    display.set_status("waiting", 10.0)
+    display.sleep(2.5)
+    display.show_progress(50.0)
+    assert re.findall(r"waiting \((\d+) s left\)", screen.getvalue()) == (
+        ["10", "10", "9", "8", "8"] if is_terminal else []
+    )
+    assert now_s == [102.5]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
         read(path)
     capsys.readouterr()
     assert main(["check", "-c", str(path)]) == 2
-    assert capsys.readouterr().err == f"{refused.value}\n"
+    assert capsys.readouterr().err.replace(": error: ", ": ") == f"{refused.value}\n"
     return str(refused.value)
 
 

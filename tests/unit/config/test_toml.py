@@ -19,6 +19,7 @@ wrong_port = "known"
 ping = false
 capacity = 4096
 name = "gate-1"
+address = "server.example"
 control_group = "adm"
 accept_mark = "0x1000/0x3000"
 on_refuse = ["/usr/bin/logger", "%IP%"]
@@ -62,6 +63,7 @@ def test_reads_every_setting() -> None:
             "adm",
             Mark(0x1000, 0x3000),
             ("/usr/bin/logger", "%IP%"),
+            "server.example",
         ),
         (
             Door(
@@ -97,6 +99,8 @@ GATE_FAULTS = [
     ('name = "a b"', "invalid-name"),
     ("control_group = 3", "not-a-string"),
     ('control_group = ""', "invalid-group"),
+    ('address = "[2001:db8::7]"', "invalid-host"),
+    ('address = "a b"', "invalid-host"),
     ('interfaces = "eth0"', "not-a-list"),
     ("interfaces = []", "empty-list"),
     ('interfaces = ["lo"]', "loopback-watched"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from doorward import __version__
 from doorward.cli.metrics_server import families
 from doorward.core.diff import SetChanges
 from doorward.daemon.event_stream import Subscriber
@@ -21,6 +22,7 @@ from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Element
 from doorward.nftables.ruleset import COUNTERS
+from tests.support.documents import ROOT
 from tests.support.errors import raises
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
@@ -60,12 +62,26 @@ def test_opening_and_closing_by_hand(daemon: InProcessDaemon) -> None:
 
 
 def test_status(daemon: InProcessDaemon) -> None:
-    assert daemon.ask("status") == {
+    daemon.gate.loaded = replace(daemon.gate.loaded, states={7: (1,)})
+    status = daemon.ask("status")
+    assert [name for name in status if f"`{name}`" not in (ROOT / "docs/reference/json.md").read_text()] == []
+    assert 0 <= status.pop("uptime_s") < 60
+    assert status == {
+        "doorward_version": __version__,
+        "mode": "guard",
         "pid": os.getpid(),
         "summary": "3 doors, mode guard",
         "generation": "0123abcd",
         "openings": [],
-        "doors": [[door.name, list(map(str, door.opens)), door.for_ms / 1000] for door in daemon.doors.values()],
+        "doors": [
+            {
+                "name": door.name,
+                "ports": list(map(str, door.opens)),
+                "for_s": door.for_ms / 1000,
+                "sequence": door.name == "web",
+            }
+            for door in daemon.doors.values()
+        ],
         "door_count": 3,
         "counters": dict.fromkeys(COUNTERS, 0),
         "log_overflows": 0,
@@ -114,7 +130,7 @@ def test_subscriber_receives_the_state_and_then_the_events(daemon: InProcessDaem
     follower = daemon.commands.answer({"command": "follow"})
     assert isinstance(follower, Subscriber)
     assert [opening["door"] for opening in follower.first["openings"]] == ["ssh"]
-    assert follower.first["doors"][1] == ["web", ["80/tcp", "443/tcp"], 600.0]
+    assert follower.first["doors"][1]["ports"] == ["80/tcp", "443/tcp"]
     ours, theirs = socket.socketpair()
     with ours, theirs, theirs.makefile("rb") as lines:
         follower.begin(SocketWriter(daemon.loop, ours))

@@ -20,6 +20,6 @@ def test_a_key_counts_for_the_stanza_of_its_name() -> None:
     ):
         users.note(by, at_s)
     assert users.as_list() == [
-        {"stanza": "alice", "fwknop_s": 20.0, "signed_s": 30.0},
-        {"stanza": "bob", "fwknop_s": None, "signed_s": 40.0},
+        {"stanza": "alice", "fwknop": 20.0, "signed": 30.0},
+        {"stanza": "bob", "fwknop": None, "signed": 40.0},
     ]

@@ -68,6 +68,7 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     stamp = "2026-05-01T06:15:00.250+00:00"
     assert [json.loads(line) for line in written("json", OPENED, PROLONGED, CLOSED, SCANNER, COMPLAINED)] == [
         {
+            "version": 1,
             "time": stamp,
             "event": "opened",
             "door": "ssh",
@@ -77,6 +78,7 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
             "by": "knock",
         },
         {
+            "version": 1,
             "time": stamp,
             "event": "prolonged",
             "door": "web",
@@ -86,6 +88,7 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
             "by": "hand",
         },
         {
+            "version": 1,
             "time": stamp,
             "event": "closed",
             "door": "wake",
@@ -94,8 +97,16 @@ def test_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
             "for_s": 30.4,
             "by": "time",
         },
-        {"time": stamp, "event": "refused", "address": "203.0.113.9", "door": None, "reason": "a scanner"},
         {
+            "version": 1,
+            "time": stamp,
+            "event": "refused",
+            "address": "203.0.113.9",
+            "door": None,
+            "reason": "a scanner",
+        },
+        {
+            "version": 1,
             "time": stamp,
             "event": "message",
             "level": "error",

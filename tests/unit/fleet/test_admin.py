@@ -65,11 +65,12 @@ def test_a_malformed_record_hides_no_other(
 
 
 def test_an_answer_does_not_replace_the_name_of_its_gate() -> None:
-    answer: dict[str, Any] = {"gate": "edge-2", "state": "up", "took_ms": 0, "openings": 3}
+    answer: dict[str, Any] = {"gate": "edge-2", "state": "up", "took_ms": 0, "openings": 3, "behind": 2, "wall_ms": 9}
     assert fleet._gate_dict(GateStatus("edge-1", "silent", answer, 7)) == {
         "gate": "edge-1",
         "state": "silent",
         "took_ms": 7,
         "offset_ms": 0,
         "openings": 3,
+        "behind": 2,
     }

@@ -53,6 +53,7 @@ plans = st.builds(
     signed=st.booleans(),
     accept_mark=st.none() | st.just(Mark(0x1000, 0x1000)),
     name=st.none() | st.from_regex(r"[A-Za-z_-][A-Za-z0-9_-]{0,20}", fullmatch=True),
+    address=st.none() | st.sampled_from(["192.0.2.7", "2001:db8::7", "server.example", "münchen.example"]),
 )
 
 
@@ -65,7 +66,7 @@ def test_written_configuration_matches_the_plan(plan: ConfigPlan, has_sequences:
     text = config_text(plan, dict.fromkeys([*opened, *plan.public[::2]], program))
     found = parse(text, "f")
     assert found.gate.mode is plan.mode
-    assert found.gate.name == (plan.name if plan.signed else None)
+    assert (found.gate.name, found.gate.address) == (plan.name, plan.address)
     assert found.gate.accept_mark == plan.accept_mark
     assert sorted(found.gate.public) == (sorted(plan.public) if plan.mode is Mode.STEALTH else [])
     assert [(door.name, door.opens) for door in found.doors] == list(plan.doors)

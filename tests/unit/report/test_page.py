@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from doorward.daemon.ledger import Record
+from doorward.json_form import iso_time
 from doorward.report import events as module
 from doorward.report.ban_list import MOST_BANS
 from doorward.report.page import MARK
@@ -166,8 +167,8 @@ def test_json_figures() -> None:
     records = [opened(NOW_S - 50), *(refused(NOW_S - 40 + number) for number in range(3)), refused(NOW_S - 5, "::1")]
     answer = as_json(figures_of(records, NOW_S - 90, NOW_S, CONFIGURATION))
     assert answer == {
-        "since": NOW_S - 60,
-        "until": NOW_S,
+        "since": iso_time(NOW_S - 60),
+        "until": iso_time(NOW_S),
         "openings": 1,
         "people": 1,
         "open_now": 0,
@@ -178,16 +179,18 @@ def test_json_figures() -> None:
         "users": [
             {
                 "door": "ssh", "person": "ada", "by": "key", "others": 0, "openings": 1, "open_s": 30.0,
-                "last": NOW_S - 50, "addresses": 1, "open_now": 0,
+                "last": iso_time(NOW_S - 50), "addresses": 1, "open_now": 0,
             }
         ],
         "sources": [
             {
-                "network": "203.0.113.0/24", "addresses": 1, "refusals": 3, "first": NOW_S - 40, "last": NOW_S - 38,
+                "network": "203.0.113.0/24", "addresses": 1, "refusals": 3, "first": iso_time(NOW_S - 40),
+                "last": iso_time(NOW_S - 38),
                 "reason": "a scanner",
             },
             {
-                "network": "::/64", "addresses": 1, "refusals": 1, "first": NOW_S - 5, "last": NOW_S - 5,
+                "network": "::/64", "addresses": 1, "refusals": 1, "first": iso_time(NOW_S - 5),
+                "last": iso_time(NOW_S - 5),
                 "reason": "a scanner",
             },
         ],

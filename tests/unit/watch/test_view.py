@@ -21,7 +21,7 @@ FIRST = {
     "summary": "2 doors, mode guard",
     "generation": "0123abcd",
     "openings": [OPENING],
-    "doors": [["ssh", ["22/tcp"], 30.0], ["web", ["80/tcp", "443/tcp"], 600.0]],
+    "doors": [{"name": "ssh", "ports": ["22/tcp"]}, {"name": "web", "ports": ["80/tcp", "443/tcp"]}],
 }
 ATTEMPTS = [
     {"address": "192.0.2.9", "knocks": 1, "left": 9.5},
@@ -117,7 +117,7 @@ def test_openings_follow_events() -> None:
 def test_long_lists_are_cut_and_counted() -> None:
     shown = WatchState()
     openings = [OPENING | {"address": f"10.0.{n >> 8}.{n & 255}"} for n in range(MOST_OPENINGS + 7)]
-    doors = [[f"door{n}", [], 30.0] for n in range(MOST_CLOSED + 5)]
+    doors = [{"name": f"door{n}", "ports": []} for n in range(MOST_CLOSED + 5)]
     shown.begin(FIRST | {"openings": openings, "doors": doors}, NOW_S, WALL_S)
     shown.on_stats(numbers(doors=100_000), NOW_S)
     rows = shown.rows(NOW_S)

@@ -1,0 +1,83 @@
+"""What differs between two configurations, for an operator who loads the second. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from doorward.config.schema import Configuration, Mode
+from doorward.config.toml import DOOR, FLEET, GATE, SIGNED, Setting
+from doorward.model import Door, Port
+
+MOST_SHOWN = 20  # doors of a kind, and ports in a line
+
+
+def describe_changes(before: Configuration, after: Configuration) -> list[str]:
+    """Return a line for each change, without the ports of a sequence; none if nothing differs."""
+    return [*_doors(before.doors, after.doors), *_settings(before, after), *_ports(before, after)]
+
+
+def _doors(before: Sequence[Door], after: Sequence[Door]) -> Iterator[str]:
+    old, new = ({door.name: door for door in doors} for doors in (before, after))
+    yield from _limited([f"+ door {name}: {_listed(door.opens)}" for name, door in new.items() if name not in old])
+    yield from _limited([f"- door {name}: {_listed(door.opens)}" for name, door in old.items() if name not in new])
+    changed = [(name, _differing(old[name], door, DOOR)) for name, door in new.items() if name in old]
+    yield from _limited([f"~ door {name}: {', '.join(settings)}" for name, settings in changed if settings])
+
+
+def _settings(before: Configuration, after: Configuration) -> Iterator[str]:
+    if before.gate.mode is not after.gate.mode:
+        yield f"~ mode: {before.gate.mode} to {after.gate.mode}"
+    for name, one, other, table in (
+        ("gate", before.gate, after.gate, {key: setting for key, setting in GATE.items() if key != "mode"}),
+        ("signed", before.signed, after.signed, SIGNED),
+        ("fleet", before.fleet, after.fleet, FLEET),
+    ):
+        if one is None or other is None:
+            if one is not other:
+                yield f"{'+' if one is None else '-'} [{name}]"
+        elif settings := _differing(one, other, table):
+            yield f"~ [{name}]: {', '.join(settings)}"
+
+
+def _differing(one: object, other: object, table: Mapping[str, Setting]) -> list[str]:
+    """Return the keys of the settings that differ."""
+    return [key for key, setting in table.items() if getattr(one, setting.field) != getattr(other, setting.field)]
+
+
+def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
+    """Yield which ports one of the two alone hides: those that a file names, or all that it does not."""
+    named = {port for each in (before, after) for port in (*each.gate.public, *_opened(each))}
+    old, new = (_hidden(each, named) for each in (before, after))
+    hidden, shown = _listed(sorted(new - old)), _listed(sorted(old - new))
+    if before.gate.mode is not after.gate.mode:
+        hidden = "every port that is not public" if after.gate.mode is Mode.STEALTH else hidden
+        shown = "every port that no door opens" if before.gate.mode is Mode.STEALTH else shown
+        shown = "every port" if after.gate.mode is Mode.OBSERVE else shown
+    if hidden:
+        yield f"newly hidden: {hidden}"
+    if shown:
+        yield f"no longer hidden: {shown}"
+
+
+def _hidden(configuration: Configuration, named: AbstractSet[Port]) -> AbstractSet[Port]:
+    """Return those of the named ports that a configuration hides."""
+    if configuration.gate.mode is Mode.OBSERVE:
+        return frozenset()
+    closed = named - {*configuration.gate.public} if configuration.gate.mode is Mode.STEALTH else frozenset[Port]()
+    return closed | _opened(configuration)
+
+
+def _opened(configuration: Configuration) -> AbstractSet[Port]:
+    return {port for door in configuration.doors for port in door.opens}
+
+
+def _listed(ports: Sequence[Port]) -> str:
+    more = f" and {len(ports) - MOST_SHOWN} more" if len(ports) > MOST_SHOWN else ""
+    return ", ".join(map(str, ports[:MOST_SHOWN])) + more
+
+
+def _limited(lines: Sequence[str]) -> Iterator[str]:
+    yield from lines[:MOST_SHOWN]
+    if len(lines) > MOST_SHOWN:
+        yield f"{lines[0][0]} {len(lines) - MOST_SHOWN:,} more doors"
