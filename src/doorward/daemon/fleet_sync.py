@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
-from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
+from doorward.core.opening_table import Key
+from doorward.core.openings import Announce, Effect, Reject, on_close, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.fleet_process import FleetProcess

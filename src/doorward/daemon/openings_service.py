@@ -12,12 +12,11 @@ from typing import NamedTuple, Protocol
 
 from doorward.core import openings as events
 from doorward.core.diff import Remaining, diff
+from doorward.core.opening_table import Key, OpeningTable
 from doorward.core.openings import (
     Announce,
     Effect,
-    Key,
     LogLine,
-    OpeningTable,
     RecordCloses,
     RecordConfirmation,
     RecordEnd,

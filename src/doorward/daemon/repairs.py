@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from doorward.core.openings import Key, SetElements, distinct_elements, on_lost
+from doorward.core.opening_table import Key
+from doorward.core.openings import SetElements, distinct_elements, on_lost
 from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening

@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from doorward.core.opening_table import OpeningTable
 from doorward.core.openings import (
     Announce,
     Effect,
     LogLine,
-    OpeningTable,
     RecordCloses,
     RecordEnd,
     RecordOpening,
