@@ -39,7 +39,7 @@ SCOPED = [
 
 def granted(text: str) -> object:
     knock = {"door": "ssh", "source": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
-    knock |= {"is_shared": False, "reply": None, "path": None, "transaction": None}
+    knock |= {"is_shared": False, "once": False, "reply": None, "path": None, "transaction": None}
     return verifier.parse_report(json.dumps({"knocks": [knock], "refused": [], "counts": {}, "repeats": []}).encode())
 
 

@@ -55,7 +55,9 @@ class OpeningTable:
             holders = Holders.of(old).expire(new.since_s)
             for share in Holders.of(new).shares:
                 holders = holders.hold(share) or holders
-            new = old._replace(ports=ports, until_s=max(old.until_s, holders.until_s), shares=holders.shares)
+            is_for_one = any(share.once for share in holders.shares)  # its newest knock may shorten it
+            until_s = holders.until_s if is_for_one else max(old.until_s, holders.until_s)
+            new = old._replace(ports=ports, until_s=until_s, shares=holders.shares)
             self._count(old, -1)
         self._count(new, 1)
         self._by_source.setdefault(new.address, {})[new.door] = new
@@ -104,7 +106,11 @@ class OpeningTable:
         """Return the latest end of the openings that need each element; elements that none needs are left out."""
         until: dict[Element, float] = {}
         for element in elements:
-            ends = [o.until_s for o in self._by_source.get(element.address, {}).values() if element.port in o.ports]
-            if ends:
+            openings = [o for o in self._by_source.get(element.address, {}).values() if element.port in o.ports]
+            if ends := [end_s for o in openings for once, end_s in o.ends().items() if once == element.once]:
                 until[element] = max(ends)
         return until
+
+    def for_one(self, source: Source) -> list[Opening]:
+        """Return the openings to a source for one connection."""
+        return [opening for opening in self._by_source.get(source, {}).values() if True in opening.ends()]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet
 from doorward.core.opening_table import Key
-from doorward.core.openings import Announce, Effect, Reject, on_close, on_open
+from doorward.core.openings import Announce, Effect, Reject, is_use, on_close, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.fleet_process import FleetProcess
@@ -34,7 +34,7 @@ _LOG_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # to the fleet's access log; each gate's ledger has all
 _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
 _LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may be compromised
-_OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
+_OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet, as a use does
 
 
 Answered = Callable[[list[ValidKnock], list[Rejected | None]], None]
@@ -96,7 +96,7 @@ class FleetSync:
             self._send(protocol.Closed(keys))
 
     def _note_close(self, opening: Opening, by: str) -> None:
-        if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
+        if (by in _OWN_ENDS or is_use(by)) and opening.ports and self._may_close(opening.door):
             self._closed.append(OpeningKey(*opening.key))
         if by != "time":
             self.record("closed", *opening.key, by)

@@ -33,7 +33,7 @@ from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S, VerifierReport
 from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
-from doorward.model import Address, Door, Opening, Source
+from doorward.model import Address, Door, Opening, Protocol, Source
 from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import ValidKnock, clock_offset, signer_text
 
@@ -140,6 +140,8 @@ class SignedKnocks:
                 self._reject(knock, "quota", TOO_MANY)
             elif knock.is_close and self._is_shared(knock):
                 self._reject(knock, "close-unsupported", _SHARED_CLOSE.format(door=knock.door))
+            elif objection := self._not_for_one(knock):
+                self._reject(knock, "once-unsupported", objection)
             elif knock.is_shared:
                 shared.append(knock)
             else:
@@ -155,6 +157,19 @@ class SignedKnocks:
     def _is_shared(self, knock: ValidKnock) -> bool:
         door = self._openings.doors.get(knock.door)
         return knock.is_shared or (door is not None and door.shared)
+
+    def _not_for_one(self, knock: ValidKnock) -> str:
+        """Return why a door cannot open for one connection, as requested or configured, or ""."""
+        door = self._openings.doors.get(knock.door)
+        if door is None or not (knock.once or door.once):
+            return ""
+        if not isinstance(knock.source, Address):
+            return f"the door opens for one connection, and not to the network {knock.source}; name an address"
+        if any(port.protocol is not Protocol.TCP for port in door.opens) or not door.opens:
+            return f"door {door.name} does not open TCP ports alone, so it cannot open for one connection"
+        if door.shared and not door.once:
+            return f"door {door.name} is shared with the fleet; write once = true for it at every gate"
+        return ""
 
     def _on_fleet_answer(self, granted: list[ValidKnock], objections: list[Rejected | None]) -> None:
         self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
@@ -230,7 +245,7 @@ class SignedKnocks:
 
     def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()
-        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s)
+        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s, once=grant.once)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []

@@ -130,17 +130,18 @@ def _knock(
     id: str,  # noqa: A002
     time_ms: int,
     is_shared: bool,
+    once: bool,
     reply: str | None,
     path: list[str] | None,
     transaction: str | None,
 ) -> ValidKnock:
-    if not NAME.fullmatch(door) or type(is_shared) is not bool:
+    if not NAME.fullmatch(door) or type(is_shared) is not bool or type(once) is not bool:
         raise ValueError("invalid door or scope")
     secret = None if reply is None else ReplySecret(_bytes(reply, SECRET_BYTES))
     return ValidKnock(
         door, parse_source(_words(source)), None if for_ms is None else _number(for_ms, MAX_FOR_MS),
         _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
-        _number(time_ms, MAX_TIME_MS), is_shared, secret,
+        _number(time_ms, MAX_TIME_MS), is_shared, once, secret,
         None if path is None else _path(*path),
         None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),
     )  # fmt: skip

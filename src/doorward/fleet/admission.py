@@ -69,7 +69,10 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
         return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
     if rejected := _reject_address(item.key.address, limits):
         return rejected
-    share = Share("fleet", until_ms / 1000, name=item.by)  # all of the fleet's are one holder, so etcd adds only one
+    if door.once and not isinstance(item.key.address, Address):
+        return Rejected("once", f"door {door.name} opens for one connection here, and not to a network")
+    # All of the fleet's are one holder, so etcd adds only one.
+    share = Share("fleet", until_ms / 1000, name=item.by, once=door.once)
     return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by, (share,))
 
 
