@@ -28,16 +28,17 @@ def dropping() -> Iterator[Lab]:
 
 
 @contextmanager
-def guarding(doors: int) -> Iterator[Lab]:
+def guarding(doors: int, *, once: bool = False) -> Iterator[Lab]:
     """A server behind a gate in mode stealth."""
-    with Lab(direct=True) as lab, doorward(lab, doors_toml(doors, "stealth")):
+    with Lab(direct=True) as lab, doorward(lab, doors_toml(doors, "stealth", once=once)):
         yield lab
 
 
 def rows(runs: int) -> list[Row]:
     """Measure the gate with 1 and 10,000 doors, and beside a rule that only drops."""
     with ExitStack() as stack:
-        one, many, drop = (stack.enter_context(c) for c in (guarding(1), guarding(10_000), dropping()))
+        gates = guarding(1), guarding(10_000), guarding(10_000, once=True), dropping()
+        one, many, once, drop = map(stack.enter_context, gates)
 
         def pps(lab: Lab, mode: str, ports: list[int]) -> float:
             return finished(flood(lab, mode, ports, seconds=SECONDS))
@@ -47,6 +48,9 @@ def rows(runs: int) -> list[Row]:
                 {
                     "first, 1 door": lambda: pps(one, "random", [7000]),
                     "first, 10,000 doors": lambda: pps(many, "random", [7000]),
+                    "first, 10,000 doors with once": lambda: pps(once, "random", [7000]),
+                    "hidden, 10,000 doors": lambda: pps(many, "random", [22]),
+                    "hidden, 10,000 doors with once": lambda: pps(once, "random", [22]),
                     "other, 1 door": lambda: pps(one, "random", [5]),
                     "other, 10,000 doors": lambda: pps(many, "random", [5]),
                     "alternating, doorward": lambda: pps(one, "alternate", [7000, 5]),
@@ -62,6 +66,10 @@ def rows(runs: int) -> list[Row]:
             rates["first, 10,000 doors"], rates["first, 1 door"], doors),
         Row("random sources onto another port, 10,000 doors (peer: 1 door)", "packets/s", "higher",
             rates["other, 10,000 doors"], rates["other, 1 door"], doors),
+        Row("random sources onto a first knock port, 10,000 doors with once (peer: without)", "packets/s", "higher",
+            rates["first, 10,000 doors with once"], rates["first, 10,000 doors"], doors),
+        Row("random sources onto a hidden port, 10,000 doors with once (peer: without)", "packets/s", "higher",
+            rates["hidden, 10,000 doors with once"], rates["hidden, 10,000 doors"], doors),
         Row("one source alternating right and wrong ports (peer: a drop rule)", "packets/s", "higher",
             rates["alternating, doorward"], rates["alternating, drop"], rule),
         Row("random sources onto a first knock port (peer: a drop rule)", "packets/s", "higher",

@@ -21,7 +21,7 @@ KNOCK = tuple(map(Port.parse, ("7000/tcp", "8000/udp", "9000/tcp")))
 PATIENCE_S = 60.0
 
 
-def doors_toml(count: int, mode: str, within: str = "15s") -> str:
+def doors_toml(count: int, mode: str, within: str = "15s", *, once: bool = False) -> str:
     """Return a configuration of `count` doors: the first is KNOCK, the others have ports of their own."""
     doors = ["ssh", *(f"door{n}" for n in range(1, count))]
     knocks = [
@@ -30,6 +30,7 @@ def doors_toml(count: int, mode: str, within: str = "15s") -> str:
     ]
     blocks = [
         f'[doors.{name}]\nknock = {json.dumps(knock)}\nopens = ["22/tcp"]\nwithin = "{within}"\n'
+        f"once = {str(once).lower()}\n"
         for name, knock in zip(doors, knocks, strict=True)
     ]
     return f'[gate]\nmode = "{mode}"\n\n' + "\n".join(blocks)

@@ -105,6 +105,7 @@ class Door(NamedTuple):
     on_open: tuple[str, ...] = ()  # a command and its arguments, run on opening; %IP% is replaced by the address
     on_close: tuple[str, ...] = ()
     shared: bool = False  # its openings, and signed knocks addressed to the whole fleet, are shared with the fleet
+    once: bool = False  # an opening lets one TCP connection in
 
     @property
     def is_opening(self) -> bool:
@@ -163,23 +164,29 @@ def sources_with(address: Address) -> list[str]:
 
 
 class Element(NamedTuple):
-    """One element of the nftables open sets: this address or network may start connections to this port."""
+    """One element of the nftables open sets: this address or network may start connections to this port.
+
+    `once`: one TCP connection, with which the kernel removes the element.
+    """
 
     address: Source
     port: Port
+    once: bool = False
 
 
 class Share(NamedTuple):
     """What one holder has of an opening: its end, and the date of the newest knock that made it.
 
     `by` identifies the holder: a signer's hash, "knock", "hand", or of what other gates announced "fleet", or "fleet "
-    and a signer's hash. `dated_ms` 0: no signed knock made it. `name` is for users.
+    and a signer's hash. `dated_ms` 0: no signed knock made it. `name` is for users. `once`: it is for one connection,
+    which all such shares of an opening have in common.
     """
 
     by: str
     until_s: float
     dated_ms: int = 0
     name: str = ""
+    once: bool = False
 
     @property
     def signer(self) -> str:
@@ -206,6 +213,14 @@ class Opening(NamedTuple):
         """Door and address: there is one opening of each pair."""
         return self.door, self.address
 
+    def ends(self) -> dict[bool, float]:
+        """Return when it ends for any number of connections (False) and for one (True), if it is open for that."""
+        once_s = max((share.until_s for share in self.shares if share.once), default=None)
+        if once_s is None:
+            return {False: self.until_s}
+        others_s = max((share.until_s for share in self.shares if not share.once), default=None)
+        return {True: once_s} if others_s is None else {False: others_s, True: once_s}
+
     def elements(self) -> tuple[Element, ...]:
         """Return the elements of this opening in the nftables open sets."""
-        return tuple(Element(self.address, port) for port in self.ports)
+        return tuple(Element(self.address, port, once) for once in self.ends() for port in self.ports)

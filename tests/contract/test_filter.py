@@ -28,6 +28,8 @@ SSH = door("ssh", "22/tcp", "7000/tcp 8000/udp 9000/tcp")
 WEB = door("web", "80/tcp 443/tcp", "1001/tcp 1002/tcp", for_ms=60_000)
 TWICE = door("twice", "25/tcp", "7000/tcp 7000/tcp 8000/udp")
 BY_HAND = door("hand", "5432/tcp")
+ONCE = door("once", "22/tcp", "7500/udp", once=True)
+A1, B1 = element("192.0.2.7 22/tcp once"), element("2001:db8::7 22/tcp once")
 A, B, C = element("192.0.2.7 22/tcp"), element("2001:db8::7 22/tcp"), element("192.0.2.7 53/udp")
 
 
@@ -178,6 +180,28 @@ def test_full_set_rejects_new_elements_and_keeps_the_others(clocked: Clocked, mo
 def test_load_restores_elements(clocked: Clocked) -> None:
     clocked.filter.load(ruleset(SSH), {A: 30, B: 600})
     check_elements(clocked.filter, {A: 30, B: 600})
+
+
+def test_elements_for_one_connection_are_apart(clocked: Clocked) -> None:
+    gate = ruleset(SSH, ONCE)
+    clocked.filter.load(gate, {})
+    clocked.filter.apply(put({A: 30, A1: 60, B1: 60}))
+    check_elements(clocked.filter, {A: 30, A1: 60, B1: 60})
+    assert clocked.filter.present([A, A1, B, B1, C]) == {A, A1, B1}
+    clocked.filter.apply(SetChanges({}, frozenset({A1})))
+    assert clocked.filter.present([A, A1]) == {A}
+    clocked.filter.load(gate, {})
+    check_elements(clocked.filter, {A: 30, B1: 60})
+
+
+def test_restoring_the_table_restores_no_element_for_one_connection(real: NftFirewall) -> None:
+    gate = ruleset(SSH, ONCE)
+    real.load(gate, {})
+    real.apply(put({A: 30, A1: 60}))
+    real.restore(gate.for_boot(), {B: 30}, [])
+    check_elements(real, {A: 30, B: 30})
+    real.unload()
+    assert real.present([A, A1]) == frozenset()
 
 
 def test_load_keeps_open_elements(filter_: Firewall) -> None:

@@ -101,6 +101,17 @@ def test_knock(site: Site, console: Console) -> None:
     assert site.daemon.openings() == []
 
 
+@pytest.mark.console("docs/once.md")
+def test_once(site: Site, console: Console) -> None:
+    knocks, connects = console
+    site.add_home()
+    (site.seat.at / ".ssh/config").touch()
+    site.seat.type(knocks)
+    site.daemon.event("opened", door="ssh", address=CLIENT)
+    assert site.seat.type(connects) == "in\n"
+    assert site.daemon.event("closed", door="ssh", address=CLIENT)["by"].startswith("use from port ")
+
+
 @pytest.mark.console("docs/reference/commands.md", "doorward proxy")
 def test_proxy(site: Site, console: Console) -> None:
     shows, goes = console

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.netns("nft")
 OWN = """
 [doors.own]
 opens = ["5432/tcp"]
+[doors.once]
+opens = ["23/tcp"]
+for = "10m"
+shared = true
+once = true
 """
 DAY_S = 86_400
 YEAR_MS = 365 * DAY_S * 1000
@@ -60,6 +65,30 @@ def test_close_at_one_gate_closes_both(fleet: Fleet) -> None:
     first.run("close", "ssh", guest)
     second.event("closed", address=str(guest), by="fleet")
     assert fleet.etcd().prefix("/doorward/example/openings/").entries == []
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_connection_at_one_gate_closes_the_door_at_all(fleet: Fleet, is_killed: bool) -> None:
+    """Also where the gate was killed before it could report the connection."""
+    first, second = fleet.gates
+    for gate in fleet.gates:
+        gate.host.start_greeter(23)
+    guest = fleet.visitor(first)
+    there = fleet.visitor(second, guest.source)
+    first.run("open", "once", guest)
+    second.event("opened", door="once", address=str(guest))
+    if is_killed:
+        first.end(signal.SIGKILL)
+    with guest.connect(23) as connection:
+        if is_killed:
+            first.start()
+        by = "use" if is_killed else f"use from port {connection.getsockname()[1]}"
+        first.event("closed", door="once", address=str(guest), by=by)
+        second.event("closed", door="once", address=str(guest), by="fleet")
+        assert not guest.gets_in(23)
+        assert not there.gets_in(23)
+    until(lambda: fleet.etcd().prefix("/doorward/example/openings/").entries == [])
+    assert [gate.openings() for gate in fleet.gates] == [[], []]
 
 
 def test_opening_by_hand_is_extended_at_another_gate(fleet: Fleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import select
 import time
@@ -21,6 +22,7 @@ from doorward.nftables.chains import LOG_GROUP
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import Ruleset, compile_ruleset
 from tests.support.frames import FrameSender
+from tests.support.reference import ReferenceAccess
 
 pytestmark = pytest.mark.netns
 
@@ -34,7 +36,17 @@ SENTINEL = Packet(ip_address("198.51.100.250").packed, Port(Protocol.UDP, 60000)
 SOURCES = [ip_address(f"198.51.100.{n}").packed for n in (11, 12)] + [
     ip_address(f"2001:db8:2:{net}::{n}").packed for net, n in ((0, 11), (0, 12), (7, 13))
 ]
+TOKEN_S = 0.012  # by when the kernel lets another connection use up an opening of the same port
 Opened = tuple[bytes, str]
+# Before conntrack sees it: the SYN that it answers, sent again, is still a new packet.
+NO_ANSWERS = "table inet mute { chain output { type filter hook output priority -300; tcp flags rst drop; }; }"
+
+
+class Attempt(NamedTuple):
+    """A packet to a port that a door opens, from a port of its own; the same again is a retransmission."""
+
+    packet: Packet
+    source_port: int
 
 
 class Rig(NamedTuple):
@@ -46,7 +58,7 @@ class Rig(NamedTuple):
     lab: Lab
 
     def load(self, ruleset: Ruleset) -> None:
-        self.lab.server.call(self.filter.run, ruleset.full_text())
+        self.lab.server.call(self.filter.run, f"{NO_ANSWERS}\n{ruleset.full_text()}")
 
     def opened(self, ruleset: Ruleset, doors: list[Door]) -> list[Opened]:
         """Read the log up to the sentinel's knock."""
@@ -54,6 +66,8 @@ class Rig(NamedTuple):
         while True:
             assert select.select([self.log], [], [], 10)[0], "the sentinel's knock did not come"
             for event in self.log.read() or ():
+                if event.what == "used":
+                    found.append((event.source.packed, f"used from {event.source_port}"))
                 if event.what != "knock":
                     continue
                 if event.source.packed == SENTINEL.source:
@@ -78,18 +92,20 @@ def some_doors(dice: random.Random) -> list[Door]:
         knock = tuple(dice.choices(SYMBOLS[: dice.randint(2, 6)], k=dice.randint(1, 5)))
         keys[knock, dice.choice([DEFAULT_FLAGS, DEFAULT_FLAGS, *FILTERS]), dice.choice([15_000, 15_000, 400])] = None
     doors = [
-        Door(f"door{n}", knock, (Port(Protocol.TCP, 2001 + n),), within_ms, 30_000, flags)
+        Door(f"door{n}", knock, (Port(Protocol.TCP, 2001 + n),), within_ms, 30_000, flags, once=dice.random() < 0.5)
         for n, (knock, flags, within_ms) in enumerate(keys)
     ]
     return [*doors, Door("sentinel", (SENTINEL.port,), (Port(Protocol.TCP, 2999),))]
 
 
-def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Iterator[Packet | float]:
-    """Pieces of right sequences from interleaved sources, with wrong and ignored packets between; floats are pauses."""
+def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Iterator[Packet | Attempt | float]:
+    """Pieces of right sequences from interleaved sources, with wrong and ignored packets between, and connections to
+    what they open; floats are pauses."""
+    ports, latest = itertools.count(10_000), [Attempt(SENTINEL, 0)]
     budget = dict.fromkeys({source[:8] for source in SOURCES}, 36)  # below the burst: its edge is tested elsewhere
     for _ in range(dice.randint(5, 30)):
-        source = dice.choice(SOURCES)
-        run: list[Port] = list(dice.choice(doors[:-1]).knock)
+        source, door = dice.choice(SOURCES), dice.choice(doors[:-1])
+        run: list[Port] = list(door.knock)
         if dice.random() < 0.3:
             run.insert(
                 dice.randrange(len(run) + 1), dice.choice([*SYMBOLS, Port(Protocol.UDP, 9), Port(Protocol.TCP, 2001)])
@@ -102,6 +118,11 @@ def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Ite
                 if dice.random() < 0.15:
                     budget[source[:8]] -= 1
                     yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0)
+        for _ in range(dice.choice([0, 1, 1, 3])):
+            attempt = Attempt(Packet(source, door.opens[0], dice.choice([2, 2, 2, 0xC2, 16])), next(ports))
+            latest.append(dice.choice([attempt, attempt, latest[-1]]))
+            if latest[-1].source_port:
+                yield latest[-1]
         if pauses and dice.random() < 0.1:
             yield dice.choice([0.15, 0.5])
 
@@ -109,7 +130,7 @@ def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Ite
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("batch", range(4))
 def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -> None:
-    total = 0
+    total = used = 0
     for number in range(STREAMS // 12):
         dice = random.Random(f"{mode} {batch} {number}")
         doors = some_doors(dice)
@@ -120,30 +141,69 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
             rig.load(ruleset)
-            expected, delay_s = sent(rig, automaton, doors, packets)
+            before = rig.lab.server.call(rig.filter.counters)["dropped_closed"]
+            expected, rejected, delay_s = sent(rig, automaton, doors, packets)
             opened = rig.opened(ruleset, doors)
             if delay_s < MOST_DELAY_S:
                 break
         assert opened == expected, f"seed {mode} {batch} {number}"
+        dropped = rig.lab.server.call(rig.filter.counters)["dropped_closed"] - before
+        assert dropped == (0 if mode is Mode.OBSERVE else rejected), f"seed {mode} {batch} {number}"
         in_sets = {(ip_address(str(e.address)).packed, e.port) for e in rig.lab.server.call(rig.filter.elements)}
-        wanted = {(source, door.opens[0]) for source, name in expected for door in doors if door.name == name}
-        assert in_sets - {(SENTINEL.source, doors[-1].opens[0])} == wanted
-        total += len(expected)
+        assert in_sets - {(SENTINEL.source, doors[-1].opens[0])} == still_open(doors, packets, expected)
+        total += len(openings(expected))
+        used += len(expected) - len(openings(expected))
     assert total > 20  # the streams do open doors
+    assert used > 20  # and connect to them
+
+
+def still_open(
+    doors: list[Door], packets: list[Packet | Attempt | float], log: list[Opened]
+) -> set[tuple[bytes, Port]]:
+    """Return what is open after all that: what was opened, and not used since."""
+    ports = {40_000: doors[0].opens[0]}  # of a packet between the knocks
+    ports |= {item.source_port: item.packet.port for item in packets if isinstance(item, Attempt)}
+    found: set[tuple[bytes, Port]] = set()
+    for source, what in log:
+        if what.startswith("used from "):
+            found.remove((source, ports[int(what.removeprefix("used from "))]))
+        else:
+            found |= {(source, door.opens[0]) for door in doors if door.name == what}
+    return found
+
+
+def openings(log: list[Opened]) -> list[Opened]:
+    """Return the lines about doors that opened."""
+    return [(source, what) for source, what in log if not what.startswith("used ")]
 
 
 def sent(
-    rig: Rig, automaton: Automaton, doors: list[Door], packets: list[Packet | float]
-) -> tuple[list[Opened], float]:
-    """Send the packets, the sentinel's last; give what the tracker says, and how long it took but for pauses."""
-    tracker = Tracker(automaton, CAPACITY)
+    rig: Rig, automaton: Automaton, doors: list[Door], packets: list[Packet | Attempt | float]
+) -> tuple[list[Opened], int, float]:
+    """Send the packets, the sentinel's last; give what the tracker says, how many it drops, and how long it took.
+
+    Without the pauses.
+    """
+    tracker, reference = Tracker(automaton, CAPACITY), ReferenceAccess(doors)
     began_s = time.monotonic() + sum(packet for packet in packets if isinstance(packet, float))
     expected: list[Opened] = []
-    for packet in packets:
-        if isinstance(packet, float):
-            time.sleep(packet)  # a deadline passes in real time only
+    rejected = 0
+    for item in packets:
+        if isinstance(item, float):
+            time.sleep(item)  # a deadline passes in real time only
             continue
-        rig.frames.send(packet)
-        expected += [(packet.source, doors[i].name) for i in tracker.feed(packet, time.monotonic())]
+        packet, source_port = item if isinstance(item, Attempt) else (item, 40_000)
+        if any(packet.port in door.opens for door in doors):
+            answer = reference.connect(packet, source_port, time.monotonic())
+            rejected += answer == "dropped"
+            if answer == "used":
+                expected.append((packet.source, f"used from {source_port}"))
+                time.sleep(TOKEN_S)  # after another use of the same port
+                began_s += TOKEN_S
+        rig.frames.send(packet, source_port)
+        now_s = time.monotonic()
+        for index in tracker.feed(packet, now_s):
+            expected.append((packet.source, doors[index].name))
+            reference.open(packet.source, index, now_s)
     rig.frames.send(SENTINEL)
-    return expected, time.monotonic() - began_s
+    return expected, rejected, time.monotonic() - began_s

@@ -29,7 +29,18 @@ from doorward.nftables.chains import LOG_GROUP
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import compile_ruleset
 from doorward.packets.packet import EXTENSIONS, parse
-from tests.netns.test_kernel import CAPACITY, MOST_DELAY_S, SENTINEL, TRIES, Opened, Rig, sent, some_doors, some_packets
+from tests.netns.test_kernel import (
+    CAPACITY,
+    MOST_DELAY_S,
+    SENTINEL,
+    TRIES,
+    Opened,
+    Rig,
+    openings,
+    sent,
+    some_doors,
+    some_packets,
+)
 from tests.support.daemon import PATIENCE_S, SLOWNESS
 from tests.support.frames import FrameSender, open_tunnel
 from tests.support.headers import Extension, ipv4, ipv6, tcp, udp
@@ -162,7 +173,8 @@ def test_ring_and_tracker_open_what_was_sent(rings: OpenRing, rig: Rig, batch: i
         ring.set_filter(filter_for(automaton))
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
-            expected, delay_s = sent(rig, automaton, doors, packets)
+            log, _, delay_s = sent(rig, automaton, doors, packets)
+            expected = openings(log)
             found = tracked(ring, automaton, doors)
             if delay_s < MOST_DELAY_S:
                 break
@@ -186,8 +198,8 @@ def test_ring_and_kernel_open_the_same(rings: OpenRing, rig: Rig, mode: Mode) ->
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
             rig.load(ruleset)
-            _, delay_s = sent(rig, automaton, doors, packets)
-            opened, found = rig.opened(ruleset, doors), tracked(ring, automaton, doors)
+            _, _, delay_s = sent(rig, automaton, doors, packets)
+            opened, found = openings(rig.opened(ruleset, doors)), tracked(ring, automaton, doors)
             if delay_s < MOST_DELAY_S:
                 break
         assert by_family(found) == by_family(opened), f"seed {mode} {number}"

@@ -69,7 +69,8 @@ doors = st.builds(
     on_open=st.just(()),
     on_close=st.just(()),
     shared=st.just(False),  # needs a fleet
-)
+    once=st.booleans(),
+).map(lambda door: door._replace(once=door.once and all(port.protocol is Protocol.TCP for port in door.opens)))
 configurations = st.builds(
     Configuration,
     gates,
@@ -90,6 +91,7 @@ def written(configuration: Configuration) -> str:
     lines.append(f"public = {json.dumps([*map(str, gate.public)])}")
     for door in configuration.doors:
         lines += [f"[doors.{door.name}]", f"opens = {json.dumps([*map(str, door.opens)])}"]
+        lines.append(f"once = {json.dumps(door.once)}")
         if door.knock:
             lines += ["knock = [", *(f'  "{port}",' for port in door.knock), "]"]
         flags = [] if str(door.flags) == "any" else str(door.flags).split(",")

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from doorward.core.openings import OpeningTable, RecordEnd, on_signed_close, signed_opening
+from doorward.core.opening_table import OpeningTable
+from doorward.core.openings import RecordEnd, on_signed_close, signed_opening
 from doorward.core.reconcile import differences
 from doorward.core.signed_rules import DatedKnock
 from doorward.model import Address, Door, Element, Opening, Port, Protocol

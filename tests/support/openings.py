@@ -25,11 +25,11 @@ def opening(
 
 
 def element(text: str) -> Element:
-    """Read `192.0.2.7 22/tcp`."""
-    address, port = text.split()
-    return Element(ip_address(address), Port.parse(port))
+    """Read `192.0.2.7 22/tcp`, or with ` once` behind it."""
+    address, port, *once = text.split()
+    return Element(ip_address(address), Port.parse(port), bool(once))
 
 
-def door(name: str, opens: str, knock: str = "", for_ms: int = 30_000) -> Door:
+def door(name: str, opens: str, knock: str = "", for_ms: int = 30_000, *, once: bool = False) -> Door:
     """Return a door that opens `opens`."""
-    return Door(name, ports(knock), ports(opens), for_ms=for_ms)
+    return Door(name, ports(knock), ports(opens), for_ms=for_ms, once=once)

@@ -88,3 +88,28 @@ class Reference:
             return []
         self.attempts[key] = (best, now_s if len(best) == 1 else began_s)
         return [i for i, knock in doors if knock and knock == best[len(best) - len(knock) :]]
+
+
+class ReferenceAccess:
+    """Which packets to the doors' ports come in: rule 8. It keeps every opening, and every connection through one."""
+
+    def __init__(self, doors: Sequence[Door]) -> None:
+        self.doors = doors
+        self.openings: list[tuple[bytes, Door, float]] = []  # with the end of each
+        self.connections: list[tuple[bytes, int, Port, float]] = []  # that used one up
+
+    def open(self, source: bytes, index: int, now_s: float) -> None:
+        self.openings.append((source, self.doors[index], now_s + self.doors[index].for_ms / 1000))
+
+    def connect(self, packet: Packet, source_port: int, now_s: float) -> str:
+        own = [o for o in self.openings if o[0] == packet.source and packet.port in o[1].opens]
+        for_one = [o for o in own if o[1].once]
+        is_syn = packet.port.protocol is Protocol.TCP and packet.flags & 0b10111 == 0b00010
+        if is_syn and for_one and for_one[-1][2] > now_s:  # the newest says until when
+            self.openings = [o for o in self.openings if o not in for_one]
+            self.connections.append((packet.source, source_port, packet.port, now_s + 120))
+            return "used"
+        same = (packet.source, source_port, packet.port)
+        if is_syn and any(c[:3] == same and c[3] > now_s for c in self.connections):
+            return "again"
+        return "open" if any(o[2] > now_s for o in own if not o[1].once) else "dropped"

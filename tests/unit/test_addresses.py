@@ -39,7 +39,15 @@ SCOPED = [
 
 def granted(text: str) -> object:
     knock = {"door": "ssh", "source": text, "for_ms": 1, "key": "k", "signer": "00" * 12, "id": "00" * 16, "time_ms": 1}
-    knock |= {"is_shared": False, "reply": None, "path": None, "transaction": None, "kind": "signed knock", "also": []}
+    knock |= {
+        "is_shared": False,
+        "once": False,
+        "reply": None,
+        "path": None,
+        "transaction": None,
+        "kind": "signed knock",
+        "also": [],
+    }
     return verifier_report.parse_report(
         json.dumps({"knocks": [knock], "refused": [], "counts": {}, "repeats": []}).encode()
     )

@@ -36,6 +36,12 @@ def run(args: argparse.Namespace) -> int:
             f"hold is for signed knocks, and {args.host!r} has a sequence only; add --server-key KEY, the line that "
             "`doorward key server` prints on the server, or repeat `doorward knock`",
         )
+    if plan.host.once:
+        raise UsageError(
+            "hold-with-once",
+            "hold keeps a door open for any number of connections, and `once` opens it for one; leave --once out, and "
+            "`once` in hosts.toml, or connect with `doorward proxy`",
+        )
     from doorward.cli.holder import hold_door  # loads the cryptography
 
     return hold_door(plan, args.family, args.command, verbose=args.verbose)

@@ -37,6 +37,7 @@ EXAMPLE = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
+    parser.usage = "%(prog)s [OPTION ...] HOST [DOOR or PORT ...]"  # with all of them the help does not fit a screen
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument(
         "words",
@@ -64,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.dump:
         raise UsageError("json-needs-dump", "--json is for --dump; add --dump, or leave --json out")
     plan = plan_knock(args, args.words, only_door)
+    if port is not None and plan.host.once and not plan.sequence:
+        raise UsageError(
+            "once-with-wait",
+            "--wait connects to see whether the door is open, which would use an opening for one connection up; "
+            "leave --wait out, or connect with `doorward proxy`",
+        )
     if args.close:
         plan = _plan_close(args, plan)
     if args.dump:
@@ -107,7 +114,9 @@ def _plan_close(args: argparse.Namespace, plan: KnockPlan) -> KnockPlan:
         raise UsageError("close-with-wait", "--wait waits for a door to open, and --close closes it; leave one out")
     if args.for_s is not None:
         raise UsageError("close-with-for", "--for is how long a door opens, and --close closes it; leave one out")
-    return plan._replace(host=plan.host._replace(for_s=None), closes=True)
+    if args.once:
+        raise UsageError("close-with-once", "--once is how a door opens, and --close closes it; leave one out")
+    return plan._replace(host=plan.host._replace(for_s=None, once=False), closes=True)
 
 
 def _dump(args: argparse.Namespace, plan: KnockPlan) -> int:

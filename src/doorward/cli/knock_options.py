@@ -36,6 +36,7 @@ _SIGNED = {
     "gate": "--gate",
     "for_s": "--for",
     "confirm": "--confirm",
+    "once": "--once",
 }
 SIGNED_PORT_HELP = f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})"
 LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = Tru
     signed.add_argument(
         "--confirm", action="store_const", const=True, help="ask for a confirmation; `knock`: exit status 1 without"
     )
+    signed.add_argument("--once", action="store_const", const=True, help="open for one TCP connection alone")
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:

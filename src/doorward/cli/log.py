@@ -11,6 +11,7 @@ from doorward.cli import output
 from doorward.cli.options import SINCE_HELP, add_config, since_s
 from doorward.cli.output import LevelPrinter, Part
 from doorward.config.duration import rough_duration
+from doorward.core.openings import USE, is_use
 from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record, ledger_path, read_records
 from doorward.errors import UsageError
@@ -111,5 +112,6 @@ def _detail(record: Record) -> str:
     if detail["closed"] is None:
         text += f"; until {output.format_time(detail['until'])}"
     else:
-        text += f"; closed after {rough_duration(detail['closed'] - record.at_s)}, by {detail['closed_by']}"
+        how, after = str(detail["closed_by"]), rough_duration(detail["closed"] - record.at_s)
+        text += f"; used after {after}{how[len(USE) :]}" if is_use(how) else f"; closed after {after}, by {how}"
     return text if detail["confirmation"] in (None, "sent") else f"{text}; {outcome_text(detail['confirmation'])}"

@@ -56,7 +56,10 @@ _PUBLIC_PATHS = {
 _EVENTS = {
     "opened": ("doorward_opened", "Openings started, by door and trigger: knock, key or hand."),
     "prolonged": ("doorward_prolonged", "Openings prolonged, by door and trigger."),
-    "closed": ("doorward_closed", "Openings ended, by door and reason: time, hand, key, ban, or lost by the kernel."),
+    "closed": (
+        "doorward_closed",
+        "Openings ended, by door and reason: time, hand, key, ban, use, or lost by the kernel.",
+    ),
     "ran": ("doorward_hook_runs", "Runs of command-only doors, by door and trigger."),
 }
 

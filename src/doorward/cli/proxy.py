@@ -41,6 +41,7 @@ exit status: 0 connected and ended or passed, 1 no connection, 2 usage error
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
+    parser.usage = "%(prog)s [OPTION ...] HOST PORT [DOOR or KNOCK ...]"  # see `doorward knock`
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
     parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")

@@ -16,7 +16,7 @@ from doorward.client.signed import KnockRequest, SentPacket, build_request, max_
 from doorward.client.signers import Signer
 from doorward.errors import UsageError
 from doorward.model import Port
-from doorward.signed.message import CLOSE, CONFIRM
+from doorward.signed.message import CLOSE, CONFIRM, ONCE
 
 
 def signed_knocker(plan: KnockPlan, verbose: bool, replies: ReplyListener | None = None) -> Knock:
@@ -65,7 +65,7 @@ def dump(plan: KnockPlan, targets: list[Target], *, as_json: bool) -> None:
 def build_requests(plan: KnockPlan) -> tuple[list[KnockRequest], Signer]:
     """Return the request for each door of a plan, and the signer. UsageError, HostError: one is invalid, or missing."""
     host = plan.host
-    flags = CLOSE * plan.closes | CONFIRM * host.confirm
+    flags = CLOSE * plan.closes | CONFIRM * host.confirm | ONCE * host.once
     try:
         requests = [
             build_request(host.server_key or "", door, host.gate, host.for_s, host.asked, flags) for door in plan.doors

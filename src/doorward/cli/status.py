@@ -67,7 +67,7 @@ _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "key": "by unknown keys",
     "door": "for unknown doors or gates",
     "forbidden": "not allowed for their key",
-    "once-unsupported": "to open for one connection, which is not supported yet",
+    "once-unsupported": "to open for one connection where that cannot be",
     "closed": "dated at or before a close by the same key",
     "signature": "with a wrong signature",
     "banned": "for banned addresses",
@@ -179,7 +179,7 @@ def _print_openings(openings: list[dict[str, Any]], now_s: float) -> None:
         (
             o["door"],
             o["address"],
-            " ".join(o["ports"]),
+            " ".join(o["ports"]) + (" once" if o.get("once") else ""),  # missing from an older daemon
             o["by"],
             output.format_time(o["since"]),
             rough_duration(o["until"] - now_s),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from doorward.model import Source
 
 TEXTS = ("address", "server_key", "identity", "certificate", "gate", "from", "for")
-KEYS = (*TEXTS, "signed_port", "confirm", "doors")
+KEYS = (*TEXTS, "signed_port", "confirm", "once", "doors")
 
 
 class KnownHost(NamedTuple):
@@ -41,6 +41,7 @@ class KnownHost(NamedTuple):
     asked: Source | AutomaticAddress | None = None  # from = "…"
     for_s: int | None = None
     confirm: bool = False  # the gate confirms, so ask for that, and wait for it
+    once: bool = False  # open for one connection
 
 
 def hosts_path() -> str:
@@ -116,6 +117,7 @@ def _host(where: str, name: str, table: object, directory: str) -> KnownHost:
         identity=_resolve_path(directory, texts.get("identity")),
         certificate=_resolve_path(directory, texts.get("certificate")),
         confirm=_flag(where, "confirm", table.get("confirm", False)),
+        once=_flag(where, "once", table.get("once", False)),
     )
     return host._replace(**_signed_options(where, table)) if table.keys() & _SIGNED_KEYS.keys() else host
 

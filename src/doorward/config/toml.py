@@ -143,6 +143,7 @@ DOOR = {
     "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
     "on_close": Setting("on_close", values.command, values.text, '["/usr/bin/logger", "closed to %IP%"]'),
     "shared": Setting("shared", values.boolean),
+    "once": Setting("once", values.boolean),
 }
 
 SIGNED = {
@@ -285,7 +286,9 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
         report.add_error(path, "the door's name", error)
     fields = _table(report, path, table, DOOR)
     validate.check_door(report, path, table)
-    return Door(name, **({"knock": (), "opens": ()} | fields))
+    door = Door(name, **({"knock": (), "opens": ()} | fields))
+    validate.check_once(report, door)
+    return door
 
 
 def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:

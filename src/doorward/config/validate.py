@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from doorward.config.diagnostics import ErrorCollector, nearest, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, MAX_STANZAS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
-from doorward.model import Door, Port
+from doorward.model import Door, Port, Protocol
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -89,6 +89,18 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
         report.add(
             "opens-and-target", (*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`"
         )
+
+
+def check_once(report: ErrorCollector, door: Door) -> None:
+    """Report a door for one TCP connection that opens no port, or a UDP port, which has no connections."""
+    path = ("doors", door.name)
+    if door.once and not door.opens:
+        fault = f"door {shown(door.name)} lets one connection in, and opens no port"
+        report.add("once-without-port", (*path, "once"), fault, "name a TCP port in `opens`, or leave `once` out")
+    for index, port in enumerate(door.opens):
+        if door.once and port.protocol is not Protocol.TCP:
+            fault = f"opens: {port} has no connections, and door {shown(door.name)} lets one in"
+            report.add("once-not-tcp", (*path, "opens", str(index)), fault, "give it a door without `once`")
 
 
 def check_fwknop(report: ErrorCollector, configuration: Configuration) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from doorward.model import Element
@@ -22,10 +22,11 @@ class SetChanges:
         return bool(self.put or self.remove)
 
 
-def diff(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetChanges:
+def diff(touched: Iterable[Element], want: Remaining, have: Remaining, opened: Collection[Element] = ()) -> SetChanges:
     """Return the changes that turn `have` into `want`, for elements in `touched` only.
 
-    Others may have been added by the kernel since `have` was read.
+    Others may have been added by the kernel since `have` was read. An element for one connection is written only if it
+    is in `opened`, for a new knock: the connection may have come since then, and must not come again.
     """
     put: dict[Element, float] = {}
     remove: set[Element] = set()
@@ -34,6 +35,9 @@ def diff(touched: Iterable[Element], want: Remaining, have: Remaining) -> SetCha
         if wanted_s <= 0:
             if element in have:
                 remove.add(element)
+        elif element.once:
+            if element in opened:
+                put[element] = wanted_s
         elif abs(have.get(element, 0.0) - wanted_s) > TOLERANCE_S:
             put[element] = wanted_s
     return SetChanges(put, frozenset(remove))

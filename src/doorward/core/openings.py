@@ -6,19 +6,17 @@ Each function `on_...` handles an event: it updates the table of openings, and r
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from doorward.core.deadlines import Deadlines
 from doorward.core.diff import Remaining
+from doorward.core.opening_table import Key, OpeningTable
 from doorward.core.reconcile import differences
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
 from doorward.model import Door, Element, Opening, Share, Source
 
 _MOST_NAMES = 4  # of holders, in one text
-Key = tuple[str, Source]  # of an opening: a door and an address
+USE = "use"  # how an opening for one connection ends; with " from port N" behind it, if that is known
 
 
 class RecordOpening(NamedTuple):
@@ -37,7 +35,7 @@ class RecordRun(NamedTuple):
 
 
 class RecordEnd(NamedTuple):
-    """Record that an opening ended at `at_s`, by "time", "hand", "ban", "fleet", "lost" or "key NAME"."""
+    """Record that an opening ended at `at_s`, by "time", "hand", "ban", "fleet", "lost", "key NAME" or USE."""
 
     key: Key
     opening: Opening
@@ -66,12 +64,13 @@ class SetElements(NamedTuple):
     """Set these elements in the kernel to the state of the table.
 
     If it refuses, the opening `key` is rolled back; None: nothing is. `have` are the elements that the kernel has,
-    without those that it lacks; None: read them.
+    without those that it lacks; None: read them. `opens`: for a new knock, so elements for one connection are written.
     """
 
     key: Key | None
     elements: tuple[Element, ...]
     have: Remaining | None
+    opens: bool = False
 
 
 class LogLine(NamedTuple):
@@ -123,111 +122,18 @@ Effect = (
 )
 
 
-class OpeningTable:
-    """Current openings, one per door and address; opening a door again extends the opening."""
-
-    def __init__(self) -> None:
-        self._by_source: dict[Source, dict[str, Opening]] = {}
-        self._ends: Deadlines[Key] = Deadlines()
-        self._counts: Counter[str] = Counter()  # openings, by holder
-        self._wide: Counter[str] = Counter()  # set elements of openings to networks, likewise
-
-    def __iter__(self) -> Iterator[Opening]:
-        for doors in self._by_source.values():
-            yield from doors.values()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._by_source.values()))
-
-    def get(self, door: str, address: Source) -> Opening | None:
-        """Return the current opening, or None."""
-        return self._by_source.get(address, {}).get(door)
-
-    def count(self, by: str) -> int:
-        """Return the number of openings that `by` holds."""
-        return self._counts[by]
-
-    def wide_count(self, by: str) -> int:
-        """Return the number of set elements in openings to networks that `by` holds."""
-        return self._wide[by]
-
-    def enclosing(self, source: Source) -> Iterator[Opening]:
-        """Yield the openings to networks that contain a network."""
-        if isinstance(source, IPv4Network | IPv6Network):
-            for bits in range(source.prefixlen):
-                yield from self._by_source.get(source.supernet(new_prefix=bits), {}).values()
-
-    def open(self, new: Opening) -> Opening:
-        """Add an opening, or extend the current one and its shares, never shortening them; return the result."""
-        old = self.get(new.door, new.address)
-        if old is not None:
-            ports = tuple(dict.fromkeys((*old.ports, *new.ports)))
-            holders = Holders.of(old).expire(new.since_s)
-            for share in Holders.of(new).shares:
-                holders = holders.hold(share) or holders
-            new = old._replace(ports=ports, until_s=max(old.until_s, holders.until_s), shares=holders.shares)
-            self._count(old, -1)
-        self._count(new, 1)
-        self._by_source.setdefault(new.address, {})[new.door] = new
-        self._ends.set(new.key, new.until_s)
-        return new
-
-    def replace(self, door: str, address: Source, opening: Opening | None) -> None:
-        """Replace the current opening by another, or by none."""
-        self.close(door, address)
-        if opening is not None:
-            self.open(opening)
-
-    def close(self, door: str, address: Source) -> Opening | None:
-        """Remove an opening and return it; return None if there was none."""
-        doors = self._by_source.get(address, {})
-        opening = doors.pop(door, None)
-        if not doors:
-            self._by_source.pop(address, None)
-        if opening is not None:
-            self._count(opening, -1)
-            self._ends.discard(opening.key)
-        return opening
-
-    def _count(self, opening: Opening, sign: int) -> None:
-        is_wide = isinstance(opening.address, IPv4Network | IPv6Network)
-        for by in {share.by for share in Holders.of(opening).shares}:
-            for counts, amount in (self._counts, 1), (self._wide, len(opening.ports) if is_wide else 0):
-                counts[by] += sign * amount
-                if not counts[by]:
-                    del counts[by]  # keys come and go
-
-    def expire(self, now_s: float) -> list[Opening]:
-        """Remove and return the openings that end at or before `now_s`."""
-        ended: list[Opening] = []
-        while (due := self.next_end()) is not None and due.until_s <= now_s:
-            self.close(*due.key)
-            ended.append(due)
-        return ended
-
-    def next_end(self) -> Opening | None:
-        """Return the opening that ends first, or None."""
-        first = self._ends.first()
-        return None if first is None else self.get(*first[1])
-
-    def wanted_until(self, elements: Iterable[Element]) -> dict[Element, float]:
-        """Return the latest end of the openings that need each element; elements that none needs are left out."""
-        until: dict[Element, float] = {}
-        for element in elements:
-            ends = [o.until_s for o in self._by_source.get(element.address, {}).values() if element.port in o.ports]
-            if ends:
-                until[element] = max(ends)
-        return until
-
-
 def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float) -> Opening:
     """Return an opening of a door that begins now."""
-    return Opening(door.name, address, door.opens, now_s, now_s + for_s, by)
+    until_s = now_s + for_s
+    shares = (Share(by, until_s, name=by, once=True),) if door.once else ()
+    return Opening(door.name, address, door.opens, now_s, until_s, by, shares)
 
 
-def signed_opening(door: Door, knock: DatedKnock, for_s: float, by: str, now_s: float) -> Opening:
-    """Return an opening by a signed knock, which its signer holds."""
-    share = Share(knock.by, now_s + for_s, knock.time_ms, by)
+def signed_opening(
+    door: Door, knock: DatedKnock, for_s: float, by: str, now_s: float, *, once: bool = False
+) -> Opening:
+    """Return an opening by a signed knock, which its signer holds; `once`: for one connection, whatever the door is."""
+    share = Share(knock.by, now_s + for_s, knock.time_ms, by, once or door.once)
     return new_opening(door, knock.source, for_s, by, now_s)._replace(shares=(share,))
 
 
@@ -236,7 +142,7 @@ def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_l
     if not door.is_opening:
         return _run_command(new)
     effects = _opened(table, new, now_s, is_learnt=is_learnt)
-    return [*effects, SetElements(new.key, new.elements(), {})]
+    return [*effects, SetElements(new.key, new.elements(), {}, opens=True)]
 
 
 def on_knock(
@@ -255,13 +161,30 @@ def on_knock(
             continue
         effects += _opened(table, new, now_s)
         for element in new.elements():
-            have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
+            if not element.once:  # its newest knock sets its end
+                have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
     return [*effects, SetElements(None, tuple(have), have if is_current else None)]
 
 
 def on_banned_knock(doors: Iterable[Door], source: Source) -> list[Effect]:
     """Handle a port sequence that a source completed just before it was banned."""
-    return [SetElements(None, tuple(Element(source, port) for door in doors for port in door.opens), None)]
+    elements = tuple(Element(source, port, door.once) for door in doors for port in door.opens)
+    return [SetElements(None, elements, None)]
+
+
+def on_use(
+    table: OpeningTable, openings: Iterable[Opening], have: Collection[Element], by: str, now_s: float
+) -> list[Effect]:
+    """Handle openings for one connection that were used: the kernel has removed an element of each.
+
+    `have` are those of their elements that it still has: other ports of the doors, which close with it.
+    """
+    effects: list[Effect] = []
+    for opening in openings:
+        elements = tuple(element for element in opening.elements() if element.once and element in have)
+        change = SetElements(None, elements, dict.fromkeys(elements, 0.0))
+        effects += _release(table, opening, Holders.of(opening).use(), by, now_s, change)
+    return effects
 
 
 def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effect]:
@@ -322,6 +245,7 @@ def on_reconcile(table: OpeningTable, have: Remaining, doors: Sequence[Door], no
     """Handle what the kernel has: add openings that were not logged, and end those that are gone."""
     seen = differences(table, have, doors, now_s)
     effects = _remove(table, seen.lost, "lost", now_s)
+    effects += on_use(table, seen.used, have.keys(), USE, now_s)
     for opening in seen.found:
         effects += _opened(table, opening, now_s)
     return effects
@@ -362,12 +286,20 @@ def _remove(table: OpeningTable, openings: Iterable[Opening], by: str, now_s: fl
     return effects
 
 
-def _release(table: OpeningTable, opening: Opening, holders: Holders, by: str, now_s: float) -> list[Effect]:
-    """Leave an opening to the holders that are left; it ends without any."""
+def _release(
+    table: OpeningTable,
+    opening: Opening,
+    holders: Holders,
+    by: str,
+    now_s: float,
+    change: SetElements | None = None,
+) -> list[Effect]:
+    """Leave an opening to the holders that are left; it ends without any. `change`: of the kernel, if known."""
     if holders == Holders.of(opening):
         return []
     key, elements, left = opening.key, opening.elements(), holders.expire(now_s)
-    change = SetElements(key, elements, dict.fromkeys(elements, 0.0))  # an end that a batch may have changed
+    if change is None:
+        change = SetElements(key, elements, dict.fromkeys(elements, 0.0))  # an end that a batch may have changed
     if not left.shares:
         table.close(*key)
         return [change, *_ended(opening, by, now_s)]
@@ -381,6 +313,11 @@ def _ended(opening: Opening, by: str, at_s: float) -> list[Effect]:
     end = RecordEnd(opening.key, opening, at_s, by)
     line = LogLine(opening.key, "closed", log_fields(opening, at_s - opening.since_s, by))
     return [end, line, Announce(opening.key, "closed", opening, by), RunHook(opening.key, "close", end)]
+
+
+def is_use(by: str) -> bool:
+    """Return whether an opening ended by USE, with its port or without."""
+    return by.split(" ", 1)[0] == USE
 
 
 def holder_names(opening: Opening, now_s: float) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.core.diff import TOLERANCE_S, Remaining
-from doorward.model import Door, Element, Opening, Port, Source
+from doorward.model import Door, Element, Opening, Port, Share, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Openings that the kernel has and the table lacks (or has shorter), and openings that the kernel lost."""
+    """Openings that the kernel has and the table lacks (or has shorter), and openings that the kernel lost.
+
+    `used`: openings for one connection that the kernel no longer has in full, so the connection has come.
+    """
 
     found: tuple[Opening, ...]
     lost: tuple[Opening, ...]
+    used: tuple[Opening, ...] = ()
 
 
 def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Door], now_s: float) -> Differences:
@@ -23,38 +27,54 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
     Elements with a port that no door opens are ignored; their timeout removes them.
     """
     lost: list[Opening] = []
+    used: list[Opening] = []
     covered: dict[Element, float] = {}
     for opening in openings:
-        if not opening.ports or any(element in have for element in opening.elements()):
-            for element in opening.elements():
-                covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
-        else:
+        elements = opening.elements()
+        if is_used(opening, have):
+            used.append(opening)
+        elif opening.ports and not any(element in have for element in elements):
             lost.append(opening)
-    missing: dict[Source, dict[Port, float]] = {}
-    for (address, port), left_s in have.items():
-        if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
-            missing.setdefault(address, {})[port] = left_s
-    by_port: dict[Port, list[Door]] = {}
-    for door in doors:
-        for port in door.opens:
-            by_port.setdefault(port, []).append(door)
-    found = [o for address, ports in missing.items() for o in _attribute(address, ports, by_port, now_s)]
-    return Differences(tuple(found), tuple(lost))
+            continue
+        ends = opening.ends()
+        for element in elements:
+            covered[element] = max(covered.get(element, 0.0), ends[element.once] - now_s)
+    missing: dict[tuple[Source, bool], dict[Port, float]] = {}
+    for element, left_s in have.items():
+        if left_s > covered.get(element, 0.0) + TOLERANCE_S:
+            missing.setdefault((element.address, element.once), {})[element.port] = left_s
+    by_port: dict[tuple[Port, bool], list[Door]] = {}
+    for once in {once for _, once in missing}:
+        for door in sorted(doors, key=lambda door: door.once != once):
+            for port in door.opens:
+                by_port.setdefault((port, once), []).append(door)
+    found = [o for (address, once), ports in missing.items() for o in _attribute(address, ports, by_port, now_s, once)]
+    return Differences(tuple(found), tuple(lost), tuple(used))
+
+
+def is_used(opening: Opening, have: Collection[Element]) -> bool:
+    """Return whether an opening is for one connection, and the kernel lacks an element of it."""
+    return any(element.once and element not in have for element in opening.elements())
 
 
 def _attribute(
-    address: Source, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
+    address: Source,
+    left_s: Mapping[Port, float],
+    by_port: Mapping[tuple[Port, bool], Sequence[Door]],
+    now_s: float,
+    once: bool,
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     remaining = dict(left_s)
     for needs_all in (True, False):
         for first in left_s:
-            doors = by_port.get(first, ()) if first in remaining else ()
+            doors = by_port.get((first, once), ()) if first in remaining else ()
             door = next((door for door in doors if not needs_all or remaining.keys() >= set(door.opens)), None)
             if door is not None:
                 ports = tuple(port for port in door.opens if port in remaining)
                 until_s = now_s + max(remaining.pop(port) for port in ports)
-                yield Opening(door.name, address, ports, now_s, until_s, "knock")
+                shares = (Share("knock", until_s, name="knock", once=True),) if once else ()
+                yield Opening(door.name, address, ports, now_s, until_s, "knock", shares)
 
 
 def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: float) -> list[Opening]:

@@ -65,12 +65,18 @@ class Holders(NamedTuple):
         return max((share.until_s for share in self.shares), default=float("-inf"))
 
     def hold(self, new: Share) -> Holders | None:
-        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another signer."""
-        own = next((share for share in self.shares if share.by == new.by), new)
-        others = [share for share in self.shares if share.by != new.by]
-        if new.dated_ms and len(others) >= MAX_HOLDERS:
+        """Add a share, or extend the holder's own, never shortening it; None if there is no room for another signer.
+
+        A share for one connection sets the end of all such shares: in the kernel they are one, and what may have been
+        used meanwhile is not prolonged.
+        """
+        own = next((share for share in self.shares if (share.by, share.once) == (new.by, new.once)), new)
+        others = [share for share in self.shares if (share.by, share.once) != (new.by, new.once)]
+        if new.dated_ms and len({share.by for share in others} - {new.by}) >= MAX_HOLDERS:
             return None
-        merged = Share(new.by, max(own.until_s, new.until_s), max(own.dated_ms, new.dated_ms), new.name)
+        until_s = new.until_s if new.once else max(own.until_s, new.until_s)
+        merged = Share(new.by, until_s, max(own.dated_ms, new.dated_ms), new.name, new.once)
+        others = [share._replace(until_s=until_s) if share.once and new.once else share for share in others]
         return Holders(tuple(sorted((*others, merged))))
 
     def close(self, by: str, dated_ms: int) -> Holders:
@@ -79,6 +85,10 @@ class Holders(NamedTuple):
         That is the signer's own share, and what the fleet announced of it. `by` "": remove what no signed knock made.
         """
         return Holders(tuple(s for s in self.shares if s.signer != by or s.dated_ms > dated_ms))
+
+    def use(self) -> Holders:
+        """Remove the shares for one connection, which has come."""
+        return Holders(tuple(share for share in self.shares if not share.once))
 
     def expire(self, now_s: float) -> Holders:
         """Remove the shares that end at or before `now_s`."""

@@ -211,6 +211,7 @@ class ControlCommands:
             "since": round(wall.since_s, 3),
             "until": round(wall.until_s, 3),
             "by": holder_names(opening, self.openings.loop.now_s()),
+            "once": True in opening.ends(),
         }
 
     def _no_door(self, name: str) -> str:

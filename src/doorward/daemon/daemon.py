@@ -116,13 +116,16 @@ class Daemon:
     def _configure_fleet(self, loaded: LoadResult) -> None:
         if loaded.fleet is None:
             self._leave_fleet()
-            return
-        if self._fleet is None:
+        elif self._fleet is None:
             from doorward.daemon.fleet_sync import FleetSync  # imported only for a gate in a fleet
 
             self._fleet = FleetSync(self._openings, self._bans)
             self._openings.listeners.append(self._fleet)
-        self._fleet.configure(loaded, self._gate.config.parent)
+        has_sets = loaded.signed is not None or any(door.once for door in loaded.doors)
+        if gone_by := self._gate.gone_by or ("" if has_sets else "lost"):
+            self._openings.end_used(gone_by)  # the fleet is sent what was closed, and then what is open
+        if self._fleet is not None:
+            self._fleet.configure(loaded, self._gate.config.parent)
 
     def _leave_fleet(self) -> None:
         if self._fleet is not None:

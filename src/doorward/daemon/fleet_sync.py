@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet, Signed
-from doorward.core.openings import Announce, Effect, Key, Reject, on_open, on_signed_close
+from doorward.core.opening_table import Key
+from doorward.core.openings import Announce, Effect, Reject, is_use, on_open, on_signed_close
 from doorward.core.signed_rules import CLOSED, CloseDates, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
@@ -34,7 +35,7 @@ _LOG_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # to the fleet's access log; each gate's ledger has all
 _REJECTIONS_PER_S, _REJECTIONS_AT_ONCE = 1 / 60, 5  # lines in the log; all are counted
 _LINES_PER_S, _LINES_AT_ONCE = 1, 50  # lines of the process in the log; it may be compromised
-_OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet
+_OWN_ENDS = ("hand", "ban")  # ends that apply to the whole fleet, as a use does
 
 
 Answered = Callable[[list[ValidKnock], list[Rejected | None]], None]
@@ -106,7 +107,7 @@ class FleetSync:
     def _note_close(self, opening: Opening, by: str) -> list[protocol.Item]:
         """Note a close for the fleet, and return the shares that it ended."""
         items = _items(opening)
-        if by in _OWN_ENDS and opening.ports and self._may_close(opening.door):
+        if (by in _OWN_ENDS or is_use(by)) and opening.ports and self._may_close(opening.door):
             self._closed += [protocol.Close(item.key, item.dated_ms) for item in items]
         if by != "time":
             self.record("closed", *opening.key, by)

@@ -14,6 +14,7 @@ from doorward.config.files import MAX_BYTES, decode_text
 from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.config.toml import parse
 from doorward.core.diff import Remaining
+from doorward.core.openings import USE
 from doorward.daemon import repairs, saved_ruleset
 from doorward.daemon.control_socket import DeferredReply
 from doorward.daemon.last_good import load_last, path_of
@@ -49,6 +50,7 @@ class GateLoader:
         self.loop, self.log, self.hooks = service.loop, service.log, service.hooks
         self.saved = service.ledger.path.with_name(saved_ruleset.NAME)
         self.trouble = ""  # which openings could not be restored
+        self.gone_by = ""  # at the start: how openings for one connection ended that the kernel does not have
         self.in_force: Callable[[LoadResult], None] = lambda _: None
         self.restore_bans: Callable[[], None] = lambda: None
         self.held_ports: Callable[[], frozenset[Port]] = frozenset  # bound by the daemon itself
@@ -115,9 +117,8 @@ class GateLoader:
         """
         if trial_s is not None:
             self.trial = Trial(self, trial_s, None)
-        restore = (
-            {} if self.firewall.existing() and not self.firewall.is_from_file() else repairs.remaining(self.service)
-        )
+        is_kept = bool(self.firewall.existing()) and not self.firewall.is_from_file()
+        restore, self.gone_by = ({}, USE) if is_kept else (repairs.remaining(self.service), "lost")
         config, ruleset, held = self.config, self.saved, self.held_ports()
         try:
             loaded = self.guard.wait_for(LoadProcess(lambda: load_file(config, restore, ruleset, held)))
@@ -129,6 +130,7 @@ class GateLoader:
             loaded = self._load_last(restore, error)
             self.hooks.turn_off()
         self.put_in_force(loaded)
+        self.gone_by = ""
         if loaded.last_good:
             repairs.close_removed(self.service)
         if refusal := loaded.commit.refusal:

@@ -239,13 +239,13 @@ class Ledger:
 
 def _shares_text(opening: Opening) -> str:
     """Return the shares, each with how long before the opening it ends, which no step of the clock changes."""
-    return json.dumps([[s.by, opening.until_s - s.until_s, s.dated_ms, s.name] for s in opening.shares])
+    return json.dumps([[s.by, opening.until_s - s.until_s, s.dated_ms, s.name, s.once] for s in opening.shares])
 
 
-def _share(until_s: float, by: str, earlier_s: float, dated_ms: int, name: str) -> Share:
+def _share(until_s: float, by: str, earlier_s: float, dated_ms: int, name: str, once: object = False) -> Share:
     if not (0 <= earlier_s <= LAST_MOMENT_S and type(dated_ms) is int and 0 <= dated_ms <= LAST_MOMENT_S * 1000):
         raise ValueError("a share that outlasts its opening, or has no date")  # NaN is excluded too
-    return Share(str(by), until_s - earlier_s, dated_ms, str(name))
+    return Share(str(by), until_s - earlier_s, dated_ms, str(name), once is not False)
 
 
 def _opening(door: str, address: str, ports: str, since: float, until: float, by: str, shares: str | None) -> Opening:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from doorward.config.duration import format_duration
+from doorward.core.openings import USE, is_use
 from doorward.core.token_bucket import TokenBucket
 from doorward.errors import ConfigError, DoorwardError
 from doorward.escape import visible
@@ -25,6 +26,7 @@ _TEXT = {
     "opened": "opened {door} to {address} for {for} ({ports}), by {by}",
     "prolonged": "prolonged {door} for {address} to {for} more, by {by}",
     "closed": "closed {door} to {address}, by {by}",
+    "used": "used {door} to {address} after {for}{how}, for one connection",
     "released": "released {door} to {address}, by {by}; open for {for} more, by {still}",
     "not_open": "closed nothing: {by} had not opened {door} to {address} before",
     "ran": "ran the command of {door} for {address}, by {by}",
@@ -144,5 +146,7 @@ def text_of(event: str, fields: Mapping[str, object]) -> str:
         shown["for"] = format_duration(max(1, round(for_s)) * 1000 if for_s >= 1 else max(1, round(for_s * 1000)))
     if isinstance(ports := fields.get("ports"), list):
         shown["ports"] = ", ".join(ports) or "no port"
+    if event == "closed" and is_use(str(fields["by"])):
+        event, shown["how"] = "used", str(fields["by"])[len(USE) :]
     text = _TEXT[event].format_map(shown)
     return f"{text}, prolonged {fields['prolonged']} times" if "prolonged" in fields else text

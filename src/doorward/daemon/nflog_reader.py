@@ -23,8 +23,9 @@ from doorward.kernel import privileges, seccomp
 from doorward.kernel.child_process import Worker, close_descriptors_except, recv
 from doorward.kernel.nflog import LogSocket, NflogEvent
 
-WHATS = ("knock", "full", "throttled", "step", "wrong")
-_EVENT = struct.Struct("!IIBB16sQ")  # generation, state, which of WHATS, IP version, address, when in microseconds
+WHATS = ("knock", "full", "throttled", "step", "wrong", "used")
+# Generation, state, which of WHATS, IP version, address, when in microseconds, source port.
+_EVENT = struct.Struct("!IIBB16sQH")
 _MOST_EVENTS = 1000  # per message
 _MESSAGE_BYTES = _MOST_EVENTS * _EVENT.size
 _READY, _OVERFLOW, _FAILED = b"R", b"O", b"F"
@@ -35,9 +36,9 @@ def pack_events(events: Sequence[NflogEvent]) -> bytes:
     """Return the message with these events."""
     return b"".join(
         _EVENT.pack(
-            int(generation, 16), state, WHATS.index(what), source.version, source.packed.ljust(16, b"\0"), at_us
+            int(generation, 16), state, WHATS.index(what), source.version, source.packed.ljust(16, b"\0"), at_us, port
         )
-        for generation, what, state, source, at_us in events
+        for generation, what, state, source, at_us, port in events
     )
 
 
@@ -46,11 +47,11 @@ def parse_events(raw: bytes) -> list[NflogEvent]:
     if not raw or len(raw) % _EVENT.size:
         raise MalformedError("event-size", f"reader: a message of {len(raw)} bytes; events have {_EVENT.size} each")
     events = []
-    for generation, state, what, version, address, at_us in _EVENT.iter_unpack(raw):
+    for generation, state, what, version, address, at_us, port in _EVENT.iter_unpack(raw):
         if what >= len(WHATS) or version not in (4, 6) or (version == 4 and any(address[4:])):
             raise MalformedError("invalid-event", "reader: invalid event")
         source = IPv4Address(address[:4]) if version == 4 else IPv6Address(address)
-        events.append(NflogEvent(f"{generation:08x}", WHATS[what], state, source, at_us))
+        events.append(NflogEvent(f"{generation:08x}", WHATS[what], state, source, at_us, port))
     return events
 
 

@@ -12,12 +12,11 @@ from typing import NamedTuple, Protocol
 
 from doorward.core import openings as events
 from doorward.core.diff import Remaining, diff
+from doorward.core.opening_table import Key, OpeningTable
 from doorward.core.openings import (
     Announce,
     Effect,
-    Key,
     LogLine,
-    OpeningTable,
     RecordCloses,
     RecordConfirmation,
     RecordEnd,
@@ -27,7 +26,7 @@ from doorward.core.openings import (
     RunHook,
     SetElements,
 )
-from doorward.core.reconcile import restored_openings, shifted
+from doorward.core.reconcile import is_used, restored_openings, shifted
 from doorward.core.signed_rules import DatedKnock
 from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.hooks import HookQueue
@@ -37,6 +36,7 @@ from doorward.errors import DoorwardError
 from doorward.kernel.event_loop import Alarm
 from doorward.model import Door, Element, Opening, Source
 from doorward.nftables.firewall import Firewall
+from doorward.nftables.nfnetlink import set_name
 from doorward.nftables.nft_error import NftError
 
 _LOG_AGAIN_S = 60.0
@@ -204,13 +204,13 @@ class OpeningsService:
 
         Once a set is full, or many were refused, changes for which `takes_room` is true are not attempted.
         """
-        full: dict[type[Source], DoorwardError] = {}  # addresses and networks of each family have their own set
+        full: dict[str, DoorwardError] = {}  # by the name of the set
         count, last = 0, None
         waiting = [[change for change in changes if change.elements]]
         while waiting:
             attempted = []
             for change in waiting.pop():
-                error = full.get(type(change.elements[0].address), last)
+                error = full.get(set_name(change.elements[0]), last)
                 if error is not None and takes_room(change):
                     refuse(change, error)
                 else:
@@ -225,7 +225,7 @@ class OpeningsService:
                     waiting += [attempted[middle:], attempted[:middle]]
                     continue
                 if isinstance(error, NftError) and error.is_full:
-                    full[type(attempted[0].elements[0].address)] = error
+                    full[set_name(attempted[0].elements[0])] = error
                 count += 1
                 last = error if count >= _MOST_REFUSED else None
                 refuse(attempted[0], error)
@@ -235,7 +235,8 @@ class OpeningsService:
         for change in changes:
             have.update(change.have or {})
         elements = tuple(dict.fromkeys(element for change in changes for element in change.elements))
-        self.apply_openings(elements, None if any(change.have is None for change in changes) else have)
+        opened = {element for change in changes if change.opens for element in change.elements}
+        self.apply_openings(elements, None if any(change.have is None for change in changes) else have, opened)
 
     def reconcile(self) -> None:
         """Read the open sets back: add openings that were not logged, and end those that are gone."""
@@ -248,6 +249,24 @@ class OpeningsService:
             raise
         self.perform(events.on_reconcile(self.table, have, tuple(self.doors.values()), now_s))
 
+    def end_used(self, by: str) -> None:
+        """End the openings for one connection that the kernel no longer has: only a new knock opens them again."""
+        self.perform(self._used([opening for opening in self.table if True in opening.ends()], by))
+
+    def on_use(self, source: Source, by: str) -> list[Effect]:
+        """Return what to do about the kernel's report that a connection used up an opening to this source.
+
+        Only an opening that the kernel no longer has ends: another knock may have come since then.
+        """
+        return self._used(self.table.for_one(source), by)
+
+    def _used(self, openings: Sequence[Opening], by: str) -> list[Effect]:
+        if not openings:
+            return []
+        have = self.firewall.present(e for opening in openings for e in opening.elements() if e.once)
+        used = [opening for opening in openings if is_used(opening, have)]
+        return events.on_use(self.table, used, have, by, self.loop.now_s())
+
     def in_wall_time(self, opening: Opening) -> Opening:
         """Return an opening with times since the epoch."""
         return shifted([opening], self.wall_offset_s())[0]
@@ -256,17 +275,20 @@ class OpeningsService:
         """Return the offset from the loop's clock to wall time."""
         return self.ledger.wall_offset(self.loop.now_s(), time.time())
 
-    def apply_openings(self, touched: tuple[Element, ...], have: Remaining | None = None) -> None:
+    def apply_openings(
+        self, touched: tuple[Element, ...], have: Remaining | None = None, opened: Collection[Element] = ()
+    ) -> None:
         """Update these entries of the open sets to the state of the table.
 
-        `have` are those present; without it the sets are read back, which takes a second if they are full.
+        `have` are those present; without it the sets are read back, which takes a second if they are full. `opened` are
+        those of new knocks.
         """
         for last_try in (False, False, True):
             now_s = self.loop.now_s()
             want = {element: until_s - now_s for element, until_s in self.table.wanted_until(touched).items()}
             try:
                 present = self.firewall.elements() if have is None else have
-                changes = diff(touched, want, present)
+                changes = diff(touched, want, present, opened)
                 self.firewall.apply(changes)
             except NftError as error:
                 if error.is_of_entries or (last_try and not self.will_repair()):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from doorward.core.openings import Key, SetElements, distinct_elements, on_lost
+from doorward.core.opening_table import Key
+from doorward.core.openings import SetElements, distinct_elements, on_lost
 from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
 from doorward.model import Address, Element, Opening
@@ -13,9 +14,13 @@ _MOST_NAMED = 8  # openings in one log line; the ledger has all
 
 
 def remaining(service: OpeningsService) -> dict[Element, float]:
-    """Return the remaining seconds of each entry of the table's openings."""
+    """Return the remaining seconds of each entry of the table's openings, but for those for one connection.
+
+    Such a connection may have come while nobody watched.
+    """
     now_s = service.loop.now_s()
-    touched = [element for opening in _narrow_first(service.table) for element in opening.elements()]
+    elements = (element for opening in _narrow_first(service.table) for element in opening.elements())
+    touched = [element for element in elements if not element.once]
     return {element: until_s - now_s for element, until_s in service.table.wanted_until(touched).items()}
 
 
@@ -30,6 +35,7 @@ def fill(service: OpeningsService, restored: Iterable[Element], refusal: str) ->
     `restored` are the entries that were loaded with the ruleset. `refusal` is why it was loaded without any, or "" if
     it was loaded with all. Return which openings were lost and why, or "".
     """
+    service.end_used("lost")
     openings, lost = _narrow_first(service.table), dict[Key, DoorwardError]()
     wanted, have = distinct_elements(openings), dict[Element, float]()
     if not refusal:

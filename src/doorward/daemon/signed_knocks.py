@@ -36,7 +36,7 @@ from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S
 from doorward.daemon.verifier_report import VerifierReport
 from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
-from doorward.model import Address, Door, Opening
+from doorward.model import Address, Door, Opening, Protocol
 from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import ValidKnock, clock_offset, signer_text
 
@@ -151,6 +151,8 @@ class SignedKnocks:
         for knock in knocks:
             if not self._quotas.admits(knock.signer, now_s):
                 self._reject(knock, "quota", TOO_MANY)
+            elif objection := self._not_for_one(knock):
+                self._reject(knock, "once-unsupported", objection)
             elif fleet is not None and (knock.is_shared or (knock.is_close and self._is_shared(knock.door))):
                 shared.append(knock)
             elif knock.is_shared and not knock.is_close:  # verified with the previous configuration
@@ -164,6 +166,19 @@ class SignedKnocks:
     def _is_shared(self, name: str) -> bool:
         door = self._openings.doors.get(name)
         return door is not None and door.shared
+
+    def _not_for_one(self, knock: ValidKnock) -> str:
+        """Return why a door cannot open for one connection, as requested or configured, or ""."""
+        door = self._openings.doors.get(knock.door)
+        if door is None or not (knock.once or door.once):
+            return ""
+        if not isinstance(knock.source, Address):
+            return f"the door opens for one connection, and not to the network {knock.source}; name an address"
+        if any(port.protocol is not Protocol.TCP for port in door.opens) or not door.opens:
+            return f"door {door.name} does not open TCP ports alone, so it cannot open for one connection"
+        if door.shared and not door.once:
+            return f"door {door.name} is shared with the fleet; write once = true for it at every gate"
+        return ""
 
     def _on_fleet_answer(self, granted: list[ValidKnock], objections: list[Rejected | None]) -> None:
         self._claim([grant for grant, objection in zip(granted, objections, strict=True) if objection is None])
@@ -244,7 +259,7 @@ class SignedKnocks:
         if (fleet := self._fleet()) is not None and fleet.has_closed(_dated(grant)):
             self._reject(grant, "closed", CLOSED + _offset(grant, CLOSED))
             return []
-        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s)
+        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s, once=grant.once)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []

@@ -97,6 +97,7 @@ def _knock(
     id: str,  # noqa: A002
     time_ms: int,
     is_shared: bool,
+    once: bool,
     reply: str | None,
     path: list[str] | None,
     transaction: str | None,
@@ -105,6 +106,7 @@ def _knock(
 ) -> ValidKnock:
     if (
         type(is_shared) is not bool
+        or type(once) is not bool
         or type(also) is not list
         or len(also) >= _MAX_DOORS
         or not all(map(NAME.fullmatch, (door, *also)))
@@ -114,7 +116,7 @@ def _knock(
     return ValidKnock(
         door, parse_source(_words(source)), None if for_ms is None else _number(for_ms, MAX_FOR_MS),
         _words(key), _bytes(signer, HASH_BYTES), _bytes(id, NUMBER_BYTES),
-        _number(time_ms, MAX_TIME_MS), is_shared, secret,
+        _number(time_ms, MAX_TIME_MS), is_shared, once, secret,
         None if path is None else _path(*path),
         None if transaction is None else _bytes(transaction, TRANSACTION_BYTES if transaction else 0),
         _kind(kind), tuple(also),

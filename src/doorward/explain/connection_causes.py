@@ -37,7 +37,7 @@ def build_open_period(context: SourceContext, step: ReplayStep, index: int) -> O
 
 def connection_cause(period: OpenPeriod) -> Cause:
     """Return what happened to the connection that the opening was for."""
-    for find_cause in (_command, _connected, _too_late, _too_early, _other_host, _other_port, _other_source):
+    for find_cause in (_command, _used_up, _connected, _too_late, _too_early, _other_host, _other_port, _other_source):
         if (cause := next(find_cause(period), None)) is not None:
             return cause
     what = f"door {period.door.name} opened, but no connection to {wording.ports(period.door)} followed"
@@ -47,6 +47,17 @@ def connection_cause(period: OpenPeriod) -> Cause:
 def _command(period: OpenPeriod) -> Iterator[Cause]:
     if not period.door.opens:
         yield Cause("ran", f"success: door {period.door.name} opened and its command ran; it opens no port")
+
+
+def _used_up(period: OpenPeriod) -> Iterator[Cause]:
+    """Yield the cause for another connection after the one that a door with `once` opened for."""
+    in_time = [step for step in _connection_packets(period) if period.at_s <= step.at_s < period.until_s]
+    first = next((step for step in in_time if step.verdict is PacketVerdict.ENTERS), None)
+    later = next((step for step in in_time if step.verdict is PacketVerdict.HIDDEN), None)
+    if period.door.once and first is not None and later is not None and later.at_s >= first.at_s:
+        came = f"came {wording.span(first.at_s - period.at_s)} later from port {first.captured.flow.source_port}"
+        what = f"door {period.door.name} opened for one connection, which {came}; the one after it was dropped"
+        yield Cause("used", what, "knock before each connection, or leave out `once`")
 
 
 def _connection_packets(period: OpenPeriod) -> list[ReplayStep]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from doorward.core.openings import USE, is_use
 from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record
 from doorward.explain import wording
@@ -46,6 +47,9 @@ def _opening_cause(last: Record, now_s: float, moment: Moment) -> Cause:
     if detail["closed_by"] == "hand":
         return Cause("closed_by_hand", f"{opened}, and was closed by hand", "knock again")
     lasted = wording.span((detail["closed"] or detail["until"]) - last.at_s)
+    if is_use(by := str(detail["closed_by"])):
+        what = f"{opened}, for one connection, which came after {lasted}{by[len(USE) :]}"
+        return Cause("used", what, "knock before each connection")
     if detail["closed_by"] == "lost":
         remedy = "the daemon's log names the program that changed the ruleset"
         return Cause("closed_by_others", f"{opened}, and disappeared from the kernel after {lasted}", remedy)

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.core.automaton import edge, pack_symbol
+from doorward.core.port_access import PortAccess
 from doorward.core.tracker import Attempt, Tracker
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState
@@ -18,7 +19,7 @@ from doorward.model import Packet, Port
 from doorward.packets.decode import Flow
 
 CAPACITY = 65536  # sources in progress per address family; only a flood has more
-MOST_OPEN = 65536  # openings; as many as the kernel's set holds
+MOST_OPEN = 65536  # sources with an opening; the kernel's set holds no more
 LOOPBACK = "lo"
 UNNAMED = "interface "  # prefix of an interface that the capture numbers but does not name
 
@@ -109,7 +110,7 @@ class Replayer:
     def __init__(self, config: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._config, self._is_local = config, is_local
         self._tracker = Tracker(config.automaton, CAPACITY)
-        self._open: dict[tuple[bytes, Port], float] = {}
+        self._access = PortAccess(MOST_OPEN)
         self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
         self._now_s = float("-inf")
 
@@ -139,8 +140,7 @@ class Replayer:
         return bool(watched and interface and not interface.startswith(UNNAMED))
 
     def _service_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:
-        left_s = self._open.get((packet.source, packet.port), self._now_s) - self._now_s
-        if left_s > 0:
+        if (left_s := self._access.left_s(packet, captured.flow.source_port, self._now_s)) > 0:
             return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s)
         if packet.port in self._config.signed_ports:
             self._signing[packet.source] = None
@@ -166,7 +166,8 @@ class Replayer:
         after = self._tracker.attempts(packet.source)
         machine_steps = tuple(self._machine_step(index, packet, before[index], after[index]) for index in watching)
         opened = tuple(door for move in moves for door in move.opened)
-        self._add_openings(packet.source, opened)
+        for index in opened:
+            self._access.open(packet.source, self._config.doors[index], self._now_s)
         return ReplayStep(
             captured, PacketVerdict.OPENS if opened else _most_significant(machine_steps), machine_steps, opened
         )
@@ -185,15 +186,6 @@ class Replayer:
         else:
             verdict = PacketVerdict.IDLE if before[0] == machine.root else PacketVerdict.WRONG
         return MachineStep(index, before, after, verdict, is_late)
-
-    def _add_openings(self, source: bytes, opened: tuple[int, ...]) -> None:
-        for index in opened:
-            door = self._config.doors[index]
-            for port in door.opens:
-                until_s = self._now_s + door.for_ms / 1000
-                self._open[source, port] = max(self._open.get((source, port), until_s), until_s)
-        while len(self._open) > MOST_OPEN:
-            del self._open[next(iter(self._open))]
 
 
 _RANK = (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG, PacketVerdict.SAME, PacketVerdict.IDLE)

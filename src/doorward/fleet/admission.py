@@ -77,9 +77,11 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
         return Rejected("way", "unknown origin: openings come from a knock, a key or an operator")
     if rejected := _reject_address(item.key.address, limits):
         return rejected
+    if door.once and not isinstance(item.key.address, Address):
+        return Rejected("once", f"door {door.name} opens for one connection here, and not to a network")
     # A holder of its own: what etcd says of a signer uses up nothing of what that signer may open here.
     holder = BY_FLEET + item.key.signer if item.key.signer else "fleet"
-    share = Share(holder, until_ms / 1000, item.dated_ms, item.by)
+    share = Share(holder, until_ms / 1000, item.dated_ms, item.by, door.once)
     return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by, (share,))
 
 

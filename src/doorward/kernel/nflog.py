@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 from doorward.model import Address
+from doorward.packets.decode import decode_flow
 from doorward.packets.packet import UdpDatagram, parse_udp, source_address
 
 _SUBSYSTEM = 4 << 8
@@ -28,15 +29,15 @@ _RECEIVE_BYTES = 1 << 17
 _MESSAGES_A_READ = 512
 _LAST_US = 1 << 63
 _SIGNED = b"doorward signed\0"
-_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|throttled|step|wrong) ?\0?")
+_PREFIX_TEXT = re.compile(rb"doorward ([0-9a-f]{8}) (knock|full|throttled|step|wrong|used) ?\0?")
 
 
 class NflogEvent(NamedTuple):
     """An event of the ruleset: the generation of its tables, what happened, the last state, the source.
 
     `what` is "knock" (a door opened), "full" (it did not: the set is full), "throttled" (over the rate limit, no
-    state), and in the log of steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no
-    state).
+    state), "used" (a connection used up an opening: no state, but its `source_port`, 0 if unknown), and in the log of
+    steps "step" (a knock packet that completes nothing yet) or "wrong" (progress reset, no state).
     """
 
     generation: str
@@ -44,6 +45,7 @@ class NflogEvent(NamedTuple):
     state: int
     source: Address
     at_us: int = 0  # since the epoch, by the kernel's clock; 0 if it has no time stamp (before Linux 5.18)
+    source_port: int = 0
 
 
 def parse_event(body: memoryview) -> NflogEvent:
@@ -54,8 +56,9 @@ def parse_event(body: memoryview) -> NflogEvent:
         raise MalformedError("foreign-message", "netfilter log: a message that is not from doorward's rules")
     mark = found.get(_MARK)
     state = struct.unpack("!I", mark)[0] if mark is not None and len(mark) == 4 else 0
-    at_us = _microseconds(found.get(_TIMESTAMP, b""))
-    return NflogEvent(prefix[1].decode(), prefix[2].decode(), state, source_address(found[_PAYLOAD]), at_us)
+    at_us, what, payload = _microseconds(found.get(_TIMESTAMP, b"")), prefix[2].decode(), found[_PAYLOAD]
+    source_port = decode_flow(payload).source_port if what == "used" else 0
+    return NflogEvent(prefix[1].decode(), what, state, source_address(payload), at_us, source_port)
 
 
 def _microseconds(raw: memoryview | bytes) -> int:

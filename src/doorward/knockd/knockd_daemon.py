@@ -13,7 +13,7 @@ from typing import NamedTuple
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.core.guard_states import PAUSE_S, RepairLogLimiter
-from doorward.core.openings import OpeningTable
+from doorward.core.opening_table import OpeningTable
 from doorward.core.reconcile import restored_openings, shifted
 from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.daemon.ledger import Ledger

@@ -10,6 +10,7 @@ from doorward.config.schema import Fwknop, Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
 from doorward.model import TCP_FLAGS, FlagFilter, Port
+from doorward.nftables import once_chains
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
@@ -60,7 +61,7 @@ LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # what co
 
 @dataclass(frozen=True, slots=True)
 class ChainContext:
-    """The input of the chains. `log_steps`: each step of a knock is logged too."""
+    """The input of the chains. `log_steps`: each step of a knock is logged too. `is_for_one`: see once_chains.py."""
 
     groups: Sequence[Group]
     gate: Gate
@@ -69,6 +70,7 @@ class ChainContext:
     signed_ports: Sequence[Port] = ()
     is_for_browsers: bool = False
     fwknop: Fwknop | None = None
+    is_for_one: bool = False
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -104,8 +106,9 @@ def opening(context: ChainContext, name: str, action: Action, doors: str) -> str
     rules = []
     for family, source in SOURCES.items():
         updates = [
-            f"update @open{family} {{ {source} . {port.protocol.value} . {port.number} timeout {nft_duration(ms)} }}"
-            for port, ms in action
+            f"update @{'once' if once else 'open'}{family} {{ {source} . {port.protocol.value} . {port.number}"
+            f" timeout {nft_duration(ms)} }}"
+            for port, ms, once in action
         ]
         rules.append(" ".join([*updates, "goto granted"]))
     if not action:  # the door only runs commands
@@ -183,7 +186,6 @@ def early(context: ChainContext) -> str:
     """
     if context.gate.mode is not Mode.STEALTH or not context.groups:
         return ""
-    syn = "tcp flags & (fin | syn | rst | ack) == syn"
     dropping = [
         *_unwatched(context.gate, "return"),
         "meta l4proto . th dport @exempt return",
@@ -191,7 +193,7 @@ def early(context: ChainContext) -> str:
     ]
     rules = [
         "type filter hook prerouting priority raw; policy accept;",
-        *(f"{syn} {LIMITED[family]} @throttled{family} goto still_throttled" for family in SOURCES),
+        *(f"{once_chains.SYN} {LIMITED[family]} @throttled{family} goto still_throttled" for family in SOURCES),
     ]
     return chain("still_throttled", dropping) + chain("early", rules)
 
@@ -240,20 +242,27 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
     return [f"{calm} {hand_over}", *limits, f"{budget} counter name {kind}_budget_exceeded {verdict}", hand_over]
 
 
-def door(gate: Gate, *, has_open_nets: bool) -> str:
+def door(context: ChainContext) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
+    gate, has_open_nets = context.gate, bool(context.signed_ports)
     accept = f"{_marking(gate)}accept"
+    is_hiding = gate.mode is not Mode.OBSERVE
+    reject = "counter name dropped_closed drop"
+    one, use = [], ""
+    if context.is_for_one:
+        one = once_chains.rules(accept)
+        use = "".join(once_chains.use_chains(context.log("used"), accept, reject if is_hiding else "accept"))
     sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
         for name in sets
         for family, source in SOURCES.items()
     ]
-    if gate.mode is not Mode.OBSERVE:
-        rules = ["jump preexisting", *_banned("drop"), *opened, "counter name dropped_closed drop"]
+    if is_hiding:
+        rules = ["jump preexisting", *_banned("drop"), *one, *opened, reject]
     else:
-        rules = [*_banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
-    return chain("preexisting", _preexisting()) + chain("door", rules)
+        rules = [*_banned("accept"), *one, *opened, "accept"] if one or gate.accept_mark is not None else ["accept"]
+    return chain("preexisting", _preexisting()) + use + chain("door", rules)
 
 
 def _marking(gate: Gate) -> str:

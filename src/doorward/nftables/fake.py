@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from doorward.core.diff import Remaining, SetChanges
 from doorward.model import Element, Source
@@ -39,6 +39,10 @@ class FakeFirewall:
         now_s = self._clock()
         self._until_s = {element: until for element, until in self._until_s.items() if until > now_s}
         return {element: until - now_s for element, until in self._until_s.items()}
+
+    def present(self, elements: Iterable[Element]) -> frozenset[Element]:
+        """Return those of these elements that are there."""
+        return frozenset(elements) & self._current().keys()
 
     def apply(self, changes: SetChanges) -> None:
         """Make all changes, or none."""

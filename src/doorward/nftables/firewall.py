@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from doorward.core.diff import Remaining, SetChanges
@@ -20,6 +21,9 @@ class Firewall(Protocol):
 
     def elements(self) -> dict[Element, float]:
         """Return the open elements, with the remaining seconds of each."""
+
+    def present(self, elements: Iterable[Element]) -> frozenset[Element]:
+        """Return those of these elements that are there."""
 
     def apply(self, changes: SetChanges) -> None:
         """Make all changes in one transaction, or none."""

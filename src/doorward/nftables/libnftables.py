@@ -82,11 +82,12 @@ class NftFirewall:
     def restore(self, text: str, restore: Remaining, preexisting: Iterable[Connection]) -> str:
         """Replace the whole table by the text of Ruleset.for_boot, in one transaction.
 
-        Keeps the remaining open elements, adds `restore`, and lets the connections in `preexisting`
-        continue. Returns the reason why all of these elements were left out, or "".
+        Keeps the remaining open elements, but for those for one connection, which may come meanwhile; adds `restore`,
+        and lets the connections in `preexisting` continue. Returns the reason why all of these elements were left
+        out, or "".
         """
         try:
-            left = self.elements()
+            left = {element: left_s for element, left_s in self.elements().items() if not element.once}
         except NftError:  # lost with the table
             left = {}
         try:
@@ -112,7 +113,14 @@ class NftFirewall:
     def elements(self) -> dict[Element, float]:
         """Return the elements of the open sets, with the remaining seconds of each."""
         sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
-        return read_elements("".join(self.run(f"list set {TABLE} {name}") for name in sets or OPEN_SETS[:2]))
+        found: dict[Element, float] = {}
+        for name in sets or OPEN_SETS[:2]:
+            found |= read_elements(self.run(f"list set {TABLE} {name}"), once=name.startswith("once"))
+        return found
+
+    def present(self, elements: Iterable[Element]) -> frozenset[Element]:
+        """Return those of these elements that are in their sets; none without a table."""
+        return nfnetlink.present(elements)
 
     def apply(self, changes: SetChanges) -> None:
         """Add and remove open elements in one transaction; NftError if one to remove does not exist."""
@@ -188,15 +196,16 @@ def _with_or_without(replace: Callable[[Remaining], None], entries: Remaining) -
     return ""
 
 
-def read_elements(text: str) -> dict[Element, float]:
-    """Parse the elements of open sets as nft lists them, with the remaining seconds of each.
+def read_elements(text: str, *, once: bool = False) -> dict[Element, float]:
+    """Parse the elements of an open set as nft lists them, with the remaining seconds of each; `once`: see Element.
 
     HostError on an unknown format, as of an unsupported version of nft.
     """
     found: dict[Element, float] = {}
     for address, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            element = Element(parse_source(address), Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}"))
+            port = Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}")
+            element = Element(parse_source(address), port, once)
         except ValueError:
             entry = f"{address} . {protocol} . {number}"
             raise HostError(

@@ -9,7 +9,7 @@ from doorward.config.duration import format_duration, nft_duration
 from doorward.core.automaton import Automaton, edge, machine_key, pack_symbol, split_edge
 from doorward.model import Door, Port
 
-Action = tuple[tuple[Port, int], ...]  # ports to open, each with its milliseconds
+Action = tuple[tuple[Port, int, bool], ...]  # ports to open, each with its milliseconds, and whether for one connection
 T = TypeVar("T")
 _NAMED_DOORS = 8  # the most that a comment names; the rest are counted
 
@@ -39,7 +39,8 @@ def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:
 def describe(door: Door) -> str:
     """Return a one-line summary of a door, for a comment."""
     knock = ", ".join(map(str, door.knock)) or "by hand"
-    opens = f"; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}" if door.opens else ""
+    once = ", or one connection" if door.once else ""
+    opens = f"; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}{once}" if door.opens else ""
     return f"{door.name}: {knock}{f' at {door.target}' if door.target else ''}{opens}"
 
 
@@ -48,11 +49,12 @@ def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[in
     shared: dict[Action, list[int]] = {}
     for machine in automaton.machines:
         for state, completed in machine.completes.items():
-            longest: dict[Port, int] = {}
-            for index in completed:
-                for port in doors[index].opens:
-                    longest[port] = max(longest.get(port, 0), doors[index].for_ms)
-            shared.setdefault(tuple(sorted(longest.items())), []).append(state)
+            longest: dict[tuple[Port, bool], int] = {}
+            for door in (doors[index] for index in completed):
+                for port in door.opens:
+                    longest[port, door.once] = max(longest.get((port, door.once), 0), door.for_ms)
+            action = tuple(sorted((port, ms, once) for (port, once), ms in longest.items()))
+            shared.setdefault(action, []).append(state)
     return shared
 
 

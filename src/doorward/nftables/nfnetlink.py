@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -108,12 +109,14 @@ def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes
 
 def set_name(element: Element) -> str:
     """Return the name of the open set that an element belongs to."""
+    if element.once:
+        return f"once{element.address.version}"
     kind = "open" if isinstance(element.address, Address) else "open_nets"
     return f"{kind}{element.address.version}"
 
 
 def _element(element: Element, timeout_ms: int = 0) -> bytes:
-    source, port = element
+    source, port, _ = element
     if isinstance(source, Address):
         parts = _key(_KEY, source, port)
     else:
@@ -127,6 +130,19 @@ def _key(kind: int, address: Address, port: Port) -> bytes:
     """Return the key of the open sets: address, protocol, port, each padded to four bytes."""
     value = address.packed + struct.pack("!B3xH2x", port.protocol, port.number)
     return netlink.attribute(kind | netlink.NESTED, netlink.attribute(_VALUE, value))
+
+
+def present(elements: Iterable[Element]) -> frozenset[Element]:
+    """Return those of these elements that are in their sets; none without a table."""
+    with netlink.open_socket(netlink.NETFILTER, "nf_tables") as sock:
+        return frozenset(e for e in elements if request_reply(partial(_is_present, sock, e), without_table=False))
+
+
+def _is_present(sock: socket.socket, element: Element) -> bool:
+    wanted = netlink.attribute(_SET_NAME, set_name(element).encode() + b"\0")
+    wanted += netlink.attribute(_ELEMENTS | netlink.NESTED, _element(element))
+    netlink.send_request(sock, netlink.message(_GET_ELEMENTS, netlink.REQUEST, _HEAD + wanted))
+    return True
 
 
 def existing() -> list[Existing]:
@@ -177,7 +193,7 @@ def parse_counter(body: memoryview) -> tuple[str, int] | None:
 
 
 def request_reply(request: Callable[[], T], without_table: T) -> T:
-    """Return the result of a request, or `without_table`; a HostError with the remedy if the kernel rejects it."""
+    """Return the result of a request, or `without_table` if its object is missing; a HostError if it is rejected."""
     try:
         return request()
     except OSError as error:

@@ -17,21 +17,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from doorward.config.duration import nft_duration
 from doorward.config.schema import SHORT_WINDOW_MS, Fwknop, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
-from doorward.model import Door, Port
-from doorward.nftables import ban_sets, chains, maps
+from doorward.model import Door, Port, Protocol
+from doorward.nftables import ban_sets, chains, maps, once_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
-OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6")  # open ports by address, and by network
+# Open ports by address, by network, and for one connection.
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6")
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
@@ -157,13 +158,19 @@ def compile_ruleset(
     `fwknop`: also for packets of its clients.
     """
     groups = build_groups(automaton.machines)
-    sets = tuple(_sets(groups, capacity, _limiters(signed_ports, fwknop, is_for_browsers=is_for_browsers)))
+    # Any signed knock for a TCP port may request an opening for one connection.
+    tcp_doors = (door for door in doors if any(port.protocol is Protocol.TCP for port in door.opens))
+    is_for_one = any(door.once or signed_ports for door in tcp_doors)
+    context = chains.ChainContext(groups, gate, "", log_steps, signed_ports, is_for_browsers, fwknop, is_for_one)
+    sets = tuple(_sets(context, capacity))
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
-    generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
+    # Without `once` it is what earlier versions wrote, so that an upgrade loses no knock in progress.
+    written = {tuple(each if each[2] else each[:2] for each in action): states for action, states in actions.items()}
+    generation = hashlib.blake2s("".join([*data, repr(written)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers, fwknop)
+    context = replace(context, generation=generation)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -176,7 +183,7 @@ def compile_ruleset(
         ),
         maps.opens({name: actions[action] for name, action in opening.items()}),
         *chains.matching(context),
-        chains.door(gate, has_open_nets=bool(signed_ports)),
+        chains.door(context),
         _ports(doors, gate, signed_ports),
         _exempt(doors, gate) if chains.early(context) else "",
         chains.early(context),
@@ -204,13 +211,17 @@ def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: 
     )
 
 
-def _limiters(signed_ports: Sequence[Port], fwknop: Fwknop | None, *, is_for_browsers: bool) -> tuple[str, ...]:
+def _limiters(context: chains.ChainContext) -> tuple[str, ...]:
     """Return the names of the sets that limit the datagrams of each source, by kind."""
-    kinds = {"signed": bool(signed_ports), "browser": is_for_browsers, "fwknop": fwknop is not None}
+    kinds = {
+        "signed": bool(context.signed_ports),
+        "browser": context.is_for_browsers,
+        "fwknop": context.fwknop is not None,
+    }
     return tuple(kind for kind, is_used in kinds.items() if is_used)
 
 
-def _sets(groups: Sequence[Group], capacity: int, limiters: Sequence[str]) -> Iterable[SetSpec]:
+def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
     limiter, dynamic = f"{int(LIMITER_TIMEOUT_S)}s", "dynamic,timeout"
     for family, address in ADDRESS_TYPES.items():
         opened = f"{address} . inet_proto . inet_service"
@@ -222,11 +233,15 @@ def _sets(groups: Sequence[Group], capacity: int, limiters: Sequence[str]) -> It
         yield _spec(f"set throttled{family}", address, THROTTLED_SIZE, dynamic, f"{round(PAUSE_S * 1000)}ms")
         yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
         yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
-        if limiters:
+        if context.is_for_one:
+            yield _spec(f"set once{family}", opened, once_chains.SIZE, dynamic)
+            yield _spec(f"set once_limit{family}", opened, once_chains.SIZE, dynamic, once_chains.LIMIT_TIMEOUT)
+            yield _spec(f"set once_syn{family}", connection, once_chains.SIZE, dynamic, once_chains.SYN_TIMEOUT)
+        if context.signed_ports:
             yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
-        for kind in limiters:
+        for kind in _limiters(context):
             yield _spec(f"set {kind}{family}", address, SIGNED_SIZE, dynamic, limiter)
-        for group in groups:
+        for group in context.groups:
             if family in group.families:
                 within_ms, mark = group.within_ms, group.mark(family)
                 short_ms = min(within_ms, SHORT_WINDOW_MS)

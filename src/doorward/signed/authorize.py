@@ -32,7 +32,7 @@ from doorward.signed.ssh_keys import Presence, PublicKey, verify
 from doorward.signed.sshsig import expand_signature
 
 Reason = Literal[
-    "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "once-unsupported", "signature",
+    "length", "check", "sealed", "gate", "clock", "key", "door", "forbidden", "signature",
     "repeated", "lost", "stun", "resent", "crowded", "fwknop",
 ]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
@@ -57,9 +57,9 @@ class ValidKnock(NamedTuple):
     `key` is the signer's name for users, and `signer` identifies it: the hash of its key, or for a certificate of
     authority and key ID, which outlive a renewal. `id` is the message's number, and
     `time_ms` the date that the signer gave it. `is_shared`: it is for the whole fleet, so another gate may have
-    accepted it. `reply` and `path`: the secret of the confirmation that the sender wants, if any, and its way.
-    `transaction`: of the browser's STUN frame, b"" if its MESSAGE-INTEGRITY is wrong; None: a raw packet. `also`: more
-    doors that the same packet opens, which only one of fwknop's can request.
+    accepted it. `once`: for one connection. `reply` and `path`: the secret of the confirmation that the sender wants,
+    if any, and its way. `transaction`: of the browser's STUN frame, b"" if its MESSAGE-INTEGRITY is wrong; None: a raw
+    packet. `also`: more doors that the same packet opens, which only one of fwknop's can request.
     """
 
     door: str
@@ -70,6 +70,7 @@ class ValidKnock(NamedTuple):
     id: bytes
     time_ms: int
     is_shared: bool = False
+    once: bool = False
     reply: ReplySecret | None = None
     path: ReplyPath | None = None
     transaction: bytes | None = None
@@ -177,11 +178,6 @@ class PacketAuthorizer:
             return KnockRejection("key", credential, door)
         if rejection := credential.rejection(door, source, request.asked, now_ms / 1000):
             return KnockRejection(FORBIDDEN, f"key {credential.name} {rejection}", door)
-        if request.flags & ONCE:
-            words = (
-                f"key {credential.name} requested an opening for one connection, which this version does not support"
-            )
-            return KnockRejection("once-unsupported", words, door)
         try:
             presence = self._verify(credential.key, message)
         except MalformedError as error:
@@ -192,7 +188,8 @@ class PacketAuthorizer:
         name, number = credential.name, message_number(message.body)
         signer = credential.certified_signer or request.signer
         for_ms = None if request.flags & CLOSE else credential.granted_ms(request.for_s, self._doors[door])
-        return ValidKnock(door, opened, for_ms, name, signer, number, request.time_ms, target.is_shared)
+        once = bool(request.flags & ONCE)
+        return ValidKnock(door, opened, for_ms, name, signer, number, request.time_ms, target.is_shared, once)
 
     def _verify(self, key: PublicKey, message: SignedMessage) -> Presence:
         signature = expand_signature(key.kind, message.signature) if message.is_raw else message.signature

@@ -267,6 +267,7 @@ def test_what_follows_the_dashes_is_the_commands() -> None:
         (["127.0.0.1", "7000"], "hold-needs-signed"),
         (["127.0.0.1", "7000", "--server-key", KEY], "option-needs-signed"),
         (["127.0.0.1", "ssh", "--server-key", KEY, "--for", "2s"], "hold-too-short"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--once"], "hold-with-once"),
     ],
 )
 @pytest.mark.usefixtures("options")

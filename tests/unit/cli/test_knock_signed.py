@@ -210,7 +210,7 @@ def test_dump_shows_every_field_and_sends_nothing(
 
 def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--server-key", KEY, "--gate", "paris", "--for", "90s", "--from", "2001:db8::/64", "--confirm",
-             "--dump", "--json"]  # fmt: skip
+             "--once", "--dump", "--json"]  # fmt: skip
     assert main(["knock", "127.0.0.1", "ssh", "db", *words]) == 0
     for line, door in zip(capsys.readouterr().out.splitlines(), ("ssh", "db"), strict=True):
         fields = json.loads(line)
@@ -224,7 +224,7 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
         assert fields["signed_text"] == signed_text(SERVER.public.raw, bytes.fromhex(fields["body"])).hex()
         assert fields["target"] == target_hash("paris", door).hex()
         assert fields["signer"] == signer_hash(blob_of(key("ed25519"))).hex()
-        assert fields["flags"] == ["confirm"]
+        assert fields["flags"] == ["once", "confirm"]
         check_signature(bytes.fromhex(fields["signature"]), bytes.fromhex(fields["signed_text"]))
 
 
@@ -234,6 +234,9 @@ def test_dump_as_json_suffices_to_check_another_client(identity: Path, capsys: p
         (["127.0.0.1", "ssh", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127"),
         (["127.0.0.1", "7000", "--gate", "x"], "--gate is for signed knocks, and ports are a sequence; leave one"),
         (["home", "ssh", "--sequence", "--for", "1s"], "--for is for signed knocks, and --sequence asks for a seq"),
+        (["127.0.0.1", "7000", "--once"], "--once is for signed knocks, and ports are a sequence; leave one"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--once", "--wait", "22"], "--wait connects to see whether the"),
+        (["127.0.0.1", "ssh", "--server-key", KEY, "--once", "--close"], "--once is how a door opens, and --close"),
         (["127.0.0.1", "7000", "--dump"], "--dump is for signed knocks, and this is a sequence; add --server-key KEY"),
         (
             ["127.0.0.1", "7000", "--close"],

@@ -24,6 +24,7 @@ gate = "paris"
 from = "192.0.2.0/24"
 for = "1h"
 confirm = true
+once = true
 [home.doors]
 ssh = ["7000/tcp", "8000:udp"]
 db = []
@@ -58,6 +59,7 @@ def test_every_key_is_read(hosts_file: Path) -> None:
             asked=ip_network("192.0.2.0/24"),
             for_s=3600,
             confirm=True,
+            once=True,
         ),
         "gate.example": KnownHost("gate.example", "gate.example", {"web": (Port.parse("1/tcp"),)}),
     }

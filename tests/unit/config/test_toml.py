@@ -49,6 +49,14 @@ def messages(text: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+def test_once_is_for_tcp_ports() -> None:
+    (door,) = parse('[doors.a]\nopens = ["22/tcp", "23/tcp"]\nonce = true', "f").doors
+    assert door.once
+    assert faults('[doors.a]\nopens = ["22/tcp",\n"53/udp"]\nonce = true') == ["3 once-not-tcp"]
+    assert faults('[doors.a]\non_open = ["/bin/true"]\nonce = true') == ["3 once-without-port"]
+    assert faults('[doors.a]\nopens = ["22/tcp"]\nonce = "yes"') == ["3 not-a-boolean"]
+
+
 def test_reads_every_setting() -> None:
     public = (Port(TCP, 80), Port(TCP, 8000), Port(TCP, 8001), Port(TCP, 8002), Port(UDP, 53))
     assert parse(WHOLE, "f") == Configuration(

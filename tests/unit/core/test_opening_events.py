@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from doorward.core.opening_table import OpeningTable
 from doorward.core.openings import (
     Announce,
     Effect,
     LogLine,
-    OpeningTable,
     RecordCloses,
     RecordEnd,
     RecordOpening,
@@ -31,6 +31,7 @@ from doorward.core.openings import (
     on_reconcile,
     on_signed_close,
     on_unfinished,
+    on_use,
     signed_opening,
 )
 from doorward.core.signed_rules import CloseDates, DatedKnock
@@ -65,6 +66,16 @@ BY_BOTH = BY_ADA._replace(shares=BY_ADA.shares + BY_BOB.shares)
 ONLY_BOB = BY_BOTH._replace(until_s=NOW_S + 30, shares=BY_BOB.shares)
 ONLY_ADA = BY_BOTH._replace(shares=BY_ADA.shares)
 ADA_CLOSED = CloseDates([("ada's hash", "ssh", "192.0.2.7", 100)])
+
+
+ONCE = door("ssh", "22/tcp", once=True)
+PAIR = door("ssh", "22/tcp 80/tcp", once=True)
+E22_ONCE, E80_ONCE = E22._replace(once=True), E80._replace(once=True)
+BY_ONE = new_opening(ONCE, HOME, 30.0, "knock", NOW_S)
+BY_PAIR = new_opening(PAIR, HOME, 30.0, "knock", NOW_S)
+ADA_ONCE = signed_opening(SSH, ADA, 20.0, "key ada", NOW_S, once=True)
+BOTH_ONCE = ADA_ONCE._replace(until_s=NOW_S + 30, shares=ADA_ONCE.shares + BY_BOB.shares)
+USED = "use from port 4711"
 
 
 def released(left: Opening, by: str, for_s: float, holder: str) -> list[Effect]:
@@ -161,7 +172,7 @@ CASES: dict[str, Case] = {
     "a signed knock opens": (
         lambda table: on_open(table, SSH, FRESH, NOW_S),
         [],
-        [*opened(FRESH, "key laptop", 60.0), SetElements(KEY, (E22,), {})],
+        [*opened(FRESH, "key laptop", 60.0), SetElements(KEY, (E22,), {}, opens=True)],
         [FRESH],
     ),
     "a signed knock extends: no hook, and the first holder stays": (
@@ -171,7 +182,7 @@ CASES: dict[str, Case] = {
             RecordOpening(KEY, LONGER, RECENT),
             LogLine(KEY, "prolonged", log_fields(LONGER, 60.0, "key laptop")),
             Announce(KEY, "opened", LONGER._replace(shares=LONGER.shares[:1]), "key laptop"),
-            SetElements(KEY, (E22,), {}),
+            SetElements(KEY, (E22,), {}, opens=True),
         ],
         [LONGER],
     ),
@@ -182,7 +193,7 @@ CASES: dict[str, Case] = {
             RecordOpening(KEY, FRESH, None),
             LogLine(KEY, "opened", log_fields(FRESH, 60.0, "key laptop")),
             RunHook(KEY, "open"),
-            SetElements(KEY, (E22,), {}),
+            SetElements(KEY, (E22,), {}, opens=True),
         ],
         [FRESH],
     ),
@@ -258,6 +269,61 @@ CASES: dict[str, Case] = {
         [],
         opened(at(NOW_S, NOW_S + 20), "knock", 20.0),
         [at(NOW_S, NOW_S + 20)],
+    ),
+    "an operator opens for one connection": (
+        lambda table: on_open(table, ONCE, new_opening(ONCE, HOME, 30.0, "hand", NOW_S), NOW_S),
+        [],
+        [
+            *opened(new_opening(ONCE, HOME, 30.0, "hand", NOW_S), "hand", 30.0),
+            SetElements(KEY, (E22_ONCE,), {}, opens=True),
+        ],
+        [new_opening(ONCE, HOME, 30.0, "hand", NOW_S)],
+    ),
+    "a sequence opens for one connection: the end that the kernel has set is the one": (
+        lambda table: on_knock(table, [ONCE], HOME, NOW_S),
+        [],
+        [*opened(BY_ONE, "knock", 30.0), SetElements(None, (), {})],
+        [BY_ONE],
+    ),
+    "its connection comes": (
+        lambda table: on_use(table, [BY_ONE], {E22}, USED, NOW_S),
+        [BY_ONE],
+        [SetElements(None, (), {}), *ended(BY_ONE, USED)],
+        [],
+    ),
+    "its connection comes: the other port closes": (
+        lambda table: on_use(table, [BY_PAIR], {E80_ONCE, E22}, USED, NOW_S),
+        [BY_PAIR],
+        [SetElements(None, (E80_ONCE,), {E80_ONCE: 0.0}), *ended(BY_PAIR, USED)],
+        [],
+    ),
+    "its connection comes: who holds the door open for more keeps it": (
+        lambda table: on_use(table, [BOTH_ONCE], (), USED, NOW_S),
+        [BOTH_ONCE],
+        [
+            RecordOpening(KEY, ONLY_BOB._replace(by="key ada"), BOTH_ONCE),
+            SetElements(None, (), {}),
+            LogLine(KEY, "released", {**log_fields(ONLY_BOB._replace(by="key ada"), 30.0, USED), "still": "key bob"}),
+        ],
+        [ONLY_BOB._replace(by="key ada")],
+    ),
+    "the kernel no longer has an opening for one connection": (
+        lambda table: on_reconcile(table, {E22: 9.0}, [], NOW_S),
+        [BY_ONE],
+        [SetElements(None, (), {}), *ended(BY_ONE, "use")],
+        [],
+    ),
+    "the kernel has an opening for one connection that was not logged": (
+        lambda table: on_reconcile(table, {E22_ONCE: 30.0}, [SSH._replace(name="first"), ONCE], NOW_S),
+        [],
+        opened(BY_ONE, "knock", 30.0),
+        [BY_ONE],
+    ),
+    "kernel and table agree on an opening for one connection": (
+        lambda table: on_reconcile(table, {E22_ONCE: 30.0}, [ONCE], NOW_S),
+        [BY_ONE],
+        [],
+        [BY_ONE],
     ),
     "kernel and table agree": (lambda table: on_reconcile(table, {E22: 10.0}, [SSH], NOW_S), [RECENT], [], [RECENT]),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from doorward.core.openings import OpeningTable
+from doorward.core.opening_table import OpeningTable
 from doorward.model import Share
 from tests.support.openings import element, opening
 

@@ -40,6 +40,7 @@ EVENTS = st.builds(
     st.integers(0, 0xFFFFFFFF),
     SOURCES,
     st.integers(0, (1 << 63) - 1),
+    st.integers(0, 0xFFFF),
 )
 
 
@@ -67,7 +68,7 @@ GOOD = pack_events([NflogEvent("0123abcd", "knock", 7, ip_address("192.0.2.7"))]
         b"O",
         GOOD[:-1],
         GOOD + b"\0",
-        GOOD[:8] + b"\5" + GOOD[9:],
+        GOOD[:8] + b"\6" + GOOD[9:],
         GOOD[:9] + b"\5" + GOOD[10:],
         GOOD[:25] + b"\1" + GOOD[26:],
     ],

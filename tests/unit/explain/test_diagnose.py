@@ -29,6 +29,10 @@ opens = ["31/tcp"]
 knock = ["7601/tcp", "7602/tcp"]
 flags = ["syn", "!ack", "!ece"]
 opens = ["30/tcp"]
+[doors.once]
+knock = ["7701/tcp", "7702/tcp"]
+opens = ["34/tcp"]
+once = true
 [doors.wake]
 knock = ["4001/tcp", "4002/tcp"]
 target = "192.0.2.77"
@@ -220,6 +224,16 @@ ROUTER = "203.0.113.1"
             "the answer did not reach the client",
         ),
         (f"{GOOD}", "no_connection", "door ssh opened, but no connection to 22/tcp followed"),
+        (
+            "0 7701/tcp; 1 7702/tcp; 2 34/tcp sport=5; 3 34/tcp sport=5; 3.1 <34/tcp SA sport=5",
+            "answer_lost",
+            "to 34/tcp came 1.0 s later and was accepted",  # the SYN that was sent again is let in
+        ),
+        (
+            "0 7701/tcp; 1 7702/tcp; 2 34/tcp sport=5; 2.1 <34/tcp SA sport=5; 3 34/tcp sport=6",
+            "used",
+            "opened for one connection, which came 1.0 s later from port 5; the one after it was dropped",
+        ),
         (
             f"{GOOD}; 41 22/tcp",
             "too_late",

@@ -280,6 +280,11 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
             "closed_by_knock",
             "and was closed by key ada after 4.0 s",
         ),
+        (
+            [OPENED | {"closed": 1004.0, "closed_by": "use from port 4711"}],
+            "used",
+            "for one connection, which came after 4.0 s from port 4711",
+        ),
         ([OPENED | {"closed": 1004.0, "closed_by": "ban"}], "closed_by_ban", "and a ban closed it after 4.0 s"),
         (
             [OPENED | {"closed": 1004.0, "closed_by": "fleet"}],

@@ -105,15 +105,12 @@ def test_the_examples_are_accepted_in_time_and_from_their_keys_only(example: dic
     now_ms = request.time_ms + 59_000
     authorizer = allowing(line, server=server, gate="home")
     verdict = authorizer.authorize(packet, SOURCE.packed, now_ms)
-    if request.flags & ONCE:
-        assert rejection(verdict).reason == "once-unsupported"
-    else:
-        verdict = valid(verdict, is_close=bool(request.flags & CLOSE))
-        assert (verdict.door, verdict.time_ms) == ("ssh", request.time_ms)
-        assert (verdict.signer == request.signer) == (not request.flags & CERTIFICATE)  # it changes with a renewal
-        assert verdict.id.hex() == example["number"] == message_number(body).hex()
-        wanted = example["reply_secret"] if request.flags & CONFIRM else None
-        assert (verdict.reply and verdict.reply.hex()) == wanted
+    verdict = valid(verdict, is_close=bool(request.flags & CLOSE))
+    assert (verdict.door, verdict.time_ms, verdict.once) == ("ssh", request.time_ms, bool(request.flags & ONCE))
+    assert (verdict.signer == request.signer) == (not request.flags & CERTIFICATE)  # it changes with a renewal
+    assert verdict.id.hex() == example["number"] == message_number(body).hex()
+    wanted = example["reply_secret"] if request.flags & CONFIRM else None
+    assert (verdict.reply and verdict.reply.hex()) == wanted
     assert rejection(authorizer.authorize(packet, SOURCE.packed, now_ms + 2000)).reason == "clock"
     for another in (
         allowing(Signer().line, server=server, gate="home"),
@@ -279,8 +276,10 @@ def test_rejections_have_a_reason() -> None:
     assert refusal(asked=OTHER) == ("forbidden", "key laptop may not request an opening for 198.51.100.9")
     assert refusal('doors="db"') == ("forbidden", "key laptop may not open the door ssh")
     assert refusal('from="198.51.100.0/24"') == ("forbidden", "key laptop may not knock from 192.0.2.7")
-    once = "key laptop requested an opening for one connection, which this version does not support"
-    assert refusal(flags=ONCE) == ("once-unsupported", once)
+
+
+def test_once_is_requested_by_its_flag() -> None:
+    assert [valid(verdict(flags=flags)).once for flags in (0, ONCE, CONFIRM)] == [False, True, False]
 
 
 def test_closing_is_authorized_as_opening_is() -> None:
