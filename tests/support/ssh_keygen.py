@@ -40,11 +40,11 @@ def folder() -> Path:
     return Path(whole.name)
 
 
-@cache
 def key(kind: str, number: int = 0) -> Path:
     """Make a private key, once for each kind and number; the public one lies beside it."""
     path = folder() / f"{kind}-{number}"
-    ssh_keygen("-q", *KINDS[kind], "-N", "", "-C", f"{kind} number {number}", "-f", str(path))
+    if not path.exists():
+        ssh_keygen("-q", *KINDS[kind], "-N", "", "-C", f"{kind} number {number}", "-f", str(path))
     return path
 
 

@@ -20,7 +20,7 @@ DOORS = [
 CONFIRMATIONS = {"is_on": False, "ports": [], "counts": {}, "not_open": {}}
 SIGNED = {
     "takes": True, "ports": ["62201/udp"], "authorized_keys": "/nowhere", "browser": False, "resent": 0, "refused": {},
-    "confirmations": CONFIRMATIONS,
+    "confirmations": CONFIRMATIONS, "fwknop": None,
 }  # fmt: skip
 ANSWER: dict[str, Any] = {
     "doorward_version": "0.1.0", "uptime_s": 3_725, "pid": 4711, "summary": "2 doors, mode guard", "counters": {},
@@ -101,3 +101,17 @@ def test_many_doors_are_counted(status: Callable[..., Any]) -> None:
     doors = [{**DOORS[0], "name": f"d{number}"} for number in range(200)]
     lines = status(openings=[], doors=doors, door_count=100_000)
     assert (len(lines), lines[-1]) == (23, "… 99,980 more doors")
+
+
+@pytest.mark.parametrize(
+    ("fwknop", "signed", "words"),
+    [(None, None, "not used yet"), (5.0, None, "no signed knock"), (5.0, 4.0, "uses both"), (5.0, 6.0, "moved")],
+)
+def test_who_has_moved_from_fwknop(
+    status: Callable[..., Any], fwknop: float | None, signed: float | None, words: str
+) -> None:
+    use = {"stanza": "alice", "fwknop": fwknop, "signed": signed}
+    (line,) = (line for line in status(signed=SIGNED | {"fwknop": [use]}) if line.startswith("fwknop alice"))
+    assert words in line
+    (found,) = json.loads("".join(status("--json", signed=SIGNED | {"fwknop": [use]})))["signed"]["fwknop"]
+    assert found["fwknop"] == (None if fwknop is None else "1970-01-01T00:00:05.000+00:00")
