@@ -235,7 +235,7 @@ def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_l
     """Handle a request to open a door: by a signed knock, an operator or, if `is_learnt`, another gate."""
     if not door.is_opening:
         return _run_command(new)
-    effects = _opened(table, new, now_s, is_learnt=is_learnt)
+    effects = opened(table, new, now_s, is_learnt=is_learnt)
     return [*effects, SetElements(new.key, new.elements(), {})]
 
 
@@ -253,7 +253,7 @@ def on_knock(
         if not door.is_opening:
             effects += _run_command(new)
             continue
-        effects += _opened(table, new, now_s)
+        effects += opened(table, new, now_s)
         for element in new.elements():
             have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
     return [*effects, SetElements(None, tuple(have), have if is_current else None)]
@@ -320,7 +320,7 @@ def on_reconcile(table: OpeningTable, have: Remaining, doors: Sequence[Door], no
     seen = differences(table, have, doors, now_s)
     effects = _remove(table, seen.lost, "lost", now_s)
     for opening in seen.found:
-        effects += _opened(table, opening, now_s)
+        effects += opened(table, opening, now_s)
     return effects
 
 
@@ -329,7 +329,8 @@ def distinct_elements(openings: Iterable[Opening]) -> tuple[Element, ...]:
     return tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
 
 
-def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
+def opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
+    """Add an opening to the table, or extend the one that is there; return what else is to be done."""
     before, opening = table.get(*new.key), table.open(new)
     event = "opened" if before is None else "prolonged"
     effects: list[Effect] = [

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from doorward.config.knockd import KnockdDoor
 from doorward.daemon.hook_commands import DoorCommands
-from doorward.model import Door, Port, Source
+from doorward.model import Door, Port
 
 
-def unique_keys(doors: Sequence[KnockdDoor]) -> list[str]:
-    """Return a unique key for each door: its name, with the line number appended if doors share it."""
+def by_key(doors: Sequence[KnockdDoor]) -> dict[str, KnockdDoor]:
+    """Return the doors by a unique key: the name, with the line number appended if doors share it."""
     names = [door.name for door in doors]
-    return [f"{door.name}:{door.line}" if names.count(door.name) > 1 else door.name for door in doors]
+    return {f"{door.name}:{door.line}" if names.count(door.name) > 1 else door.name: door for door in doors}
 
 
 def to_door(key: str, door: KnockdDoor, knock: tuple[Port, ...]) -> Door:
@@ -31,8 +31,3 @@ def build_commands(doors: Mapping[str, KnockdDoor]) -> dict[str, DoorCommands]:
         )
         for key, door in doors.items()
     }
-
-
-def is_opening(commands: DoorCommands, address: Source) -> bool:
-    """Return whether a knock has both a start and a stop command for this address."""
-    return commands.of("open", address) is not None and commands.of("close", address) is not None

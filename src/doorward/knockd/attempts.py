@@ -54,7 +54,7 @@ class AttemptTable:
             expired += [(source, stage) for stage in self._progress[source].pop(machine).stages]
         return expired
 
-    def next_deadline_s(self) -> float | None:
-        """Return the earliest deadline; None if there is no attempt."""
+    def next_deadline_s(self) -> float:
+        """Return the earliest deadline; infinity if there is no attempt."""
         first = self._deadlines.first()
-        return None if first is None else first[0]
+        return float("inf") if first is None else first[0]
