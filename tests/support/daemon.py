@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.daemon.control_client import ask
+from doorward.daemon.ledger import read_records
 from doorward.errors import HostError
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
@@ -155,9 +156,13 @@ class RunningDaemon:
         """Read the gate's counters from the kernel."""
         return self.host.call(NftFirewall().counters)
 
-    def log(self, *words: object) -> list[Event]:
-        """Read the ledger with `doorward log`."""
-        return [json.loads(line) for line in self.run("log", "--json", *words).stdout.splitlines()]
+    def log(self, last: int = 100, address: object = None) -> list[Event]:
+        """Read the ledger as `doorward log --json` does, but without starting it."""
+        records = read_records(
+            self.state / "ledger.sqlite3", 0, last, address=None if address is None else str(address)
+        )
+        names = ("at", "event", "door", "address")
+        return [dict(zip(names, record[:4], strict=True)) | record.detail for record in records]
 
     def reload(self, config_text: str) -> None:
         """Write another configuration and wait until it is in force."""
