@@ -21,12 +21,11 @@ from doorward.kernel import sd_notify
 from doorward.kernel.event_loop import Alarm, EventLoop
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.sock_diag import listening_ports
-from doorward.knockd.adapter import build_commands, by_key, to_door
-from doorward.knockd.attempts import AttemptTable
 from doorward.knockd.engine import Engine, EngineEvent
 from doorward.knockd.knockd_log import KnockdLog
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.reverse_dns import ReverseResolver
+from doorward.knockd.stages import AttemptTable, build_commands, by_key, to_door
 from doorward.model import Door, Port, Source
 from doorward.nftables.libnftables import NftFirewall
 
