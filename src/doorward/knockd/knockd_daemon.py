@@ -195,7 +195,7 @@ class Knockd:
             if stage.door.name not in self._doors:  # removed by a reload
                 continue
             key = stage.door.name, event.source
-            fields = {"door": stage.door.name, "address": str(event.source), "number": stage.number}
+            fields = {"door": stage.door.name, "address": event.source, "number": stage.number}
             self._effects.append(LogLine(key, "stage", fields))
             if stage.last:
                 self._effects.append(LogLine(key, "complete", fields))
