@@ -132,12 +132,11 @@ class Knockd:
     def _open_watches(self, parts: ExitStack) -> FileWatcher | None:
         """Watch one-time files with inotify; without it `_poll` polls them."""
         try:
-            watches = FileWatcher()
+            watches = FileWatcher(self._loop, self._on_files_changed)
         except HostError as error:
             self._output.debug(f"{error}; edited one-time files are noticed within {POLL_S:.0f} s")
             return None
         parts.callback(watches.close)
-        self._loop.on_readable(watches.fileno(), self._on_files_changed)
         return watches
 
     def _load(self) -> None:
@@ -235,8 +234,6 @@ class Knockd:
 
     def _on_files_changed(self) -> None:
         """Re-read edited one-time files, and watch the files that now have their names."""
-        if self._watches is not None:
-            self._watches.drain()
         self._watch(self._one_time.files)
         if self._one_time.poll():
             self._load()
