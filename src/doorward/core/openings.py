@@ -235,7 +235,7 @@ def on_open(table: OpeningTable, door: Door, new: Opening, now_s: float, *, is_l
     """Handle a request to open a door: by a signed knock, an operator or, if `is_learnt`, another gate."""
     if not door.is_opening:
         return _run_command(new)
-    effects = opened(table, new, now_s, is_learnt=is_learnt)
+    effects = _opened(table, new, now_s, is_learnt=is_learnt)
     return [*effects, SetElements(new.key, new.elements(), {})]
 
 
@@ -253,7 +253,7 @@ def on_knock(
         if not door.is_opening:
             effects += _run_command(new)
             continue
-        effects += opened(table, new, now_s)
+        effects += _opened(table, new, now_s)
         for element in new.elements():
             have[element] = max(have.get(element, 0.0), door.for_ms / 1000)
     return [*effects, SetElements(None, tuple(have), have if is_current else None)]
@@ -320,8 +320,13 @@ def on_reconcile(table: OpeningTable, have: Remaining, doors: Sequence[Door], no
     seen = differences(table, have, doors, now_s)
     effects = _remove(table, seen.lost, "lost", now_s)
     for opening in seen.found:
-        effects += opened(table, opening, now_s)
+        effects += _opened(table, opening, now_s)
     return effects
+
+
+def on_knockd(table: OpeningTable, door: Door, source: Source, now_s: float) -> list[Effect]:
+    """Handle a knock at a door of knockd with a start and a stop command, which opens no port itself."""
+    return _opened(table, new_opening(door, source, door.for_ms / 1000, "knock", now_s), now_s)
 
 
 def distinct_elements(openings: Iterable[Opening]) -> tuple[Element, ...]:
@@ -329,7 +334,7 @@ def distinct_elements(openings: Iterable[Opening]) -> tuple[Element, ...]:
     return tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
 
 
-def opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
+def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
     """Add an opening to the table, or extend the one that is there; return what else is to be done."""
     before, opening = table.get(*new.key), table.open(new)
     event = "opened" if before is None else "prolonged"

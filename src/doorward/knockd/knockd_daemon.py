@@ -11,7 +11,7 @@ from typing import NamedTuple
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.core.guard_states import PAUSE_S, RepairLogLimiter
-from doorward.core.openings import Effect, LogLine, RecordEnd, RunHook, new_opening, on_lost, opened
+from doorward.core.openings import Effect, LogLine, RecordEnd, RunHook, on_knockd, on_lost
 from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger
@@ -209,9 +209,7 @@ class Knockd:
                 return
             self._load()
         if all(self._hooks.has_command(HookRun(key, address, event)) for event in ("open", "close")):
-            now_s = self._loop.now_s()
-            new = new_opening(door, address, door.for_ms / 1000, "knock", now_s)
-            self._effects += opened(self._service.table, new, now_s)
+            self._effects += on_knockd(self._service.table, door, address, self._loop.now_s())
         else:
             self._effects.append(RunHook((key, address), "open"))
 
