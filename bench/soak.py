@@ -180,7 +180,7 @@ def soak(run: Soak, daemon: RunningDaemon, minutes: float) -> int:
         "turns": ", ".join(f"{name} {count}" for name, count in sorted(run.turns.items())),
         "flood packets": f"{run.packets:,}",
         "openings wanted / got": f"{run.wanted:,} / {run.got:,}",
-        "openings recorded in the ledger": f"{sum(r['event'] == 'opened' for r in daemon.log(10**6)):,}",
+        "openings recorded in the ledger": f"{sum(r['event'] == 'opened' for r in daemon.log('--last', 10**6)):,}",
         "shut again, of those looked at": f"{run.checked - run.still_open:,} of {run.checked:,}",
         "strangers let in": f"{run.strangers_in}",
         "processes, start / end": f"{before[0]} / {after[0]}",

@@ -63,7 +63,7 @@ class Load:
         assert left.keys() <= self.open | self.unsure
         standing = {opening["address"]: opening for opening in self._daemon.openings()}
         assert standing.keys() == {str(address) for address in left}
-        recorded = {r["address"]: r for r in self._daemon.log(100000) if r["closed_by"] is None}
+        recorded = {r["address"]: r for r in self._daemon.log("--last", "100000") if r["closed_by"] is None}
         assert recorded.keys() == standing.keys()
         now_s = max(r["until"] for r in recorded.values()) - max(left.values()) if left else 0.0
         for address, left_s in left.items():

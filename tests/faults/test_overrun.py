@@ -57,7 +57,7 @@ def test_ten_thousand_sources_knock_rightly_at_once(direct_lab: Lab, tmp_path: P
         knock_from(direct_lab, AT_ONCE)
         assert len(daemon.elements()) == AT_ONCE
         await_openings(daemon, AT_ONCE)
-        assert len(daemon.log(2 * AT_ONCE)) == AT_ONCE
+        assert len(daemon.log("--last", 2 * AT_ONCE)) == AT_ONCE
         logged = [event for event in daemon.events() if event["event"] == "opened"]
         left_out = daemon.message("these were left out: ")["message"]
         assert len(logged) < AT_ONCE
@@ -75,5 +75,5 @@ def test_a_log_that_overflows_costs_no_opening(direct_lab: Lab, tmp_path: Path) 
         daemon.message("reading the open sets back")
         await_openings(daemon, TOO_MANY)
         assert len(daemon.elements()) == TOO_MANY
-        assert len(daemon.log(2 * TOO_MANY)) == TOO_MANY
+        assert len(daemon.log("--last", 2 * TOO_MANY)) == TOO_MANY
         assert daemon.ask("status")["log_overflows"] >= 1

@@ -270,7 +270,7 @@ def test_openings_of_months_and_their_time_outlive_a_restart(daemon: RunningDaem
     assert daemon.elements()[knocker.element()] == pytest.approx(60 * 86_400, abs=20)
     assert [r["closed"] for r in daemon.log()] == [None, None]
     daemon.run("close", "ssh", by_hand)
-    assert [r["closed_by"] for r in daemon.log(address=by_hand)] == ["hand"]
+    assert [r["closed_by"] for r in daemon.log("--address", by_hand)] == ["hand"]
 
 
 def test_openings_come_back_where_the_table_was_taken_away(daemon: RunningDaemon, pair: list[Visitor]) -> None:

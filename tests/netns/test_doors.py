@@ -205,7 +205,7 @@ def test_opening_again_prolongs_the_one_entry(site: Site, visitor: Visitor) -> N
     closed = site.daemon.event("closed", door="brief", address=str(visitor), by="time")
     assert 1.8 < closed["for_s"] < 4
     assert first["for_s"] == pytest.approx(1.2, abs=0.05)
-    assert len(site.daemon.log(address=visitor)) == 1
+    assert len(site.daemon.log("--address", visitor)) == 1
     assert stays_out(site, visitor, 27)
 
 

@@ -56,7 +56,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         played = {"not_hidden": before_the_daemon(visitors)}
         daemon = stack.enter_context(running_daemon(lab.server, folder, DOORS))
         played |= play(lab, daemon, visitors, tun, dumps)
-        opened = {(event["door"], event["address"]) for event in daemon.log(1000) if event["event"] == "opened"}
+        opened = {
+            (event["door"], event["address"]) for event in daemon.log("--last", 1000) if event["event"] == "opened"
+        }
         for dump in dumps.values():
             dump.stop()
         whole = folder / "whole.pcap"

@@ -85,7 +85,7 @@ class Site:
 
     def ends(self) -> dict[str, object]:
         """Return how the last opening of each address ended."""
-        return {r["address"]: r["closed_by"] for r in self.daemon.log(1000) if r["event"] == "opened"}
+        return {r["address"]: r["closed_by"] for r in self.daemon.log("--last", "1000") if r["event"] == "opened"}
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_one_key_cannot_fill_the_set_and_commands_are_answered_meanwhile(site: S
     assert site.refusals() == {"quota": MAX_OPENINGS_PER_KEY}
     assert len(daemon.elements()) == len(daemon.openings()) == MAX_OPENINGS_PER_KEY
     assert "as many as a key may have" in daemon.event("refused")["reason"]
-    refusals = [each for each in daemon.log(1000) if each["event"] == "refused"]
+    refusals = [each for each in daemon.log("--last", "1000") if each["event"] == "refused"]
     assert len(refusals) < MAX_OPENINGS_PER_KEY  # all are counted, and not all recorded
 
     site.knock(site.other, ASKED - 1, sources[0])  # another key has a quota of its own

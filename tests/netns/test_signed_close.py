@@ -58,7 +58,7 @@ def test_a_close_ends_what_its_signer_opened(site: Site, version: int) -> None:
     connection.sendall(b"still there\n")
     assert connection.recv(100)  # established connections continue
     connection.close()
-    (record,) = site.daemon.log(address=guest)
+    (record,) = site.daemon.log("--address", guest)
     assert record["closed_by"] == "key laptop"
     until((site.folder / str(guest)).exists)  # on_close has run
     assert "closed by key laptop" in " ".join(site.daemon.run("explain", guest, check=False).stdout.split())
