@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from doorward.config.knockd import parse
-from doorward.knockd.adapter import to_door
+from doorward.knockd.stages import to_door
 from doorward.model import Packet, Port, Protocol
 from tests.support.daemon import PATIENCE_S
 from tests.support.effort import EFFORT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import socket
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
-from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab
+from doorward.model import Packet, Port, Protocol
+from tests.support.daemon import SLOWNESS, RunningDaemon, Visitor, Visitors, running_daemon, standing_lab, until
 from tests.support.effort import EFFORT
+from tests.support.frames import ip_packet
 
 pytestmark = pytest.mark.netns("nmap", "knock")
 
@@ -30,6 +34,7 @@ opens = ["2200/tcp"]
 knock = ["5002/udp", "7003/tcp"]
 opens = ["2201/tcp"]
 """
+SYN = 2
 DOOR_PORTS = {"tcp": {22, 2200, 2201}, "udp": {500}}
 KNOCK_PORTS = {"tcp": {7002, 7003, 7005, 7008, 1000, 20000, 60000}, "udp": {5002}}
 OTHER_PORTS = {"tcp": {7001, 7004, 7006, 1001, 60001, 500, 5002}, "udp": {22, 7002, 5001, 5003, 501}}
@@ -138,10 +143,10 @@ def test_guard_answers_alike_in_the_middle_of_a_knock(guard: Target, version: in
 
 
 SWEEPS = [  # the soak takes all
-    pytest.param(4, [], id="ipv4-random"),
-    pytest.param(6, ["-r"], id="ipv6-ascending"),
-    pytest.param(6, [], id="ipv6-random"),
-    pytest.param(4, ["-r"], id="ipv4-ascending"),
+    pytest.param(4, False, id="ipv4-random"),
+    pytest.param(6, True, id="ipv6-ascending"),
+    pytest.param(6, False, id="ipv6-random"),
+    pytest.param(4, True, id="ipv4-ascending"),
 ]
 
 
@@ -153,13 +158,26 @@ def visitor_sees(visitor: Visitor, port: int) -> str:
     return "connected"
 
 
-@pytest.mark.parametrize(("version", "order"), SWEEPS if EFFORT > 1 else SWEEPS[:2])
-def test_a_sweep_over_all_ports_opens_nothing(guard: Target, version: int, order: list[str]) -> None:
+@pytest.mark.parametrize(("version", "in_order"), SWEEPS if EFFORT > 1 else SWEEPS[:2])
+def test_a_sweep_over_all_ports_opens_nothing(guard: Target, version: int, in_order: bool) -> None:
     before = guard.daemon.counters()["throttled"]
-    sweep = (*order, "-sS", *HASTE, "--max-retries", "0", "--min-rate", "30000", "-p", "1-65535")
-    nmap_quietly(guard, version, *sweep)
-    assert guard.daemon.counters()["throttled"] > before + 30_000  # it did come by
+    ports = list(range(1, 1 << 16))
+    if not in_order:
+        random.Random(version).shuffle(ports)
+    sweep(guard, version, ports)
+    until(lambda: guard.daemon.counters()["throttled"] > before + 30_000)  # it did come by
     assert opened_nothing(guard)
+
+
+def sweep(target: Target, version: int, ports: list[int]) -> None:
+    """Send a SYN to each port, as fast as it goes: nmap takes ten times the processor time for the same packets."""
+    client, server = target.lab.client, target.lab.server
+    source, destination = (client.ipv4, server.ipv4) if version == 4 else (client.ipv6, server.ipv6)
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with client.call(socket.socket, family, socket.SOCK_RAW, socket.IPPROTO_RAW) as wire:
+        for port in ports:
+            packet = Packet(source.packed, Port(Protocol.TCP, port), SYN)
+            wire.sendto(ip_packet(packet, destination), (str(destination), 0))
 
 
 def nmap_quietly(target: Target, version: int, *words: str) -> None:

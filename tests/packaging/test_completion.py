@@ -36,8 +36,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (tmp_path / "doorward.toml").write_text('[doors.ssh]\nopens = ["22/tcp"]\n')
     (tmp_path / "doorward").mkdir()
     (tmp_path / "doorward" / "hosts.toml").write_text('[home]\naddress = "192.0.2.7"\n')
+    if shutil.which("zsh") is not None:  # once, and not for each word
+        subprocess.run(["zsh", "-f", "-c", f"{completing(tmp_path)} -u"], check=True)
     folders = {"CONFIGURATION_DIRECTORY": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
     return {**folders, "PATH": f"{tmp_path}/bin:/usr/bin:/bin", "TERM": "vt100", "LC_ALL": "C.UTF-8"}
+
+
+def completing(home: object) -> str:
+    """Return zsh's commands that begin completion, without the option by which it finds the scripts."""
+    folder, dump = f"{home}/share/zsh/site-functions", f"{home}/zcompdump"
+    return f"fpath=({folder} $fpath); autoload -Uz compinit; compinit -d {dump}"
 
 
 def ask(shell: str, environment: dict[str, str], *words: str) -> str:
@@ -72,8 +80,7 @@ def test_fish(typed: str, wanted: str, environment: dict[str, str]) -> None:
 def test_zsh(typed: str, wanted: str, environment: dict[str, str]) -> None:
     if shutil.which("zsh") is None:
         unavailable("not installed: zsh")
-    folder = f"{environment['HOME']}/share/zsh/site-functions"
-    prepare = f"fpath=({folder} $fpath); autoload -Uz compinit; compinit -D -u; print -r rea''dy\n"
+    prepare = f"{completing(environment['HOME'])} -C; print -r rea''dy\n"
     master, terminal = pty.openpty()
     shell = subprocess.Popen(
         ["zsh", "-f", "-i"], env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True

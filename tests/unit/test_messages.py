@@ -31,6 +31,7 @@ TEXTS = {  # what makes a message, and the places of its texts among the argumen
     "report.add": (2, 3),
     "self._log": (2,),  # the fleet process
     "self.fault": (2, 3),
+    "self.message": (1,),  # of the log itself
 }
 INTERNAL = {  # their ValueErrors do not leave the module: they become one MalformedError or a default
     "daemon/hook_runner.py", "daemon/ledger.py", "daemon/verifier_report.py", "fleet/etcd_records.py",

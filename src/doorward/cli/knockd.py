@@ -108,7 +108,7 @@ def _run_daemon(call: DaemonArguments) -> int:
         ledger, set_aside = open_ledger(ledger_file, time.strftime("%Y%m%dT%H%M%S"))
         _lock_state_directory(ledger_file.with_name(_LOCK))
         if set_aside:
-            output.error(set_aside)
+            output.alert(set_aside)
         app = Knockd(settings, configuration, engine, output, ledger)
     except DoorwardError as error:
         if daemonized is not None:

@@ -13,7 +13,6 @@ from typing import TypeVar
 from doorward.cli.output import line
 from doorward.config.duration import parse_duration_ms
 from doorward.config.files import default_path
-from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS
 from doorward.errors import DoorwardError, InvalidValueError, UsageError
 
 Answer = TypeVar("Answer")
@@ -58,6 +57,8 @@ def configuration_path(args: argparse.Namespace) -> Path:
 
 def trial_ms(text: str) -> int:
     """Parse `--trial T` to milliseconds."""
+    from doorward.config.schema import LONGEST_TRIAL_MS, SHORTEST_TRIAL_MS  # needed for this option only
+
     try:
         for_ms = parse_duration_ms(text)
     except InvalidValueError as error:

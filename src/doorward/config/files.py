@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from doorward.config.schema import Configuration
-from doorward.config.toml import parse
 from doorward.errors import ConfigError, ConfigFault, HostError, UsageError
+
+if TYPE_CHECKING:
+    from doorward.config.schema import Configuration
 
 
 class PathComponent(NamedTuple):
@@ -67,6 +68,8 @@ def default_path() -> Path:
 
 def read(path: Path) -> Configuration:
     """Read a configuration that no untrusted user can change. Raises ConfigError or UsageError."""
+    from doorward.config.toml import parse  # which commands that only ask the daemon do not need
+
     return parse(read_text(path, trusted_owners()), str(path))
 
 

@@ -251,12 +251,18 @@ def on_reconcile(table: OpeningTable, have: Remaining, doors: Sequence[Door], no
     return effects
 
 
+def on_knockd(table: OpeningTable, door: Door, source: Source, now_s: float) -> list[Effect]:
+    """Handle a knock at a door of knockd with a start and a stop command, which opens no port itself."""
+    return _opened(table, new_opening(door, source, door.for_ms / 1000, "knock", now_s), now_s)
+
+
 def distinct_elements(openings: Iterable[Opening]) -> tuple[Element, ...]:
     """Return the elements of openings, each once."""
     return tuple(dict.fromkeys(element for opening in openings for element in opening.elements()))
 
 
 def _opened(table: OpeningTable, new: Opening, now_s: float, *, is_learnt: bool = False) -> list[Effect]:
+    """Add an opening to the table, or extend the one that is there; return what else is to be done."""
     before, opening = table.get(*new.key), table.open(new)
     event = "opened" if before is None else "prolonged"
     effects: list[Effect] = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from doorward.config.files import read
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon import last_good
-from doorward.daemon.hook_commands import REFUSALS, DoorCommands
+from doorward.daemon.hook_commands import REFUSALS, Commands, DoorCommands
 from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
 from doorward.daemon.log import Log
 from doorward.kernel.event_loop import EventLoop
@@ -22,16 +22,19 @@ REFUSALS_A_MINUTE = 10  # runs of `on_refuse`: anyone can send packets that are 
 class HookQueue:
     """Create it before privileges are dropped: commands run with those it starts with, and come from `config`.
 
+    Without `config` the runner has the `commands` with which it is forked.
+
     While hooks are off no command runs; an `on_close` whose `on_open` ran stays owed, in the ledger too, until they
     are on again. An opening that began meanwhile owes nothing.
     """
 
     _are_off = False
 
-    def __init__(self, loop: EventLoop, log: Log, config: Path, lock: Path) -> None:
+    def __init__(
+        self, loop: EventLoop, log: Log, config: Path | None, lock: Path, commands: Commands | None = None
+    ) -> None:
         self.loop, self._log, self._config, self._lock = loop, log, config, lock
-        self._user = os.geteuid()
-        self._commands: dict[str, DoorCommands] = {}
+        self._user, self._commands = os.geteuid(), commands or {}
         self._limit, self._left_out = TokenBucket(REFUSALS_A_MINUTE / 60, REFUSALS_A_MINUTE), 0
         self._owed: dict[tuple[str, Source], HookRun] = {}  # ends, while hooks are off
         self._unhooked: set[tuple[str, Source]] = set()  # openings that began while hooks were off
@@ -42,6 +45,13 @@ class HookQueue:
         before, self._commands = self._commands, commands_of(doors, on_refuse)
         if (before or self._commands) and not self._are_off:
             self._runner.reload()
+
+    def use_commands(self, commands: Commands) -> None:
+        """Switch to these commands, where there is no `config`; earlier requests use the previous ones."""
+        if commands != self._commands:
+            self._runner.finish()
+            self._commands = commands
+            self._runner = self._new_runner(first=False)
 
     def turn_off(self) -> None:
         """Run no command until `turn_on`, since the configuration file is invalid."""
@@ -116,32 +126,17 @@ class HookQueue:
 
     def _new_runner(self, *, first: bool) -> HookRunner:
         config = self._config
+        source = None if config is None else lambda: commands_in(config)
+        keeper = None if config is None else lambda digest: last_good.keep(config, digest)
         return HookRunner(
-            {},
-            self.loop,
-            self._report,
-            self._lock,
-            first=first,
-            source=lambda: commands_in(config),
-            keeper=lambda digest: last_good.keep(config, digest),
+            self._commands, self.loop, self._report, self._lock, first=first, source=source, keeper=keeper
         )
 
     def _report(self, run: HookRun | None, report: HookReport) -> None:
-        door = "" if run is None else "on_refuse" if run.door == REFUSALS else run.door
         if report.event == "gone":
             self._replace(report.text)
-        elif report.event == "unread":
-            self._log.message("hooks-not-reloaded", f"{report.text}; the commands stay as they were", "error")
-        elif report.event == "unkept":
-            self._log.message(
-                "last-good-not-kept",
-                f"{report.text}; a start with a wrong file could not use this configuration",
-                "warning",
-            )
-        elif report.event != "done":
-            self._log.message("hook-report", f"{door}: {report.event}: {report.text}")
-        elif report.status:
-            self._log.message("hook-failed", f"{door}: the command ended with status {report.status}", "error")
+        else:
+            self._log.hook_report(REFUSALS if run is None else run.door, report)
 
     def _replace(self, why: str) -> None:
         rights = "" if os.geteuid() == self._user else ", with the daemon's few rights: restart it, to run as before"

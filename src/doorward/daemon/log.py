@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from doorward.config.duration import format_duration
 from doorward.core.openings import USE, is_use
@@ -17,6 +17,9 @@ from doorward.errors import ConfigError, DoorwardError
 from doorward.escape import visible
 from doorward.json_form import json_line
 from doorward.model import BY_KEY
+
+if TYPE_CHECKING:
+    from doorward.daemon.hook_runner import HookReport
 
 # Rate and burst of each kind of line: unknown senders must not fill the disk. The ledger has what is left out here.
 LINES_PER_S, LINES_AT_ONCE = 100, 1000
@@ -64,6 +67,19 @@ class Log:
         for fault in faults:
             for line in str(fault).splitlines():
                 self.message(fault.code, before + line, "error")
+
+    def hook_report(self, door: str, report: HookReport) -> None:
+        """Write what became of a command, or of a request to the hook runner."""
+        name = door or "on_refuse"
+        if report.event == "unread":
+            self.message("hooks-not-reloaded", f"{report.text}; the commands stay as they were", "error")
+        elif report.event == "unkept":
+            unkept = f"{report.text}; a start with a wrong file could not use this configuration"
+            self.message("last-good-not-kept", unkept, "warning")
+        elif report.event != "done":
+            self.message("hook-report", f"{name}: {report.event}: {report.text}")
+        elif report.status:
+            self.message("hook-failed", f"{name}: the command ended with status {report.status}", "error")
 
     def event(self, event: str, fields: Mapping[str, object]) -> None:
         """Write one line, or count it if its kind exceeds the rate limit."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from doorward.config.files import default_path
 from doorward.errors import NegativeResult
-from doorward.kernel import atomic_file
 
 NAME = "off"  # the units name it too (systemd/)
 _TEXT = "doorward is switched off: no gate is loaded while this file exists. `doorward on` removes it.\n"
@@ -46,6 +45,8 @@ def refuse_if_off() -> None:
 
 def switch_off() -> None:
     """Create the file durably; an existing one keeps its time. OSError: it cannot be created."""
+    from doorward.kernel import atomic_file  # needed for the switch only, and every command looks at it
+
     if not is_off():
         atomic_file.make_directories(marker().parent, 0o755)
         atomic_file.write(marker(), _TEXT)
@@ -54,5 +55,7 @@ def switch_off() -> None:
 
 def switch_on() -> None:
     """Remove the file durably. FileNotFoundError: doorward is on; OSError: it cannot be removed."""
+    from doorward.kernel import atomic_file
+
     marker().unlink()
     atomic_file.sync(marker().parent)

@@ -38,8 +38,7 @@ class VerifierSupervisor:
         self._pause_s = _PAUSE_S
         self._watches: FileWatcher | None = None
         with suppress(HostError):  # without inotify the files are polled
-            self._watches = FileWatcher()
-            loop.on_readable(self._watches.fileno(), self._changed)
+            self._watches = FileWatcher(loop, self._restart_if_changed)
 
     @property
     def is_ready(self) -> bool:
@@ -65,7 +64,6 @@ class VerifierSupervisor:
         self._stop_candidate()
         self._stop_worker()
         if self._watches is not None:
-            self._loop.unregister(self._watches.fileno())
             self._watches.close()
         self._log.close()
         self._settings = None
@@ -99,11 +97,6 @@ class VerifierSupervisor:
     def _schedule_restart(self) -> None:
         self._loop.at(self._loop.now_s() + self._pause_s, self._start)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-    def _changed(self) -> None:
-        assert self._watches is not None  # noqa: S101
-        self._watches.drain()
-        self._restart_if_changed()
 
     def _restart_if_changed(self) -> None:
         if [file_stamp(path) for path in self._files()] != self._stamps:

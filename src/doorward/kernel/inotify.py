@@ -1,12 +1,13 @@
-"""Watches on files and directories with inotify(7): readable once a file was written, replaced or removed."""
+"""Watches on files and directories with inotify(7): a file was written, replaced or removed."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from doorward.errors import HostError
+from doorward.kernel.event_loop import EventLoop
 
 _ATTRIB, _CLOSE_WRITE, _DELETE_SELF, _MOVE_SELF = 0x4, 0x8, 0x400, 0x800  # a file renamed over another is its ATTRIB
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200  # in a directory
@@ -17,19 +18,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FileWatcher:
-    """Its descriptor becomes readable when a file may have changed. HostError: inotify is not available."""
+    """Calls `on_change` when a file may have changed. HostError: inotify is not available."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: EventLoop, on_change: Callable[[], None]) -> None:
+        self._loop, self._on_change = loop, on_change
         self._descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             reason = os.strerror(ctypes.get_errno())
             raise HostError(
                 "no-inotify", f"inotify is not available ({reason}); raise the sysctl fs.inotify.max_user_instances"
             )
-
-    def fileno(self) -> int:
-        """Return the descriptor to wait on."""
-        return self._descriptor
+        loop.on_readable(self._descriptor, self._read)
 
     def watch(self, paths: Iterable[str]) -> None:
         """Watch the files that have these names now, in addition; missing ones are skipped."""
@@ -40,10 +39,11 @@ class FileWatcher:
         """Watch the files in a directory; a missing directory is skipped."""
         _libc.inotify_add_watch(self._descriptor, os.fsencode(path), _DIRECTORY_EVENTS)
 
-    def drain(self) -> None:
-        """Drain pending events."""
-        os.read(self._descriptor, _RECEIVE_BYTES)
-
     def close(self) -> None:
-        """Close the descriptor."""
+        """Stop watching."""
+        self._loop.unregister(self._descriptor)
         os.close(self._descriptor)
+
+    def _read(self) -> None:
+        os.read(self._descriptor, _RECEIVE_BYTES)
+        self._on_change()

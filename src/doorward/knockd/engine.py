@@ -183,5 +183,5 @@ def open_engine(wanted: str | None, output: KnockdLog) -> Engine:
     except HostError as error:
         if wanted == "kernel":
             raise
-        output.error(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
+        output.alert(f"the kernel's packet filter cannot be used ({error}); going on with --engine ring")
         return RingEngine()

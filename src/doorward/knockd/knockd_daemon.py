@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from doorward.config.files import read_text, trusted_owners
 from doorward.config.knockd import DEFAULT_INTERFACE, KnockdConfiguration, KnockdDoor, parse
 from doorward.core.guard_states import PAUSE_S, RepairLogLimiter
-from doorward.core.opening_table import OpeningTable
-from doorward.core.reconcile import restored_openings, shifted
-from doorward.daemon.hook_runner import HookReport, HookRun, HookRunner
+from doorward.core.openings import Effect, LogLine, RecordEnd, RunHook, on_knockd, on_lost
+from doorward.daemon.hook_runner import HookRun
+from doorward.daemon.hooks import HookQueue
 from doorward.daemon.ledger import Ledger
+from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import sd_notify
 from doorward.kernel.event_loop import Alarm, EventLoop
 from doorward.kernel.inotify import FileWatcher
 from doorward.kernel.sock_diag import listening_ports
-from doorward.knockd.adapter import build_commands, is_opening, to_door, unique_keys
-from doorward.knockd.attempts import AttemptTable
 from doorward.knockd.engine import Engine, EngineEvent
 from doorward.knockd.knockd_log import KnockdLog
 from doorward.knockd.one_time import OneTimeDoors
 from doorward.knockd.reverse_dns import ReverseResolver
-from doorward.model import Door, Opening, Port, Source
+from doorward.knockd.stages import AttemptTable, build_commands, by_key, to_door
+from doorward.model import Door, Port, Source
+from doorward.nftables.libnftables import NftFirewall
 
 POLL_S = 2.0  # polling interval for listening services and edited one-time files
 
@@ -56,14 +55,18 @@ class Knockd:
         ledger: Ledger,
     ) -> None:
         self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
-        self._loop, self._openings, self._attempts = EventLoop(), OpeningTable(), AttemptTable()
+        self._loop, self._attempts = EventLoop(), AttemptTable()
         self._alarm, self._repair_alarm = Alarm(self._loop, self._on_timer), Alarm(self._loop, self._repair)
         self._end_signal = self._lost = 0
-        self._has_run = self._is_stale = False
+        self._is_stale = False
         self._repaired_s, self._repair_log = float("-inf"), RepairLogLimiter()
-        self._due: list[tuple[str, Source]] = []  # commands to start once their stop commands are recorded
+        self._effects: list[Effect] = []  # of the events that are being read
+        lock = ledger.path.with_name("knockd-commands.lock")
+        self._hooks = HookQueue(self._loop, output, None, lock, build_commands(by_key(configuration.doors)))
+        # These doors open no ports, their commands do: nothing is asked of the firewall.
+        self._service = OpeningsService(ledger, self._hooks, output, NftFirewall())
         with ExitStack() as parts:
-            for close in (ledger.close, self._loop.close, engine.close):
+            for close in (ledger.close, self._loop.close, engine.close, self._hooks.close):
                 parts.callback(close)
             if settings.lookup:
                 names = ReverseResolver(self._loop)
@@ -71,7 +74,6 @@ class Knockd:
                 output.resolve_names_with(names.call_in_order)
             self._watches = self._open_watches(parts)
             self._apply(configuration)
-            parts.callback(lambda: self._runner.close())
             self._parts = parts.pop_all()
 
     def run(self, ready: Callable[[], None]) -> int:
@@ -94,7 +96,7 @@ class Knockd:
         sd_notify.notify("READY=1")
         self._loop.run()
         self._output.print_verbose("waiting for child processes...")
-        self._runner.drain()
+        self._hooks.drain()
         self._output.log("shutting down", "closing...")
         return self._end_signal
 
@@ -103,18 +105,22 @@ class Knockd:
         self._parts.close()
 
     def _apply(self, configuration: KnockdConfiguration) -> None:
-        """Apply a configuration; on a DoorwardError the previous one stays in force."""
-        keys = unique_keys(configuration.doors)
-        doors = dict(zip(keys, configuration.doors, strict=True))
+        """Apply a configuration; on a DoorwardError the previous one stays in force. Openings of removed doors end."""
+        doors = by_key(configuration.doors)
         files = {key: self._path(door.one_time_file) for key, door in doors.items() if door.one_time_file}
         self._watch(files)  # before they are read, so that an edit in between is noticed
         one_time = OneTimeDoors(files, self._output)
         interface = self._settings.interface or configuration.options.interface or DEFAULT_INTERFACE
         busy = self._listening()
         self._engine.load(_automaton_doors(doors, one_time), _interfaces(interface), busy)
-        self._interface, self._busy = interface, busy
-        self._doors, self._one_time, self._commands = doors, one_time, build_commands(doors)
-        self._runner = self._new_runner()
+        self._service.perform(self._end_without(doors))  # with the previous commands
+        self._interface, self._busy, self._doors, self._one_time = interface, busy, doors, one_time
+        self._output.names = {key: door.name for key, door in doors.items()}
+        self._hooks.use_commands(build_commands(doors))
+
+    def _end_without(self, doors: Mapping[str, KnockdDoor]) -> list[Effect]:
+        removed = [opening for opening in self._service.table if opening.door not in doors]
+        return on_lost(self._service.table, removed, {}, self._loop.now_s())
 
     def _path(self, written: str) -> str:
         return str(self._settings.directory / written)
@@ -126,18 +132,12 @@ class Knockd:
     def _open_watches(self, parts: ExitStack) -> FileWatcher | None:
         """Watch one-time files with inotify; without it `_poll` polls them."""
         try:
-            watches = FileWatcher()
+            watches = FileWatcher(self._loop, self._on_files_changed)
         except HostError as error:
             self._output.debug(f"{error}; edited one-time files are noticed within {POLL_S:.0f} s")
             return None
         parts.callback(watches.close)
-        self._loop.on_readable(watches.fileno(), self._on_files_changed)
         return watches
-
-    def _new_runner(self) -> HookRunner:
-        lock, first = self._ledger.path.with_name("knockd-commands.lock"), not self._has_run
-        self._has_run = True
-        return HookRunner(self._commands, self._loop, self._on_hook_report, lock, first=first)
 
     def _load(self) -> None:
         """Load the current doors into the engine; a failed load is retried by `_poll`.
@@ -147,7 +147,7 @@ class Knockd:
         try:
             self._engine.load(_automaton_doors(self._doors, self._one_time), _interfaces(self._interface), self._busy)
         except HostError as error:
-            self._output.error(f"error: {error}; the engine keeps its previous rules; retry in {POLL_S:.0f} s")
+            self._output.alert(f"error: {error}; the engine keeps its previous rules; retry in {POLL_S:.0f} s")
             self._is_stale = True
         else:
             self._is_stale = False
@@ -161,18 +161,17 @@ class Knockd:
             return frozenset()
 
     def _read_events(self) -> None:
-        with self._ledger.transaction():
-            for event in self._engine.read():
-                if not (self._settings.only_ipv4 and event.source.version == 6):
-                    self._on_event(event)
-        due, self._due = self._due, []
-        if due:
-            self._ledger.fsync()  # a power failure must not lose the stop command of a start command that ran
-        for key, address in due:
-            self._start(key, "open", address)
+        for event in self._engine.read():
+            if not (self._settings.only_ipv4 and event.source.version == 6):
+                self._on_event(event)
+        self._perform()
         if self._engine.culprit:
             self._repair_alarm.set(self._repaired_s + PAUSE_S)
-        self._schedule()
+        self._alarm.set(self._attempts.next_deadline_s())
+
+    def _perform(self) -> None:
+        effects, self._effects = self._effects, []
+        self._service.perform(effects)
 
     def _repair(self) -> None:
         """Restore rules that another program removed: at most 20 times per second, with rate-limited log lines."""
@@ -183,7 +182,7 @@ class Knockd:
                 culprit, "could not be put back" if self._is_stale else "put back", self._repaired_s
             )
             if message is not None:
-                self._output.error(": ".join(message))
+                self._output.alert(": ".join(message))
 
     def _on_event(self, event: EngineEvent) -> None:
         if event.event == "wrong":
@@ -194,96 +193,45 @@ class Knockd:
         for stage in stages:
             if stage.door.name not in self._doors:  # removed by a reload
                 continue
-            name = self._doors[stage.door.name].name
-            self._output.log(f"{name}: Stage {stage.number}", who=event.source)
+            key = stage.door.name, event.source
+            fields = {"door": stage.door.name, "address": event.source, "number": stage.number}
+            self._effects.append(LogLine(key, "stage", fields))
             if stage.last:
-                self._output.log(f"{name}: OPEN SESAME", who=event.source)
+                self._effects.append(LogLine(key, "complete", fields))
                 self._on_knock(stage.door, event.source)
 
     def _on_knock(self, door: Door, address: Source) -> None:
         """Run the door's command. A one-time sequence is marked as used first, so that no crash revives it."""
         key = door.name
         if self._doors[key].one_time_file:
+            self._perform()  # the lines about the file come after those so far
             if not self._one_time.use(key, door.knock):
                 return
             self._load()
-        commands = self._commands[key]
-        if not is_opening(commands, address):
-            self._due.append((key, address))
-            return
-        now_s = self._loop.now_s()
-        prolongs = self._openings.get(key, address) is not None
-        opening = self._openings.open(Opening(key, address, (), now_s, now_s + door.for_ms / 1000, "knock"))
-        self._ledger.opened(shifted([opening], self._wall_offset_s())[0])
-        if prolongs:
-            self._output.log(f"{self._doors[key].name}: open already; open for longer now", who=address)
+        if all(self._hooks.has_command(HookRun(key, address, event)) for event in ("open", "close")):
+            self._effects += on_knockd(self._service.table, door, address, self._loop.now_s())
         else:
-            self._due.append((key, address))
-
-    def _start(self, key: str, event: str, address: Source) -> None:
-        if self._commands[key].of(event, address) is not None:
-            self._runner.run(self._hook_run(key, event, address))
-
-    def _hook_run(self, key: str, event: str, address: Source) -> HookRun:
-        return HookRun(key, address, event, partial(self._on_hook_ended, key, event, address))
-
-    def _on_hook_ended(self, key: str, event: str, address: Source) -> None:
-        if event == "close" and self._openings.get(key, address) is None:
-            self._ledger.closed(key, address, time.time(), "time")
-
-    def _on_hook_report(self, run: HookRun | None, report: HookReport) -> None:
-        if report.event == "gone":
-            self._output.error(f"error: {report.text}; starting it again")
-            owed, self._runner = self._runner.owed, self._new_runner()
-            for each in owed:
-                self._start(each.door, each.event, each.address)
-            return
-        key = run.door if run is not None else ""
-        name = self._doors[key].name if key in self._doors else key
-        if report.event == "running":
-            self._output.log(f"{name}: running command: {report.text}")
-        elif report.event in ("output", "hangs"):
-            for line in report.text.splitlines():
-                self._output.log(f"{name}: {line}")
-        elif report.status:
-            self._output.error(f"{name}: command returned non-zero status code ({report.status})")
+            self._effects.append(RunHook((key, address), "open"))
 
     def _restore_openings(self) -> None:
         """Restore openings of an earlier run; overdue stop commands run immediately."""
-        offset_s = self._wall_offset_s()
-        for opening in restored_openings(self._ledger.active(), offset_s, self._loop.now_s()):
-            if opening.door in self._doors:
-                self._openings.open(opening)
-            else:
-                self._output.error(
-                    f"{opening.door}: no longer in {self._settings.config}, and its stop command for"
-                    f" {opening.address} was not run; run it by hand"
+        effects = [*self._service.restore(), *self._end_without(self._doors)]
+        for effect in effects:
+            if isinstance(effect, RecordEnd) and effect.opening.door not in self._doors:
+                self._output.alert(
+                    f"{effect.opening.door}: no longer in {self._settings.config}, and its stop command for"
+                    f" {effect.opening.address} was not run; run it by hand"
                 )
-                self._ledger.closed(opening.door, opening.address, time.time(), "lost")
-        self._schedule()
-
-    def _wall_offset_s(self) -> float:
-        """Return the offset from the loop's clock to wall time."""
-        return self._ledger.wall_offset(self._loop.now_s(), time.time())
+        self._service.perform(effects)
 
     def _on_timer(self) -> None:
-        now_s = self._loop.now_s()
-        for address, stage in self._attempts.expire(now_s):
+        for address, stage in self._attempts.expire(self._loop.now_s()):
             if (door := self._doors.get(stage.door.name)) is not None:
                 self._output.log(f"{door.name}: sequence timeout (stage {stage.number})", who=address)
-        for opening in self._openings.expire(now_s):
-            self._output.log(f"{self._doors[opening.door].name}: command timeout", who=opening.address)
-            self._start(opening.door, "close", opening.address)
-        self._schedule()
-
-    def _schedule(self) -> None:
-        opening, attempt_s = self._openings.next_end(), self._attempts.next_deadline_s()
-        self._alarm.set(min(opening.until_s if opening else float("inf"), attempt_s or float("inf")))
+        self._alarm.set(self._attempts.next_deadline_s())
 
     def _on_files_changed(self) -> None:
         """Re-read edited one-time files, and watch the files that now have their names."""
-        if self._watches is not None:
-            self._watches.drain()
         self._watch(self._one_time.files)
         if self._one_time.poll():
             self._load()
@@ -291,7 +239,7 @@ class Knockd:
     def _poll(self) -> None:
         """Poll for changed listening services, edited one-time files and an unwritten ledger."""
         if (lost := self._engine.lost()) > self._lost:
-            self._output.error(f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages")
+            self._output.alert(f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages")
             self._lost = lost
         self._watch(self._one_time.files)  # a file that was missing before may exist now
         if self._one_time.poll() or self._is_stale:
@@ -300,31 +248,24 @@ class Knockd:
             self._busy = busy
             self._load()
             self._output.debug(f"ignored ports, since this host listens on them: {self._busy_text()}")
-        self._wall_offset_s()  # a wall clock step is recorded within POLL_S
+        self._service.wall_offset_s()  # a wall clock step is recorded within POLL_S
         if self._ledger.trouble and not self._ledger.flush():
-            self._output.error(f"error: {self._ledger.trouble}")
+            self._output.alert(f"error: {self._ledger.trouble}")
         self._loop.at(self._loop.now_s() + POLL_S, self._poll)
 
     def _reload(self) -> None:
-        """Reload the configuration; an invalid file changes nothing. Openings of removed doors are closed."""
+        """Reload the configuration; an invalid file changes nothing."""
         path = self._settings.config
         self._output.log(f"re-reading config file: {path}")
         sd_notify.reloading()
         try:
             configuration = parse(read_text(path, trusted_owners()), str(path))
-            removed = [opening for opening in self._openings if opening.door not in unique_keys(configuration.doors)]
-            previous, commands = self._runner, self._commands
             self._apply(configuration)
-            for opening in removed:  # only the previous runner has their commands
-                self._openings.close(opening.door, opening.address)
-                if commands[opening.door].of("close", opening.address) is not None:
-                    previous.run(self._hook_run(opening.door, "close", opening.address))
-            previous.finish()
             self._open_log(configuration)
         except DoorwardError as error:
             for line in str(error).splitlines():
-                self._output.error(line)
-            self._output.error("error: the configuration was not changed")
+                self._output.alert(line)
+            self._output.alert("error: the configuration was not changed")
         sd_notify.notify("READY=1")
 
     def _open_log(self, configuration: KnockdConfiguration) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from doorward.daemon.hook_runner import HookReport
+from doorward.daemon.log import Log
 from doorward.escape import visible
-from doorward.model import Source
+from doorward.model import Address, Source, parse_address
 
 _MAX_LINE = 1023  # characters; knockd truncates too
 LOG_SOCKET = "/dev/log"
@@ -21,12 +23,20 @@ _DAEMON, _NOTICE = 3 << 3, 5  # facility and severity, RFC 5424, 6.2.1
 
 # Calls with the address's name once it is known and earlier lines are written.
 InOrder = Callable[[Source | None, Callable[[str | None], None]], None]
+_TEXT = {
+    "stage": "Stage {number}",
+    "complete": "OPEN SESAME",
+    "prolonged": "open already; open for longer now",
+    "closed": "command timeout",
+}
 
 
-class KnockdLog:
-    """Writes lines as knockd 0.8 does, character by character."""
+class KnockdLog(Log):
+    """Writes lines as knockd 0.8 does, character by character, and leaves none out."""
 
     def __init__(self, *, verbose: bool, debug: bool) -> None:
+        super().__init__("text")
+        self.names: Mapping[str, str] = {}  # of the doors, by key
         self._verbose, self._debug = verbose, debug
         self._file: TextIO | None = None
         self._in_order: InOrder = _at_once
@@ -49,8 +59,30 @@ class KnockdLog:
             who, lambda name: self._log_line(line if who is None else f"{_named(who, name)}: {line}", verbose)
         )
 
-    def error(self, line: str) -> None:
-        """Log an error, also to standard error."""
+    def event(self, event: str, fields: Mapping[str, object]) -> None:
+        """Log what happened, if knockd has a line for it and the configuration the door; and errors of services."""
+        if event == "message":
+            if fields["level"] == "error" and fields["code"] != "ledger-not-written":  # `Knockd` logs that
+                self.alert(f"error: {fields['message']}")
+            return
+        name = self.names.get(str(fields["door"]))
+        if name is not None and event in _TEXT and not (event == "closed" and fields["by"] != "time"):
+            text, source = _TEXT[event].format_map(fields), fields["address"]
+            self.log(f"{name}: {text}", who=source if isinstance(source, Address) else parse_address(str(source)))
+
+    def hook_report(self, door: str, report: HookReport) -> None:
+        """Log what became of a command."""
+        name = self.names.get(door, door)
+        if report.event == "running":
+            self.log(f"{name}: running command: {report.text}")
+        elif report.event in ("output", "hangs"):
+            for line in report.text.splitlines():
+                self.log(f"{name}: {line}")
+        elif report.status:
+            self.alert(f"{name}: command returned non-zero status code ({report.status})")
+
+    def alert(self, line: str) -> None:
+        """Log a fault, also to standard error."""
         self._in_order(None, lambda _: self._error(line))
 
     def print_verbose(self, line: str) -> None:

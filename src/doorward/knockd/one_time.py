@@ -142,8 +142,8 @@ class OneTimeDoors:
             left = use(path, knock)
         except HostError as error:
             self._due[key] = ()
-            self._output.error(str(error))
-            self._output.error(f"error while disabling used one time sequence for door {key} --> disabling the door")
+            self._output.alert(str(error))
+            self._output.alert(f"error while disabling used one time sequence for door {key} --> disabling the door")
             return False
         self._due[key] = tuple(line.knock for line in left)
         self._stamps[key] = file_stamp(path)
@@ -165,10 +165,10 @@ class OneTimeDoors:
             file = read(path)
         except HostError as error:
             self._due[key] = ()
-            self._output.error(str(error))
+            self._output.alert(str(error))
             return
         for fault in file.faults:
-            self._output.error(str(fault))
+            self._output.alert(str(fault))
         self._due[key] = tuple(line.knock for line in file.unused)
         if not self._due[key]:
             self._report_remaining(key)
@@ -176,8 +176,8 @@ class OneTimeDoors:
     def _report_remaining(self, key: str) -> None:
         left = len(self._due[key])
         if left == 0:
-            self._output.error(
+            self._output.alert(
                 f"no more sequences left in the one time sequences file for door {key} --> disabling the door"
             )
         elif left in COUNTDOWN:
-            self._output.error(f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}")
+            self._output.alert(f"{key}: {left} one-time sequence{'' if left == 1 else 's'} left in {self.files[key]}")

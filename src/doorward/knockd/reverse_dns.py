@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, Worker, close_descriptors_except, recv
-from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.event_loop import Alarm, EventLoop
 from doorward.model import Source
 
 PATIENCE_S = 1.0  # how long a line, and those after it, waits for its name; commands do not wait
@@ -51,7 +51,7 @@ class ReverseResolver:
         self._cache: OrderedDict[Source, _CachedName] = OrderedDict()
         self._pending: dict[str, Source] = {}
         self._waiting: deque[_WaitingCall] = deque()
-        self._is_timed = False
+        self._alarm = Alarm(loop, self._run_due)
         self._resolver = Worker("knockd-names", _serve)
         self._resolver.socket.setblocking(False)
         loop.on_readable(self._resolver.fileno(), self._read)
@@ -101,17 +101,12 @@ class ReverseResolver:
             address, _, call = self._waiting.popleft()
             answer = self._cache.get(address) if address is not None else None
             call(answer.name if answer is not None else None)
-        if self._waiting and not self._is_timed:
-            self._is_timed = True
-            self._loop.at(self._waiting[0].until_s, self._on_timeout)
+        if self._waiting:
+            self._alarm.set(self._waiting[0].until_s)
 
     def _is_due(self, turn: _WaitingCall) -> bool:
         awaited = turn.address is not None and str(turn.address) in self._pending
         return not awaited or turn.until_s <= self._loop.now_s() or len(self._waiting) > MAX_WAITING
-
-    def _on_timeout(self) -> None:
-        self._is_timed = False
-        self._run_due()
 
 
 def _serve(sock: socket.socket) -> None:

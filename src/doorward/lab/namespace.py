@@ -170,12 +170,7 @@ class NamespaceHost:
 
     def pids(self) -> set[int]:
         """Return the processes in this namespace, and those started here that were not waited for."""
-        pids = {child.pid for child in self._started if child.poll() is None}
-        for process in Path("/proc").glob("[0-9]*") if self.path.exists() else ():
-            with suppress(OSError):  # it has ended meanwhile, or is not accessible
-                if (process / "ns/net").samefile(self.path):
-                    pids.add(int(process.name))
-        return pids - {os.getpid()}
+        return pids_of([self])
 
     def reap(self) -> None:
         """Close the pipes of processes started here, and reap them."""
@@ -188,10 +183,26 @@ class NamespaceHost:
 def end_processes(hosts: Sequence[NamespaceHost]) -> None:
     """End all processes on these hosts, and wait for them."""
     for number, patience_s in (signal.SIGTERM, TERM_PATIENCE_S), (signal.SIGKILL, KILL_PATIENCE_S):
-        if pids := set[int]().union(*(host.pids() for host in hosts)):
+        if pids := pids_of(hosts):
             _signal_and_wait(pids, number, patience_s)
     for host in hosts:
         host.reap()
+
+
+def pids_of(hosts: Sequence[NamespaceHost]) -> set[int]:
+    """Return the processes in these namespaces, and those started there that were not waited for."""
+    pids = {child.pid for host in hosts for child in host._started if child.poll() is None}
+    namespaces = {_file_number(host.path) for host in hosts if host.path.exists()}
+    for process in Path("/proc").glob("[0-9]*") if namespaces else ():  # once for all hosts: it takes milliseconds
+        with suppress(OSError):  # it has ended meanwhile, or is not accessible
+            if _file_number(process / "ns/net") in namespaces:
+                pids.add(int(process.name))
+    return pids - {os.getpid()}
+
+
+def _file_number(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _signal_and_wait(pids: Iterable[int], number: signal.Signals, patience_s: float) -> None:

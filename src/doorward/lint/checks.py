@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from doorward.config.duration import UNITS_MS, format_duration
 from doorward.config.schema import DEFAULT_CAPACITY, SHORT_WINDOW_MS, Configuration, Mode
@@ -12,8 +13,10 @@ from doorward.lint.common_ports import SHELLS
 from doorward.lint.finding import Finding, LocatedFinding
 from doorward.model import Door, Port, Protocol
 from doorward.signed.address_patterns import Network
-from doorward.signed.authorized_keys import AuthorizedKeys, Line
 from doorward.signed.key_options import ANY
+
+if TYPE_CHECKING:
+    from doorward.signed.authorized_keys import AuthorizedKeys, Line  # imports `cryptography`
 
 MAX_COMBINATIONS = 16  # of `flags` and `within`: each is a state machine that every packet passes
 LONG_MS = UNITS_MS["d"]

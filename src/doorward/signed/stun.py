@@ -15,11 +15,14 @@ import hmac
 import re
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 from doorward.errors import MalformedError
 from doorward.model import Address
 from doorward.signed.message import RAW_BYTES
-from doorward.signed.reply import ReplySecret
+
+if TYPE_CHECKING:
+    from doorward.signed.reply import ReplySecret  # imports `cryptography`, which most gates do not need
 
 MIN_FRAME_BYTES, MAX_FRAME_BYTES = 300, 1400
 TRANSACTION_BYTES = 12

@@ -187,6 +187,20 @@ def test_only_the_commands_module_is_imported() -> None:
     assert "doorward.daemon.daemon" not in loaded
 
 
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        ("cli.run, doorward.cli.check, doorward.cli.compile, doorward.knockd.knockd_daemon", {"cryptography"}),
+        ("cli.open, doorward.cli.close, doorward.cli.status", {"dataclasses", "tempfile", "tomllib"}),
+    ],
+    ids=["a gate without signed knocks", "a question to the daemon"],
+)
+def test_unneeded_libraries_are_not_imported(modules: str, unneeded: set[str]) -> None:
+    code = f"import sys; import doorward.{modules}; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert unneeded.intersection(loaded) == set()
+
+
 def test_every_parser_knows_its_program() -> None:
     assert {name: build_parser(name).prog for name in COMMANDS} == {name: f"doorward {name}" for name in COMMANDS}
 

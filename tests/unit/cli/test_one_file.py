@@ -133,7 +133,7 @@ def test_debian_client_has_its_modules_too() -> None:
         assert any(name == place or name.startswith(f"{place}/") for place in places), name
 
 
-@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("platform", ["darwin", "win32"])  # on Linux scripts/test runs mypy over everything
 def test_mypy_accepts_the_client_on(platform: str, tmp_path: Path) -> None:
     options = ["--platform", platform, "--cache-dir", str(tmp_path)]
     command = [sys.executable, "-m", "mypy", *options, *map(str, modules())]
