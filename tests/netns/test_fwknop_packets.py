@@ -117,6 +117,8 @@ def _spellings(packet: bytes) -> list[bytes]:
     """Return other spellings of a packet's base64 that decode to the same bytes, and the packet itself."""
     last = LETTERS.index(chr(packet[-1]))
     unused = [packet[:-1] + LETTERS[last ^ bits].encode() for bits in range(4)]
+    first = LETTERS.index(chr(packet[0]))
+    unused += [LETTERS[first ^ bits].encode() + packet[1:] for bits in (4, 8, 16, 32)]  # not the salt's
     padded = [packet + b"=" * count for count in range(1, 4)]
     return [*unused, *padded, b"U2FsdGVkX1" + packet, packet + b"\n", packet.replace(b"+", b"-").replace(b"/", b"_")]
 
