@@ -23,7 +23,7 @@ from doorward.core.openings import (
     on_signed_close,
     signed_opening,
 )
-from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
+from doorward.core.signed_rules import CLOSED, DatedKnock, Holders, may_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
@@ -37,7 +37,7 @@ from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
 from doorward.model import Address, Door, Opening
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import ValidKnock, clock_offset, signer_text
+from doorward.signed.authorize import FWKNOP, ValidKnock, clock_offset, signer_text
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import FleetSync
@@ -239,8 +239,12 @@ class SignedKnocks:
             self._openings.perform(outcomes)
 
     def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
-        now_s = self._openings.loop.now_s()
-        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s)
+        dated, closes, now_s = _dated(grant), self._openings.ledger.seen.closes, self._openings.loop.now_s()
+        # A packet of fwknop's is claimed for its first door only.
+        if grant.kind == FWKNOP and (closed := may_open(dated, closes.last(dated.by, dated.door, dated.source))):
+            self._reject(grant, "closed", closed)
+            return []
+        new = signed_opening(door, dated, for_ms / 1000, signer_text(grant), now_s)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []
