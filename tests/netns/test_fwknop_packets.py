@@ -149,6 +149,22 @@ def test_a_captured_packet_opens_nothing_again(site: Site) -> None:
             site.replay(thief, guest, copies)
 
 
+def test_a_used_packet_dated_ahead_opens_nothing_after_the_ledger_is_lost(site: Site) -> None:
+    """Its window is longer than that of signed knocks."""
+    with site.running() as daemon:
+        guest, thief = site.visitors.crowd(4, 2)
+        packet = site.alice.by_client("--access", "tcp/22", "-s", "--time-offset-plus", "110s", server=guest.server)
+        site.send(guest, packet)
+        daemon.event("opened", address=str(guest))
+        daemon.run("close", "ssh", guest)
+        daemon.end(signal.SIGKILL)
+        for path in daemon.state.glob("ledger.sqlite3*"):
+            path.write_bytes(b"damaged" * 1000)
+        daemon.start()
+        daemon.message("accepting signed knocks")
+        site.replay(thief, guest, [packet])
+
+
 def test_a_sender_without_a_key_opens_nothing(site: Site) -> None:
     with site.running() as daemon:
         guest = site.visitors.fresh(4)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from doorward.config.schema import EtcdOutagePolicy, Fleet
+from doorward.config.schema import EtcdOutagePolicy, Fleet, longest_window_ms
 from doorward.core.openings import Announce, Effect, Key, Reject, on_close, on_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
@@ -67,7 +67,7 @@ class FleetSync:
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
-        window_ms = loaded.signed.window_ms if loaded.signed is not None else 0
+        window_ms = longest_window_ms(loaded.signed, loaded.fwknop)
         self._takes_networks = loaded.signed is not None
         settings = fleet, gate, window_ms, directory
         if settings != self._settings:

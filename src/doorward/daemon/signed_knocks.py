@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doorward.config.schema import Configuration
+from doorward.config.schema import Configuration, longest_window_ms
 from doorward.core.openings import (
     Effect,
     LogLine,
@@ -83,9 +83,9 @@ class SignedKnocks:
         """Apply a loaded configuration; its files are relative to `directory`."""
         self._is_for_browsers = configuration.is_for_browsers
         self._confirmations.configure(configuration.confirming_ports)
-        if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
-            self._window_ms = configuration.signed.window_ms
-            self._quotas = claim_quotas(self._window_ms)
+        window_ms = longest_window_ms(configuration.signed, configuration.fwknop)
+        if window_ms != self._window_ms:
+            self._window_ms, self._quotas = window_ms, claim_quotas(window_ms)
         self._fwknop_users = None
         if configuration.fwknop is not None:
             names = [stanza.name for stanza in configuration.fwknop.stanzas]
