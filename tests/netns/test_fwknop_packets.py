@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
+from doorward.signed.message import RAW_BYTES
 from tests.support.daemon import Visitor, until
 from tests.support.fwknop import Keys
 from tests.support.signed_site import SENT_BY_GATE, SignedSite
@@ -176,6 +177,13 @@ def test_a_sender_without_a_key_opens_nothing(site: Site) -> None:
         assert daemon.openings() == []
         site.send(guest, good)
         daemon.event("opened", address=str(guest))
+
+
+def test_a_signed_knock_that_begins_with_letters_has_its_own_limits(site: Site) -> None:
+    with site.running() as daemon:
+        site.send(site.visitors.fresh(4), b"AAAA" + bytes(RAW_BYTES - 4))
+        until(lambda: site.dropped() == 1)
+        assert daemon.ask("status")["counters"]["fwknop"] == 0
 
 
 def test_status_names_who_has_moved_to_signed_knocks(site: Site) -> None:
