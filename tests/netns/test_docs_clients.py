@@ -41,7 +41,9 @@ opens = ["22/tcp"]
 ACCESS = """
 SOURCE             203.0.113.0/24
 OPEN_PORTS         tcp/22
+REQUIRE_USERNAME   alice
 KEY_BASE64         c2hhcmVkIHRvbw==
+HMAC_KEY_BASE64    aG1hYyBvZiBhbGljZQ==
 FW_ACCESS_TIMEOUT  30
 MAX_FW_TIMEOUT     300
 """
@@ -178,19 +180,25 @@ def test_coming_from_fwknop(afar: DocsSession, console: Console) -> None:
     (session.folder / "access.conf").write_text(ACCESS)
     session.daemon.config.unlink(missing_ok=True)
     said = session.compare(next(console))
+    assert not {"c2hhcmVkIHRvbw", "aG1hYyBvZiBhbGljZQ"}.intersection(re.split(r"[\s=]+", said))
     session.swaps[KEY] = session.compare(next(console), vary={KEY: KEY_PATTERN}).split()[-1]
-    session.swaps["x25519:hSDw…"] = session.swaps[KEY]
-    line = first(page, "text").strip()
-    assert line.replace("ssh-ed25519 AAAA… alice", "KIND KEY NAME") in said
-    (session.daemon.config.parent / "authorized_keys").write_text(
-        line.replace("ssh-ed25519 AAAA…", bare(session.private)) + "\n"
-    )
+    session.swaps |= {"x25519:hSDw…": session.swaps[KEY], "-g doorward": f"-g {GROUP}"}
     for call in console:
         if call.prompt == "$" and not hasattr(session.daemon, "process"):
             session.start()
+            shared = "--key-base64-rijndael c2hhcmVkIHRvbw== --use-hmac --key-base64-hmac aG1hYyBvZiBhbGljZQ=="
+            own = f"{shared} --spoof-user alice --no-save-args --time-offset-plus 2s"  # not of the second of the start
+            knock = "fwknop -A tcp/22 -R -D server.example"
+            assert f"`{knock}` works as before" in (ROOT / page).read_text()
+            session.type(Call("$", f"{knock.replace('-R', f'-a {session.hosts[call.prompt].ipv4}')} {own}", ""))
+            assert opened_by(session) == "fwknop alice"
+            session.daemon.run("close", "ssh", session.hosts["$"].ipv4)
+            session.type(Call("#", re.sub("ssh-ed25519 [^ ]+", bare(session.private), first(page, "sh")), ""))
         printed = session.compare(call)
         assert not call.typed.startswith("doorward check") or ": good: 1 door, " in printed
     assert opened_by(session) == "key alice"
+    assert "fwknop alice: last used " in (status := session.daemon.run("status").stdout)
+    assert "; moved: signed knock " in status
 
 
 @pytest.mark.console("docs/phone.md")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
+from doorward.signed.message import RAW_BYTES
 from tests.support.daemon import Visitor, until
 from tests.support.fwknop import Keys
 from tests.support.signed_site import SENT_BY_GATE, SignedSite
@@ -117,6 +118,8 @@ def _spellings(packet: bytes) -> list[bytes]:
     """Return other spellings of a packet's base64 that decode to the same bytes, and the packet itself."""
     last = LETTERS.index(chr(packet[-1]))
     unused = [packet[:-1] + LETTERS[last ^ bits].encode() for bits in range(4)]
+    first = LETTERS.index(chr(packet[0]))
+    unused += [LETTERS[first ^ bits].encode() + packet[1:] for bits in (4, 8, 16, 32)]  # not the salt's
     padded = [packet + b"=" * count for count in range(1, 4)]
     return [*unused, *padded, b"U2FsdGVkX1" + packet, packet + b"\n", packet.replace(b"+", b"-").replace(b"/", b"_")]
 
@@ -147,6 +150,22 @@ def test_a_captured_packet_opens_nothing_again(site: Site) -> None:
             site.replay(thief, guest, copies)
 
 
+def test_a_used_packet_dated_ahead_opens_nothing_after_the_ledger_is_lost(site: Site) -> None:
+    """Its window is longer than that of signed knocks."""
+    with site.running() as daemon:
+        guest, thief = site.visitors.crowd(4, 2)
+        packet = site.alice.by_client("--access", "tcp/22", "-s", "--time-offset-plus", "110s", server=guest.server)
+        site.send(guest, packet)
+        daemon.event("opened", address=str(guest))
+        daemon.run("close", "ssh", guest)
+        daemon.end(signal.SIGKILL)
+        for path in daemon.state.glob("ledger.sqlite3*"):
+            path.write_bytes(b"damaged" * 1000)
+        daemon.start()
+        daemon.message("accepting signed knocks")
+        site.replay(thief, guest, [packet])
+
+
 def test_a_sender_without_a_key_opens_nothing(site: Site) -> None:
     with site.running() as daemon:
         guest = site.visitors.fresh(4)
@@ -158,6 +177,13 @@ def test_a_sender_without_a_key_opens_nothing(site: Site) -> None:
         assert daemon.openings() == []
         site.send(guest, good)
         daemon.event("opened", address=str(guest))
+
+
+def test_a_signed_knock_that_begins_with_letters_has_its_own_limits(site: Site) -> None:
+    with site.running() as daemon:
+        site.send(site.visitors.fresh(4), b"AAAA" + bytes(RAW_BYTES - 4))
+        until(lambda: site.dropped() == 1)
+        assert daemon.ask("status")["counters"]["fwknop"] == 0
 
 
 def test_status_names_who_has_moved_to_signed_knocks(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address
@@ -28,6 +29,7 @@ from tests.support.signed import send
 pytestmark = pytest.mark.netns("fwknop", "fwknopd", "iptables")
 
 CASES = 200
+LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 LAST = IPv4Address("10.9.255.254")  # of the packet that is sent last
 HASHES = ("sha256", "sha384", "sha512", "sha3_256", "sha3_512")
 DIGESTS = ("md5", "sha1", *HASHES)
@@ -40,6 +42,32 @@ STANZAS = (
     ["OPEN_PORTS tcp/443", "ACCESS_EXPIRE_EPOCH 1900000000", "MAX_FW_TIMEOUT 120"],
 )
 RULE = re.compile(r"-A FWKNOP_INPUT -s ([0-9.]+)/32 -p (tcp|udp) .*--dport (\d+) .*_exp_(\d+)")
+
+
+class Difference(NamedTuple):
+    """What opens there and not here, or with `opens_here` the other way round."""
+
+    what: str
+    own: Keys
+    lines: list[str]
+    words: list[str]  # of the client
+    opens_here: bool = False
+
+
+SSH = ["OPEN_PORTS tcp/22"]
+MANY = ",".join(f"tcp/{port}" for port in range(20_001, 20_010))
+LONG = ["--access", MANY, "--digest-type", "sha512"]
+DIFFERENCES = (
+    Difference("nothing proves who sent it", Keys.random()._replace(hmac=None), SSH, []),
+    Difference("an HMAC of MD5", Keys.random("md5"), SSH, []),
+    Difference("an HMAC of SHA-1", Keys.random("sha1"), SSH, []),
+    Difference("a stanza without OPEN_PORTS, for any port", Keys.random(), [], []),
+    Difference("another mode than CBC", Keys.random(), [*SSH, "ENCRYPTION_MODE CTR"], ["--encryption-mode", "CTR"]),
+    Difference("a loopback address", Keys.random(), SSH, ["--allow-ip", "127.0.0.9"]),
+    Difference("a multicast address", Keys.random(), SSH, ["--allow-ip", "224.0.0.9"]),
+    Difference("the broadcast address", Keys.random(), SSH, ["--allow-ip", "255.255.255.255"]),
+    Difference("400 letters", Keys.random("sha512"), [f"OPEN_PORTS {MANY}"], LONG, opens_here=True),
+)
 
 
 class Case(NamedTuple):
@@ -105,6 +133,7 @@ def _opened_there(rules: str) -> Opened:
 
 def test_opens_what_fwknopd_opens(direct_lab: Lab) -> None:
     shared = [Keys.random(HASHES[number % len(HASHES)]) for number in range(len(STANZAS))]
+    shared[1] = Keys(b"sesame", b"another", shared[1].digest)
     access = "".join(own.stanza(*lines) for own, lines in zip(shared, STANZAS, strict=True))
     server, client = direct_lab.server, direct_lab.client
     last = Case(LAST, shared[0].by_client("--access", "tcp/22", "--allow-ip", LAST), "the last")
@@ -123,3 +152,33 @@ def test_opens_what_fwknopd_opens(direct_lab: Lab) -> None:
     assert [(key, made.get(key[0])) for key in here.keys() ^ there.keys()] == []
     assert [(key, made.get(key[0])) for key, until_s in here.items() if until_s > there[key] + 1] == []
     assert len(there) > CASES / 5
+
+
+def test_each_intended_difference(direct_lab: Lab) -> None:
+    server, client, last = direct_lab.server, direct_lab.client, Keys.random()
+    access = "".join(each.own.stanza(*each.lines) for each in DIFFERENCES) + last.stanza(*SSH)
+    cases = []
+    for number, each in enumerate(DIFFERENCES, 1):
+        words = ["--access", "tcp/22", "--allow-ip", f"10.9.0.{number}", *each.words]
+        address = IPv4Address(re.findall(r"--allow-ip (\S+)", " ".join(words))[-1])
+        cases.append(Case(address, each.own.by_client(*words, server=server.ipv4), each.what))
+    cases.append(Case(LAST, last.by_client("--access", "tcp/22", "--allow-ip", LAST, server=server.ipv4), "the last"))
+
+    def opened() -> set[IPv4Address]:
+        return {address for address, _ in _opened_there(server.run(["iptables-save"]).stdout)}
+
+    bare = cases[0]
+    first = LETTERS.index(chr(bare.packet[0]))
+    with running(direct_lab, access):
+        send(client, client.ipv4, server.ipv4, *(case.packet for case in cases))
+        until(lambda: LAST in opened())
+        there = opened()
+        server.run(["iptables", "--flush", "FWKNOP_INPUT"])
+        for other in (bare.packet + b"=", LETTERS[first ^ 4].encode() + bare.packet[1:]):  # see _spellings
+            assert bare.allowed not in opened()
+            send(client, client.ipv4, server.ipv4, bare.packet, other)
+            until(lambda: bare.allowed in opened())
+            server.run(["iptables", "--flush", "FWKNOP_INPUT"])
+    here = {address for address, _ in _opened_here(access, cases, client.ipv4, time.time())}
+    found = {case.made: (case.allowed in there, case.allowed in here) for case in cases[:-1]}
+    assert found == {each.what: (not each.opens_here, each.opens_here) for each in DIFFERENCES}

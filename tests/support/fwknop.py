@@ -20,6 +20,10 @@ def unpadded(raw: bytes) -> str:
     return base64.b64encode(raw).decode().rstrip("=")
 
 
+def _setting(name: str, key: bytes) -> str:
+    return f"{name} {key.decode()}" if key.isalnum() else f"{name}_BASE64 {base64.b64encode(key).decode()}"
+
+
 class Keys(NamedTuple):
     """What a client and a stanza share."""
 
@@ -32,10 +36,10 @@ class Keys(NamedTuple):
         return cls(os.urandom(32), os.urandom(64), digest)
 
     def stanza(self, *lines: str, source: str = "ANY") -> str:
-        """Return a stanza of access.conf."""
-        own = [f"KEY_BASE64 {base64.b64encode(self.key).decode()}"]
+        """Return a stanza of access.conf, with keys as they are if they are words."""
+        own = [_setting("KEY", self.key)]
         if self.hmac is not None:
-            own.append(f"HMAC_KEY_BASE64 {base64.b64encode(self.hmac).decode()}")
+            own.append(_setting("HMAC_KEY", self.hmac))
             own.append(f"HMAC_DIGEST_TYPE {self.digest.upper()}")
         return "\n".join([f"SOURCE {source}", *own, *lines]) + "\n"
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from doorward.cli import output
@@ -56,20 +58,22 @@ def run(args: argparse.Namespace) -> int:
         if converted.keys:
             output.error_line("doorward import: check: the shared keys are written with -o FILE only")
     else:
+        keys = args.output.parent / FWKNOP_KEYS
+        shared = [(keys, converted.keys.decode())] if converted.keys else []
+        _write_new([*shared, (args.output, converted.toml)])
         if converted.keys:
-            keys = args.output.parent / FWKNOP_KEYS
-            _write_new(keys, converted.keys.decode())
             output.error_line(f"doorward import: the shared keys are in {keys}: keep it with the configuration")
-        _write_new(args.output, converted.toml)
     output.error_line(*(f"doorward import: {note}" for note in converted.notes))
     return 0
 
 
-def _write_new(path: Path, text: str) -> None:
-    """Write a file for root and the daemon's group only: sequences and keys are secrets."""
-    if not write(path, text):
-        what = "already exists and is not overwritten; choose another path with -o"
-        raise UsageError("file-exists", f"{path}: {what}")
+def _write_new(files: Sequence[tuple[Path, str]]) -> None:
+    """Write files for root and the daemon's group only: sequences and keys are secrets. If one exists, write none."""
+    existing = [path for path, _ in files if os.path.lexists(path)]
+    existing = existing or [path for path, text in files if not write(path, text)]
+    if existing:
+        what = "already exists and is not overwritten; move it away, or choose another directory with -o"
+        raise UsageError("file-exists", f"{existing[0]}: {what}")
 
 
 def _convert(text: str, path: Path, chosen: str | None) -> Converted:

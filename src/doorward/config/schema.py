@@ -132,6 +132,11 @@ class Fwknop:
     stanzas: tuple[FwknopStanza, ...] = ()
 
 
+def longest_window_ms(signed: Signed | None, fwknop: Fwknop | None) -> int:
+    """Return by how much the date of an accepted packet may differ from the clock: a used one is known as long."""
+    return max((table.window_ms for table in (signed, fwknop) if table is not None), default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The table `[fleet]`: the gates that share openings, and the etcd cluster that they use.

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doorward.config.schema import Configuration
+from doorward.config.schema import Configuration, longest_window_ms
 from doorward.daemon import bans
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
@@ -144,7 +144,11 @@ class Daemon:
             )  # imports `cryptography`, which other gates do not need
 
             self._signed = SignedKnocks(
-                self._openings, self._bans, lambda: self._fleet, loaded.signed.window_ms, self._replies
+                self._openings,
+                self._bans,
+                lambda: self._fleet,
+                longest_window_ms(loaded.signed, loaded.fwknop),
+                self._replies,
             )
         configuration = Configuration(loaded.gate, loaded.doors, loaded.signed, loaded.fleet, loaded.fwknop)
         self._signed.configure(configuration, self._gate.config.parent)

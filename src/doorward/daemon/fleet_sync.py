@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from doorward.config.schema import EtcdOutagePolicy, Fleet, Signed
+from doorward.config.schema import EtcdOutagePolicy, Fleet, Signed, longest_window_ms
 from doorward.core.opening_table import Key
 from doorward.core.openings import Announce, Effect, Reject, is_use, on_open, on_signed_close
 from doorward.core.signed_rules import CLOSED, CloseDates, DatedKnock, Holders
@@ -76,7 +76,8 @@ class FleetSync:
         fleet, gate = loaded.fleet, loaded.gate.name
         assert fleet is not None  # noqa: S101
         assert gate is not None  # noqa: S101
-        window_ms = (loaded.signed or Signed()).window_ms  # without [signed] it limits the dates of others' closes
+        # Without [signed] it limits the dates of others' closes.
+        window_ms = longest_window_ms(loaded.signed or Signed(), loaded.fwknop)
         self._takes_networks = loaded.signed is not None
         settings = fleet, gate, window_ms, directory
         if settings != self._settings:

@@ -102,6 +102,7 @@ class Authorizers(NamedTuple):
     signed: PacketAuthorizer
     fwknop: FwknopAuthorizer | None
     faults: list[str]
+    fwknop_port: int = 0
 
 
 def read_authorizers(configuration: Configuration, directory: Path) -> Authorizers:
@@ -122,7 +123,7 @@ def read_authorizers(configuration: Configuration, directory: Path) -> Authorize
         fwknop, faults = read_fwknop_keys(configuration, configuration.fwknop, directory)
     except DoorwardError as error:
         return Authorizers(authorizer, None, [*texts, f"no packet of fwknop's clients is accepted: {error}"])
-    return Authorizers(authorizer, fwknop, texts + list(map(str, faults)))
+    return Authorizers(authorizer, fwknop, texts + list(map(str, faults)), configuration.fwknop.port.number)
 
 
 def read_fwknop_keys(

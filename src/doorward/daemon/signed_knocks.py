@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doorward.config.schema import Configuration, Signed
+from doorward.config.schema import Configuration, Signed, longest_window_ms
 from doorward.core.openings import (
     Effect,
     LogLine,
@@ -23,7 +23,7 @@ from doorward.core.openings import (
     on_signed_close,
     signed_opening,
 )
-from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
+from doorward.core.signed_rules import CLOSED, DatedKnock, Holders, may_open
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
@@ -38,7 +38,7 @@ from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
 from doorward.model import Address, Door, Opening, Protocol
 from doorward.nftables.nft_error import NftError
-from doorward.signed.authorize import ValidKnock, clock_offset, signer_text
+from doorward.signed.authorize import FWKNOP, ValidKnock, clock_offset, signer_text
 
 if TYPE_CHECKING:
     from doorward.daemon.fleet_sync import FleetSync
@@ -86,9 +86,9 @@ class SignedKnocks:
         self._ports = [str(port) for port in configuration.signed_ports]
         self._authorized_keys = str(keys_path(configuration.signed or Signed(), directory))
         self._confirmations.configure(configuration.confirming_ports)
-        if configuration.signed is not None and configuration.signed.window_ms != self._window_ms:
-            self._window_ms = configuration.signed.window_ms
-            self._quotas = claim_quotas(self._window_ms)
+        window_ms = longest_window_ms(configuration.signed, configuration.fwknop)
+        if window_ms != self._window_ms:
+            self._window_ms, self._quotas = window_ms, claim_quotas(window_ms)
         self._fwknop_users = None
         if configuration.fwknop is not None:
             names = [stanza.name for stanza in configuration.fwknop.stanzas]
@@ -255,11 +255,15 @@ class SignedKnocks:
             self._openings.perform(outcomes)
 
     def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
-        now_s = self._openings.loop.now_s()
-        if (fleet := self._fleet()) is not None and fleet.has_closed(_dated(grant)):
+        dated, closes, now_s = _dated(grant), self._openings.ledger.seen.closes, self._openings.loop.now_s()
+        if (fleet := self._fleet()) is not None and fleet.has_closed(dated):
             self._reject(grant, "closed", CLOSED + _offset(grant, CLOSED))
             return []
-        new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s, once=grant.once)
+        # A packet of fwknop's is claimed for its first door only.
+        if grant.kind == FWKNOP and (closed := may_open(dated, closes.last(dated.by, dated.door, dated.source))):
+            self._reject(grant, "closed", closed)
+            return []
+        new = signed_opening(door, dated, for_ms / 1000, signer_text(grant), now_s, once=grant.once)
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []

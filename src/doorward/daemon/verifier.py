@@ -111,7 +111,8 @@ def _verify(
         daemon.send(pack_ready([], str(error)))
     else:
         daemon.send(pack_ready(authorizers.faults, ""))
-        _judge_all(log, daemon, VerifierQueue(authorizers.signed, authorizers.fwknop, is_for_browsers=is_for_browsers))
+        signed, fwknop, _, port = authorizers
+        _judge_all(log, daemon, VerifierQueue(signed, fwknop, port, is_for_browsers=is_for_browsers))
 
 
 def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: VerifierQueue) -> None:
@@ -130,8 +131,16 @@ def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: Ver
 class VerifierQueue:
     """Verify datagrams, and collect the reports. Pure: times are arguments, in seconds."""
 
-    def __init__(self, judge: Authorizer, fwknop: Authorizer | None = None, *, is_for_browsers: bool = False) -> None:
+    def __init__(
+        self,
+        judge: Authorizer,
+        fwknop: Authorizer | None = None,
+        fwknop_port: int = 0,
+        *,
+        is_for_browsers: bool = False,
+    ) -> None:
         self._judge, self._fwknop, self._is_for_browsers = judge, fwknop, is_for_browsers
+        self._fwknop_port = fwknop_port
         self._waiting = deque[UdpDatagram]()  # packets of fwknop's clients
         # Apart: anyone who has the server's key can fill the memory of rejected frames.
         self._accepted, self._rejected = BrowserFrames(), BrowserFrames()
@@ -186,7 +195,7 @@ class VerifierQueue:
     ) -> Iterator[tuple[UdpDatagram, int, Verdict | FrameRepeat]]:
         frames = 0
         for udp, interface in datagrams:
-            is_of_fwknop = self._fwknop is not None and len(udp.source) == _IPV4_BYTES and is_candidate(udp.payload)
+            is_of_fwknop = self._is_of_fwknop(udp)
             frames += self._is_frame(udp)
             if is_of_fwknop and len(self._waiting) < _MAX_WAITING:
                 self._waiting.append(udp)
@@ -197,6 +206,11 @@ class VerifierQueue:
         if self._fwknop is not None and self._waiting:
             udp = self._waiting.popleft()
             yield udp, 0, self._packet(self._fwknop, udp.source, udp.payload, now_ms)._replace(kind=FWKNOP)
+
+    def _is_of_fwknop(self, udp: UdpDatagram) -> bool:
+        """Return whether it is tried with the shared keys: only where the kernel limits how many are."""
+        is_there = self._fwknop is not None and udp.port == self._fwknop_port and len(udp.source) == _IPV4_BYTES
+        return is_there and is_candidate(udp.payload)
 
     def _is_frame(self, udp: UdpDatagram) -> bool:
         return self._is_for_browsers and is_frame(udp.payload)

@@ -23,7 +23,7 @@ from doorward.model import Port
 
 MIN_BYTES, MAX_BYTES = 140, 1500
 MAX_PORTS = 32  # in one request
-PREFIX = b"U2FsdGVkX1"  # BASE64("Salted__"), which every packet would begin with
+_MAGIC, PREFIX = b"Salted__", b"U2FsdGVkX1"  # what sealed bytes begin with; its base64, but for the last four bits
 SALT_AT, SEALED_AT, BLOCK_BYTES = 8, 16, 16
 _LETTERS = re.compile(rb"[A-Za-z0-9+/]*")
 _COMMAND, _ACCESS, _ACCESS_TIMEOUT = "0", "1", "3"
@@ -66,6 +66,8 @@ def split_tag(packet: bytes, digest: str) -> tuple[bytes, bytes]:
 def sealed_bytes(text: bytes) -> bytes:
     """Return what a packet without its HMAC has sealed. MalformedError: its base64 is not canonical, or no block."""
     sealed = _from_base64(PREFIX + text)
+    if not sealed.startswith(_MAGIC):  # four bits of the first letter, which decryption ignores
+        raise MalformedError("invalid-base64", "not the canonical base64 of its bytes")
     if len(sealed) % BLOCK_BYTES or len(sealed) < SEALED_AT + BLOCK_BYTES:
         raise MalformedError("wrong-length", "its ciphertext does not end with a block")
     return sealed

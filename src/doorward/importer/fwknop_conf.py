@@ -160,9 +160,9 @@ def word(text: str) -> str:
     return text
 
 
-def passphrase(text: str) -> SecretBytes:
-    """Return the bytes of a key that is written as it is."""
-    return SecretBytes(text.encode(errors="surrogateescape"))
+def passphrase(text: str) -> SecretBytes | None:
+    """Return the bytes of a key that is written as it is; None: the placeholder, which fwknopd rejects."""
+    return None if text == "__CHANGEME__" else SecretBytes(text.encode(errors="surrogateescape"))
 
 
 def base64_key(text: str) -> SecretBytes | None:

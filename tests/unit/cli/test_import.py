@@ -72,6 +72,18 @@ def test_invalid_input_files(old: Path, tmp_path: Path) -> None:
 FWKNOP = "SOURCE 192.0.2.0/24\nOPEN_PORTS tcp/22\nKEY open-sesame\n"
 
 
+@pytest.mark.parametrize("existing", ["fwknop.keys", "doorward.toml"])
+def test_of_keys_and_configuration_both_are_written_or_none(old: Path, tmp_path: Path, existing: str) -> None:
+    old.write_text(FWKNOP + "HMAC_KEY another\n")
+    path = tmp_path / "new" / existing
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "elsewhere")
+    with raises(UsageError, "file-exists"):
+        run(old, "-o", path.parent / "doorward.toml")
+    assert list(path.parent.iterdir()) == [path]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_access_conf_is_detected(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old.write_text(FWKNOP)
     assert run(old) == 0

@@ -14,13 +14,14 @@ from typing import Any, cast
 
 import pytest
 
-from doorward.config.schema import EtcdOutagePolicy, Fleet
+from doorward.config.schema import EtcdOutagePolicy, Fleet, Fwknop, Signed
 from doorward.core.openings import Announce
 from doorward.daemon import verifier_supervisor
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.fleet_sync import FleetSync
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
+from doorward.daemon.ruleset_loader import LoadResult
 from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.fleet import protocol
 from doorward.fleet.etcd_records import OpeningKey
@@ -268,3 +269,14 @@ def test_shares_of_the_fleet_use_up_no_quota_of_a_key(gate: Gate, monkeypatch: p
     gate.take(gate.knock(2), gate.knock(2, source=CAFE))
     assert len(gate.daemon.shows()) == 6
     assert gate.service.table.count(ADA.hex()) == 2
+
+
+def test_used_packets_are_known_for_the_longest_window(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fwknop's clients they are accepted for longer than signed knocks."""
+    windows = list[int]()
+    monkeypatch.setattr(FleetSync, "_start", lambda self: windows.append(self._settings[2]))
+    for fwknop in (None, Fwknop()):
+        gate_table = SimpleNamespace(name="one")
+        loaded = SimpleNamespace(fleet=Fleet("home", ()), gate=gate_table, signed=Signed(), fwknop=fwknop)
+        gate.sync.configure(cast(LoadResult, loaded), Path())
+    assert windows == [60_000, 120_000]

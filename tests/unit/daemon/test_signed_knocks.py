@@ -22,7 +22,7 @@ from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Verifier
 from doorward.daemon.verifier_report import Rejection, VerifierReport
 from doorward.model import Source
-from doorward.signed.authorize import KnockRejection, ValidKnock
+from doorward.signed.authorize import FWKNOP, KnockRejection, ValidKnock
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
 
@@ -137,6 +137,14 @@ def test_after_a_close_by_hand_an_older_knock_opens_nothing(site: Site) -> None:
     site.daemon.ask("close", "ssh", "192.0.2.7")
     assert site.take(site.open(1)) == ["refused"]
     assert site.take(site.open(2000)) == ["opened", "answered ada"]
+
+
+def test_after_a_close_by_hand_an_older_packet_of_fwknop_opens_no_door_of_it(site: Site) -> None:
+    packets = [site.open(dated)._replace(kind=FWKNOP, also=("web",)) for dated in (0, 1)]
+    assert site.take(packets[0]) == ["opened", "opened", "answered ada", "answered ada"]
+    site.daemon.ask("close", "web", "192.0.2.7")
+    assert site.take(packets[1]) == ["refused", "prolonged", "answered ada"]
+    assert site.daemon.shows() == [("ssh", "192.0.2.7")]
 
 
 def test_a_close_that_was_claimed_before_a_kill_is_finished(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

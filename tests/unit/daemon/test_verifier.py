@@ -361,12 +361,12 @@ class SharedKeys:
         return grant() if packet.startswith(b"A") else KnockRejection("fwknop")
 
 
-def of_fwknop(letter: str, source: bytes = GUEST.packed) -> LoggedDatagram:
-    return LoggedDatagram(UdpDatagram(source, 40_000, SERVER.packed, 62201, letter.encode() * 140), 2)
+def of_fwknop(letter: str, source: bytes = GUEST.packed, port: int = 62201) -> LoggedDatagram:
+    return LoggedDatagram(UdpDatagram(source, 40_000, SERVER.packed, port, letter.encode() * 140), 2)
 
 
 def test_one_packet_of_fwknop_between_two_looks_at_the_log() -> None:
-    here = VerifierQueue(Authorizer(), SharedKeys())
+    here = VerifierQueue(Authorizer(), SharedKeys(), 62201)
     (report,) = here.run([of_fwknop("A"), of_fwknop("B"), of_fwknop("D"), packet("G")], WALL_S, 0.0)
     assert [knock.kind for knock in report.knocks] == ["signed knock", "fwknop packet"]
     assert here.has_waiting
@@ -377,17 +377,18 @@ def test_one_packet_of_fwknop_between_two_looks_at_the_log() -> None:
 
 
 def test_packets_of_fwknop_that_wait_are_bounded() -> None:
-    here = VerifierQueue(Authorizer(), SharedKeys())
+    here = VerifierQueue(Authorizer(), SharedKeys(), 62201)
     (report,) = here.run([of_fwknop("B")] * 300, WALL_S, 2.0)
     assert report.counts == {"crowded": 300 - 256, "fwknop": 1}
 
 
-def test_without_stanzas_or_over_ipv6_a_packet_of_fwknop_is_garbage() -> None:
-    for here, source in (
-        (queue(), GUEST.packed),
-        (VerifierQueue(Authorizer(), SharedKeys()), ip_address("2001:db8::7").packed),
+def test_without_stanzas_over_ipv6_or_at_another_port_a_packet_of_fwknop_is_garbage() -> None:
+    for here, source, port in (
+        (queue(), GUEST.packed, 62201),
+        (VerifierQueue(Authorizer(), SharedKeys(), 62201), ip_address("2001:db8::7").packed, 62201),
+        (VerifierQueue(Authorizer(), SharedKeys(), 62201), GUEST.packed, 53),
     ):
-        assert here.run([of_fwknop("A", source)], WALL_S, 2.0) == [VerifierReport([], [], {"check": 1})]
+        assert here.run([of_fwknop("A", source, port)], WALL_S, 2.0) == [VerifierReport([], [], {"check": 1})]
 
 
 def test_doors_and_kind_are_in_the_message() -> None:

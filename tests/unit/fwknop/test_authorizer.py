@@ -100,7 +100,7 @@ def test_for_how_long(changes: dict[str, int], requested_s: int, for_s: int) -> 
         (replace(STANZA, username="bob"), {}, "forbidden"),
         (replace(STANZA, expires_s=NOW_S), {}, "forbidden"),
         (STANZA, {"message": "0.0.0.0,tcp/22"}, "forbidden"),
-        (STANZA, {"message": f"{GUEST},id", "kind": 0}, "sealed"),
+        (STANZA, {"message": f"{GUEST},id", "kind": 0}, "forbidden"),
         (replace(STANZA, sources=(IPv4Network("203.0.113.0/24"),)), {}, "fwknop"),
         (replace(STANZA, hmac=Hmac.SHA512), {}, "fwknop"),
     ],

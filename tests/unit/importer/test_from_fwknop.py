@@ -203,6 +203,8 @@ def test_stanzas(text: str, table: dict[str, Any]) -> None:
         f"KEY {33 * 'a'}\nHMAC_KEY b\nOPEN_PORTS tcp/22",
         f"KEY a\nHMAC_KEY {129 * 'b'}\nOPEN_PORTS tcp/22",
         "KEY_BASE64 !\nHMAC_KEY b\nOPEN_PORTS tcp/22",
+        "KEY __CHANGEME__\nHMAC_KEY b\nOPEN_PORTS tcp/22",
+        "KEY a\nHMAC_KEY __CHANGEME__\nOPEN_PORTS tcp/22",
         "GPG_DECRYPT_PW x\nOPEN_PORTS tcp/22",
     ],
 )
