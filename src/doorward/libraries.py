@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 
 # The first one present names the distribution's package of a library.
@@ -20,7 +19,8 @@ def install_command(library: str) -> str:
 
     The distribution's own interpreter gets the distribution's package, any other one a package of PyPI.
     """
-    import shutil  # most commands never call this
+    import shlex  # most commands never call this
+    import shutil
 
     if sys.prefix == "/usr":
         for program, command in _PACKAGES.items():

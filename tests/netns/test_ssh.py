@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.topology import Lab
-from doorward.signed.server_key import HYBRID, X25519, Suite
+from doorward.signed.server_key import Suite
 from tests.support import ssh_keygen
 from tests.support.authenticator import Authenticator
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, running_daemon
-from tests.support.signed import Signed
+from tests.support.signed import SUITES_HERE, Signed
 from tests.support.ssh_agent import agent_that, real_agent, token_agent
 from tests.support.sshd import SSH, running_sshd
 
@@ -99,7 +99,7 @@ def test_ssh_gets_in_at_the_first_try(site: Site, kind: str, where: str) -> None
         assert daemon.counters()["signed"] == 2  # one packet each
 
 
-@pytest.mark.parametrize("suite", [X25519, HYBRID], ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", SUITES_HERE, ids=lambda suite: suite.name)
 def test_both_suites(site: Site, suite: Suite) -> None:
     site.files.new_key(suite)
     private = site.key("ed25519")

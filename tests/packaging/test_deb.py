@@ -195,9 +195,8 @@ def test_upgrade_from_the_package_with_its_own_libraries(
 ) -> None:
     before = machine.files()
     install(machine, built, earlier)
-    machine.write(
-        "/etc/doorward/doorward.toml", CONFIGURATION.replace("[signed]", ""), mode="640", owner="root:doorward"
-    )
+    without_signed = CONFIGURATION.partition("[signed]")[0]
+    machine.write("/etc/doorward/doorward.toml", without_signed, mode="640", owner="root:doorward")
     direct_lab.server.start_greeter(22)
     direct_lab.client.add_addresses([STRANGER])
     machine.run("systemctl", "enable", "--now", "doorward-gate", "doorward")
@@ -328,6 +327,14 @@ def test_they_are_small_and_contain_doorward_alone(built: Built) -> None:
         assert package.stat().st_size < MOST_BYTES
         libraries = {path.split("/")[5] for path in built.paths(package) if path.count("/") > 4 and "dist-pack" in path}
         assert libraries <= {"doorward", f"doorward-{__version__}.dist-info"}
+
+
+def test_programs_ignore_the_callers_python(built: Built, tmp_path: Path) -> None:
+    for package in built.client, built.knockd:
+        subprocess.run(["dpkg-deb", "-x", package, tmp_path], check=True)
+    programs = [*tmp_path.glob("usr/bin/*"), *tmp_path.glob("usr/sbin/*")]
+    first_lines = {path.name: path.read_text().partition("\n")[0] for path in programs}
+    assert first_lines == dict.fromkeys(("doorward", "knock", "knockd"), "#!/usr/bin/python3 -I")
 
 
 def test_nothing_tells_where_they_were_built(built: Built, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 
 from doorward.errors import HostError, NegativeResult
 
@@ -28,6 +27,8 @@ def ask_passphrase(path: str) -> bytes:
 
 
 def _has_terminal() -> bool:
+    from importlib.util import find_spec  # most knocks need no passphrase
+
     if find_spec("termios") is None:
         return True  # Windows: getpass asks at the console
     try:

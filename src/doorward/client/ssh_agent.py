@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
 from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError, NegativeResult
@@ -157,6 +156,8 @@ class _Pipe:
 
     def recv(self, length: int) -> bytes:
         """Read in a thread, because a read from a pipe has no timeout."""
+        import threading  # no other agent needs it
+
         received: list[bytes | OSError] = []
         self._is_reading = True
         reader = threading.Thread(target=self._read, args=(length, received), daemon=True, name="agent reply")

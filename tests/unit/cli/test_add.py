@@ -12,11 +12,12 @@ from doorward.client.hosts import KnownHost, read_hosts
 from doorward.client.link_uri import parse_link
 from doorward.libraries import install_command
 from doorward.model import DEFAULT_SIGNED_PORT, Port
-from doorward.signed.server_key import HYBRID, X25519, generate_private_text, parse_private_key
+from doorward.signed.server_key import X25519, generate_private_text, parse_private_key
+from tests.support.signed import SUITES_HERE
 from tests.support.ssh_keygen import key
 
 KEY = str(parse_private_key(generate_private_text(X25519)).public)
-LONG_KEY = str(parse_private_key(generate_private_text(HYBRID)).public)
+LONG_KEY = str(parse_private_key(generate_private_text(SUITES_HERE[-1])).public)  # hybrid where that is supported
 
 
 @pytest.fixture
