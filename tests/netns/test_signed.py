@@ -18,7 +18,7 @@ from doorward.model import Element, Port
 from doorward.nftables.chains import SIGNED_CALM_BURST
 from doorward.packets.datalink import strip_link_header
 from doorward.packets.packet import parse_udp
-from doorward.signed.message import CERTIFICATE, ONCE, PACKET_BYTES, pack_body, signer_hash
+from doorward.signed.message import CERTIFICATE, PACKET_BYTES, pack_body, signer_hash
 from doorward.signed.server_key import HYBRID
 from tests.support import ssh_keygen
 from tests.support.daemon import DOORWARD, FIRST_SYN_S, Visitor
@@ -203,13 +203,6 @@ def test_key_without_permission_is_rejected_with_the_reason(site: Site) -> None:
     body = pack_body(site.laptop.request())
     site.send(forger, sealed(site.files.server, body, Signer().sign(site.files.server, body)))
     assert "bad signature by key laptop" in site.refusal(forger)
-    assert site.daemon.openings() == []
-
-
-def test_once_is_rejected_with_the_reason(site: Site) -> None:
-    guest = site.visitors.fresh(4)
-    site.knock(guest, flags=ONCE)
-    assert "requested an opening for one connection, which this version does not support" in site.refusal(guest)
     assert site.daemon.openings() == []
 
 

@@ -149,7 +149,7 @@ class SharedOpeningTable:
         if known is None:
             known = self._known[key] = OpeningState(until_ms, by, is_owed=True)
         elif not known.is_open or known.until_ms <= now_ms:
-            known.until_ms, known.by, known.is_owed = until_ms, by, True
+            known.until_ms, known.by, known.is_owed, known.dated_ms = until_ms, by, True, 0
         elif until_ms > known.until_ms + END_TOLERANCE_MS or dated_ms > known.dated_ms or not known.revision:
             known.until_ms, known.by, known.is_owed = max(until_ms, known.until_ms), by, True
         else:

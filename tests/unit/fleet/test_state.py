@@ -227,6 +227,17 @@ def test_opening_that_this_gate_made_before_a_close_is_not_published() -> None:
     assert (known.is_owed, known.is_closing, known.dated_ms) == (True, False, 201)
 
 
+def test_close_by_hand_of_what_an_older_knock_opened_after_another_close_is_published() -> None:
+    here = SharedOpeningTable("a")
+    here.on_opened(ADA, HOUR, "key ada", 0, 200)
+    here.on_closed(ADA, 0, 200)
+    here.on_opened(ADA, HOUR, "key ada", 0, 150)
+    assert here.on_closed(ADA, 0, 150) == [PublishOpening(ADA)]
+    known = here.get(ADA)
+    assert known is not None
+    assert not known.is_open
+
+
 def test_newer_knock_is_published_though_the_end_is_the_same() -> None:
     """Else a close dated between the two would end the opening at the other gates."""
     here, there = SharedOpeningTable("a"), SharedOpeningTable("b")
