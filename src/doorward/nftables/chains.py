@@ -132,7 +132,7 @@ def _limited(context: ChainContext, family: str) -> str:
     jumps: list[str] = []
     for group in context.groups:
         if family in group.families:
-            here = "fib daddr type local " if context.targets(family) and not group.family else ""
+            here = "fib daddr type local " if context.targets(family) and not group.family else group.destination()
             target = f"jump match{group.mark(family)}"
             filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
             jumps += [f"{here}{match}{target}" for match in filters]
