@@ -6,7 +6,7 @@ Named tuples, not dataclasses: `dataclasses` imports many modules, and a signed 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -76,11 +76,56 @@ class FlagFilter(NamedTuple):
 DEFAULT_FLAGS = FlagFilter.parse(("syn", "!ack"))
 
 
+_HOST_PORT = re.compile(r"(\[[^]]*\]|[^]:[]+):([0-9]+/[A-Za-z]+)")
+
+
+class HostPort(NamedTuple):
+    """A port of a host behind this one, to which this host forwards packets."""
+
+    protocol: Protocol
+    number: int
+    host: Address
+
+    @classmethod
+    def parse(cls, text: str) -> HostPort | None:
+        """Parse `192.0.2.7:22/tcp` or `[2001:db8::7]:22/tcp`; None for a port without a host. Raises ValueError."""
+        match = _HOST_PORT.fullmatch(text.strip())
+        if match is None:
+            return None
+        try:
+            host = parse_address(match[1].strip("[]"))
+        except ValueError:
+            host = None
+        if host is None or (host.version == 6) != match[1].startswith("["):
+            raise InvalidValueError(
+                "invalid-address", f"invalid address {match[1]!r}; write 192.0.2.7:22/tcp or [2001:db8::7]:22/tcp"
+            )
+        mapped = isinstance(host, IPv6Address) and host.ipv4_mapped is not None
+        if mapped or host.is_unspecified or host.is_multicast or host.is_loopback or host.is_link_local:
+            raise InvalidValueError(
+                "not-forwarded", f"no packet is forwarded to {host}; write the address of a host behind this one"
+            )
+        port = Port.parse(match[2])
+        return cls(port.protocol, port.number, host)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return f"{host}:{Port(self.protocol, self.number)}"
+
+
+OpenPort = Port | HostPort  # what a door opens: a port of this host, or of one behind it
+
+
+def parse_open_port(text: str) -> OpenPort:
+    """Parse what a door opens, as `str` writes it. Raises ValueError with fault and remedy."""
+    return HostPort.parse(text) or Port.parse(text)
+
+
 class Door(NamedTuple):
     """A named set of ports that a knock opens: the port sequence, the ports, the duration.
 
     `knock` may be empty: the door is then opened by a signed knock or `doorward open`. `within_ms` runs from the first
-    knock packet to the last.
+    knock packet to the last. `opens` are ports of this host, `behind` those of hosts behind it.
     """
 
     name: str
@@ -93,11 +138,27 @@ class Door(NamedTuple):
     on_open: tuple[str, ...] = ()  # a command and its arguments, run on opening; %IP% is replaced by the address
     on_close: tuple[str, ...] = ()
     shared: bool = False  # its openings, and signed knocks addressed to the whole fleet, are shared with the fleet
+    behind: tuple[HostPort, ...] = ()
 
     @property
     def is_opening(self) -> bool:
         """Return whether the door has an open state; otherwise each knock just runs its command."""
-        return bool(self.opens or self.on_close)
+        return bool(self.all_opens or self.on_close)
+
+    @property
+    def all_opens(self) -> tuple[OpenPort, ...]:
+        """Everything that the door opens."""
+        return (*self.opens, *self.behind) if self.behind else self.opens
+
+    def opens_to(self, source: Source) -> tuple[OpenPort, ...]:
+        """Return what the door opens to a source: hosts behind this one are reached from their address family only."""
+        return (*self.opens, *(port for port in self.behind if port.host.version == source.version))
+
+    def exclusion(self, source: Source) -> str:
+        """Return why a source cannot reach anything that the door opens, or "": it is of the other address family."""
+        if not self.behind or self.opens_to(source):
+            return ""
+        return f"door {self.name} opens only IPv{self.behind[0].host.version} hosts; use that address family"
 
 
 class Packet(NamedTuple):
@@ -154,7 +215,12 @@ class Element(NamedTuple):
     """One element of the nftables open sets: this address or network may start connections to this port."""
 
     address: Source
-    port: Port
+    port: OpenPort
+
+
+def elements_of(doors: Iterable[Door], source: Source) -> tuple[Element, ...]:
+    """Return the set elements that open these doors to a source."""
+    return tuple(Element(source, port) for door in doors for port in door.opens_to(source))
 
 
 class Share(NamedTuple):
@@ -178,7 +244,7 @@ class Opening(NamedTuple):
 
     door: str
     address: Source
-    ports: tuple[Port, ...]
+    ports: tuple[OpenPort, ...]
     since_s: float
     until_s: float
     by: str

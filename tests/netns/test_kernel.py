@@ -16,7 +16,7 @@ from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.lab.topology import Lab
-from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, HostPort, Packet, Port, Protocol
 from doorward.nftables.chains import LOG_GROUP
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import Ruleset, compile_ruleset
@@ -34,6 +34,7 @@ SENTINEL = Packet(ip_address("198.51.100.250").packed, Port(Protocol.UDP, 60000)
 SOURCES = [ip_address(f"198.51.100.{n}").packed for n in (11, 12)] + [
     ip_address(f"2001:db8:2:{net}::{n}").packed for net, n in ((0, 11), (0, 12), (7, 13))
 ]
+HOSTS = [ip_address("10.7.0.2"), ip_address("fd07::2")]  # behind the server
 Opened = tuple[bytes, str]
 
 
@@ -72,15 +73,17 @@ def rig(direct_lab: Lab) -> Iterator[Rig]:
 
 
 def some_doors(dice: random.Random) -> list[Door]:
-    keys: dict[tuple[tuple[Port, ...], FlagFilter, int], None] = {}
+    keys: dict[tuple[tuple[Port, ...], FlagFilter, int, Address | None], None] = {}
     wanted = dice.randint(2, 20)
     while len(keys) < wanted:
         knock = tuple(dice.choices(SYMBOLS[: dice.randint(2, 6)], k=dice.randint(1, 5)))
-        keys[knock, dice.choice([DEFAULT_FLAGS, DEFAULT_FLAGS, *FILTERS]), dice.choice([15_000, 15_000, 400])] = None
-    doors = [
-        Door(f"door{n}", knock, (Port(Protocol.TCP, 2001 + n),), within_ms, 30_000, flags)
-        for n, (knock, flags, within_ms) in enumerate(keys)
-    ]
+        flags, within_ms = dice.choice([DEFAULT_FLAGS, DEFAULT_FLAGS, *FILTERS]), dice.choice([15_000, 15_000, 400])
+        keys[knock, flags, within_ms, dice.choice([None, None, None, *HOSTS])] = None
+    doors = []
+    for n, (knock, flags, within_ms, target) in enumerate(keys):
+        host, port = target or dice.choice([None, None, *HOSTS]), Port(Protocol.TCP, 2001 + n)
+        opens, behind = ((port,), ()) if host is None else ((), (HostPort(*port, host),))
+        doors.append(Door(f"door{n}", knock, opens, within_ms, 30_000, flags, target, behind=behind))
     return [*doors, Door("sentinel", (SENTINEL.port,), (Port(Protocol.TCP, 2999),))]
 
 
@@ -88,8 +91,11 @@ def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Ite
     """Pieces of right sequences from interleaved sources, with wrong and ignored packets between; floats are pauses."""
     budget = dict.fromkeys({source[:8] for source in SOURCES}, 36)  # below the burst: its edge is tested elsewhere
     for _ in range(dice.randint(5, 30)):
-        source = dice.choice(SOURCES)
-        run: list[Port] = list(dice.choice(doors[:-1]).knock)
+        source, door = dice.choice(SOURCES), dice.choice(doors[:-1])
+        run: list[Port] = list(door.knock)
+        there = next(host for host in HOSTS if len(host.packed) == len(source))
+        destination = there.packed if door.target == there or dice.random() < 0.1 else None
+        ends = destination, destination is None
         if dice.random() < 0.3:
             run.insert(
                 dice.randrange(len(run) + 1), dice.choice([*SYMBOLS, Port(Protocol.UDP, 9), Port(Protocol.TCP, 2001)])
@@ -98,10 +104,10 @@ def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Ite
         for port in run:
             if budget[source[:8]] > 0:
                 budget[source[:8]] -= 1
-                yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0)
+                yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0, *ends)
                 if dice.random() < 0.15:
                     budget[source[:8]] -= 1
-                    yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0)
+                    yield Packet(source, port, flags if port.protocol is Protocol.TCP else 0, *ends)
         if pauses and dice.random() < 0.1:
             yield dice.choice([0.15, 0.5])
 
@@ -126,7 +132,13 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
                 break
         assert opened == expected, f"seed {mode} {batch} {number}"
         in_sets = {(ip_address(str(e.address)).packed, e.port) for e in rig.lab.server.call(rig.filter.elements)}
-        wanted = {(source, door.opens[0]) for source, name in expected for door in doors if door.name == name}
+        wanted = {
+            (source, port)
+            for source, name in expected
+            for door in doors
+            if door.name == name
+            for port in door.opens_to(ip_address(source))
+        }
         assert in_sets - {(SENTINEL.source, doors[-1].opens[0])} == wanted
         total += len(expected)
     assert total > 20  # the streams do open doors

@@ -12,7 +12,7 @@ from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.errors import ConfigError, ConfigFault
 from doorward.lint.checks import warnings
-from doorward.model import TCP_FLAGS, Door, FlagFilter, Port, Protocol
+from doorward.model import TCP_FLAGS, Door, FlagFilter, HostPort, Port, Protocol
 
 FRAGMENTS = [
     *"[]{}=,.#\"' \n\\",
@@ -43,6 +43,11 @@ names = st.from_regex(r"[0-9]{0,3}[A-Za-z_-][A-Za-z0-9_-]{0,60}", fullmatch=True
 half = st.integers(1, 32767)  # even ports are knock ports, odd ones are opened or public
 knock_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number))
 taken_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number + 1))
+host_ports = st.builds(
+    lambda port, host: HostPort(port.protocol, port.number, host),
+    taken_ports,
+    st.ip_addresses(network="10.0.0.0/8") | st.ip_addresses(network="2001:db8::/32"),
+)
 flag_filters = st.dictionaries(st.sampled_from(sorted(TCP_FLAGS)), st.booleans()).map(
     lambda words: FlagFilter.parse(tuple(("" if is_set else "!") + word for word, is_set in words.items()))
 )
@@ -69,6 +74,7 @@ doors = st.builds(
     on_open=st.just(()),
     on_close=st.just(()),
     shared=st.just(False),  # needs a fleet
+    behind=st.lists(host_ports, unique=True, max_size=3).map(tuple),
 )
 configurations = st.builds(
     Configuration,
@@ -89,7 +95,7 @@ def written(configuration: Configuration) -> str:
             lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}"]
     lines.append(f"public = {json.dumps([*map(str, gate.public)])}")
     for door in configuration.doors:
-        lines += [f"[doors.{door.name}]", f"opens = {json.dumps([*map(str, door.opens)])}"]
+        lines += [f"[doors.{door.name}]", f"opens = {json.dumps([*map(str, door.all_opens)])}"]
         if door.knock:
             lines += ["knock = [", *(f'  "{port}",' for port in door.knock), "]"]
         flags = [] if str(door.flags) == "any" else str(door.flags).split(",")

@@ -16,7 +16,7 @@ from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
 from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
-from doorward.model import Door, as_signed_ports
+from doorward.model import Door, HostPort, Port, as_signed_ports
 
 _ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
 _ONE_SETTING = "duplicate setting: remove one of the two"
@@ -125,7 +125,7 @@ DOOR = {
     "knock": Setting("knock", values.sequence, values.port, '["7000/tcp", "8000/udp", "9000/tcp"]'),
     "within": Setting("within_ms", values.duration(values.MAX_WITHIN_MS)),
     "flags": Setting("flags", values.flags, values.text, '["syn", "!ack"]'),
-    "opens": Setting("opens", values.opens, values.port, '["22/tcp"]'),
+    "opens": Setting("opens", values.opens, values.open_port, '["22/tcp"]'),
     "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
     "target": Setting("target", values.address),
     "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
@@ -180,6 +180,7 @@ def parse(text: str, file: str) -> Configuration:
     signed = Signed(**_table(report, ("signed",), document["signed"], SIGNED)) if "signed" in document else None
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
     configuration = Configuration(gate, tuple(doors), signed, fleet)
+    validate.check_targets(report, doors)
     validate.check_knock_ports(report, configuration)
     validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
@@ -232,7 +233,10 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
         report.add_error(path, "the door's name", error)
     fields = _table(report, path, table, DOOR)
     validate.check_door(report, path, table)
-    return Door(name, **({"knock": (), "opens": ()} | fields))
+    opens = fields.pop("opens", ())
+    local = tuple(port for port in opens if isinstance(port, Port))
+    behind = tuple(port for port in opens if isinstance(port, HostPort))
+    return Door(name, **({"knock": ()} | fields), opens=local, behind=behind)
 
 
 def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -26,6 +26,16 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
             )
 
 
+def check_targets(report: ErrorCollector, doors: Iterable[Door]) -> None:
+    """Report doors that would open ports of this host for a knock at another."""
+    for door in doors:
+        if door.target is not None and door.opens:
+            fault = f"door {shown(door.name)} has a target, and {door.opens[0]} is a port of this host"
+            host = f"[{door.target}]" if door.target.version == 6 else str(door.target)
+            remedy = f'write "{host}:{door.opens[0]}", or leave out one of the two'
+            report.add("opens-and-target", ("doors", door.name, "opens"), fault, remedy)
+
+
 def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> None:
     """Report knock ports that never count, because they are public or opened by a door."""
     doors, public = configuration.doors, frozenset(configuration.gate.public)
@@ -33,9 +43,14 @@ def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> N
     for door in doors:
         for port in door.opens:
             opener.setdefault(port, door.name)
+    behind = {(port.host, port[:2]): door.name for door in reversed(doors) for port in door.behind}
     for door in doors:
         for path, port in _knock_ports(door):
-            if port in public:
+            if door.target is not None and (door.target, port) in behind:
+                opens: Keys = ("doors", behind[door.target, port], "opens")
+                what = f"door {shown(opens[1])} opens {port} of {door.target}"
+                _report_knock_port(report, path, what, opens, "open another port")
+            elif port in public:
                 _report_knock_port(report, path, f"{port} is public", ("gate", "public"), 'remove it from "public"')
             elif port in opener:
                 other = opener[port]
@@ -69,7 +84,7 @@ def check_signed_ports(report: ErrorCollector, configuration: Configuration) -> 
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
-    """Report a door that does nothing, and one that would open ports of this host for a knock at another."""
+    """Report a door that does nothing."""
     if not isinstance(table, dict):
         return
     name = shown(path[-1])
@@ -83,11 +98,6 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
     if "on_close" in table and not {"opens", "on_open"} & table.keys():
         report.add(
             "close-without-open", (*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too"
-        )
-    if "target" in table and "opens" in table:
-        fault = f"door {name} has a target, and `opens` opens ports of this host"
-        report.add(
-            "opens-and-target", (*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`"
         )
 
 

@@ -15,9 +15,10 @@ from doorward.core.deadlines import Deadlines
 from doorward.core.diff import Remaining
 from doorward.core.reconcile import differences
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
-from doorward.model import Door, Element, Opening, Share, Source
+from doorward.model import Door, Element, Opening, Share, Source, elements_of
 
 _MOST_NAMES = 4  # of holders, in one text
+OTHER_FAMILY = "family"  # the code of a rejection
 Key = tuple[str, Source]  # of an opening: a door and an address
 
 
@@ -222,7 +223,7 @@ class OpeningTable:
 
 def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float) -> Opening:
     """Return an opening of a door that begins now."""
-    return Opening(door.name, address, door.opens, now_s, now_s + for_s, by)
+    return Opening(door.name, address, door.opens_to(address), now_s, now_s + for_s, by)
 
 
 def signed_opening(door: Door, knock: DatedKnock, for_s: float, by: str, now_s: float) -> Opening:
@@ -249,6 +250,9 @@ def on_knock(
     """
     effects, have = list[Effect](), dict[Element, float]()
     for door in doors:
+        if reason := door.exclusion(source):
+            effects.append(Reject(source, door.name, reason, OTHER_FAMILY))
+            continue
         new = new_opening(door, source, door.for_ms / 1000, "knock", now_s)
         if not door.is_opening:
             effects += _run_command(new)
@@ -261,7 +265,7 @@ def on_knock(
 
 def on_banned_knock(doors: Iterable[Door], source: Source) -> list[Effect]:
     """Handle a port sequence that a source completed just before it was banned."""
-    return [SetElements(None, tuple(Element(source, port) for door in doors for port in door.opens), None)]
+    return [SetElements(None, elements_of(doors, source), None)]
 
 
 def on_close(table: OpeningTable, key: Key, by: str, now_s: float) -> list[Effect]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.core.diff import TOLERANCE_S, Remaining
-from doorward.model import Door, Element, Opening, Port, Source
+from doorward.model import Door, Element, Opening, OpenPort, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +30,31 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
         else:
             lost.append(opening)
-    missing: dict[Source, dict[Port, float]] = {}
+    missing: dict[Source, dict[OpenPort, float]] = {}
     for (address, port), left_s in have.items():
         if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
             missing.setdefault(address, {})[port] = left_s
-    by_port: dict[Port, list[Door]] = {}
+    by_port: dict[OpenPort, list[Door]] = {}
     for door in doors:
-        for port in door.opens:
+        for port in door.all_opens:
             by_port.setdefault(port, []).append(door)
     found = [o for address, ports in missing.items() for o in _attribute(address, ports, by_port, now_s)]
     return Differences(tuple(found), tuple(lost))
 
 
 def _attribute(
-    address: Source, left_s: Mapping[Port, float], by_port: Mapping[Port, Sequence[Door]], now_s: float
+    address: Source, left_s: Mapping[OpenPort, float], by_port: Mapping[OpenPort, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     remaining = dict(left_s)
     for needs_all in (True, False):
         for first in left_s:
             doors = by_port.get(first, ()) if first in remaining else ()
-            door = next((door for door in doors if not needs_all or remaining.keys() >= set(door.opens)), None)
+            door = next(
+                (door for door in doors if not needs_all or remaining.keys() >= set(door.opens_to(address))), None
+            )
             if door is not None:
-                ports = tuple(port for port in door.opens if port in remaining)
+                ports = tuple(port for port in door.opens_to(address) if port in remaining)
                 until_s = now_s + max(remaining.pop(port) for port in ports)
                 yield Opening(door.name, address, ports, now_s, until_s, "knock")
 

@@ -69,6 +69,6 @@ def close_removed(service: OpeningsService) -> None:
     The kernel may have opened such a door while no daemon ran: then only its ports are known.
     """
     removed = [opening for opening in service.table if opening.door not in service.doors]
-    have, ports = service.firewall.elements(), {port for door in service.doors.values() for port in door.opens}
+    have, ports = service.firewall.elements(), {port for door in service.doors.values() for port in door.all_opens}
     others = [element for element in have if element.port not in ports]
     service.perform_all(on_lost(service.table, removed, have, service.loop.now_s(), others))

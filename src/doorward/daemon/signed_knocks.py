@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration
 from doorward.core.openings import (
+    OTHER_FAMILY,
     Effect,
     LogLine,
     RecordConfirmation,
@@ -231,6 +232,9 @@ class SignedKnocks:
     def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
         now_s = self._openings.loop.now_s()
         new = signed_opening(door, _dated(grant), for_ms / 1000, signer_text(grant), now_s)
+        if reason := door.exclusion(grant.source):
+            self._reject(grant, OTHER_FAMILY, reason)
+            return []
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []

@@ -14,7 +14,7 @@ from doorward.core.automaton import edge, pack_symbol
 from doorward.core.tracker import Attempt, Tracker
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState
-from doorward.model import Packet, Port
+from doorward.model import HostPort, OpenPort, Packet, Port
 from doorward.packets.decode import Flow
 
 CAPACITY = 65536  # sources in progress per address family; only a flood has more
@@ -91,6 +91,7 @@ class ReplayStep(NamedTuple):
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
     is_after_signed: bool = False
+    behind: HostPort | None = None  # the destination, if a door opens it and it is a port of a host behind this one
 
     @property
     def at_s(self) -> float:
@@ -102,6 +103,11 @@ class ReplayStep(NamedTuple):
         """The destination port, if the packet has one."""
         return self.captured.flow.port
 
+    @property
+    def service(self) -> OpenPort | None:
+        """The destination, as doors open it."""
+        return self.behind or self.port
+
 
 class Replayer:
     """Runs captured packets through the daemon's automaton; `is_local` recognizes this host's addresses."""
@@ -109,7 +115,7 @@ class Replayer:
     def __init__(self, config: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._config, self._is_local = config, is_local
         self._tracker = Tracker(config.automaton, CAPACITY)
-        self._open: dict[tuple[bytes, Port], float] = {}
+        self._open: dict[tuple[bytes, OpenPort], float] = {}
         self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
         self._now_s = float("-inf")
 
@@ -124,10 +130,13 @@ class Replayer:
         if captured.state is not ConnectionState.NEW:
             return ReplayStep(captured, PacketVerdict.CONNECTION)
         packet = flow.packet._replace(local=self._is_local(flow.destination))
+        behind = None if packet.local else HostPort(*packet.port, ip_address(flow.destination))
+        if behind in self._config.services:
+            return self._service_step(captured, packet, behind)
         if not packet.local and flow.destination not in self._config.targets:
             return ReplayStep(captured, PacketVerdict.ELSEWHERE)
         if packet.local and packet.port in self._config.automaton.ignored_ports:
-            return self._service_step(captured, packet)
+            return self._service_step(captured, packet, None)
         return self._knock_step(captured, packet)
 
     def _is_inside(self, captured: CapturedPacket) -> bool:
@@ -138,17 +147,19 @@ class Replayer:
             return LOOPBACK not in watched
         return bool(watched and interface and not interface.startswith(UNNAMED))
 
-    def _service_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:
-        left_s = self._open.get((packet.source, packet.port), self._now_s) - self._now_s
+    def _service_step(self, captured: CapturedPacket, packet: Packet, behind: HostPort | None) -> ReplayStep:
+        service = behind or packet.port
+        left_s = self._open.get((packet.source, service), self._now_s) - self._now_s
         if left_s > 0:
-            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s)
-        if packet.port in self._config.signed_ports:
+            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s, behind=behind)
+        if service in self._config.signed_ports:
             self._signing[packet.source] = None
             if len(self._signing) > MOST_OPEN:
                 del self._signing[next(iter(self._signing))]
             return ReplayStep(captured, PacketVerdict.SIGNED)
-        if packet.port in self._config.services:
-            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=packet.source in self._signing)
+        if service in self._config.services:
+            is_after_signed = packet.source in self._signing
+            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=is_after_signed, behind=behind)
         return ReplayStep(captured, PacketVerdict.PUBLIC)
 
     def _knock_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:
@@ -187,9 +198,10 @@ class Replayer:
         return MachineStep(index, before, after, verdict, is_late)
 
     def _add_openings(self, source: bytes, opened: tuple[int, ...]) -> None:
+        address = ip_address(source)
         for index in opened:
             door = self._config.doors[index]
-            for port in door.opens:
+            for port in door.opens_to(address):
                 until_s = self._now_s + door.for_ms / 1000
                 self._open[source, port] = max(self._open.get((source, port), until_s), until_s)
         while len(self._open) > MOST_OPEN:

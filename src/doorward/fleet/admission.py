@@ -58,7 +58,7 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
 
     `door` is this gate's door of that name. A missing door and an opening that has ended are both normal.
     """
-    if door is None or not door.opens:
+    if door is None or not door.all_opens or door.exclusion(item.key.address):
         return None
     until_ms = _until_ms(item, limits.for_max_ms or door.for_ms, now_ms)
     if until_ms <= now_ms:
@@ -70,7 +70,9 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
     if rejected := _reject_address(item.key.address, limits):
         return rejected
     share = Share("fleet", until_ms / 1000, name=item.by)  # all of the fleet's are one holder, so etcd adds only one
-    return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by, (share,))
+    return Opening(
+        door.name, item.key.address, door.opens_to(item.key.address), now_ms / 1000, until_ms / 1000, item.by, (share,)
+    )
 
 
 def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from doorward.config.duration import nft_duration
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
-from doorward.model import TCP_FLAGS, FlagFilter, Port
+from doorward.model import TCP_FLAGS, FlagFilter, HostPort, OpenPort, Port
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
@@ -58,6 +58,7 @@ class ChainContext:
     log_steps: bool
     signed_ports: Sequence[Port] = ()
     is_for_browsers: bool = False
+    behind: Sequence[str] = ()  # the rules that look up ports of hosts behind this one
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -92,14 +93,21 @@ def opening(context: ChainContext, name: str, action: Action, doors: str) -> str
     """Return the chain that opens these ports to the source. If the set is full, it reports that instead."""
     rules = []
     for family, source in SOURCES.items():
-        updates = [
-            f"update @open{family} {{ {source} . {port.protocol.value} . {port.number} timeout {nft_duration(ms)} }}"
-            for port, ms in action
-        ]
-        rules.append(" ".join([*updates, "goto granted"]))
+        updates = [update for port, ms in action if (update := _update(family, source, port, ms))]
+        rules.append(" ".join([*(updates or [f"meta nfproto ipv{family}"]), "goto granted"]))
     if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
     return chain(name, [*rules, "counter name open_full", context.log_state("full")], doors)
+
+
+def _update(family: str, source: str, port: OpenPort, ms: int) -> str:
+    """Return the statement that opens a port; empty if it is a port of a host of the other address family."""
+    name, host = f"open{family}", ""
+    if isinstance(port, HostPort):
+        if port.host.version != int(family):
+            return ""
+        name, host = f"open_behind{family}", f"{port.host} . "
+    return f"update @{name} {{ {source} . {host}{port.protocol.value} . {port.number} timeout {nft_duration(ms)} }}"
 
 
 def matching(context: ChainContext) -> list[str]:
@@ -146,7 +154,7 @@ def _limited(context: ChainContext, family: str) -> str:
     return chain(f"limited{family}", rules)
 
 
-def _banned(verdict: str) -> list[str]:
+def banned(verdict: str) -> list[str]:
     """Return the rules that count the packets of banned sources and give them a verdict."""
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
@@ -157,7 +165,7 @@ def _knock_packets(context: ChainContext) -> str:
     filters = dict.fromkeys(group.flags for group in context.groups)
     rules = [
         *known,
-        *_banned("return"),
+        *banned("return"),
         *(f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))),
     ]
     # Two rules: in an anonymous verdict map a packet in flight finds nothing once the rule is replaced.
@@ -174,7 +182,7 @@ def early(context: ChainContext) -> str:
         return ""
     syn = "tcp flags & (fin | syn | rst | ack) == syn"
     dropping = [
-        *_unwatched(context.gate, "return"),
+        *unwatched(context.gate, "return"),
         "meta l4proto . th dport @exempt return",
         "fib daddr type local counter name throttled drop",
     ]
@@ -193,9 +201,9 @@ def signed(context: ChainContext) -> str:
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
     browser = chain("browser", _handed_over("browser", *_BROWSER_LIMITS, verdict)) if context.is_for_browsers else ""
     rules = [
-        *_unwatched(context.gate, "return"),
+        *unwatched(context.gate, "return"),
         f"{_NOT_LOCAL} return",
-        *_banned(verdict),
+        *banned(verdict),
         *([f"{_FRAME} goto browser"] if browser else []),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
         *_handed_over("signed", *_SIGNED_LIMITS, verdict),
@@ -218,7 +226,7 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
 
 def door(gate: Gate, *, has_open_nets: bool) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
-    accept = f"{_marking(gate)}accept"
+    accept = f"{marking(gate)}accept"
     sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
@@ -226,13 +234,13 @@ def door(gate: Gate, *, has_open_nets: bool) -> str:
         for family, source in SOURCES.items()
     ]
     if gate.mode is not Mode.OBSERVE:
-        rules = ["jump preexisting", *_banned("drop"), *opened, "counter name dropped_closed drop"]
+        rules = ["jump preexisting", *banned("drop"), *opened, "counter name dropped_closed drop"]
     else:
-        rules = [*_banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
+        rules = [*banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
     return chain("preexisting", _preexisting()) + chain("door", rules)
 
 
-def _marking(gate: Gate) -> str:
+def marking(gate: Gate) -> str:
     """Return the statement that sets the mark bits that another firewall accepts; the other bits belong to others."""
     if gate.accept_mark is None:
         return ""
@@ -257,16 +265,19 @@ def _preexisting() -> list[str]:
 
 
 def forwarded(context: ChainContext) -> str:
-    """Return the chain for forwarded packets: knocks for doors with a target; they are never dropped."""
+    """Return the chain for forwarded packets: knocks for doors with a target, which are never dropped.
+
+    What a door opens behind this host does not count as a knock port, but is hidden here already.
+    """
     rules = [
         f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump knock_packets"
         for family in SOURCES
         if context.targets(family)
     ]
-    return chain("forwarded", [_RELATED, *rules, "meta priority set 0:0"]) if rules else ""
+    return chain("forwarded", [*context.behind, _RELATED, *rules, "meta priority set 0:0"]) if rules else ""
 
 
-def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
+def unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
     """Return rules for packets that arrive (or leave, with `way` "oifname") on an interface that is not watched."""
     watched = ", ".join(f'"{name}"' for name in gate.interfaces)
     loopback = [] if "lo" in gate.interfaces else [f'{way} "lo" {verdict}']
@@ -286,7 +297,7 @@ def prerouting(context: ChainContext) -> str:
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
-        *_unwatched(gate, "accept"),
+        *unwatched(gate, "accept"),
         "ct state established accept",
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
@@ -308,7 +319,7 @@ def translated(context: ChainContext) -> str:
     rules = [
         "type filter hook input priority mangle; policy accept;",
         "ct state != related accept",
-        *_unwatched(context.gate, "accept"),
+        *unwatched(context.gate, "accept"),
         _LOOK_UP_PORT,
     ]
     return chain("input", rules)
@@ -325,7 +336,7 @@ def output(context: ChainContext) -> str:
     rules = [
         "type filter hook output priority mangle; policy accept;",
         "meta l4proto != { icmp, ipv6-icmp } accept",
-        *_unwatched(context.gate, "accept", "oifname"),
+        *unwatched(context.gate, "accept", "oifname"),
         f"icmp type time-exceeded icmp code 1 {count_and_drop}",  # code 1: fragments that were not completed in time
         f"icmp type parameter-problem {count_and_drop}",
         f"icmpv6 type time-exceeded icmpv6 code 1 {count_and_drop}",

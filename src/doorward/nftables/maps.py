@@ -7,10 +7,11 @@ from typing import TypeVar
 
 from doorward.config.duration import format_duration, nft_duration
 from doorward.core.automaton import Automaton, edge, machine_key, pack_symbol, split_edge
-from doorward.model import Door, Port
+from doorward.model import Door, HostPort, OpenPort, Port
 
-Action = tuple[tuple[Port, int], ...]  # ports to open, each with its milliseconds
+Action = tuple[tuple[OpenPort, int], ...]  # ports to open, each with its milliseconds
 T = TypeVar("T")
+T_Port = TypeVar("T_Port", Port, HostPort)
 _NAMED_DOORS = 8  # the most that a comment names; the rest are counted
 
 
@@ -19,9 +20,10 @@ def classid(state: int) -> str:
     return f"{state >> 16:x}:{state & 0xFFFF:x}"
 
 
-def proto_port(port: Port) -> str:
-    """Return a port as two parts of a concatenated key."""
-    return f"{port.protocol.name.lower()} . {port.number}"
+def proto_port(port: OpenPort) -> str:
+    """Return a port as parts of a concatenated key: the host if it is behind this one, the protocol, the number."""
+    host = f"{port.host} . " if isinstance(port, HostPort) else ""
+    return f"{host}{port.protocol.name.lower()} . {port.number}"
 
 
 def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:
@@ -39,7 +41,8 @@ def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:
 def describe(door: Door) -> str:
     """Return a one-line summary of a door, for a comment."""
     knock = ", ".join(map(str, door.knock)) or "by hand"
-    opens = f"; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}" if door.opens else ""
+    ports = ", ".join(map(str, door.all_opens))
+    opens = f"; opens {ports} for {format_duration(door.for_ms)}" if ports else ""
     return f"{door.name}: {knock}{f' at {door.target}' if door.target else ''}{opens}"
 
 
@@ -48,11 +51,12 @@ def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[in
     shared: dict[Action, list[int]] = {}
     for machine in automaton.machines:
         for state, completed in machine.completes.items():
-            longest: dict[Port, int] = {}
+            longest: dict[OpenPort, int] = {}
             for index in completed:
-                for port in doors[index].opens:
+                for port in doors[index].all_opens:
                     longest[port] = max(longest.get(port, 0), doors[index].for_ms)
-            shared.setdefault(tuple(sorted(longest.items())), []).append(state)
+            action = tuple(sorted(longest.items(), key=lambda item: (item[0][:2], str(item[0]))))
+            shared.setdefault(action, []).append(state)
     return shared
 
 
@@ -115,7 +119,7 @@ def addresses(head: str, element_type: str, members: Mapping[str, str]) -> str:
     return _collection(head, element_type, len(members), rows)
 
 
-def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[Port], *, sized: bool = True) -> str:
+def ports(name: str, element_type: str, members: Mapping[T_Port, str] | Iterable[Port], *, sized: bool = True) -> str:
     """Return a set of ports, or a map from ports to verdicts; without a size its content can be replaced."""
     if isinstance(members, Mapping):
         rows = _rows(members.items(), lambda item: f"{proto_port(item[0])} : {item[1]}")

@@ -25,13 +25,14 @@ from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port
-from doorward.nftables import ban_sets, chains, maps
+from doorward.nftables import ban_sets, behind, chains, maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
 TABLE = "inet doorward"
-BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
+BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output")
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
 OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6")  # open ports by address, and by network
+OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # those of other hosts
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
@@ -40,7 +41,7 @@ SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per secon
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-REUSED = ("ports", "door", "preexisting")
+REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6")
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
@@ -116,7 +117,9 @@ class Ruleset:
         same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
         base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
-        stays = same_size | {*base, *filled, *COUNTERS}
+        # Openings to hosts behind this one outlive the last door that named one.
+        unnamed = {*OPEN_BEHIND_SETS}.difference(spec.name for spec in self.sets)
+        stays = same_size | unnamed | {*base, *filled, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
         gone.sort(key=lambda thing: thing.kind == "chain")
@@ -152,13 +155,17 @@ def compile_ruleset(
     `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames.
     """
     groups = build_groups(automaton.machines)
-    sets = tuple(_sets(groups, capacity, has_signed=bool(signed_ports), is_for_browsers=is_for_browsers))
+    sets = (
+        *_sets(groups, capacity, has_signed=bool(signed_ports), is_for_browsers=is_for_browsers),
+        *_behind_sets(behind.families(doors), has_signed=bool(signed_ports)),
+    )
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers)
+    looked_up = behind.look_up(behind.families(doors))
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers, looked_up)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -176,6 +183,7 @@ def compile_ruleset(
         _exempt(doors, gate) if chains.early(context) else "",
         chains.early(context),
         chains.signed(context),
+        *behind.texts(doors, gate, has_open_nets=bool(signed_ports)),
         chains.forwarded(context),
         chains.prerouting(context),
         chains.translated(context),
@@ -223,6 +231,15 @@ def _sets(groups: Sequence[Group], capacity: int, *, has_signed: bool, is_for_br
                 for name, ms in (("first_knock", within_ms), ("short_window", short_ms), ("progress", within_ms)):
                     state = f"{group.key_type(family)} : classid"
                     yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
+
+
+def _behind_sets(families: str, *, has_signed: bool) -> Iterable[SetSpec]:
+    """Yield the open sets of hosts behind this one."""
+    for family in families:
+        key = f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]} . inet_proto . inet_service"  # source, host, port
+        yield _spec(f"set open_behind{family}", key, OPEN_SIZE, "dynamic,timeout")
+        if has_signed:
+            yield _spec(f"set open_behind_nets{family}", key, OPEN_NETS_SIZE, "interval,timeout")
 
 
 def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = "") -> SetSpec:

@@ -1,0 +1,17 @@
+"""Whether this host forwards packets, which the ports of hosts behind it need."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+SYSCTLS = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}  # by address family
+
+
+def is_forwarding(version: int) -> bool:
+    """Return whether some interface forwards packets of an address family."""
+    for path in Path(f"/proc/sys/net/ipv{version}/conf").glob("*/forwarding"):
+        with suppress(OSError):  # of an interface that has just gone
+            if path.read_text().strip() != "0":
+                return True
+    return False
