@@ -113,6 +113,32 @@ class HostPort(NamedTuple):
         return f"{host}:{Port(self.protocol, self.number)}"
 
 
+class Redirect(NamedTuple):
+    """A port of this host that an opening forwards to a host behind it."""
+
+    port: Port
+    to: HostPort
+
+    @classmethod
+    def parse(cls, text: str) -> Redirect | None:
+        """Parse `2222/tcp -> 192.0.2.7:22`; None without an arrow. Raises ValueError."""
+        here, arrow, there = text.partition("->")
+        if not arrow:
+            return None
+        port = Port.parse(here)
+        protocol = port.protocol.name.lower()
+        to = HostPort.parse(there if "/" in there else f"{there.strip()}/{protocol}")
+        if to is None or to.protocol is not port.protocol:
+            raise InvalidValueError(
+                "invalid-redirect",
+                f"invalid target {there.strip()!r}; write {port} -> 192.0.2.7:22 or [2001:db8::7]:22",
+            )
+        return cls(port, to)
+
+    def __str__(self) -> str:
+        return f"{self.port} -> {str(self.to).partition('/')[0]}"
+
+
 OpenPort = Port | HostPort  # what a door opens: a port of this host, or of one behind it
 
 
@@ -139,6 +165,8 @@ class Door(NamedTuple):
     on_close: tuple[str, ...] = ()
     shared: bool = False  # its openings, and signed knocks addressed to the whole fleet, are shared with the fleet
     behind: tuple[HostPort, ...] = ()
+    redirects: tuple[Redirect, ...] = ()  # their ports are in `opens`
+    masquerade: bool = False  # redirected connections come from this host's address
 
     @property
     def is_opening(self) -> bool:
@@ -150,15 +178,23 @@ class Door(NamedTuple):
         """Everything that the door opens."""
         return (*self.opens, *self.behind) if self.behind else self.opens
 
+    @property
+    def leads_to(self) -> tuple[HostPort, ...]:
+        """The ports of hosts behind this one that the door opens or forwards to."""
+        return (*self.behind, *(redirect.to for redirect in self.redirects))
+
     def opens_to(self, source: Source) -> tuple[OpenPort, ...]:
         """Return what the door opens to a source: hosts behind this one are reached from their address family only."""
-        return (*self.opens, *(port for port in self.behind if port.host.version == source.version))
+        elsewhere = {each.port for each in self.redirects}
+        elsewhere -= {each.port for each in self.redirects if each.to.host.version == source.version}
+        behind = (port for port in self.behind if port.host.version == source.version)
+        return (*(port for port in self.opens if port not in elsewhere), *behind)
 
     def exclusion(self, source: Source) -> str:
         """Return why a source cannot reach anything that the door opens, or "": it is of the other address family."""
-        if not self.behind or self.opens_to(source):
+        if not self.leads_to or self.opens_to(source):
             return ""
-        return f"door {self.name} opens only IPv{self.behind[0].host.version} hosts; use that address family"
+        return f"door {self.name} opens only IPv{self.leads_to[0].host.version} hosts; use that address family"
 
 
 class Packet(NamedTuple):

@@ -16,9 +16,10 @@ from tests.support.documents import ROOT, blocks
 pytestmark = pytest.mark.netns("nft")
 
 PAGE = ROOT / "docs/router.md"
-ROUTED, NAT, _ = (block.text for block in blocks(PAGE, "toml"))
+ROUTED, NAT, FORWARD, _ = (block.text for block in blocks(PAGE, "toml"))
 KNOCK = ("4721", "11839/udp", "7306")
 KNOCK_BY_PORT = ("4722", "11840/udp", "7307")
+KNOCK_TO_FORWARD = ("4723", "11841/udp", "7308")
 BEHIND = "198.51.100.2"  # the lab's server, and the page's host behind
 
 
@@ -58,3 +59,13 @@ def test_a_port_that_is_passed_on_opens_as_the_client_sees_it(lab: Lab, tmp_path
         lab.client.run([*DOORWARD, "knock", router, *KNOCK_BY_PORT])
         assert gets_in(lab.client, router, 2222)
         assert not gets_in(lab.stranger, router, 2222)
+
+
+def test_an_opening_forwards(lab: Lab, tmp_path: Path) -> None:
+    lab.server.start_greeter(22)
+    router = str(lab.router.ipv4)
+    with running_daemon(lab.router, tmp_path, FORWARD):
+        assert not gets_in(lab.client, router, 2200)
+        lab.client.run([*DOORWARD, "knock", router, *KNOCK_TO_FORWARD])
+        assert gets_in(lab.client, router, 2200)
+        assert not gets_in(lab.stranger, router, 2200)

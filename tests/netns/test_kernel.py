@@ -16,7 +16,7 @@ from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.lab.topology import Lab
-from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, HostPort, Packet, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, HostPort, Packet, Port, Protocol, Redirect
 from doorward.nftables.chains import LOG_GROUP
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import Ruleset, compile_ruleset
@@ -83,7 +83,11 @@ def some_doors(dice: random.Random) -> list[Door]:
     for n, (knock, flags, within_ms, target) in enumerate(keys):
         host, port = target or dice.choice([None, None, *HOSTS]), Port(Protocol.TCP, 2001 + n)
         opens, behind = ((port,), ()) if host is None else ((), (HostPort(*port, host),))
-        doors.append(Door(f"door{n}", knock, opens, within_ms, 30_000, flags, target, behind=behind))
+        ends = dice.choice([[], HOSTS, HOSTS[:1], HOSTS[1:]])
+        redirects = tuple(Redirect(each, HostPort(*port, end)) for each in opens for end in ends)
+        doors.append(
+            Door(f"door{n}", knock, opens, within_ms, 30_000, flags, target, behind=behind, redirects=redirects)
+        )
     return [*doors, Door("sentinel", (SENTINEL.port,), (Port(Protocol.TCP, 2999),))]
 
 

@@ -17,7 +17,7 @@ from doorward.explain.compiled_config import build_config
 from doorward.explain.replay import CapturedPacket, PacketVerdict, Replayer
 from doorward.kernel import netlink
 from doorward.kernel.sock_diag import matching_entry
-from doorward.model import Address, Door, Element, HostPort, Packet, Port, parse_open_port
+from doorward.model import Address, Door, Element, HostPort, Packet, Port, Redirect, parse_open_port
 from doorward.nftables.libnftables import read_elements
 from doorward.packets.decode import Flow
 from tests.support.doctor_facts import WELL
@@ -72,6 +72,43 @@ def faults(text: str) -> list[tuple[str, int]]:
 def test_configuration() -> None:
     text = '[doors.both]\nknock = ["7001/tcp", "7002/udp"]\nopens = ["10.7.0.2:22/tcp", "80/tcp", "[fd07::2]:22/tcp"]\n'
     assert parse(text, "doorward.toml").doors == (BOTH,)
+
+
+FORWARDING = '[doors.a]\nopens = ["2222/tcp -> 10.7.0.2:22", "2222/tcp->[fd07::2]:22/tcp", "80/tcp"]\nmasquerade = true'
+
+
+def test_redirect() -> None:
+    (door,) = parse(FORWARDING, "doorward.toml").doors
+    port = Port.parse("2222/tcp")
+    assert (door.opens, door.redirects) == ((port, LOCAL), (Redirect(port, SSH4), Redirect(port, SSH6)))
+    assert str(door.redirects[1]) == "2222/tcp -> [fd07::2]:22"
+    assert door._replace(redirects=door.redirects[:1]).opens_to(V6) == (LOCAL,)
+    assert door._replace(opens=(port,), redirects=door.redirects[:1]).exclusion(V6)
+
+
+@pytest.mark.parametrize(
+    "text", ["2222/tcp -> 22/tcp", "2222/tcp -> 10.7.0.2:22/udp", "2222/tcp ->", "2222/tcp -> 10.7.0.2"]
+)
+def test_invalid_redirect(text: str) -> None:
+    assert faults(f'[doors.a]\nopens = ["{text}"]')[0] == ("invalid-redirect", 2)
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [
+        ('opens = ["2222/tcp -> 10.7.0.3:22", "2222/tcp -> [fd07::2]:22"]', "redirect-conflict"),
+        ('opens = ["2222/tcp -> 10.7.0.2:22"]', "redirect-conflict"),
+        ('opens = ["2222/tcp"]', "redirect-conflict"),
+        ('opens = ["2223/tcp -> 10.7.0.2:22", "2223/tcp -> 10.7.0.3:22"]', "redirect-conflict"),
+        ('opens = ["10.7.0.2:22/tcp"]', "redirect-to-hidden-port"),
+        ('opens = ["22/tcp"]\nmasquerade = true', "nothing-to-masquerade"),
+    ],
+)
+def test_conflicts(other: str, code: str) -> None:
+    found = faults(f"{FORWARDING}\n[doors.b]\n{other}")
+    assert [each for each, _ in found] == [code]
+    assert found[0][1] in (2, 5, 6)
+    parse(f'{FORWARDING}\n[doors.b]\nopens = ["2222/tcp -> 10.7.0.2:22", "2222/tcp -> [fd07::2]:22"]', "doorward.toml")
 
 
 def test_target_opens_no_port_of_this_host() -> None:

@@ -16,7 +16,7 @@ from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
 from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
-from doorward.model import Door, HostPort, Port, as_signed_ports
+from doorward.model import Door, HostPort, Redirect, as_signed_ports
 
 _ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
 _ONE_SETTING = "duplicate setting: remove one of the two"
@@ -127,6 +127,7 @@ DOOR = {
     "flags": Setting("flags", values.flags, values.text, '["syn", "!ack"]'),
     "opens": Setting("opens", values.opens, values.open_port, '["22/tcp"]'),
     "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
+    "masquerade": Setting("masquerade", values.boolean),
     "target": Setting("target", values.address),
     "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
     "on_close": Setting("on_close", values.command, values.text, '["/usr/bin/logger", "closed to %IP%"]'),
@@ -181,6 +182,7 @@ def parse(text: str, file: str) -> Configuration:
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
     configuration = Configuration(gate, tuple(doors), signed, fleet)
     validate.check_targets(report, doors)
+    validate.check_redirects(report, doors)
     validate.check_knock_ports(report, configuration)
     validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
@@ -234,9 +236,11 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
     fields = _table(report, path, table, DOOR)
     validate.check_door(report, path, table)
     opens = fields.pop("opens", ())
-    local = tuple(port for port in opens if isinstance(port, Port))
-    behind = tuple(port for port in opens if isinstance(port, HostPort))
-    return Door(name, **({"knock": ()} | fields), opens=local, behind=behind)
+    redirects = tuple(item for item in opens if isinstance(item, Redirect))
+    behind = tuple(item for item in opens if isinstance(item, HostPort))
+    local = [item.port if isinstance(item, Redirect) else item for item in opens if not isinstance(item, HostPort)]
+    fields |= {"opens": tuple(dict.fromkeys(local)), "behind": behind, "redirects": redirects}
+    return Door(name, **({"knock": ()} | fields))
 
 
 def _table(report: ErrorCollector, path: Keys, table: object, settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from doorward.config.diagnostics import ErrorCollector, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
-from doorward.model import Door, Port
+from doorward.model import Door, HostPort, Port
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -34,6 +34,36 @@ def check_targets(report: ErrorCollector, doors: Iterable[Door]) -> None:
             host = f"[{door.target}]" if door.target.version == 6 else str(door.target)
             remedy = f'write "{host}:{door.opens[0]}", or leave out one of the two'
             report.add("opens-and-target", ("doors", door.name, "opens"), fault, remedy)
+
+
+def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
+    """Report ports that would lead to two places, and hidden ports that a door leads to and does not open."""
+    hidden = {port: door.name for door in doors for port in door.behind}
+    first: dict[Port, tuple[frozenset[HostPort], str]] = {}
+    for door in doors:
+        path = ("doors", door.name, "opens")
+        for port in door.opens:
+            ends = frozenset(redirect.to for redirect in door.redirects if redirect.port == port)
+            others, other = first.setdefault(port, (ends, door.name))
+            if ends != others or len({end.host.version for end in ends}) < len(ends):
+                what = f"opens: {port} leads to {_places(ends)}"
+                where = f"in door {shown(other)} (line {report.line(('doors', other, 'opens'))}) to {_places(others)}"
+                fault = what if other == door.name else f"{what}, and {where}"
+                report.add(
+                    "redirect-conflict", path, fault, "a port leads to one place per address family; use two ports"
+                )
+        for end in (redirect.to for redirect in door.redirects if redirect.to in hidden.keys() - {*door.behind}):
+            line = report.line(("doors", hidden[end], "opens"))
+            fault = f"opens: door {shown(hidden[end])} (line {line}) hides {end}, to which this door leads"
+            report.add("redirect-to-hidden-port", path, fault, f'write "{end}" in its `opens` too')
+        if door.masquerade and not door.redirects:
+            fault = f"door {shown(door.name)} forwards nothing"
+            remedy = 'remove it, or write opens = ["2222/tcp -> 192.0.2.7:22"]'
+            report.add("nothing-to-masquerade", ("doors", door.name, "masquerade"), fault, remedy)
+
+
+def _places(ends: Iterable[HostPort]) -> str:
+    return " and ".join(sorted(map(str, ends))) or "this host"
 
 
 def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> None:

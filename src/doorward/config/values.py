@@ -11,13 +11,13 @@ from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
 from doorward.errors import InvalidValueError
-from doorward.model import NAME, Address, FlagFilter, HostPort, OpenPort, Port, parse_address
+from doorward.model import NAME, Address, FlagFilter, HostPort, OpenPort, Port, Redirect, parse_address
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour; an attempt takes room for as long
 MAX_FOR_MS = 365 * 86_400_000  # what should be open for longer is public
 MAX_OPENS = 32  # one rule adds an element for each
-MAX_OPEN_PORT = 80  # characters: the longest address, in brackets, and a port
+MAX_OPEN_PORT = 80  # characters: a port, an arrow, the longest address, and another port
 MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000  # the numbers of knocks are remembered for longer
 MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 50, 10_000  # etcd syncs its disk before it answers; a client waits for the answer
 MAX_ENDPOINTS = 16  # etcd recommends seven nodes at most
@@ -152,10 +152,11 @@ def port(value: object) -> Port:
     return Port.parse(value)
 
 
-def open_port(value: object) -> OpenPort:
-    """Convert what a door opens: a port of this host, or of one behind it."""
-    host_port = HostPort.parse(value) if isinstance(value, str) and len(value) <= MAX_OPEN_PORT else None
-    return host_port or port(value)
+def open_port(value: object) -> OpenPort | Redirect:
+    """Convert what a door opens: a port of this host, one of a host behind it, or one that leads to the other."""
+    if not isinstance(value, str) or len(value) > MAX_OPEN_PORT:
+        return port(value)
+    return Redirect.parse(value) or HostPort.parse(value) or port(value)
 
 
 def file(value: object) -> str:

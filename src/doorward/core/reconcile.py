@@ -50,11 +50,13 @@ def _attribute(
     for needs_all in (True, False):
         for first in left_s:
             doors = by_port.get(first, ()) if first in remaining else ()
-            door = next(
-                (door for door in doors if not needs_all or remaining.keys() >= set(door.opens_to(address))), None
+            reached = ((door, door.opens_to(address)) for door in doors)
+            fitting = (
+                each for each in reached if first in each[1] and (not needs_all or remaining.keys() >= {*each[1]})
             )
+            door, opened = next(fitting, (None, ()))
             if door is not None:
-                ports = tuple(port for port in door.opens_to(address) if port in remaining)
+                ports = tuple(port for port in opened if port in remaining)
                 until_s = now_s + max(remaining.pop(port) for port in ports)
                 yield Opening(door.name, address, ports, now_s, until_s, "knock")
 

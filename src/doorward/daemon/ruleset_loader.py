@@ -172,7 +172,7 @@ def load_file(path: Path, restore: Remaining, keep: Path, held: Collection[Port]
 
 def _not_forwarded(configuration: Configuration) -> Iterator[str]:
     """Yield a warning for each address family that this host does not forward, though a door opens ports behind it."""
-    versions = {port.host.version for door in configuration.doors for port in door.behind}
+    versions = {port.host.version for door in configuration.doors for port in door.leads_to}
     for version in sorted(versions):
         if not is_forwarding(version):
             yield f"this host forwards no IPv{version} packets to the hosts behind it; set {SYSCTLS[version]} = 1"

@@ -18,11 +18,10 @@ from doorward.importer.firewall_ports import Service
 from doorward.importer.from_knockd import SHORTEST_MS, UNTIL_CLOSED_MS, Converted
 from doorward.importer.fwknop_conf import DEFAULT_FOR_S, DEFAULT_MAX_S, NO_COMMAND, AccessConfiguration, Include, Stanza
 from doorward.importer.toml_writer import ImportNote, comments, firewall_note, unique_names
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol, Redirect
 
 _HMAC = {"HMAC_KEY", "HMAC_KEY_BASE64", "%include_keys"}  # a key file may contain one
 _GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", "GPG_FINGERPRINT_ID"}
-_NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
 
 
 def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
@@ -78,15 +77,10 @@ def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
 def _network(stanza: Stanza) -> Iterator[tuple[bool, str]]:
     if stanza.destinations:
         yield True, "laxer: DESTINATION has no counterpart; knocks to every address of this host count"
-    if stanza.translation is not None:
-        where = f"{stanza.translation.address} port {stanza.translation.port}"
-        yield (
-            True,
-            f"FORCE_NAT: doorward does no NAT. Write the translation to {where} permanently into your own firewall: "
-            "the door decides which sources reach it",
-        )
-    if stanza.named & _NETWORK or stanza.flags & _NETWORK:
-        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"
+    if stanza.translation is None and "FORCE_MASQUERADE" in stanza.flags:
+        yield False, "FORCE_MASQUERADE: without FORCE_NAT nothing is forwarded"
+    if "FORCE_SNAT" in stanza.named:
+        yield True, "FORCE_SNAT: write it permanently into your own firewall, or masquerade = true here"
     if stanza.flags & {"FORWARD_ALL", "DISABLE_DNAT"}:
         yield (
             True,
@@ -123,6 +117,7 @@ class SignedDoor:
     name: str
     stanza: Stanza
     opens: tuple[Port, ...] = ()
+    redirects: tuple[Redirect, ...] = ()  # of its ports: all or none
     on_open: list[str] = field(default_factory=list)
     on_close: list[str] = field(default_factory=list)
     for_ms: int = SHORTEST_MS
@@ -138,6 +133,7 @@ def convert(configuration: AccessConfiguration, file: str, service: Service, por
     """Convert each stanza to a door; `service` looks ports up by name, `port_name` names by port."""
     names = unique_names(_stem(stanza, port_name) for stanza in configuration.stanzas)
     doors = [_convert_stanza(name, stanza, service) for name, stanza in zip(names, configuration.stanzas, strict=True)]
+    _resolve_redirects(doors)
     _note_duplicates(doors)
     opened = tuple(dict.fromkeys(port for door in doors for port in door.opens))
     signed_port = _signed_port(opened)
@@ -168,6 +164,7 @@ def _convert_stanza(name: str, stanza: Stanza, service: Service) -> SignedDoor:
         _cycle(door, stanza.cycle_open, service)
     else:
         _ports(door)
+        _redirect(door)
         _times(door)
     if not (door.opens or door.on_open):
         door.on_open = ["true"]
@@ -199,6 +196,36 @@ def _ports(door: SignedDoor) -> None:
             "a packet chose among its ports; the door opens all of them. Write several doors if that is too much",
             check=True,
         )
+
+
+def _redirect(door: SignedDoor) -> None:
+    """Let the door's ports lead to where FORCE_NAT forwarded them."""
+    to = door.stanza.translation
+    if to is None:
+        return
+    try:
+        parsed = [Redirect.parse(f"{port} -> {to.address}:{to.port}") for port in door.opens]
+    except ValueError:
+        door.opens = ()
+        what = f"FORCE_NAT to {to.address}, where no packet is forwarded: it opens nothing yet"
+        door.note(f"{what}; write that service's own port into `opens`", check=True)
+        return
+    door.redirects = tuple(filter(None, parsed))
+    what = "FORCE_NAT: the opening forwards its port, for this door's clients alone, as fwknopd did"
+    needs = "This host must forward packets (net.ipv4.ip_forward), and other firewalls must let them through"
+    door.note(f"{what}. {needs}", check=True)
+
+
+def _resolve_redirects(doors: Sequence[SignedDoor]) -> None:
+    """Let each port lead to one place, that of its first door; fwknopd forwarded each client by its own stanza."""
+    first: dict[Port, tuple[Redirect | None, str]] = {}
+    for door in doors:
+        leads = dict.fromkeys(door.opens) | {each.port: each for each in door.redirects}
+        others = [port for port, lead in leads.items() if first.setdefault(port, (lead, door.name))[0] != lead]
+        if others:
+            door.opens, door.redirects, door.on_open = (), (), ["true"]
+            what = f"{others[0]} leads elsewhere for {first[others[0]][1]}, and a port leads to one place"
+            door.note(f"{what}: this door opens nothing yet; write another port", check=True)
 
 
 def _times(door: SignedDoor) -> None:
@@ -269,7 +296,7 @@ def _note_duplicates(doors: Sequence[SignedDoor]) -> None:
     """Note doors that could be one door: in access.conf every shared key needed its own stanza."""
     first: dict[object, str] = {}
     for door in doors:
-        other = first.setdefault((door.opens, door.for_ms), door.name) if door.opens else door.name
+        other = first.setdefault((door.opens, door.redirects, door.for_ms), door.name) if door.opens else door.name
         if other != door.name:
             door.note(f'does what {other} does: take it out, and write doors="{other}" in the line, if you like')
 
@@ -292,7 +319,9 @@ def _write(file: str, doors: Sequence[SignedDoor], notes: Sequence[ImportNote], 
 def _table(door: SignedDoor) -> Iterator[str]:
     yield from ("", f"[doors.{door.name}]", *comments(door.notes))
     if door.opens:
-        yield f"opens = {toml_list(map(str, door.opens))}"
+        yield f"opens = {toml_list(map(str, door.redirects or door.opens))}"
+    if door.redirects and "FORCE_MASQUERADE" in door.stanza.flags:
+        yield "masquerade = true"
     if door.on_open:
         yield f"on_open = {toml_list(door.on_open)}"
     if door.on_close:

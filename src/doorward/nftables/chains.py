@@ -40,7 +40,7 @@ _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 # Addresses that several hosts share; a socket of this host may be among the receivers.
 _SHARED = "broadcast, multicast, anycast"
 # Without `iif` the kernel does not consult the table of a VRF; with it, only for addresses of that interface.
-_NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
+NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
 _LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
 # ICMP errors, and connections that a conntrack helper expects. A helper parses untrusted text (a server that echoes a
 # client's text announces any port), so the port is looked up first.
@@ -59,6 +59,7 @@ class ChainContext:
     signed_ports: Sequence[Port] = ()
     is_for_browsers: bool = False
     behind: Sequence[str] = ()  # the rules that look up ports of hosts behind this one
+    unreachable: frozenset[tuple[str, Port]] = frozenset()  # ports that are forwarded for the other family only
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -92,22 +93,25 @@ def granted(context: ChainContext) -> str:
 def opening(context: ChainContext, name: str, action: Action, doors: str) -> str:
     """Return the chain that opens these ports to the source. If the set is full, it reports that instead."""
     rules = []
-    for family, source in SOURCES.items():
-        updates = [update for port, ms in action if (update := _update(family, source, port, ms))]
+    for family in SOURCES:
+        updates = [update for port, ms in action if (update := _update(context, family, port, ms))]
         rules.append(" ".join([*(updates or [f"meta nfproto ipv{family}"]), "goto granted"]))
     if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
     return chain(name, [*rules, "counter name open_full", context.log_state("full")], doors)
 
 
-def _update(family: str, source: str, port: OpenPort, ms: int) -> str:
-    """Return the statement that opens a port; empty if it is a port of a host of the other address family."""
+def _update(context: ChainContext, family: str, port: OpenPort, ms: int) -> str:
+    """Return the statement that opens a port; empty if it leads to a host of the other address family only."""
     name, host = f"open{family}", ""
+    if (family, port) in context.unreachable:
+        return ""
     if isinstance(port, HostPort):
         if port.host.version != int(family):
             return ""
         name, host = f"open_behind{family}", f"{port.host} . "
-    return f"update @{name} {{ {source} . {host}{port.protocol.value} . {port.number} timeout {nft_duration(ms)} }}"
+    key = f"{SOURCES[family]} . {host}{port.protocol.value} . {port.number}"
+    return f"update @{name} {{ {key} timeout {nft_duration(ms)} }}"
 
 
 def matching(context: ChainContext) -> list[str]:
@@ -202,7 +206,7 @@ def signed(context: ChainContext) -> str:
     browser = chain("browser", _handed_over("browser", *_BROWSER_LIMITS, verdict)) if context.is_for_browsers else ""
     rules = [
         *unwatched(context.gate, "return"),
-        f"{_NOT_LOCAL} return",
+        f"{NOT_LOCAL} return",
         *banned(verdict),
         *([f"{_FRAME} goto browser"] if browser else []),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
@@ -299,7 +303,7 @@ def prerouting(context: ChainContext) -> str:
         *_unmarked(gate),
         *unwatched(gate, "accept"),
         "ct state established accept",
-        f"{_NOT_LOCAL} goto not_local",
+        f"{NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         _RELATED,
         *(knock if context.groups else []),

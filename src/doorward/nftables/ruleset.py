@@ -25,11 +25,11 @@ from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port
-from doorward.nftables import ban_sets, behind, chains, maps
+from doorward.nftables import ban_sets, behind, chains, maps, redirects
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
 TABLE = "inet doorward"
-BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output")
+BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output", *redirects.BASE_CHAINS)
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
 OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6")  # open ports by address, and by network
 OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # those of other hosts
@@ -41,7 +41,7 @@ SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per secon
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6")
+REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6", *redirects.REUSED)
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
@@ -164,8 +164,10 @@ def compile_ruleset(
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    looked_up = behind.look_up(behind.families(doors))
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers, looked_up)
+    looked_up, unreachable = behind.look_up(behind.families(doors)), redirects.unreachable(doors)
+    context = chains.ChainContext(
+        groups, gate, generation, log_steps, signed_ports, is_for_browsers, looked_up, unreachable
+    )
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -183,7 +185,7 @@ def compile_ruleset(
         _exempt(doors, gate) if chains.early(context) else "",
         chains.early(context),
         chains.signed(context),
-        *behind.texts(doors, gate, has_open_nets=bool(signed_ports)),
+        *(text for each in (behind, redirects) for text in each.texts(doors, gate, has_open_nets=bool(signed_ports))),
         chains.forwarded(context),
         chains.prerouting(context),
         chains.translated(context),
