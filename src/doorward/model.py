@@ -6,7 +6,7 @@ Named tuples, not dataclasses: `dataclasses` imports many modules, and a signed 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -139,19 +139,59 @@ class Redirect(NamedTuple):
         return f"{self.port} -> {str(self.to).partition('/')[0]}"
 
 
-OpenPort = Port | HostPort  # what a door opens: a port of this host, or of one behind it
+_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})([/:][A-Za-z]+)")
+
+
+class PortRange(NamedTuple):
+    """Ports of this host from `number` to `last`."""
+
+    protocol: Protocol
+    number: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> PortRange | None:
+        """Parse `60000-61000/udp`; None for a single port. Raises ValueError."""
+        match = _RANGE.fullmatch(text.strip())
+        if match is None:
+            return None
+        first, last = (Port.parse(number + match[3]) for number in match.group(1, 2))
+        if first > last:
+            raise InvalidValueError("reversed-range", f'{text.strip()!r} runs backwards; write "{last.number}-{first}"')
+        return cls(first.protocol, first.number, last.number)
+
+    @property
+    def first(self) -> Port:
+        """The port that the open sets have for the range."""
+        return Port(self.protocol, self.number)
+
+    def ports(self) -> Iterator[Port]:
+        """Yield its ports."""
+        return (Port(self.protocol, number) for number in range(self.number, self.last + 1))
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.last}/{self.protocol.name.lower()}"
+
+
+OpenPort = Port | PortRange | HostPort  # what a door opens: of this host, or of one behind it
+SetPort = Port | HostPort  # how the open sets name it
 
 
 def parse_open_port(text: str) -> OpenPort:
     """Parse what a door opens, as `str` writes it. Raises ValueError with fault and remedy."""
-    return HostPort.parse(text) or Port.parse(text)
+    return PortRange.parse(text) or HostPort.parse(text) or Port.parse(text)
+
+
+def set_port(port: OpenPort) -> SetPort:
+    """Return the port in the open sets that opens this: of a range the first."""
+    return port.first if isinstance(port, PortRange) else port
 
 
 class Door(NamedTuple):
     """A named set of ports that a knock opens: the port sequence, the ports, the duration.
 
     `knock` may be empty: the door is then opened by a signed knock or `doorward open`. `within_ms` runs from the first
-    knock packet to the last. `opens` are ports of this host, `behind` those of hosts behind it.
+    knock packet to the last. `opens` and `ranges` are ports of this host, `behind` those of hosts behind it.
     """
 
     name: str
@@ -165,6 +205,7 @@ class Door(NamedTuple):
     on_close: tuple[str, ...] = ()
     shared: bool = False  # its openings, and signed knocks addressed to the whole fleet, are shared with the fleet
     behind: tuple[HostPort, ...] = ()
+    ranges: tuple[PortRange, ...] = ()
     redirects: tuple[Redirect, ...] = ()  # their ports are in `opens`
     masquerade: bool = False  # redirected connections come from this host's address
 
@@ -176,7 +217,7 @@ class Door(NamedTuple):
     @property
     def all_opens(self) -> tuple[OpenPort, ...]:
         """Everything that the door opens."""
-        return (*self.opens, *self.behind) if self.behind else self.opens
+        return (*self.opens, *self.ranges, *self.behind)
 
     @property
     def leads_to(self) -> tuple[HostPort, ...]:
@@ -188,7 +229,7 @@ class Door(NamedTuple):
         elsewhere = {each.port for each in self.redirects}
         elsewhere -= {each.port for each in self.redirects if each.to.host.version == source.version}
         behind = (port for port in self.behind if port.host.version == source.version)
-        return (*(port for port in self.opens if port not in elsewhere), *behind)
+        return (*(port for port in self.opens if port not in elsewhere), *self.ranges, *behind)
 
     def exclusion(self, source: Source) -> str:
         """Return why a source cannot reach anything that the door opens, or "": it is of the other address family."""
@@ -251,12 +292,12 @@ class Element(NamedTuple):
     """One element of the nftables open sets: this address or network may start connections to this port."""
 
     address: Source
-    port: OpenPort
+    port: SetPort
 
 
 def elements_of(doors: Iterable[Door], source: Source) -> tuple[Element, ...]:
     """Return the set elements that open these doors to a source."""
-    return tuple(Element(source, port) for door in doors for port in door.opens_to(source))
+    return tuple(Element(source, set_port(port)) for door in doors for port in door.opens_to(source))
 
 
 class Share(NamedTuple):
@@ -293,4 +334,4 @@ class Opening(NamedTuple):
 
     def elements(self) -> tuple[Element, ...]:
         """Return the elements of this opening in the nftables open sets."""
-        return tuple(Element(self.address, port) for port in self.ports)
+        return tuple(Element(self.address, set_port(port)) for port in self.ports)

@@ -16,7 +16,19 @@ from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.lab.topology import Lab
-from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, HostPort, Packet, Port, Protocol, Redirect
+from doorward.model import (
+    DEFAULT_FLAGS,
+    Address,
+    Door,
+    FlagFilter,
+    HostPort,
+    Packet,
+    Port,
+    PortRange,
+    Protocol,
+    Redirect,
+    set_port,
+)
 from doorward.nftables.chains import LOG_GROUP
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import Ruleset, compile_ruleset
@@ -84,10 +96,10 @@ def some_doors(dice: random.Random) -> list[Door]:
         host, port = target or dice.choice([None, None, *HOSTS]), Port(Protocol.TCP, 2001 + n)
         opens, behind = ((port,), ()) if host is None else ((), (HostPort(*port, host),))
         ends = dice.choice([[], HOSTS, HOSTS[:1], HOSTS[1:]])
+        ranges = () if target else dice.choice([(), (PortRange(*port._replace(number=3000 + 10 * n), 3005 + 10 * n),)])
         redirects = tuple(Redirect(each, HostPort(*port, end)) for each in opens for end in ends)
-        doors.append(
-            Door(f"door{n}", knock, opens, within_ms, 30_000, flags, target, behind=behind, redirects=redirects)
-        )
+        door = Door(f"door{n}", knock, opens, within_ms, 30_000, flags, target)
+        doors.append(door._replace(behind=behind, ranges=ranges, redirects=redirects))
     return [*doors, Door("sentinel", (SENTINEL.port,), (Port(Protocol.TCP, 2999),))]
 
 
@@ -102,7 +114,8 @@ def some_packets(dice: random.Random, doors: list[Door], *, pauses: bool) -> Ite
         ends = destination, destination is None
         if dice.random() < 0.3:
             run.insert(
-                dice.randrange(len(run) + 1), dice.choice([*SYMBOLS, Port(Protocol.UDP, 9), Port(Protocol.TCP, 2001)])
+                dice.randrange(len(run) + 1),
+                dice.choice([*SYMBOLS, Port(Protocol.UDP, 9), Port(Protocol.TCP, 2001), Port(Protocol.TCP, 3003)]),
             )
         flags = dice.choice([2, 2, 2, 2, 1, 3, 16, 18, 0, 41])
         for port in run:
@@ -137,7 +150,7 @@ def test_kernel_opens_what_the_tracker_opens(rig: Rig, mode: Mode, batch: int) -
         assert opened == expected, f"seed {mode} {batch} {number}"
         in_sets = {(ip_address(str(e.address)).packed, e.port) for e in rig.lab.server.call(rig.filter.elements)}
         wanted = {
-            (source, port)
+            (source, set_port(port))
             for source, name in expected
             for door in doors
             if door.name == name

@@ -74,6 +74,7 @@ doors = st.builds(
     on_open=st.just(()),
     on_close=st.just(()),
     shared=st.just(False),  # needs a fleet
+    ranges=st.just(()),
     redirects=st.just(()),
     masquerade=st.just(False),
     behind=st.lists(host_ports, unique=True, max_size=3).map(tuple),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, HostPort, Packet, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, HostPort, Packet, Port, PortRange, Protocol
 
 SYMBOLS = [Port(protocol, number) for protocol in Protocol for number in (1001, 1002, 1003)]
 SERVICES = [Port(Protocol.TCP, number) for number in range(2001, 2031)]
@@ -19,7 +19,9 @@ SOURCES = [
     bytes(15) + b"\2",
     bytes(7) + b"\1" + bytes(8),
 ]
+RANGED = [Port(Protocol.TCP, 3003), Port(Protocol.UDP, 3003), Port(Protocol.TCP, 3005), Port(Protocol.TCP, 3006)]
 WITHIN_MS = [400, 15_000]
+RANGES = [PortRange(list(Protocol)[number % 2], 3000 + 10 * number, 3005 + 10 * number) for number in range(30)]
 HOSTS = [ip_address("10.7.0.2"), ip_address("fd07::2")]  # behind this host
 
 
@@ -46,7 +48,10 @@ def worlds(draw: st.DrawFn, least: int = 1, most: int = 12) -> World:
         host = target or draw(st.sampled_from([None, None, *HOSTS]))
         behind = () if host is None else (HostPort(*SERVICES[number], host),)
         opens = () if behind else (SERVICES[number],)
-        doors.append(Door(f"door{number}", knock, opens, within_ms, 30_000, flags, target, behind=behind))
+        ranges = () if target else draw(st.sampled_from([(), (), (RANGES[number],)]))
+        doors.append(
+            Door(f"door{number}", knock, opens, within_ms, 30_000, flags, target, behind=behind, ranges=ranges)
+        )
     used = {port for door in doors for port in door.knock}
     public = frozenset(port for port in [Port(Protocol.TCP, 80), *SYMBOLS] if port not in used)
     return World(doors, draw(st.sampled_from([frozenset(), public])), draw(st.booleans()))
@@ -55,7 +60,7 @@ def worlds(draw: st.DrawFn, least: int = 1, most: int = 12) -> World:
 @st.composite
 def streams(draw: st.DrawFn, world: World) -> list[tuple[Packet, float]]:
     """Packets and their times: much of it pieces of right sequences, else nothing would ever open."""
-    ports = st.sampled_from([*SYMBOLS, SERVICES[0], Port(Protocol.TCP, 80), Port(Protocol.UDP, 9)])
+    ports = st.sampled_from([*SYMBOLS, SERVICES[0], *RANGED, Port(Protocol.TCP, 80), Port(Protocol.UDP, 9)])
     pieces = st.sampled_from([door.knock for door in world.doors])
     run = st.one_of(pieces, st.lists(ports, min_size=1, max_size=3).map(tuple))
     stream: list[tuple[Packet, float]] = []

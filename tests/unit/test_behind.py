@@ -17,7 +17,7 @@ from doorward.explain.compiled_config import build_config
 from doorward.explain.replay import CapturedPacket, PacketVerdict, Replayer
 from doorward.kernel import netlink
 from doorward.kernel.sock_diag import matching_entry
-from doorward.model import Address, Door, Element, HostPort, Packet, Port, Redirect, parse_open_port
+from doorward.model import Address, Door, Element, HostPort, Packet, Port, Redirect, parse_open_port, set_port
 from doorward.nftables.libnftables import read_elements
 from doorward.packets.decode import Flow
 from tests.support.doctor_facts import WELL
@@ -210,3 +210,70 @@ def test_explain() -> None:
         verdicts.append(replayer.replay(CapturedPacket(number, number / 10, flow)).verdict)
     assert verdicts[0] is PacketVerdict.HIDDEN
     assert verdicts[2:] == [PacketVerdict.OPENS, PacketVerdict.ENTERS, PacketVerdict.ELSEWHERE]
+
+
+RANGES = '[gate]\npublic = ["59999/udp"]\n[doors.a]\nopens = ["60000-61000/udp"]\n[doors.b]\n'
+
+
+@pytest.mark.parametrize(
+    "opens",
+    ['["60000-61000/udp"]', '["61001/udp", "59998/udp", "60500/tcp"]', '["61001-61002/udp", "60000-61000/tcp"]'],
+)
+def test_ranges_that_do_not_overlap(opens: str) -> None:
+    parse(f"{RANGES}opens = {opens}", "doorward.toml")
+
+
+@pytest.mark.parametrize(
+    ("rest", "line"),
+    [
+        ('opens = ["60999-61001/udp"]', 6),
+        ('opens = ["60001-60002/udp"]', 6),
+        ('opens = ["61000/udp"]', 4),
+        ('opens = ["59990-59999/udp"]', 6),
+        ('opens = ["1/udp"]\nknock = ["60001/udp"]', 4),
+        ('opens = ["1/udp"]\n[signed]\nport = "60001/udp"', 4),
+    ],
+)
+def test_ranges_that_overlap(rest: str, line: int) -> None:
+    assert faults(RANGES + rest) == [("range-overlap", line)]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("61000-60000/udp", "reversed-range"),
+        ("0-5/udp", "port-range"),
+        ("1-70000/udp", "port-range"),
+        ("10.7.0.2:1-2/udp", "invalid-port"),
+        ("1-2/udp -> 10.7.0.2:1", "invalid-port"),
+    ],
+)
+def test_invalid_ranges(text: str, code: str) -> None:
+    assert faults(f'[doors.a]\nopens = ["{text}"]')[0] == (code, 2)
+
+
+def test_range_is_opened_by_its_first_port() -> None:
+    span = parse_open_port("60000-61000/udp")
+    assert (str(span), set_port(span)) == ("60000-61000/udp", Port.parse("60000/udp"))
+    (_, door), found = (
+        parse('[doors.b]\nopens = ["1/tcp"]\n[doors.a]\nopens = ["60000-61000/udp", "22/tcp"]', "f").doors,
+        [],
+    )
+    table = OpeningTable()
+    on_reconcile(
+        table, {Element(V4, Port.parse("60000/udp")): 9.0, Element(V4, Port.parse("22/tcp")): 9.0}, [door], 0.0
+    )
+    found += [(opening.door, {*map(str, opening.ports)}) for opening in table]
+    assert found == [("a", {"60000-61000/udp", "22/tcp"})]
+    assert table.wanted_until([Element(V4, Port.parse("60000/udp"))]) == {Element(V4, Port.parse("60000/udp")): 9.0}
+
+
+def test_range_in_explain() -> None:
+    config = build_config(parse(f'{RANGES}opens = ["60000-61000/udp", "22/tcp"]', "f"))
+    replayer = Replayer(config, b"here".__eq__)
+    for number, text in enumerate(("60000/udp", "60500/udp", "61000/udp", "61001/udp", "60500/tcp")):
+        port = Port.parse(text)
+        flow = Flow(V4.packed, b"here", port.protocol, 1024, port, Packet(V4.packed, port, 2), number)
+        step = replayer.replay(CapturedPacket(number, number / 10, flow))
+        assert (step.verdict is PacketVerdict.HIDDEN) == (number < 3)
+        assert str(step.service) == ("60000-61000/udp" if number < 3 else text)

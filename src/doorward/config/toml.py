@@ -16,7 +16,7 @@ from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
 from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
-from doorward.model import Door, HostPort, Redirect, as_signed_ports
+from doorward.model import Door, HostPort, Port, PortRange, Redirect, as_signed_ports
 
 _ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
 _ONE_SETTING = "duplicate setting: remove one of the two"
@@ -183,6 +183,7 @@ def parse(text: str, file: str) -> Configuration:
     configuration = Configuration(gate, tuple(doors), signed, fleet)
     validate.check_targets(report, doors)
     validate.check_redirects(report, doors)
+    validate.check_ranges(report, configuration)
     validate.check_knock_ports(report, configuration)
     validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
@@ -238,8 +239,9 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
     opens = fields.pop("opens", ())
     redirects = tuple(item for item in opens if isinstance(item, Redirect))
     behind = tuple(item for item in opens if isinstance(item, HostPort))
-    local = [item.port if isinstance(item, Redirect) else item for item in opens if not isinstance(item, HostPort)]
-    fields |= {"opens": tuple(dict.fromkeys(local)), "behind": behind, "redirects": redirects}
+    ranges = tuple(item for item in opens if isinstance(item, PortRange))
+    local = [getattr(item, "port", item) for item in opens if isinstance(item, Port | Redirect)]
+    fields |= {"opens": tuple(dict.fromkeys(local)), "behind": behind, "ranges": ranges, "redirects": redirects}
     return Door(name, **({"knock": ()} | fields))
 
 

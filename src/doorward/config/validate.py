@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from doorward.config.diagnostics import ErrorCollector, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
-from doorward.model import Door, HostPort, Port
+from doorward.model import Door, HostPort, Port, PortRange
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -60,6 +60,40 @@ def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
             fault = f"door {shown(door.name)} forwards nothing"
             remedy = 'remove it, or write opens = ["2222/tcp -> 192.0.2.7:22"]'
             report.add("nothing-to-masquerade", ("doors", door.name, "masquerade"), fault, remedy)
+
+
+def check_ranges(report: ErrorCollector, configuration: Configuration) -> None:
+    """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines."""
+    owners = {span: door.name for door in reversed(configuration.doors) for span in door.ranges}
+    widest: PortRange | None = None
+    for span in sorted(owners):
+        if widest and widest.protocol is span.protocol and span.number <= widest.last:
+            what = f"with {widest}, which door {shown(owners[widest])} opens"
+            _report_overlap(report, owners[span], span, what, ("doors", owners[widest], "opens"))
+        widest = span if widest is None or (span.protocol, span.last) > (widest.protocol, widest.last) else widest
+    inside = {port: span for span in owners for port in span.ports()}
+    uses: dict[tuple[PortRange, str], Keys] = {}
+    for port, use, place in _uses(configuration) if inside else ():
+        if port in inside and uses.setdefault((inside[port], use), place) is place:
+            _report_overlap(report, owners[inside[port]], inside[port], f"with {port}, which {use}", place)
+
+
+def _uses(configuration: Configuration) -> Iterator[tuple[Port, str, Keys]]:
+    """Yield single ports, what each is used for, and its path of keys."""
+    for port in configuration.gate.public:
+        yield port, "is public", ("gate", "public")
+    for port in configuration.signed_ports:
+        yield port, "is for signed knocks", _signed_path(configuration, port)
+    for door in configuration.doors:
+        for port in door.opens:
+            yield port, f"door {shown(door.name)} opens", ("doors", door.name, "opens")
+        for path, port in _knock_ports(door) if door.target is None else ():
+            yield port, f"is a knock port of door {shown(door.name)}", path
+
+
+def _report_overlap(report: ErrorCollector, door: str, span: PortRange, what: str, place: Keys) -> None:
+    fault = f"opens: {span} overlaps {what} (line {report.line(place)})"
+    report.add("range-overlap", ("doors", door, "opens"), fault, "write a range without it, or take it out there")
 
 
 def _places(ends: Iterable[HostPort]) -> str:

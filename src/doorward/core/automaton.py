@@ -107,7 +107,8 @@ def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_o
     for key, members in groups.items():
         machines.append(_build_machine(key, root, [(i, doors[i].knock) for i in members]))
         root += len(machines[-1].edges) + 1
-    never = frozenset(public).union(*(door.opens for door in doors))
+    ranges = {span for door in doors for span in door.ranges}
+    never = frozenset(public).union(*(door.opens for door in doors), *(span.ports() for span in ranges))
     only = frozenset(port for door in doors for port in door.knock) if known_only else None
     return Automaton(tuple(machines), never, only, frozenset(port for door in doors for port in door.behind))
 

@@ -15,7 +15,7 @@ from doorward.core.deadlines import Deadlines
 from doorward.core.diff import Remaining
 from doorward.core.reconcile import differences
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
-from doorward.model import Door, Element, Opening, Share, Source, elements_of
+from doorward.model import Door, Element, Opening, Share, Source, elements_of, set_port
 
 _MOST_NAMES = 4  # of holders, in one text
 OTHER_FAMILY = "family"  # the code of a rejection
@@ -215,7 +215,8 @@ class OpeningTable:
         """Return the latest end of the openings that need each element; elements that none needs are left out."""
         until: dict[Element, float] = {}
         for element in elements:
-            ends = [o.until_s for o in self._by_source.get(element.address, {}).values() if element.port in o.ports]
+            openings = self._by_source.get(element.address, {}).values()
+            ends = [o.until_s for o in openings if element.port in map(set_port, o.ports)]
             if ends:
                 until[element] = max(ends)
         return until

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.core.diff import TOLERANCE_S, Remaining
-from doorward.model import Door, Element, Opening, OpenPort, Source
+from doorward.model import Door, Element, Opening, SetPort, Source, set_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +30,35 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
                 covered[element] = max(covered.get(element, 0.0), opening.until_s - now_s)
         else:
             lost.append(opening)
-    missing: dict[Source, dict[OpenPort, float]] = {}
+    missing: dict[Source, dict[SetPort, float]] = {}
     for (address, port), left_s in have.items():
         if left_s > covered.get(Element(address, port), 0.0) + TOLERANCE_S:
             missing.setdefault(address, {})[port] = left_s
-    by_port: dict[OpenPort, list[Door]] = {}
+    by_port: dict[SetPort, list[Door]] = {}
     for door in doors:
-        for port in door.all_opens:
-            by_port.setdefault(port, []).append(door)
+        for opened in door.all_opens:
+            by_port.setdefault(set_port(opened), []).append(door)
     found = [o for address, ports in missing.items() for o in _attribute(address, ports, by_port, now_s)]
     return Differences(tuple(found), tuple(lost))
 
 
 def _attribute(
-    address: Source, left_s: Mapping[OpenPort, float], by_port: Mapping[OpenPort, Sequence[Door]], now_s: float
+    address: Source, left_s: Mapping[SetPort, float], by_port: Mapping[SetPort, Sequence[Door]], now_s: float
 ) -> Iterator[Opening]:
     """Yield the openings that account for these elements: doors with all their ports first, in file order."""
     remaining = dict(left_s)
     for needs_all in (True, False):
         for first in left_s:
             doors = by_port.get(first, ()) if first in remaining else ()
-            reached = ((door, door.opens_to(address)) for door in doors)
+            reached = ((door, {set_port(port): port for port in door.opens_to(address)}) for door in doors)
             fitting = (
-                each for each in reached if first in each[1] and (not needs_all or remaining.keys() >= {*each[1]})
+                each for each in reached if first in each[1] and (not needs_all or remaining.keys() >= each[1].keys())
             )
-            door, opened = next(fitting, (None, ()))
+            door, opened = next(fitting, (None, {}))
             if door is not None:
-                ports = tuple(port for port in opened if port in remaining)
-                until_s = now_s + max(remaining.pop(port) for port in ports)
+                keys = [key for key in opened if key in remaining]
+                until_s = now_s + max(remaining.pop(key) for key in keys)
+                ports = tuple(opened[key] for key in keys)
                 yield Opening(door.name, address, ports, now_s, until_s, "knock")
 
 

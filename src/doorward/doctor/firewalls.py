@@ -30,6 +30,8 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     is_certain = all(rule.is_outward for rule in trace.unchecked)
     uses = {port: f"a knock of door {name!r}" for port, name in knocks.items()}
     uses |= {port: f"which door {name!r} opens" for port, name in doors.items()}
+    spans = {span: door.name for door in configuration.doors for span in door.ranges}
+    uses |= {span.first: f"the first of {span}, which door {name!r} opens" for span, name in spans.items()}
     redirected = {each.port for door in configuration.doors for each in door.redirects}  # no chain at input sees them
     blocking = _blocking_rules(facts, redirected)
     for drop in blocking:

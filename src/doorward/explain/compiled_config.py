@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Gate, WrongPort
 from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, pack_symbol
-from doorward.model import Door, HostPort, OpenPort, Port
+from doorward.model import Address, Door, HostPort, OpenPort, Port, PortRange, Protocol
 
+_AFTER_ALL = 1 << 16  # above every port
 NAMED_DOORS = 3  # doors named per shared prefix; the others are counted
 MOST_DOORS_PER_NUMBER = 64  # doors per port number; later ones are not considered as candidates
 
@@ -35,11 +37,22 @@ class CompiledConfig:
     services: dict[OpenPort, tuple[int, ...]]
     doors_by_number: dict[int, list[int]]  # port number, of either protocol -> doors with it in their sequence
     signed_ports: tuple[Port, ...] = ()
+    ranges: tuple[PortRange, ...] = ()  # sorted; they do not overlap
+
+    def opened_as(self, protocol: Protocol, number: int, host: Address | None) -> OpenPort | None:
+        """Return how doors open a port, of this host or one behind it, if not as the port of this host itself."""
+        if host is not None:
+            behind = HostPort(protocol, number, host)
+            return behind if behind in self.services else None
+        index = bisect_right(self.ranges, (protocol, number, _AFTER_ALL)) - 1
+        span = self.ranges[index] if index >= 0 else None
+        return span if span and span.protocol is protocol and number <= span.last else None
 
     @property
     def numbers(self) -> frozenset[int]:
         """All port numbers that matter, whatever the protocol."""
-        return frozenset(port.number for port in (*self.ports, *self.services, *self.signed_ports))
+        ranged = (port for span in self.ranges for port in span.ports())
+        return frozenset(port.number for port in (*self.ports, *self.services, *self.signed_ports, *ranged))
 
     @property
     def targets(self) -> frozenset[bytes]:
@@ -75,6 +88,7 @@ def build_config(configuration: Configuration) -> CompiledConfig:
         services,
         _doors_by_number(doors),
         configuration.signed_ports,
+        tuple(sorted({span for door in doors for span in door.ranges})),
     )
 
 

@@ -14,7 +14,7 @@ from doorward.core.automaton import edge, pack_symbol
 from doorward.core.tracker import Attempt, Tracker
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState
-from doorward.model import HostPort, OpenPort, Packet, Port
+from doorward.model import OpenPort, Packet, Port
 from doorward.packets.decode import Flow
 
 CAPACITY = 65536  # sources in progress per address family; only a flood has more
@@ -91,7 +91,7 @@ class ReplayStep(NamedTuple):
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
     is_after_signed: bool = False
-    behind: HostPort | None = None  # the destination, if a door opens it and it is a port of a host behind this one
+    opened_as: OpenPort | None = None  # the range, or the port of a host behind this one, by which doors open it
 
     @property
     def at_s(self) -> float:
@@ -106,7 +106,7 @@ class ReplayStep(NamedTuple):
     @property
     def service(self) -> OpenPort | None:
         """The destination, as doors open it."""
-        return self.behind or self.port
+        return self.opened_as or self.port
 
 
 class Replayer:
@@ -130,9 +130,9 @@ class Replayer:
         if captured.state is not ConnectionState.NEW:
             return ReplayStep(captured, PacketVerdict.CONNECTION)
         packet = flow.packet._replace(local=self._is_local(flow.destination))
-        behind = None if packet.local else HostPort(*packet.port, ip_address(flow.destination))
-        if behind in self._config.services:
-            return self._service_step(captured, packet, behind)
+        opened_as = self._config.opened_as(*packet.port, None if packet.local else ip_address(flow.destination))
+        if opened_as is not None:
+            return self._service_step(captured, packet, opened_as)
         if not packet.local and flow.destination not in self._config.targets:
             return ReplayStep(captured, PacketVerdict.ELSEWHERE)
         if packet.local and packet.port in self._config.automaton.ignored_ports:
@@ -147,11 +147,11 @@ class Replayer:
             return LOOPBACK not in watched
         return bool(watched and interface and not interface.startswith(UNNAMED))
 
-    def _service_step(self, captured: CapturedPacket, packet: Packet, behind: HostPort | None) -> ReplayStep:
-        service = behind or packet.port
+    def _service_step(self, captured: CapturedPacket, packet: Packet, opened_as: OpenPort | None) -> ReplayStep:
+        service = opened_as or packet.port
         left_s = self._open.get((packet.source, service), self._now_s) - self._now_s
         if left_s > 0:
-            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s, behind=behind)
+            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s, opened_as=opened_as)
         if service in self._config.signed_ports:
             self._signing[packet.source] = None
             if len(self._signing) > MOST_OPEN:
@@ -159,7 +159,7 @@ class Replayer:
             return ReplayStep(captured, PacketVerdict.SIGNED)
         if service in self._config.services:
             is_after_signed = packet.source in self._signing
-            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=is_after_signed, behind=behind)
+            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=is_after_signed, opened_as=opened_as)
         return ReplayStep(captured, PacketVerdict.PUBLIC)
 
     def _knock_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
-from doorward.model import Address, OpenPort, Port, Protocol, Source, holds
+from doorward.model import Address, OpenPort, Port, PortRange, Protocol, SetPort, Source, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
@@ -53,19 +53,27 @@ def close_connections(source: Source, ports: Iterable[OpenPort]) -> int:
     HostError: the kernel lists neither.
     """
     try:
-        return _close_connections(source, frozenset(ports))
+        return _close_connections(source, _each(ports))
     except OSError as error:
         raise HostError(
             "connections-not-closed", f"cannot close the connections: {error.strerror}; the door itself is closed"
         ) from None
 
 
-def _close_connections(source: Source, wanted: frozenset[OpenPort]) -> int:
+def _each(ports: Iterable[OpenPort]) -> frozenset[SetPort]:
+    """Return the ports, also those of ranges."""
+    each: set[SetPort] = set()
+    for port in ports:
+        each.update(port.ports() if isinstance(port, PortRange) else (port,))
+    return frozenset(each)
+
+
+def _close_connections(source: Source, wanted: frozenset[SetPort]) -> int:
     reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, source, wanted))
     return max(reset, _delete_from_conntrack(source, wanted))
 
 
-def _is_to(connection: Connection, source: Source, ports: frozenset[OpenPort]) -> bool:
+def _is_to(connection: Connection, source: Source, ports: frozenset[SetPort]) -> bool:
     return holds(source, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
 
 
@@ -116,7 +124,7 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _delete_from_conntrack(source: Source, ports: frozenset[OpenPort]) -> int:
+def _delete_from_conntrack(source: Source, ports: frozenset[SetPort]) -> int:
     family = socket.AF_INET if source.version == 4 else socket.AF_INET6
     head = netlink.FAMILY_HEADER.pack(family, 0, 0)
     deleted = 0
@@ -136,7 +144,7 @@ def _delete_from_conntrack(source: Source, ports: frozenset[OpenPort]) -> int:
     return deleted
 
 
-def matching_entry(body: memoryview, source: Source, ports: Collection[OpenPort]) -> bytes | None:
+def matching_entry(body: memoryview, source: Source, ports: Collection[SetPort]) -> bytes | None:
     """Return the attributes that identify a conntrack entry from `source` to one of `ports`.
 
     A port of a host behind this one is compared with where the answers come from: after destination NAT.
@@ -150,7 +158,7 @@ def matching_entry(body: memoryview, source: Source, ports: Collection[OpenPort]
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(found: dict[int, memoryview], source: Source, ports: Collection[OpenPort]) -> bool:
+def _is_tracked(found: dict[int, memoryview], source: Source, ports: Collection[SetPort]) -> bool:
     sender, _, to = _ends(found[_TUPLE_ORIGINAL])
     host, answering, _ = _ends(found.get(_TUPLE_REPLY, _NOTHING))
     is_wanted = to in ports or (answering is not None and host is not None and (*answering, host) in ports)

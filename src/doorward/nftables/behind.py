@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from doorward.config.schema import Gate, Mode
+from doorward.config.schema import Gate
 from doorward.model import Door, HostPort
 from doorward.nftables import maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, DESTINATIONS, SOURCES, chain
-from doorward.nftables.chains import banned, marking, unwatched
+from doorward.nftables.chains import hidden, marking, unwatched
 
 MAPS = {family: f"behind{family}" for family in SOURCES}
 
@@ -57,6 +57,4 @@ def _behind(used: str, gate: Gate, *, has_open_nets: bool) -> str:
         for name in (("open_behind", "open_behind_nets") if has_open_nets else ("open_behind",))
         for family in used
     ]
-    if gate.mode is not Mode.OBSERVE:
-        return chain("behind", [*banned("drop"), *opened, "counter name dropped_closed drop"])
-    return chain("behind", [*banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"])
+    return chain("behind", hidden(gate, opened))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from doorward.config.duration import nft_duration
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
-from doorward.model import TCP_FLAGS, FlagFilter, HostPort, OpenPort, Port
+from doorward.model import TCP_FLAGS, FlagFilter, HostPort, Port, SetPort
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
@@ -59,6 +59,7 @@ class ChainContext:
     signed_ports: Sequence[Port] = ()
     is_for_browsers: bool = False
     behind: Sequence[str] = ()  # the rules that look up ports of hosts behind this one
+    look_up_range: Sequence[str] = ()  # the rule that looks up a port among ranges, if there are any
     unreachable: frozenset[tuple[str, Port]] = frozenset()  # ports that are forwarded for the other family only
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
@@ -101,7 +102,7 @@ def opening(context: ChainContext, name: str, action: Action, doors: str) -> str
     return chain(name, [*rules, "counter name open_full", context.log_state("full")], doors)
 
 
-def _update(context: ChainContext, family: str, port: OpenPort, ms: int) -> str:
+def _update(context: ChainContext, family: str, port: SetPort, ms: int) -> str:
     """Return the statement that opens a port; empty if it leads to a host of the other address family only."""
     name, host = f"open{family}", ""
     if (family, port) in context.unreachable:
@@ -188,6 +189,7 @@ def early(context: ChainContext) -> str:
     dropping = [
         *unwatched(context.gate, "return"),
         "meta l4proto . th dport @exempt return",
+        *(["meta l4proto . th dport @exempt_ranges return"] if context.look_up_range else []),
         "fib daddr type local counter name throttled drop",
     ]
     rules = [
@@ -237,11 +239,14 @@ def door(gate: Gate, *, has_open_nets: bool) -> str:
         for name in sets
         for family, source in SOURCES.items()
     ]
+    return chain("preexisting", _preexisting()) + chain("door", hidden(gate, opened, before=["jump preexisting"]))
+
+
+def hidden(gate: Gate, opened: Sequence[str], before: Sequence[str] = ()) -> list[str]:
+    """Return the rules for a hidden port: `opened` accept the sources it is open to, and others are dropped."""
     if gate.mode is not Mode.OBSERVE:
-        rules = ["jump preexisting", *banned("drop"), *opened, "counter name dropped_closed drop"]
-    else:
-        rules = [*banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
-    return chain("preexisting", _preexisting()) + chain("door", rules)
+        return [*before, *banned("drop"), *opened, "counter name dropped_closed drop"]
+    return [*banned("accept"), *opened, "accept"] if gate.accept_mark is not None else ["accept"]
 
 
 def marking(gate: Gate) -> str:
@@ -305,13 +310,14 @@ def prerouting(context: ChainContext) -> str:
         "ct state established accept",
         f"{NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
+        *context.look_up_range,
         _RELATED,
         *(knock if context.groups else []),
         *silence,
     ]
     not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
     passing = "goto forwarded" if forwarded(context) else "accept"
-    not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, _RELATED, *silence]
+    not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
     return needs + chain("not_local", not_local) + chain("prerouting", rules)
 
@@ -325,6 +331,7 @@ def translated(context: ChainContext) -> str:
         "ct state != related accept",
         *unwatched(context.gate, "accept"),
         _LOOK_UP_PORT,
+        *context.look_up_range,
     ]
     return chain("input", rules)
 

@@ -15,7 +15,7 @@ from doorward.config.duration import UNITS_MS
 from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Element, HostPort, OpenPort, Port, Source, parse_address, parse_source, source_text
+from doorward.model import Element, HostPort, Port, SetPort, Source, parse_address, parse_source, source_text
 from doorward.nftables import ban_sets, nfnetlink
 from doorward.nftables.maps import proto_port, timeout_commands
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
@@ -199,7 +199,7 @@ def read_elements(text: str) -> dict[Element, float]:
     found: dict[Element, float] = {}
     for address, host, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            port: OpenPort = Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}")
+            port: SetPort = Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}")
             if host:
                 port = HostPort(port.protocol, port.number, parse_address(host))
             element = Element(parse_source(address), port)

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from doorward.config.duration import format_duration, nft_duration
 from doorward.core.automaton import Automaton, edge, machine_key, pack_symbol, split_edge
-from doorward.model import Door, HostPort, OpenPort, Port
+from doorward.model import Door, HostPort, Port, SetPort, set_port
 
-Action = tuple[tuple[OpenPort, int], ...]  # ports to open, each with its milliseconds
+Action = tuple[tuple[SetPort, int], ...]  # ports to open, each with its milliseconds
 T = TypeVar("T")
 T_Port = TypeVar("T_Port", Port, HostPort)
 _NAMED_DOORS = 8  # the most that a comment names; the rest are counted
@@ -20,7 +20,7 @@ def classid(state: int) -> str:
     return f"{state >> 16:x}:{state & 0xFFFF:x}"
 
 
-def proto_port(port: OpenPort) -> str:
+def proto_port(port: SetPort) -> str:
     """Return a port as parts of a concatenated key: the host if it is behind this one, the protocol, the number."""
     host = f"{port.host} . " if isinstance(port, HostPort) else ""
     return f"{host}{port.protocol.name.lower()} . {port.number}"
@@ -51,9 +51,9 @@ def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[in
     shared: dict[Action, list[int]] = {}
     for machine in automaton.machines:
         for state, completed in machine.completes.items():
-            longest: dict[OpenPort, int] = {}
+            longest: dict[SetPort, int] = {}
             for index in completed:
-                for port in doors[index].all_opens:
+                for port in map(set_port, doors[index].all_opens):
                     longest[port] = max(longest.get(port, 0), doors[index].for_ms)
             action = tuple(sorted(longest.items(), key=lambda item: (item[0][:2], str(item[0]))))
             shared.setdefault(action, []).append(state)

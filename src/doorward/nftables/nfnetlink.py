@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from doorward.core.diff import SetChanges
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
-from doorward.model import Address, Element, HostPort, OpenPort
+from doorward.model import Address, Element, HostPort, SetPort
 from doorward.nftables.ruleset import TABLE, Existing
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
@@ -124,7 +124,7 @@ def _element(element: Element, timeout_ms: int = 0) -> bytes:
     return netlink.attribute(_LIST_ELEMENT | netlink.NESTED, parts)
 
 
-def _key(kind: int, address: Address, port: OpenPort) -> bytes:
+def _key(kind: int, address: Address, port: SetPort) -> bytes:
     """Return the key of the open sets: address, host behind this one, protocol, port, each padded to four bytes."""
     host = port.host.packed if isinstance(port, HostPort) else b""
     value = address.packed + host + struct.pack("!B3xH2x", port.protocol, port.number)

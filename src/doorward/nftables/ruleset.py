@@ -25,7 +25,7 @@ from doorward.config.schema import SHORT_WINDOW_MS, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port
-from doorward.nftables import ban_sets, behind, chains, maps, redirects
+from doorward.nftables import ban_sets, behind, chains, maps, ranges, redirects
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
 TABLE = "inet doorward"
@@ -41,7 +41,7 @@ SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per secon
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6", *redirects.REUSED)
+REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6", *redirects.REUSED, *ranges.REUSED)
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
@@ -115,7 +115,8 @@ class Ruleset:
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
         same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
-        base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
+        kept = (*BASE_CHAINS, *(thing.name for thing in existing if thing.name.startswith(ranges.CHAIN_PREFIX)))
+        base = {name for name in kept if f"chain {name} {{" in self.body}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
         # Openings to hosts behind this one outlive the last door that named one.
         unnamed = {*OPEN_BEHIND_SETS}.difference(spec.name for spec in self.sets)
@@ -164,10 +165,7 @@ def compile_ruleset(
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    looked_up, unreachable = behind.look_up(behind.families(doors)), redirects.unreachable(doors)
-    context = chains.ChainContext(
-        groups, gate, generation, log_steps, signed_ports, is_for_browsers, looked_up, unreachable
-    )
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers, *_look_ups(doors))
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -185,7 +183,7 @@ def compile_ruleset(
         _exempt(doors, gate) if chains.early(context) else "",
         chains.early(context),
         chains.signed(context),
-        *(text for each in (behind, redirects) for text in each.texts(doors, gate, has_open_nets=bool(signed_ports))),
+        *_beyond_single_ports(doors, gate, has_open_nets=bool(signed_ports)),
         chains.forwarded(context),
         chains.prerouting(context),
         chains.translated(context),
@@ -195,6 +193,16 @@ def compile_ruleset(
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
     return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
+
+
+def _look_ups(doors: Sequence[Door]) -> tuple[Sequence[str], Sequence[str], frozenset[tuple[str, Port]]]:
+    """Return what the chains need of hosts behind this one, of ranges, and of redirects."""
+    return behind.look_up(behind.families(doors)), ranges.look_up(doors), redirects.unreachable(doors)
+
+
+def _beyond_single_ports(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterable[str]:
+    for each in (behind, ranges, redirects):
+        yield from each.texts(doors, gate, has_open_nets=has_open_nets)
 
 
 def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
@@ -287,4 +295,6 @@ def _ports(doors: Sequence[Door], gate: Gate, signed_ports: Sequence[Port]) -> s
 def _exempt(doors: Sequence[Door], gate: Gate) -> str:
     """Return the keys of `ports` as a set: Linux 6.1 cannot test whether a map has a key."""
     exempt = {*gate.public, *(port for door in doors for port in door.opens)}
-    return maps.ports("exempt", "inet_proto . inet_service", exempt)
+    return maps.ports("exempt", "inet_proto . inet_service", exempt) + (
+        ranges.exempt(doors) if ranges.of(doors) else ""
+    )

@@ -176,8 +176,8 @@ def test_faults_in_a_door(setting: str, code: str) -> None:
         ('opens = ["22/tcp", "22/TCP"]', "2 duplicate-entry"),
         (f"opens = {[f'{port}/tcp' for port in range(1, 34)]}", "2 too-many-ports"),
         (
-            'opens = ["600-610/udp"]',
-            "2 range-not-allowed",
+            'opens = ["22/tcp"]\nknock = ["600-610/udp"]',
+            "3 range-not-allowed",
         ),
         ("", "1 opens-missing"),
     ],
