@@ -61,6 +61,7 @@ class ChainContext:
     behind: Sequence[str] = ()  # the rules that look up ports of hosts behind this one
     look_up_range: Sequence[str] = ()  # the rule that looks up a port among ranges, if there are any
     unreachable: frozenset[tuple[str, Port]] = frozenset()  # ports that are forwarded for the other family only
+    is_router: bool = False  # whether a door leads to a host behind this one
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -303,11 +304,12 @@ def prerouting(context: ChainContext) -> str:
     stealth = gate.mode is Mode.STEALTH
     knock = ["meta l4proto { tcp, udp } jump knock_packets", "meta priority set 0:0"]
     silence = ["goto needs"] if stealth else []
+    # Both accept. A router's packets pass another chain too, and most are of established connections.
+    passing = [*unwatched(gate, "accept"), "ct state established accept"]
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
-        *unwatched(gate, "accept"),
-        "ct state established accept",
+        *(passing[::-1] if context.is_router else passing),
         f"{NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         *context.look_up_range,
@@ -316,8 +318,8 @@ def prerouting(context: ChainContext) -> str:
         *silence,
     ]
     not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
-    passing = "goto forwarded" if forwarded(context) else "accept"
-    not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
+    forward = "goto forwarded" if forwarded(context) else "accept"
+    not_local = [f"{not_shared} {forward}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
     return needs + chain("not_local", not_local) + chain("prerouting", rules)
 

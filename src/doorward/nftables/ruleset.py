@@ -195,9 +195,10 @@ def compile_ruleset(
     return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
-def _look_ups(doors: Sequence[Door]) -> tuple[Sequence[str], Sequence[str], frozenset[tuple[str, Port]]]:
+def _look_ups(doors: Sequence[Door]) -> tuple[Sequence[str], Sequence[str], frozenset[tuple[str, Port]], bool]:
     """Return what the chains need of hosts behind this one, of ranges, and of redirects."""
-    return behind.look_up(behind.families(doors)), ranges.look_up(doors), redirects.unreachable(doors)
+    is_router = any(door.leads_to for door in doors)
+    return behind.look_up(behind.families(doors)), ranges.look_up(doors), redirects.unreachable(doors), is_router
 
 
 def _beyond_single_ports(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterable[str]:
