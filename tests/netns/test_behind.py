@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from doorward.lab.namespace import NamespaceHost
-from doorward.lab.topology import CLIENT_NET, SERVER_NET, Lab
-from doorward.model import Address, Element, parse_open_port, set_port
+from doorward.lab.topology import SERVER_NET, STRANGER_NET, Lab
+from doorward.model import Address, Element, Packet, Port, parse_open_port, set_port
 from tests.support.daemon import (
     DOORWARD,
     PATIENCE_S,
@@ -22,6 +23,7 @@ from tests.support.daemon import (
     running_daemon,
     until,
 )
+from tests.support.frames import FrameSender
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -60,10 +62,15 @@ FORWARDING = f"""table inet forwarding {{ chain prerouting {{
 }}; }}"""
 
 
+def has_ssh(lab: Lab) -> bool:
+    return ":22 " in lab.server.run(["ss", "-Hltn"]).stdout
+
+
 @contextmanager
 def router(lab: Lab, folder: Path, mode: str = "guard", for_: str = "30s") -> Iterator[RunningDaemon]:
     for port in PORTS:
-        lab.server.start_greeter(port)
+        if not (port == 22 and has_ssh(lab)):
+            lab.server.start_greeter(port)
     with running_daemon(lab.router, folder, DOORS.format(mode=mode, for_=for_)) as daemon:
         yield daemon
 
@@ -180,6 +187,32 @@ def test_established_connections_survive_what_ends_an_opening(lab: Lab, tmp_path
             connection.close()
 
 
+@both_families
+def test_connections_older_than_conntrack_continue(lab: Lab, tmp_path: Path, version: int) -> None:
+    """The router had no rules at all, so the kernel does not know them; the client sends first."""
+    lab.server.start_greeter(22)
+    with connect(lab.client, BEHIND[version], 22, PATIENCE_S) as connection, router(lab, tmp_path):
+        assert not gets_in(lab.client, BEHIND[version])
+        assert echoes(connection)
+        assert not gets_in(lab.client, BEHIND[version])
+
+
+def test_packets_without_syn_are_hidden_where_conntrack_was_active(lab: Lab, tmp_path: Path) -> None:
+    tracking = "table inet old {\n chain c {\n type filter hook forward priority 0\n ct state new counter\n }\n}\n"
+    lab.router.run(["nft", "-f", "-"], stdin=tracking)
+    lab.server.start_greeter(22)
+    assert gets_in(lab.client, BEHIND[4])
+    with router(lab, tmp_path) as daemon:
+        listed = lab.router.run(["nft", "list", "set", "inet", "doorward", "picked_up"]).stdout
+        assert "elements" not in listed
+        before = daemon.counters()["dropped_closed"]
+        frames = FrameSender(lab.stranger, STRANGER_NET.station(lab.router.namespace, "stranger", 1))
+        ack = Packet(lab.stranger.ipv4.packed, Port.parse("22/tcp"), 16, ip_address(BEHIND[4]).packed)
+        frames.send(ack)
+        until(lambda: daemon.counters()["dropped_closed"] == before + 1)
+        frames.close()
+
+
 def test_openings_survive_a_restart_and_a_repair(lab: Lab, tmp_path: Path) -> None:
     with router(lab, tmp_path) as daemon:
         knock(lab.client, ROUTER[4], *KNOCK)
@@ -261,9 +294,7 @@ def test_reloads_hide_the_host_throughout(lab: Lab, tmp_path: Path, change: Call
     with router(lab, tmp_path) as daemon:
         knock(lab.client, ROUTER[4], *KNOCK)
         daemon.event("opened", door="here")
-        prober = lab.stranger.popen(
-            ["python3", "-c", PROBE, BEHIND[4], "22", str(CLIENT_NET.number)], stdout=-1, text=True
-        )
+        prober = lab.stranger.popen(["python3", "-c", PROBE, BEHIND[4], "22"], stdout=-1, text=True)
         for number in range(10):
             daemon.reload(texts[number % 2])
             assert gets_in(lab.client, BEHIND[4])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.lab.topology import Lab
+from doorward.lab.topology import STRANGER_NET, Lab
 from doorward.model import Packet, Port
 from tests.netns.test_behind import BEHIND, ROUTER, both_families, connect, gets_in, knock
 from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon
@@ -153,7 +153,7 @@ def test_established_connections_survive(lab: Lab, tmp_path: Path) -> None:
 def test_reloads_forward_throughout(lab: Lab, tmp_path: Path) -> None:
     """A connection that begins during a commit is forwarded, and a closed port stays silent."""
     with router(lab, tmp_path, doors()) as daemon:
-        frames = FrameSender(lab.stranger, lab.router)
+        frames = FrameSender(lab.stranger, STRANGER_NET.station(lab.router.namespace, "stranger", 1))
         knock(lab.client, ROUTER[4], *KNOCK)
         daemon.event("opened", door="inside")
         for _ in range(10):
@@ -164,6 +164,7 @@ def test_reloads_forward_throughout(lab: Lab, tmp_path: Path) -> None:
                 frames.send(Packet(ip_address("203.0.113.2").packed, Port.parse("2222/tcp"), 2), 40000 + number)
             daemon.await_notice("READY=1")
         frames.close()
+        assert daemon.counters()["dropped_closed"] >= 100
         sockets = lab.router.run(["ss", "-Htn", "sport", "=", ":2222"]).stdout
         assert sockets == ""  # no packet reached the router's own service
 

@@ -1,4 +1,4 @@
-"""Whether this host forwards packets, which the ports of hosts behind it need."""
+"""Whether this host forwards packets, and tracks connections, for the ports of hosts behind it."""
 
 from __future__ import annotations
 
@@ -14,4 +14,11 @@ def is_forwarding(version: int) -> bool:
         with suppress(OSError):  # of an interface that has just gone
             if path.read_text().strip() != "0":
                 return True
+    return False
+
+
+def is_tracking() -> bool:
+    """Return whether conntrack knows any connection: it is active only where some ruleset needs it."""
+    with suppress(OSError):  # of a module that is not loaded
+        return Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text().strip() != "0"
     return False

@@ -14,6 +14,9 @@ from doorward.nftables import maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, DESTINATIONS, SOURCES, chain
 from doorward.nftables.chains import hidden, marking, unwatched
 
+# Conntrack takes the next packet of a connection that is older than it for new. So for this time after the first load,
+# packets without SYN pass. A connection that is idle until then ends, unless its host sends the next packet.
+PICKED_UP, PICK_UP = "picked_up", "tcp timeout 5m"
 MAPS = {family: f"behind{family}" for family in SOURCES}
 
 
@@ -57,4 +60,4 @@ def _behind(used: str, gate: Gate, *, has_open_nets: bool) -> str:
         for name in (("open_behind", "open_behind_nets") if has_open_nets else ("open_behind",))
         for family in used
     ]
-    return chain("behind", hidden(gate, opened))
+    return chain("behind", hidden(gate, opened, before=[f"tcp flags & syn == 0x0 meta l4proto @{PICKED_UP} accept"]))

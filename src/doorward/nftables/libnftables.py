@@ -14,9 +14,10 @@ from functools import cache
 from doorward.config.duration import UNITS_MS
 from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
+from doorward.kernel.forwarding import is_tracking
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Element, HostPort, Port, SetPort, Source, parse_address, parse_source, source_text
-from doorward.nftables import ban_sets, nfnetlink
+from doorward.nftables import ban_sets, behind, nfnetlink
 from doorward.nftables.maps import proto_port, timeout_commands
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
 from doorward.nftables.nft_error import NftError, element_error
@@ -68,7 +69,10 @@ class NftFirewall:
         Returns the reason why `restore` was left out, or "".
         """
         existing, connections = self.existing(), [*_preexisting(preexisting)]
-        sets = {*(thing.name for thing in existing), *(spec.name for spec in ruleset.sets)}
+        names = {thing.name for thing in existing}
+        sets = {*names, *(spec.name for spec in ruleset.sets)}
+        if behind.PICKED_UP in sets - names and not is_tracking():
+            connections.append(f"add element {TABLE} {behind.PICKED_UP} {{ {behind.PICK_UP} }}")
 
         def replace(entries: Remaining) -> None:
             more = [*connections, *_put(entries, sets)]

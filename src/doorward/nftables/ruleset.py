@@ -251,6 +251,8 @@ def _behind_sets(families: str, *, has_signed: bool) -> Iterable[SetSpec]:
         yield _spec(f"set open_behind{family}", key, OPEN_SIZE, "dynamic,timeout")
         if has_signed:
             yield _spec(f"set open_behind_nets{family}", key, OPEN_NETS_SIZE, "interval,timeout")
+    if families:
+        yield _spec(f"set {behind.PICKED_UP}", "inet_proto", 0, "timeout")
 
 
 def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = "") -> SetSpec:
