@@ -165,6 +165,10 @@ class PortRange(NamedTuple):
         """The port that the open sets have for the range."""
         return Port(self.protocol, self.number)
 
+    def includes(self, port: Port) -> bool:
+        """Return whether a port is one of them."""
+        return port.protocol is self.protocol and self.number <= port.number <= self.last
+
     def ports(self) -> Iterator[Port]:
         """Yield its ports."""
         return (Port(self.protocol, number) for number in range(self.number, self.last + 1))
@@ -218,6 +222,10 @@ class Door(NamedTuple):
     def all_opens(self) -> tuple[OpenPort, ...]:
         """Everything that the door opens."""
         return (*self.opens, *self.ranges, *self.behind)
+
+    def opens_port(self, port: Port) -> bool:
+        """Return whether the door opens this port of this host."""
+        return port in self.opens or any(span.includes(port) for span in self.ranges)
 
     @property
     def leads_to(self) -> tuple[HostPort, ...]:

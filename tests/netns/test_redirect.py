@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
+from doorward.config.toml import parse
+from doorward.core.diff import SetChanges
+from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.lab.topology import STRANGER_NET, Lab
-from doorward.model import Packet, Port
+from doorward.model import Packet, Port, elements_of
+from doorward.nftables.libnftables import NftFirewall
 from tests.netns.test_behind import BEHIND, ROUTER, both_families, connect, gets_in, knock
 from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon
 from tests.support.frames import FrameSender
@@ -190,3 +194,35 @@ def codes(daemon: RunningDaemon) -> str:
 def test_silence_is_the_same_as_that_of_a_closed_door(lab: Lab, tmp_path: Path) -> None:
     with router(lab, tmp_path, doors("stealth")), pytest.raises(TimeoutError):
         lab.stranger.call(socket.create_connection, (ROUTER[4], 2222), SILENCE_S)
+
+
+NETWORKS = """
+[doors.all]
+opens = ["2222/tcp -> 198.51.100.2:22", "2222/tcp -> [2001:db8:2::2]:22", "{behind}:23/tcp", "50000-50009/tcp"]
+[signed]
+"""
+
+
+@both_families
+def test_openings_to_networks(lab: Lab, tmp_path: Path, version: int) -> None:
+    """Signed knocks alone open for networks; here the elements are written as the daemon writes them."""
+    for port in (22, 23):
+        lab.server.start_greeter(port)
+    lab.router.start_greeter(50005)
+    behind = BEHIND[4] if version == 4 else f"[{BEHIND[6]}]"
+    configuration = parse(NETWORKS.format(behind=behind), "f")
+    nft = NftFirewall()
+    lab.router.call(nft.load, compile_configuration(configuration, 1 << 30), {})
+    places = ((ROUTER[version], 2222), (BEHIND[version], 23), (ROUTER[version], 50005))
+    assert not any(gets_in(lab.client, *place) for place in places)
+    (door,) = configuration.doors
+    network = ip_network("192.0.2.0/24" if version == 4 else "2001:db8:1::/64")
+    elements = dict.fromkeys(elements_of([door], network), 30.0)
+    lab.router.call(nft.apply, SetChanges(elements, frozenset()))
+    assert lab.router.call(nft.elements).keys() == elements.keys()
+    assert all(gets_in(lab.client, *place) for place in places)
+    assert not any(gets_in(lab.stranger, *place) for place in places)
+    lab.router.call(nft.load, compile_configuration(configuration, 1 << 30), {})
+    assert all(gets_in(lab.client, *place) for place in places)
+    lab.router.call(nft.apply, SetChanges({}, frozenset(elements)))
+    assert not any(gets_in(lab.client, *place) for place in places)

@@ -51,8 +51,7 @@ class Reference:
         port, doors = packet.port, self.doors
         if packet.local and (port in self.public or any(port in door.opens for door in doors)):
             return False
-        ranges = [span for door in doors for span in door.ranges]
-        if packet.local and any(p.protocol is port.protocol and p.number <= port.number <= p.last for p in ranges):
+        if packet.local and any(port in span.ports() for door in doors for span in door.ranges):
             return False
         there = [(p.host.packed, p[:2]) for door in doors for p in door.behind]
         if not packet.local and (packet.destination, port) in there:

@@ -10,7 +10,7 @@ import pytest
 
 from doorward.config.toml import parse
 from doorward.core.openings import OpeningTable, Reject, SetElements, on_knock, on_reconcile
-from doorward.doctor import hosts_behind
+from doorward.doctor import hosts_behind, lockout
 from doorward.doctor.host import LocalAddress
 from doorward.errors import ConfigError, InvalidValueError
 from doorward.explain.compiled_config import build_config
@@ -194,6 +194,15 @@ def test_doctor() -> None:
     assert [each.code for each in hosts_behind.check("/f", configuration, replace(WELL, network=local))] == [
         "host-is-local"
     ]
+
+
+@pytest.mark.parametrize(
+    ("opens", "code"),
+    [("20-30/tcp", "ssh-hidden"), ("22/tcp -> 10.7.0.2:22", "ssh-forwarded"), ("10.7.0.2:22/tcp", "ssh-stays-open")],
+)
+def test_doctor_finds_lockouts(opens: str, code: str) -> None:
+    configuration = parse(f'[doors.a]\nknock = ["7001/tcp"]\nopens = ["{opens}"]', "doorward.toml")
+    assert code in [each.code for each in lockout.check("/f", configuration, WELL)]
 
 
 def test_explain() -> None:

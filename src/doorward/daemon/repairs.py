@@ -69,9 +69,7 @@ def close_removed(service: OpeningsService) -> None:
     The kernel may have opened such a door while no daemon ran: then only its ports are known.
     """
     removed = [opening for opening in service.table if opening.door not in service.doors]
-    have, ports = (
-        service.firewall.elements(),
-        {set_port(port) for door in service.doors.values() for port in door.all_opens},
-    )
+    ports = {set_port(port) for door in service.doors.values() for port in door.all_opens}
+    have = service.firewall.elements()
     others = [element for element in have if element.port not in ports]
     service.perform_all(on_lost(service.table, removed, have, service.loop.now_s(), others))

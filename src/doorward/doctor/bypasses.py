@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts
 from doorward.doctor.problem import WARNING, Problem
-from doorward.model import Address, HostPort, Port
+from doorward.model import Address, HostPort, Port, set_port
 
 _SYSCTL = "net.netfilter.nf_conntrack_helper"
 
@@ -35,7 +35,7 @@ def _helpers(facts: Facts) -> Iterator[Problem]:
 
 def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Yield the hidden ports that are forwarded to an address that answered a packet without a knock."""
-    doors = {port: door.name for door in configuration.doors for port in door.opens}
+    doors = {port: door.name for door in configuration.doors for port in map(set_port, door.all_opens)}
     hidden = {port for door in configuration.doors for port in door.behind}
     reached: dict[tuple[Port, Address, Port], list[str]] = {}
     for probe, _, blocks, arrival, *_ in facts.trace.paths:

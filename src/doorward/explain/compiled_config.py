@@ -46,7 +46,7 @@ class CompiledConfig:
             return behind if behind in self.services else None
         index = bisect_right(self.ranges, (protocol, number, _AFTER_ALL)) - 1
         span = self.ranges[index] if index >= 0 else None
-        return span if span and span.protocol is protocol and number <= span.last else None
+        return span if span and span.includes(Port(protocol, number)) else None
 
     @property
     def numbers(self) -> frozenset[int]:
