@@ -226,3 +226,24 @@ def test_openings_to_networks(lab: Lab, tmp_path: Path, version: int) -> None:
     assert all(gets_in(lab.client, *place) for place in places)
     lab.router.call(nft.apply, SetChanges({}, frozenset(elements)))
     assert not any(gets_in(lab.client, *place) for place in places)
+
+
+def test_shared_address_is_no_way_to_the_own_port(lab: Lab, tmp_path: Path) -> None:
+    """An open client that sends to the broadcast address of its network does not reach the router's own service."""
+    text = '[doors.dns]\nopens = ["2224/udp -> 198.51.100.2:53"]\n'
+    with running_daemon(lab.router, tmp_path, text) as daemon, lab.router.call(udp_socket) as receiver:
+        receiver.bind(("", 2224))
+        receiver.settimeout(SILENCE_S)
+        with lab.stranger.call(udp_socket) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for is_open in (False, True):
+                if is_open:
+                    daemon.run("open", "dns", lab.stranger.ipv4)
+                for address in ("203.0.113.255", "203.0.113.1"):
+                    sender.sendto(b"?", (address, 2224))
+                    with pytest.raises(TimeoutError):
+                        receiver.recv(9)
+
+
+def udp_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -117,6 +117,11 @@ def test_target_opens_no_port_of_this_host() -> None:
     ]
 
 
+def test_target_opens_no_range_of_this_host() -> None:
+    text = '[doors.a]\nknock = ["7001/tcp"]\ntarget = "10.7.0.2"\nopens = ["10.7.0.2:22/tcp", "30-40/tcp"]'
+    assert faults(text) == [("opens-and-target", 4)]
+
+
 def test_knock_port_that_a_door_opens_at_its_target() -> None:
     text = '[doors.a]\ntarget = "10.7.0.2"\nopens = ["10.7.0.2:22/tcp"]\nknock = ["22/tcp"]'
     assert faults(text) == [("unusable-knock-port", 4)]

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from doorward.config.diagnostics import ErrorCollector, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
-from doorward.model import Door, HostPort, Port, PortRange
+from doorward.model import Door, HostPort, OpenPort, Port, PortRange, set_port
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -29,10 +29,11 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
 def check_targets(report: ErrorCollector, doors: Iterable[Door]) -> None:
     """Report doors that would open ports of this host for a knock at another."""
     for door in doors:
-        if door.target is not None and door.opens:
-            fault = f"door {shown(door.name)} has a target, and {door.opens[0]} is a port of this host"
+        local: tuple[OpenPort, ...] = (*door.opens, *door.ranges)
+        if door.target is not None and local:
+            fault = f"door {shown(door.name)} has a target, and {local[0]} is of this host"
             host = f"[{door.target}]" if door.target.version == 6 else str(door.target)
-            remedy = f'write "{host}:{door.opens[0]}", or leave out one of the two'
+            remedy = f'write "{host}:{set_port(local[0])}", or leave out one of the two'
             report.add("opens-and-target", ("doors", door.name, "opens"), fault, remedy)
 
 

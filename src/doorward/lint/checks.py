@@ -59,7 +59,7 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
             if port in public:
                 what = f"{port} is public, and door {door.name!r} opens it: only clients that knock get in"
                 remedy = "remove it from `public` or from `opens`"
-                place = () if door.behind else (str(index),)  # the index is among the ports of this host
+                place = (str(index),) if door.all_opens == door.opens and not door.redirects else ()
                 path = ("doors", door.name, "opens", *place)
                 yield LocatedFinding("opens-public-port", "warning", path, what, remedy)
 

@@ -38,9 +38,9 @@ _FRAME = (
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 # Addresses that several hosts share; a socket of this host may be among the receivers.
-_SHARED = "broadcast, multicast, anycast"
+SHARED = "broadcast, multicast, anycast"
 # Without `iif` the kernel does not consult the table of a VRF; with it, only for addresses of that interface.
-NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
+_NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
 _LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
 # ICMP errors, and connections that a conntrack helper expects. A helper parses untrusted text (a server that echoes a
 # client's text announces any port), so the port is looked up first.
@@ -209,7 +209,7 @@ def signed(context: ChainContext) -> str:
     browser = chain("browser", _handed_over("browser", *_BROWSER_LIMITS, verdict)) if context.is_for_browsers else ""
     rules = [
         *unwatched(context.gate, "return"),
-        f"{NOT_LOCAL} return",
+        f"{_NOT_LOCAL} return",
         *banned(verdict),
         *([f"{_FRAME} goto browser"] if browser else []),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
@@ -310,14 +310,14 @@ def prerouting(context: ChainContext) -> str:
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
         *(passing[::-1] if context.is_router else passing),
-        f"{NOT_LOCAL} goto not_local",
+        f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         *context.look_up_range,
         _RELATED,
         *(knock if context.groups else []),
         *silence,
     ]
-    not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
+    not_shared = f"fib daddr type != {{ {SHARED} }} fib daddr . iif type != {{ {SHARED} }}"
     forward = "goto forwarded" if forwarded(context) else "accept"
     not_local = [f"{not_shared} {forward}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""

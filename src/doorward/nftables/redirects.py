@@ -13,7 +13,7 @@ from doorward.config.schema import Gate, Mode
 from doorward.model import Door, Port, Redirect
 from doorward.nftables import maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, SOURCES, chain
-from doorward.nftables.chains import NOT_LOCAL, unwatched
+from doorward.nftables.chains import SHARED, unwatched
 
 BASE_CHAINS = ("nat_prerouting", "nat_postrouting")
 REUSED = ("redirects", "redirects4", "redirects6", "redirected", "masqueraded4", "masqueraded6", "masqueraded")
@@ -43,10 +43,11 @@ def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterator
         targets = {redirect.port: f"{redirect.to.host} . {redirect.to.number}" for redirect in some}
         element_type = f"inet_proto . inet_service : {ADDRESS_TYPES[family]} . inet_service"
         yield maps.ports(f"redirects{family}", element_type, targets, sized=False)
+    received = f"local, {SHARED}"  # a socket of this host could receive the packet
     rules = [
         "type nat hook prerouting priority dstnat; policy accept;",
         *unwatched(gate, "accept"),
-        f"{NOT_LOCAL} accept",
+        f"fib daddr type != {{ {received} }} fib daddr . iif type != {{ {received} }} accept",
         "meta l4proto . th dport vmap @redirects",
     ]
     yield chain("nat_prerouting", rules)
