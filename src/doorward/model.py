@@ -221,7 +221,7 @@ class Door(NamedTuple):
     @property
     def all_opens(self) -> tuple[OpenPort, ...]:
         """Everything that the door opens."""
-        return (*self.opens, *self.ranges, *self.behind)
+        return (*self.opens, *self.ranges, *self.behind) if self.ranges or self.behind else self.opens
 
     def opens_port(self, port: Port) -> bool:
         """Return whether the door opens this port of this host."""

@@ -55,9 +55,13 @@ def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[in
             for index in completed:
                 for port in map(set_port, doors[index].all_opens):
                     longest[port] = max(longest.get(port, 0), doors[index].for_ms)
-            action = tuple(sorted(longest.items(), key=lambda item: (item[0][:2], str(item[0]))))
+            action = tuple(sorted(longest.items(), key=_in_order))
             shared.setdefault(action, []).append(state)
     return shared
+
+
+def _in_order(item: tuple[SetPort, int]) -> tuple[object, ...]:
+    return (*item[0][:2], str(item[0][2:]))  # addresses of different families cannot be compared
 
 
 def delta(doors: Sequence[Door], automaton: Automaton) -> str:
