@@ -101,6 +101,7 @@ def test_invalid_redirect(text: str) -> None:
         ('opens = ["2222/tcp"]', "redirect-conflict"),
         ('opens = ["2223/tcp -> 10.7.0.2:22", "2223/tcp -> 10.7.0.3:22"]', "redirect-conflict"),
         ('opens = ["10.7.0.2:22/tcp"]', "redirect-to-hidden-port"),
+        ('opens = ["2224/tcp -> 10.7.0.2:22", "2224/tcp"]', "redirect-conflict"),
         ('opens = ["22/tcp"]\nmasquerade = true', "nothing-to-masquerade"),
     ],
 )

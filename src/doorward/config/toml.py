@@ -239,6 +239,9 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
     opens = fields.pop("opens", ())
     redirects = tuple(item for item in opens if isinstance(item, Redirect))
     behind = tuple(item for item in opens if isinstance(item, HostPort))
+    for port in {each.port for each in redirects}.intersection(item for item in opens if isinstance(item, Port)):
+        fault = f"opens: {port} is forwarded, and open itself"
+        report.add("redirect-conflict", (*path, "opens"), fault, "write one of the two")
     ranges = tuple(item for item in opens if isinstance(item, PortRange))
     local = [getattr(item, "port", item) for item in opens if isinstance(item, Port | Redirect)]
     fields |= {"opens": tuple(dict.fromkeys(local)), "behind": behind, "ranges": ranges, "redirects": redirects}
