@@ -222,6 +222,7 @@ def test_nothing_runs_a_shell() -> None:
 # Addresses of packets come as bytes, which have no scope id; text is read by model.py alone, which takes none.
 OF_BYTES = {
     "address_patterns.py",
+    "automaton_chains.py",
     "authorize.py",
     "engine.py",
     "message.py",

@@ -6,7 +6,7 @@ Named tuples, not dataclasses: `dataclasses` imports many modules, and a signed 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -88,11 +88,126 @@ class FlagFilter(NamedTuple):
 DEFAULT_FLAGS = FlagFilter.parse(("syn", "!ack"))
 
 
+_HOST_PORT = re.compile(r"(\[[^]]*\]|[^]:[]+):([0-9]+/[A-Za-z]+)")
+
+
+class HostPort(NamedTuple):
+    """A port of a host behind this one, to which this host forwards packets."""
+
+    protocol: Protocol
+    number: int
+    host: Address
+
+    @classmethod
+    def parse(cls, text: str) -> HostPort | None:
+        """Parse `192.0.2.7:22/tcp` or `[2001:db8::7]:22/tcp`; None for a port without a host. Raises ValueError."""
+        match = _HOST_PORT.fullmatch(text.strip())
+        if match is None:
+            return None
+        try:
+            host = parse_address(match[1].strip("[]"))
+        except ValueError:
+            host = None
+        if host is None or (host.version == 6) != match[1].startswith("["):
+            raise InvalidValueError(
+                "invalid-address", f"invalid address {match[1]!r}; write 192.0.2.7:22/tcp or [2001:db8::7]:22/tcp"
+            )
+        mapped = isinstance(host, IPv6Address) and host.ipv4_mapped is not None
+        if mapped or host.is_unspecified or host.is_multicast or host.is_loopback or host.is_link_local:
+            raise InvalidValueError(
+                "not-forwarded", f"no packet is forwarded to {host}; write the address of a host behind this one"
+            )
+        port = Port.parse(match[2])
+        return cls(port.protocol, port.number, host)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return f"{host}:{Port(self.protocol, self.number)}"
+
+
+class Redirect(NamedTuple):
+    """A port of this host that an opening forwards to a host behind it."""
+
+    port: Port
+    to: HostPort
+
+    @classmethod
+    def parse(cls, text: str) -> Redirect | None:
+        """Parse `2222/tcp -> 192.0.2.7:22`; None without an arrow. Raises ValueError."""
+        here, arrow, there = text.partition("->")
+        if not arrow:
+            return None
+        port = Port.parse(here)
+        protocol = port.protocol.name.lower()
+        to = HostPort.parse(there if "/" in there else f"{there.strip()}/{protocol}")
+        if to is None or to.protocol is not port.protocol:
+            raise InvalidValueError(
+                "invalid-redirect",
+                f"invalid target {there.strip()!r}; write {port} -> 192.0.2.7:22 or [2001:db8::7]:22",
+            )
+        return cls(port, to)
+
+    def __str__(self) -> str:
+        return f"{self.port} -> {str(self.to).partition('/')[0]}"
+
+
+_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})([/:][A-Za-z]+)")
+
+
+class PortRange(NamedTuple):
+    """Ports of this host from `number` to `last`."""
+
+    protocol: Protocol
+    number: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> PortRange | None:
+        """Parse `60000-61000/udp`; None for a single port. Raises ValueError."""
+        match = _RANGE.fullmatch(text.strip())
+        if match is None:
+            return None
+        first, last = (Port.parse(number + match[3]) for number in match.group(1, 2))
+        if first > last:
+            raise InvalidValueError("reversed-range", f'{text.strip()!r} runs backwards; write "{last.number}-{first}"')
+        return cls(first.protocol, first.number, last.number)
+
+    @property
+    def first(self) -> Port:
+        """The port that the open sets have for the range."""
+        return Port(self.protocol, self.number)
+
+    def includes(self, port: Port) -> bool:
+        """Return whether a port is one of them."""
+        return port.protocol is self.protocol and self.number <= port.number <= self.last
+
+    def ports(self) -> Iterator[Port]:
+        """Yield its ports."""
+        return (Port(self.protocol, number) for number in range(self.number, self.last + 1))
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.last}/{self.protocol.name.lower()}"
+
+
+OpenPort = Port | PortRange | HostPort  # what a door opens: of this host, or of one behind it
+SetPort = Port | HostPort  # how the open sets name it
+
+
+def parse_open_port(text: str) -> OpenPort:
+    """Parse what a door opens, as `str` writes it. Raises ValueError with fault and remedy."""
+    return PortRange.parse(text) or HostPort.parse(text) or Port.parse(text)
+
+
+def set_port(port: OpenPort) -> SetPort:
+    """Return the port in the open sets that opens this: of a range the first."""
+    return port.first if isinstance(port, PortRange) else port
+
+
 class Door(NamedTuple):
     """A named set of ports that a knock opens: the port sequence, the ports, the duration.
 
     `knock` may be empty: the door is then opened by a signed knock or `doorward open`. `within_ms` runs from the first
-    knock packet to the last.
+    knock packet to the last. `opens` and `ranges` are ports of this host, `behind` those of hosts behind it.
     """
 
     name: str
@@ -106,11 +221,47 @@ class Door(NamedTuple):
     on_close: tuple[str, ...] = ()
     shared: bool = False  # its openings, and signed knocks addressed to the whole fleet, are shared with the fleet
     once: bool = False  # an opening lets one TCP connection in
+    behind: tuple[HostPort, ...] = ()
+    ranges: tuple[PortRange, ...] = ()
+    redirects: tuple[Redirect, ...] = ()  # their ports are in `opens`
+    masquerade: bool = False  # redirected connections come from this host's address
 
     @property
     def is_opening(self) -> bool:
         """Return whether the door has an open state; otherwise each knock just runs its command."""
-        return bool(self.opens or self.on_close)
+        return bool(self.all_opens or self.on_close)
+
+    @property
+    def all_opens(self) -> tuple[OpenPort, ...]:
+        """Everything that the door opens."""
+        return (*self.opens, *self.ranges, *self.behind) if self.ranges or self.behind else self.opens
+
+    def opens_port(self, port: Port) -> bool:
+        """Return whether the door opens this port of this host."""
+        return port in self.opens or any(span.includes(port) for span in self.ranges)
+
+    @property
+    def is_for_one_possible(self) -> bool:
+        """Return whether an opening may be for one connection: only if it is of single ports of this host alone."""
+        return not (self.ranges or self.behind or self.redirects)
+
+    @property
+    def leads_to(self) -> tuple[HostPort, ...]:
+        """The ports of hosts behind this one that the door opens or forwards to."""
+        return (*self.behind, *(redirect.to for redirect in self.redirects))
+
+    def opens_to(self, source: Source) -> tuple[OpenPort, ...]:
+        """Return what the door opens to a source: hosts behind this one are reached from their address family only."""
+        elsewhere = {each.port for each in self.redirects}
+        elsewhere -= {each.port for each in self.redirects if each.to.host.version == source.version}
+        behind = (port for port in self.behind if port.host.version == source.version)
+        return (*(port for port in self.opens if port not in elsewhere), *self.ranges, *behind)
+
+    def exclusion(self, source: Source) -> str:
+        """Return why a source cannot reach anything that the door opens, or "": it is of the other address family."""
+        if not self.leads_to or self.opens_to(source):
+            return ""
+        return f"door {self.name} opens only IPv{self.leads_to[0].host.version} hosts; use that address family"
 
 
 class Packet(NamedTuple):
@@ -170,8 +321,13 @@ class Element(NamedTuple):
     """
 
     address: Source
-    port: Port
+    port: SetPort
     once: bool = False
+
+
+def elements_of(doors: Iterable[Door], source: Source) -> tuple[Element, ...]:
+    """Return the set elements that open these doors to a source."""
+    return tuple(Element(source, set_port(port), door.once) for door in doors for port in door.opens_to(source))
 
 
 class Share(NamedTuple):
@@ -202,7 +358,7 @@ class Opening(NamedTuple):
 
     door: str
     address: Source
-    ports: tuple[Port, ...]
+    ports: tuple[OpenPort, ...]
     since_s: float
     until_s: float
     by: str
@@ -223,4 +379,4 @@ class Opening(NamedTuple):
 
     def elements(self) -> tuple[Element, ...]:
         """Return the elements of this opening in the nftables open sets."""
-        return tuple(Element(self.address, port, once) for once in self.ends() for port in self.ports)
+        return tuple(Element(self.address, set_port(port), once) for once in self.ends() for port in self.ports)

@@ -1,4 +1,4 @@
-"""docs/router.md on a router: its rules and door let a client that knocked through to the host behind, nobody else."""
+"""docs/router.md on a router: its doors let a client that knocked through to the host behind, nobody else."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support.documents import ROOT, blocks
 pytestmark = pytest.mark.netns("nft")
 
 PAGE = ROOT / "docs/router.md"
-NAT, ROUTED, _ = (block.text for block in blocks(PAGE, "toml"))
-(RULES,) = (block.text for block in blocks(PAGE, "nft"))
+ROUTED, NAT, FORWARD, _ = (block.text for block in blocks(PAGE, "toml"))
 KNOCK = ("4721", "11839/udp", "7306")
+KNOCK_BY_PORT = ("4722", "11840/udp", "7307")
+KNOCK_TO_FORWARD = ("4723", "11841/udp", "7308")
 BEHIND = "198.51.100.2"  # the lab's server, and the page's host behind
 
 
 @pytest.fixture
 def router(lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
     lab.server.start_greeter(22)
-    lab.router.run(["nft", "-f", "-"], stdin=RULES)
-    with running_daemon(lab.router, tmp_path, ROUTED) as daemon:
+    with running_daemon(lab.router, tmp_path, ROUTED.replace('"wan0"', '"client", "stranger"')) as daemon:
         yield daemon
 
 
@@ -38,10 +38,10 @@ def gets_in(host: NamespaceHost, address: str, port: int = 22) -> bool:
     return True
 
 
-def test_a_knock_at_the_host_behind_lets_its_sender_through(lab: Lab, router: RunningDaemon) -> None:
+def test_a_knock_at_the_router_lets_its_sender_through(lab: Lab, router: RunningDaemon) -> None:
     assert not gets_in(lab.client, BEHIND)
-    lab.client.run([*DOORWARD, "knock", BEHIND, *KNOCK, "--wait", "22"])
-    router.event("ran", door="behind", address=str(lab.client.ipv4))
+    lab.client.run([*DOORWARD, "knock", lab.router.ipv4, *KNOCK])
+    router.event("opened", door="inside", address=str(lab.client.ipv4))
     assert gets_in(lab.client, BEHIND)
     assert not gets_in(lab.stranger, BEHIND)
 
@@ -56,6 +56,16 @@ def test_a_port_that_is_passed_on_opens_as_the_client_sees_it(lab: Lab, tmp_path
     router = str(lab.router.ipv4)
     with running_daemon(lab.router, tmp_path, NAT):
         assert not gets_in(lab.client, router, 2222)
-        lab.client.run([*DOORWARD, "knock", router, *KNOCK])
+        lab.client.run([*DOORWARD, "knock", router, *KNOCK_BY_PORT])
         assert gets_in(lab.client, router, 2222)
         assert not gets_in(lab.stranger, router, 2222)
+
+
+def test_an_opening_forwards(lab: Lab, tmp_path: Path) -> None:
+    lab.server.start_greeter(22)
+    router = str(lab.router.ipv4)
+    with running_daemon(lab.router, tmp_path, FORWARD):
+        assert not gets_in(lab.client, router, 2200)
+        lab.client.run([*DOORWARD, "knock", router, *KNOCK_TO_FORWARD])
+        assert gets_in(lab.client, router, 2200)
+        assert not gets_in(lab.stranger, router, 2200)

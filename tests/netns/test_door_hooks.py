@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pytest
 
-from doorward.lab.topology import Lab
+from doorward.lab.topology import CLIENT_NET, Lab
 from tests.support.daemon import RunningDaemon, Visitor, Visitors, running_daemon
 from tests.support.programs import KNOCK
 
@@ -117,11 +117,14 @@ def test_an_unfinished_command_is_run_again_and_its_opening_never_comes_back(
         assert [r["closed_by"] for r in daemon.log()] == ["time"]
 
 
-def test_a_door_with_a_target_sees_what_is_routed_there_only(lab: Lab, tmp_path: Path, said: TextIO) -> None:
-    target = lab.server.ipv4
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_a_door_with_a_target_sees_what_is_routed_there_only(
+    lab: Lab, tmp_path: Path, said: TextIO, version: int
+) -> None:
+    target = lab.server.ipv4 if version == 4 else lab.server.ipv6
+    client, own = (lab.client.ipv4, CLIENT_NET.ipv4[1]) if version == 4 else (lab.client.ipv6, CLIENT_NET.ipv6[1])
     with running_daemon(lab.router, tmp_path, CONFIG.format(said=tmp_path / "said", target=target)) as daemon:
-        router = lab.router.ip("-4", "-o", "address", "show").split("192.0.2.")[1].split("/")[0]
-        lab.client.run([KNOCK, f"192.0.2.{router}", "7201", "7202"])  # at the router itself: not that door
+        lab.client.run([KNOCK, str(own), "7201", "7202"])  # at the router itself: not that door
         lab.client.run([KNOCK, str(target), "7201", "7202"])
-        assert said.readline() == f"routed {lab.client.ipv4}\n"
+        assert said.readline() == f"routed {client}\n"
         assert [record["door"] for record in daemon.log()] == ["routed"]

@@ -27,9 +27,11 @@ mode = "stealth"
 opens = ["22/tcp"]
 [doors.web]
 opens = ["80/tcp"]
+[doors.inside]
+opens = ["2222/tcp -> 10.7.0.2:22"]
 [fwknop]
 [fwknop.stanzas.alice]
-doors = ["ssh", "web"]
+doors = ["ssh", "web", "inside"]
 require_source_address = false
 [fwknop.stanzas.bob]
 doors = ["ssh"]
@@ -97,6 +99,14 @@ def test_the_client_opens_what_it_requests_and_hears_nothing(site: Site) -> None
         site.send(guest, site.packet(guest), site.packet(guest)[:-1])
         daemon.event("prolonged", address=str(guest))
         assert len(site.sent_by_gate(dump)) == len(before) + 1  # the marker
+
+
+def test_a_forwarded_port_is_requested_as_the_client_sees_it(site: Site) -> None:
+    with site.running() as daemon:
+        guest = site.visitors.fresh(4)
+        site.send(guest, site.packet(guest, access="tcp/2222"))
+        opened = daemon.event("opened", address=str(guest))
+        assert (opened["door"], opened["ports"]) == ("inside", ["2222/tcp"])
 
 
 def test_the_fields_of_the_packet_count(site: Site) -> None:

@@ -12,7 +12,7 @@ from doorward.config.toml import parse
 from doorward.config.toml_positions import find_lines
 from doorward.errors import ConfigError, ConfigFault
 from doorward.lint.checks import warnings
-from doorward.model import TCP_FLAGS, Door, FlagFilter, Port, Protocol
+from doorward.model import TCP_FLAGS, Door, FlagFilter, HostPort, Port, Protocol
 
 FRAGMENTS = [
     *"[]{}=,.#\"' \n\\",
@@ -43,6 +43,11 @@ names = st.from_regex(r"[0-9]{0,3}[A-Za-z_-][A-Za-z0-9_-]{0,60}", fullmatch=True
 half = st.integers(1, 32767)  # even ports are knock ports, odd ones are opened or public
 knock_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number))
 taken_ports = st.builds(Port, st.sampled_from(Protocol), half.map(lambda number: 2 * number + 1))
+host_ports = st.builds(
+    lambda port, host: HostPort(port.protocol, port.number, host),
+    taken_ports,
+    st.ip_addresses(network="10.0.0.0/8") | st.ip_addresses(network="2001:db8::/32"),
+)
 flag_filters = st.dictionaries(st.sampled_from(sorted(TCP_FLAGS)), st.booleans()).map(
     lambda words: FlagFilter.parse(tuple(("" if is_set else "!") + word for word, is_set in words.items()))
 )
@@ -57,6 +62,12 @@ gates = st.builds(
     name=st.none() | names,
     control_group=st.none() | st.sampled_from(["adm", "domain users"]),
 )
+
+
+def may_be_for_one(door: Door) -> bool:
+    return not door.behind and all(port.protocol is Protocol.TCP for port in door.opens)
+
+
 doors = st.builds(
     Door,
     name=names,
@@ -70,7 +81,11 @@ doors = st.builds(
     on_close=st.just(()),
     shared=st.just(False),  # needs a fleet
     once=st.booleans(),
-).map(lambda door: door._replace(once=door.once and all(port.protocol is Protocol.TCP for port in door.opens)))
+    ranges=st.just(()),
+    redirects=st.just(()),
+    masquerade=st.just(False),
+    behind=st.lists(host_ports, unique=True, max_size=3).map(tuple),
+).map(lambda door: door._replace(once=door.once and may_be_for_one(door)))
 configurations = st.builds(
     Configuration,
     gates,
@@ -90,7 +105,7 @@ def written(configuration: Configuration) -> str:
             lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}"]
     lines.append(f"public = {json.dumps([*map(str, gate.public)])}")
     for door in configuration.doors:
-        lines += [f"[doors.{door.name}]", f"opens = {json.dumps([*map(str, door.opens)])}"]
+        lines += [f"[doors.{door.name}]", f"opens = {json.dumps([*map(str, door.all_opens)])}"]
         lines.append(f"once = {json.dumps(door.once)}")
         if door.knock:
             lines += ["knock = [", *(f'  "{port}",' for port in door.knock), "]"]

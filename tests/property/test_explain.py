@@ -26,7 +26,9 @@ CLIENT = bytes([192, 0, 2, 1])
 
 def seen(number: int, packet: Packet, at_s: float) -> CapturedPacket:
     """Return a packet as a capture shows it, from a port of its own."""
-    flow = Flow(packet.source, HERE, packet.port.protocol, 1024 + number, packet.port, packet, number)
+    flow = Flow(
+        packet.source, packet.destination or HERE, packet.port.protocol, 1024 + number, packet.port, packet, number
+    )
     return CapturedPacket(number, at_s, flow)
 
 

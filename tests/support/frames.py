@@ -57,7 +57,8 @@ class FrameSender:
 
     def send(self, packet: Packet, source_port: int = 40000) -> None:
         version = ip_address(packet.source).version
-        destination = self._receiver.ipv4 if version == 4 else self._receiver.ipv6
+        own = self._receiver.ipv4 if version == 4 else self._receiver.ipv6
+        destination = own if packet.destination is None else ip_address(packet.destination)
         ethertype = b"\x08\x00" if version == 4 else b"\x86\xdd"
         self._socket.send(self._macs + ethertype + ip_packet(packet, destination, source_port))
 

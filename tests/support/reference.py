@@ -6,30 +6,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from ipaddress import ip_address
 
 from doorward.core.automaton import Automaton
-from doorward.model import Door, FlagFilter, Packet, Port, Protocol
+from doorward.model import Address, Door, FlagFilter, Packet, Port, PortRange, Protocol
 
+Combination = tuple[FlagFilter, int, Address | None]  # what the doors of one automaton part have in common
 RATE_PER_S, BURST, PAUSE_S = 20, 40, 0.05
 
 
 def is_knock_packet(automaton: Automaton, packet: Packet) -> bool:
     """Return whether any machine counts the packet: rule 1 of docs/dev/design.md."""
     port, known = packet.port, automaton.known_ports
-    if (packet.local and port in automaton.ignored_ports) or (known is not None and port not in known):
+    if packet.local:
+        is_opened = port in automaton.ignored_ports
+    else:
+        is_opened = any((p.host.packed, p[:2]) == (packet.destination, port) for p in automaton.ignored_behind)
+    if is_opened or (known is not None and port not in known):
         return False
     return any(machine.matches(packet) for machine in automaton.machines)
 
 
 @dataclass
 class Source:
-    """What one source has sent, for each combination of flags and deadline."""
+    """The rate limit of one source."""
 
     tokens: float = BURST
     heard_s: float = 0.0
     paused_until_s: float = 0.0
-    attempts: dict[tuple[FlagFilter, int], tuple[tuple[Port, ...], float]] = field(default_factory=dict)
 
 
 class Reference:
@@ -39,28 +44,35 @@ class Reference:
         self.doors = doors
         self.public = public
         self.known_only = known_only
-        self.combinations = list(dict.fromkeys((d.flags, d.within_ms) for d in doors if d.knock))
+        self.combinations = list(dict.fromkeys((d.flags, d.within_ms, d.target) for d in doors if d.knock))
         self.buckets: dict[bytes, Source] = {}
-        self.attempts: dict[tuple[bytes, FlagFilter, int], tuple[tuple[Port, ...], float]] = {}
+        self.attempts: dict[tuple[bytes, Combination], tuple[tuple[Port, ...], float]] = {}
 
-    def is_symbol_port(self, port: Port) -> bool:
-        if port in self.public or any(port in door.opens for door in self.doors):
+    def is_symbol_port(self, packet: Packet) -> bool:
+        port, doors = packet.port, self.doors
+        if packet.local and (port in self.public or any(port in door.opens for door in doors)):
             return False
-        return not self.known_only or any(port in door.knock for door in self.doors)
+        if packet.local and any(port in span.ports() for door in doors for span in door.ranges):
+            return False
+        there = [(p.host.packed, p[:2]) for door in doors for p in door.behind]
+        if not packet.local and (packet.destination, port) in there:
+            return False
+        return not self.known_only or any(port in door.knock for door in doors)
 
     def see(self, packet: Packet, now_s: float) -> list[int]:
         watching = [
-            (flags, within_ms)
-            for flags, within_ms in self.combinations
-            if packet.port.protocol is Protocol.UDP or packet.flags & flags.mask == flags.value
+            (flags, within_ms, target)
+            for flags, within_ms, target in self.combinations
+            if (packet.local if target is None else packet.destination == target.packed)
+            and (packet.port.protocol is Protocol.UDP or packet.flags & flags.mask == flags.value)
         ]
-        if not watching or not self.is_symbol_port(packet.port):
+        if not watching or not self.is_symbol_port(packet):
             return []
         if self.is_scanner(packet.source if len(packet.source) == 4 else packet.source[:8], now_s):
-            for flags, within_ms in self.combinations:
-                self.attempts.pop((packet.source, flags, within_ms), None)
+            for combination in self.combinations:
+                self.attempts.pop((packet.source, combination), None)
             return []
-        return [index for combination in watching for index in self.advance(packet, *combination, now_s)]
+        return [index for combination in watching for index in self.advance(packet, combination, now_s)]
 
     def is_scanner(self, source: bytes, now_s: float) -> bool:
         bucket = self.buckets.setdefault(source, Source(BURST, now_s))
@@ -74,11 +86,11 @@ class Reference:
         bucket.tokens -= 1
         return False
 
-    def advance(self, packet: Packet, flags: FlagFilter, within_ms: int, now_s: float) -> list[int]:
-        doors = [(i, d.knock) for i, d in enumerate(self.doors) if (d.flags, d.within_ms) == (flags, within_ms)]
-        key = (packet.source, flags, within_ms)
+    def advance(self, packet: Packet, combination: Combination, now_s: float) -> list[int]:
+        doors = [(i, d.knock) for i, d in enumerate(self.doors) if (d.flags, d.within_ms, d.target) == combination]
+        key = (packet.source, combination)
         word, began_s = self.attempts.get(key, ((), now_s))
-        if now_s - began_s >= within_ms / 1000:
+        if now_s - began_s >= combination[1] / 1000:
             word = ()
         longer = (*word, packet.port)
         suffixes = [longer[start:] for start in range(len(longer) + 1)]
@@ -88,6 +100,13 @@ class Reference:
             return []
         self.attempts[key] = (best, now_s if len(best) == 1 else began_s)
         return [i for i, knock in doors if knock and knock == best[len(best) - len(knock) :]]
+
+
+def is_opened(door: Door, packet: Packet) -> bool:
+    """Return whether a door opens the port of a packet to this host."""
+    opened = door.opens_to(ip_address(packet.source))
+    spans = (span for span in opened if isinstance(span, PortRange))
+    return packet.port in opened or any(packet.port in span.ports() for span in spans)
 
 
 class ReferenceAccess:
@@ -102,7 +121,7 @@ class ReferenceAccess:
         self.openings.append((source, self.doors[index], now_s + self.doors[index].for_ms / 1000))
 
     def connect(self, packet: Packet, source_port: int, now_s: float) -> str:
-        own = [o for o in self.openings if o[0] == packet.source and packet.port in o[1].opens]
+        own = [o for o in self.openings if o[0] == packet.source and is_opened(o[1], packet)]
         for_one = [o for o in own if o[1].once]
         is_syn = packet.port.protocol is Protocol.TCP and packet.flags & 0b10111 == 0b00010
         if is_syn and for_one and for_one[-1][2] > now_s:  # the newest says until when

@@ -20,6 +20,7 @@ from doorward.fleet import etcd_records
 from doorward.model import Element, Port, Source, parse_address, parse_source, source_text
 from doorward.nftables import ban_sets as gate_bans
 from doorward.nftables import libnftables
+from doorward.nftables.ruleset import OPEN_SETS
 from tests.support.errors import raises
 from tests.support.openings import opening
 
@@ -114,7 +115,7 @@ WITH_SCOPE: list[tuple[Source, str]] = [
 @pytest.mark.parametrize(("place", "text"), WITH_SCOPE)
 def test_addresses_are_written_from_bits(place: Source, text: str) -> None:
     assert source_text(place) == text
-    written = "".join(libnftables._put({Element(place, Port.parse("22/tcp")): 60.0}))
+    written = "".join(libnftables._put({Element(place, Port.parse("22/tcp")): 60.0}, OPEN_SETS))
     assert f"{{ {text} . tcp . 22 timeout 60s }}" in written
     assert "ruleset" not in written
     assert filled(("x", "%IP%"), place) == ("x", text)

@@ -10,7 +10,7 @@ from doorward.cli import output
 from doorward.cli.options import add_config, configuration_path
 from doorward.cli.output import LevelPrinter
 from doorward.config.files import exposure, read
-from doorward.doctor import bypasses, firewalls, lockout, running
+from doorward.doctor import bypasses, firewalls, hosts_behind, lockout, running
 from doorward.doctor.host_state import collect_facts, daemon_status, off_since
 from doorward.doctor.problem import ERROR, OK, WARNING, Level, Problem
 from doorward.errors import DoorwardError, NegativeResult
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     facts = collect_facts(configuration, path.absolute().parent)
     file = str(path.absolute())
-    parts = (lockout, firewalls, bypasses, running)
+    parts = (lockout, firewalls, bypasses, hosts_behind, running)
     findings = [finding for part in parts for finding in part.check(file, configuration, facts)]
     if any(door.knock for door in configuration.doors) and (exposed := exposure(path)) is not None:
         findings.append(Problem(exposed.code, WARNING, file, exposed.fault, exposed.remedy))

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from doorward.config.schema import Configuration, Mode
 from doorward.config.toml import DOOR, FLEET, GATE, SIGNED, Setting
-from doorward.model import Door, Port
+from doorward.model import Door, HostPort, OpenPort, Redirect
 
 MOST_SHOWN = 20  # doors of a kind, and ports in a line
 
@@ -19,8 +19,8 @@ def describe_changes(before: Configuration, after: Configuration) -> list[str]:
 
 def _doors(before: Sequence[Door], after: Sequence[Door]) -> Iterator[str]:
     old, new = ({door.name: door for door in doors} for doors in (before, after))
-    yield from _limited([f"+ door {name}: {_listed(door.opens)}" for name, door in new.items() if name not in old])
-    yield from _limited([f"- door {name}: {_listed(door.opens)}" for name, door in old.items() if name not in new])
+    yield from _limited([f"+ door {name}: {_listed(_opens(door))}" for name, door in new.items() if name not in old])
+    yield from _limited([f"- door {name}: {_listed(_opens(door))}" for name, door in old.items() if name not in new])
     changed = [(name, _differing(old[name], door, DOOR)) for name, door in new.items() if name in old]
     yield from _limited([f"~ door {name}: {', '.join(settings)}" for name, settings in changed if settings])
 
@@ -42,14 +42,24 @@ def _settings(before: Configuration, after: Configuration) -> Iterator[str]:
 
 def _differing(one: object, other: object, table: Mapping[str, Setting]) -> list[str]:
     """Return the keys of the settings that differ."""
-    return [key for key, setting in table.items() if getattr(one, setting.field) != getattr(other, setting.field)]
+    return [key for key, setting in table.items() if _value(one, setting) != _value(other, setting)]
+
+
+def _value(table: object, setting: Setting) -> object:
+    return _opens(table) if isinstance(table, Door) and setting.field == "opens" else getattr(table, setting.field)
+
+
+def _opens(door: Door) -> tuple[OpenPort | Redirect, ...]:
+    """Return what a door opens, with the ports that it forwards as redirects."""
+    forwarded = {redirect.port for redirect in door.redirects}
+    return (*(port for port in door.all_opens if port not in forwarded), *door.redirects)
 
 
 def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
     """Yield which ports one of the two alone hides: those that a file names, or all that it does not."""
     named = {port for each in (before, after) for port in (*each.gate.public, *_opened(each))}
     old, new = (_hidden(each, named) for each in (before, after))
-    hidden, shown = _listed(sorted(new - old)), _listed(sorted(old - new))
+    hidden, shown = _listed(sorted(new - old, key=_in_order)), _listed(sorted(old - new, key=_in_order))
     if before.gate.mode is not after.gate.mode:
         hidden = "every port that is not public" if after.gate.mode is Mode.STEALTH else hidden
         shown = "every port that no door opens" if before.gate.mode is Mode.STEALTH else shown
@@ -60,19 +70,25 @@ def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
         yield f"no longer hidden: {shown}"
 
 
-def _hidden(configuration: Configuration, named: AbstractSet[Port]) -> AbstractSet[Port]:
+def _hidden(configuration: Configuration, named: AbstractSet[OpenPort]) -> AbstractSet[OpenPort]:
     """Return those of the named ports that a configuration hides."""
     if configuration.gate.mode is Mode.OBSERVE:
         return frozenset()
-    closed = named - {*configuration.gate.public} if configuration.gate.mode is Mode.STEALTH else frozenset[Port]()
-    return closed | _opened(configuration)
+    opened = _opened(configuration)
+    if configuration.gate.mode is not Mode.STEALTH:
+        return opened
+    return opened | {port for port in named if not isinstance(port, HostPort)} - {*configuration.gate.public}
 
 
-def _opened(configuration: Configuration) -> AbstractSet[Port]:
-    return {port for door in configuration.doors for port in door.opens}
+def _opened(configuration: Configuration) -> AbstractSet[OpenPort]:
+    return {port for door in configuration.doors for port in door.all_opens}
 
 
-def _listed(ports: Sequence[Port]) -> str:
+def _in_order(port: OpenPort | Redirect) -> tuple[object, ...]:
+    return (*port[:2], str(port[2:]))  # addresses of different families cannot be compared
+
+
+def _listed(ports: Sequence[OpenPort | Redirect]) -> str:
     more = f" and {len(ports) - MOST_SHOWN} more" if len(ports) > MOST_SHOWN else ""
     return ", ".join(map(str, ports[:MOST_SHOWN])) + more
 

@@ -27,7 +27,7 @@ from doorward.config.schema import (
 )
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
-from doorward.model import Door, as_signed_ports
+from doorward.model import Door, HostPort, Port, PortRange, Redirect, as_signed_ports
 
 _ONE_TABLE = "duplicate table: put its settings into one of the two, or rename one"
 _ONE_SETTING = "duplicate setting: remove one of the two"
@@ -137,8 +137,9 @@ DOOR = {
     "knock": Setting("knock", values.sequence, values.port, '["7000/tcp", "8000/udp", "9000/tcp"]'),
     "within": Setting("within_ms", values.duration(values.MAX_WITHIN_MS)),
     "flags": Setting("flags", values.flags, values.text, '["syn", "!ack"]'),
-    "opens": Setting("opens", values.opens, values.port, '["22/tcp"]'),
+    "opens": Setting("opens", values.opens, values.open_port, '["22/tcp"]'),
     "for": Setting("for_ms", values.duration(values.MAX_FOR_MS)),
+    "masquerade": Setting("masquerade", values.boolean),
     "target": Setting("target", values.address),
     "on_open": Setting("on_open", values.command, values.text, '["/usr/bin/logger", "open to %IP%"]'),
     "on_close": Setting("on_close", values.command, values.text, '["/usr/bin/logger", "closed to %IP%"]'),
@@ -213,6 +214,9 @@ def parse(text: str, file: str) -> Configuration:
     fleet = _fleet(report, document["fleet"]) if "fleet" in document else None
     fwknop = _fwknop(report, document["fwknop"]) if "fwknop" in document else None
     configuration = Configuration(gate, tuple(doors), signed, fleet, fwknop)
+    validate.check_targets(report, doors)
+    validate.check_redirects(report, doors)
+    validate.check_ranges(report, configuration)
     validate.check_knock_ports(report, configuration)
     validate.check_signed_ports(report, configuration)
     validate.check_fleet(report, gate, doors, fleet)
@@ -286,7 +290,16 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
         report.add_error(path, "the door's name", error)
     fields = _table(report, path, table, DOOR)
     validate.check_door(report, path, table)
-    door = Door(name, **({"knock": (), "opens": ()} | fields))
+    opens = fields.pop("opens", ())
+    redirects = tuple(item for item in opens if isinstance(item, Redirect))
+    behind = tuple(item for item in opens if isinstance(item, HostPort))
+    for port in {each.port for each in redirects}.intersection(item for item in opens if isinstance(item, Port)):
+        fault = f"opens: {port} is forwarded, and open itself"
+        report.add("redirect-conflict", (*path, "opens"), fault, "write one of the two")
+    ranges = tuple(item for item in opens if isinstance(item, PortRange))
+    local = [getattr(item, "port", item) for item in opens if isinstance(item, Port | Redirect)]
+    fields |= {"opens": tuple(dict.fromkeys(local)), "behind": behind, "ranges": ranges, "redirects": redirects}
+    door = Door(name, **({"knock": ()} | fields))
     validate.check_once(report, door)
     return door
 

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from doorward.config.diagnostics import ErrorCollector, nearest, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, MAX_STANZAS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
-from doorward.model import Door, Port, Protocol
+from doorward.model import Door, HostPort, OpenPort, Port, PortRange, Protocol, set_port
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -26,6 +26,81 @@ def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> Non
             )
 
 
+def check_targets(report: ErrorCollector, doors: Iterable[Door]) -> None:
+    """Report doors that would open ports of this host for a knock at another."""
+    for door in doors:
+        local: tuple[OpenPort, ...] = (*door.opens, *door.ranges)
+        if door.target is not None and local:
+            fault = f"door {shown(door.name)} has a target, and {local[0]} is of this host"
+            host = f"[{door.target}]" if door.target.version == 6 else str(door.target)
+            remedy = f'write "{host}:{set_port(local[0])}", or leave out one of the two'
+            report.add("opens-and-target", ("doors", door.name, "opens"), fault, remedy)
+
+
+def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
+    """Report ports that would lead to two places, and hidden ports that a door leads to and does not open."""
+    hidden = {port: door.name for door in doors for port in door.behind}
+    first: dict[Port, tuple[frozenset[HostPort], str]] = {}
+    for door in doors:
+        path = ("doors", door.name, "opens")
+        for port in door.opens:
+            ends = frozenset(redirect.to for redirect in door.redirects if redirect.port == port)
+            others, other = first.setdefault(port, (ends, door.name))
+            if ends != others or len({end.host.version for end in ends}) < len(ends):
+                what = f"opens: {port} leads to {_places(ends)}"
+                where = f"in door {shown(other)} (line {report.line(('doors', other, 'opens'))}) to {_places(others)}"
+                fault = what if other == door.name else f"{what}, and {where}"
+                report.add(
+                    "redirect-conflict", path, fault, "a port leads to one place per address family; use two ports"
+                )
+        for end in (redirect.to for redirect in door.redirects if redirect.to in hidden.keys() - {*door.behind}):
+            line = report.line(("doors", hidden[end], "opens"))
+            fault = f"opens: door {shown(hidden[end])} (line {line}) hides {end}, to which this door leads"
+            report.add("redirect-to-hidden-port", path, fault, f'write "{end}" in its `opens` too')
+        if door.masquerade and not door.redirects:
+            fault = f"door {shown(door.name)} forwards nothing"
+            remedy = 'remove it, or write opens = ["2222/tcp -> 192.0.2.7:22"]'
+            report.add("nothing-to-masquerade", ("doors", door.name, "masquerade"), fault, remedy)
+
+
+def check_ranges(report: ErrorCollector, configuration: Configuration) -> None:
+    """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines."""
+    owners = {span: door.name for door in reversed(configuration.doors) for span in door.ranges}
+    widest: PortRange | None = None
+    for span in sorted(owners):
+        if widest and widest.protocol is span.protocol and span.number <= widest.last:
+            what = f"with {widest}, which door {shown(owners[widest])} opens"
+            _report_overlap(report, owners[span], span, what, ("doors", owners[widest], "opens"))
+        widest = span if widest is None or (span.protocol, span.last) > (widest.protocol, widest.last) else widest
+    inside = {port: span for span in owners for port in span.ports()}
+    uses: dict[tuple[PortRange, str], Keys] = {}
+    for port, use, place in _uses(configuration) if inside else ():
+        if port in inside and uses.setdefault((inside[port], use), place) is place:
+            _report_overlap(report, owners[inside[port]], inside[port], f"with {port}, which {use}", place)
+
+
+def _uses(configuration: Configuration) -> Iterator[tuple[Port, str, Keys]]:
+    """Yield single ports, what each is used for, and its path of keys."""
+    for port in configuration.gate.public:
+        yield port, "is public", ("gate", "public")
+    for port in configuration.signed_ports:
+        yield port, "is for signed knocks", _signed_path(configuration, port)
+    for door in configuration.doors:
+        for port in door.opens:
+            yield port, f"door {shown(door.name)} opens", ("doors", door.name, "opens")
+        for path, port in _knock_ports(door) if door.target is None else ():
+            yield port, f"is a knock port of door {shown(door.name)}", path
+
+
+def _report_overlap(report: ErrorCollector, door: str, span: PortRange, what: str, place: Keys) -> None:
+    fault = f"opens: {span} overlaps {what} (line {report.line(place)})"
+    report.add("range-overlap", ("doors", door, "opens"), fault, "write a range without it, or take it out there")
+
+
+def _places(ends: Iterable[HostPort]) -> str:
+    return " and ".join(sorted(map(str, ends))) or "this host"
+
+
 def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> None:
     """Report knock ports that never count, because they are public or opened by a door."""
     doors, public = configuration.doors, frozenset(configuration.gate.public)
@@ -33,9 +108,14 @@ def check_knock_ports(report: ErrorCollector, configuration: Configuration) -> N
     for door in doors:
         for port in door.opens:
             opener.setdefault(port, door.name)
+    behind = {(port.host, port[:2]): door.name for door in reversed(doors) for port in door.behind}
     for door in doors:
         for path, port in _knock_ports(door):
-            if port in public:
+            if door.target is not None and (door.target, port) in behind:
+                opens: Keys = ("doors", behind[door.target, port], "opens")
+                what = f"door {shown(opens[1])} opens {port} of {door.target}"
+                _report_knock_port(report, path, what, opens, "open another port")
+            elif port in public:
                 _report_knock_port(report, path, f"{port} is public", ("gate", "public"), 'remove it from "public"')
             elif port in opener:
                 other = opener[port]
@@ -69,7 +149,7 @@ def check_signed_ports(report: ErrorCollector, configuration: Configuration) -> 
 
 
 def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
-    """Report a door that does nothing, and one that would open ports of this host for a knock at another."""
+    """Report a door that does nothing."""
     if not isinstance(table, dict):
         return
     name = shown(path[-1])
@@ -84,17 +164,16 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
         report.add(
             "close-without-open", (*path, "on_close"), f"door {name} closes what it never opens", "write `on_open` too"
         )
-    if "target" in table and "opens" in table:
-        fault = f"door {name} has a target, and `opens` opens ports of this host"
-        report.add(
-            "opens-and-target", (*path, "opens"), fault, "leave out one of the two; a door with a target runs `on_open`"
-        )
 
 
 def check_once(report: ErrorCollector, door: Door) -> None:
-    """Report a door for one TCP connection that opens no port, or a UDP port, which has no connections."""
+    """Report a door for one TCP connection that opens no port, or more than single TCP ports of this host."""
     path = ("doors", door.name)
-    if door.once and not door.opens:
+    if door.once and not door.is_for_one_possible:
+        fault = f"door {shown(door.name)} lets one connection in, and opens ranges or hosts behind this one"
+        remedy = "name single TCP ports of this host in `opens`, or leave `once` out"
+        report.add("once-not-local", (*path, "once"), fault, remedy)
+    elif door.once and not door.opens:
         fault = f"door {shown(door.name)} lets one connection in, and opens no port"
         report.add("once-without-port", (*path, "once"), fault, "name a TCP port in `opens`, or leave `once` out")
     for index, port in enumerate(door.opens):
@@ -114,7 +193,7 @@ def check_fwknop(report: ErrorCollector, configuration: Configuration) -> None:
     if not 1 <= len(fwknop.stanzas) <= MAX_STANZAS:
         what = f"[fwknop] has {len(fwknop.stanzas)} stanzas"
         report.add("stanza-count", ("fwknop",), what, f"write 1 to {MAX_STANZAS}: each packet is tried with each key")
-    doors = {door.name for door in configuration.doors}
+    doors = {door.name: door for door in configuration.doors}
     for stanza in fwknop.stanzas:
         path: Keys = ("fwknop", "stanzas", stanza.name)
         what = f"stanza {shown(stanza.name)}"
@@ -125,6 +204,11 @@ def check_fwknop(report: ErrorCollector, configuration: Configuration) -> None:
                 near = nearest(name, doors)
                 remedy = f"did you mean {near!r}?" if near else f"write a table [doors.{name}]"
                 report.add("unknown-door", (*path, "doors", str(index)), f"{what}: unknown door {shown(name)}", remedy)
+            elif doors[name].ranges or doors[name].behind:
+                fault = f"{what}: door {shown(name)} opens ranges or hosts behind this one, which no packet requests"
+                report.add(
+                    "not-requested", (*path, "doors", str(index)), fault, "name a door of single ports, or forward"
+                )
 
 
 def check_fleet(report: ErrorCollector, gate: Gate, doors: Sequence[Door], fleet: Fleet | None) -> None:

@@ -13,12 +13,24 @@ from doorward.config.diagnostics import shown
 from doorward.config.duration import format_duration, parse_duration_ms
 from doorward.config.schema import MAX_CAPACITY, MAX_SEQUENCE, Mark
 from doorward.errors import InvalidValueError
-from doorward.model import NAME, Address, FlagFilter, Port, Protocol, parse_address
+from doorward.model import (
+    NAME,
+    Address,
+    FlagFilter,
+    HostPort,
+    OpenPort,
+    Port,
+    PortRange,
+    Protocol,
+    Redirect,
+    parse_address,
+)
 
 MIN_CAPACITY = 1024
 MAX_WITHIN_MS = 3_600_000  # an hour; an attempt takes room for as long
 MAX_FOR_MS = 365 * 86_400_000  # what should be open for longer is public
 MAX_OPENS = 32  # one rule adds an element for each
+MAX_OPEN_PORT = 80  # characters: a port, an arrow, the longest address, and another port
 MIN_WINDOW_MS, MAX_WINDOW_MS = 1000, 3_600_000  # the numbers of knocks are remembered for longer
 MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 50, 10_000  # etcd syncs its disk before it answers; a client waits for the answer
 MAX_ENDPOINTS = 16  # etcd recommends seven nodes at most
@@ -27,7 +39,6 @@ _INTERFACE = re.compile(r"""[^\s/:"'\\*]+\*?""")
 _MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})(?:/(0x[0-9a-f]{1,8}|[0-9]{1,10}))?", re.IGNORECASE)
 _ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})/?")
 _MAX_MARK = 0xFFFF_FFFF
-_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})([/:][A-Za-z]+)")
 
 Choice = TypeVar("Choice", bound=StrEnum)
 Item = TypeVar("Item", bound=Hashable)
@@ -154,9 +165,10 @@ def port(value: object) -> Port:
         raise InvalidValueError(
             "no-protocol", f'{shown(value)} has no protocol; write "{number}/tcp" or "{number}/udp"'
         )
-    if isinstance(value, str) and _RANGE.fullmatch(value.strip()):
+    if isinstance(value, str) and PortRange.parse(value) is not None:
         raise InvalidValueError(
-            "range-not-allowed", f"{shown(value)} is a range, which only `public` accepts; list the ports one by one"
+            "range-not-allowed",
+            f"{shown(value)} is a range, which only `public` and `opens` accept; list the ports one by one",
         )
     if not isinstance(value, str) or len(value) > 40:
         raise InvalidValueError("invalid-port", f'invalid port {shown(value)}; write a text like "7000/tcp"')
@@ -169,6 +181,16 @@ def udp_port(value: object) -> Port:
     if found.protocol is not Protocol.UDP:
         raise InvalidValueError("not-udp-port", f"{found} is not a UDP port; write {found.number}/udp")
     return found
+
+
+def open_port(value: object) -> OpenPort | Redirect:
+    """Convert what a door opens: a port or a range of this host, a port behind it, or one that leads to the other."""
+    if not isinstance(value, str) or len(value) > MAX_OPEN_PORT:
+        return port(value)
+    span = PortRange.parse(value)
+    if span is not None:
+        return span if span.number < span.last else span.first
+    return Redirect.parse(value) or HostPort.parse(value) or port(value)
 
 
 def file(value: object) -> str:
@@ -221,13 +243,8 @@ def endpoints(items: Sequence[str]) -> tuple[str, ...]:
 
 def port_range(value: object) -> tuple[Port, ...]:
     """Convert one port or a range of ports."""
-    match = _RANGE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        return (port(value),)
-    first, last = (Port.parse(number + match[3]) for number in match.group(1, 2))
-    if first > last:
-        raise InvalidValueError("reversed-range", f'{shown(value)} runs backwards; write "{last.number}-{first}"')
-    return tuple(Port(first.protocol, number) for number in range(first.number, last.number + 1))
+    span = PortRange.parse(value) if isinstance(value, str) else None
+    return (port(value),) if span is None else tuple(span.ports())
 
 
 def interface(value: object) -> str:
@@ -307,7 +324,7 @@ def sequence(ports: Sequence[Port]) -> tuple[Port, ...]:
     return tuple(ports)
 
 
-def opens(ports: Sequence[Port]) -> tuple[Port, ...]:
+def opens(ports: Sequence[Item]) -> tuple[Item, ...]:
     """Convert the ports that a door opens."""
     if not ports:
         raise InvalidValueError("empty-list", 'the list is empty; name what the door opens, like opens = ["22/tcp"]')

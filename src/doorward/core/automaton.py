@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from doorward.model import Door, FlagFilter, Packet, Port, Protocol
+from doorward.model import Door, FlagFilter, HostPort, Packet, Port, Protocol
 
 Edges = dict[int, int]  # edge(state, symbol) -> state
 MachineKey = tuple[FlagFilter, int, bytes | None]  # flags, deadline in ms, packed target
@@ -18,7 +18,7 @@ _SYMBOL_BITS = 24
 _SYMBOL_MASK = (1 << _SYMBOL_BITS) - 1
 
 
-def pack_symbol(port: Port) -> int:
+def pack_symbol(port: Port | HostPort) -> int:
     """Pack a protocol and a port into 24 bits."""
     return port.protocol << 16 | port.number
 
@@ -85,11 +85,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """All state machines, and which ports count: not `ignored_ports`; only `known_ports`, if it is set."""
+    """All state machines, and which ports count: not `ignored_ports`; only `known_ports`, if it is set.
+
+    `ignored_behind` are those of hosts behind this one that do not count.
+    """
 
     machines: tuple[Machine, ...]
     ignored_ports: frozenset[Port]
     known_ports: frozenset[Port] | None = None
+    ignored_behind: frozenset[HostPort] = frozenset()
 
 
 def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_only: bool = False) -> Automaton:
@@ -103,9 +107,10 @@ def compile_doors(doors: Sequence[Door], *, public: Iterable[Port] = (), known_o
     for key, members in groups.items():
         machines.append(_build_machine(key, root, [(i, doors[i].knock) for i in members]))
         root += len(machines[-1].edges) + 1
-    never = frozenset(public).union(*(door.opens for door in doors))
+    ranges = {span for door in doors for span in door.ranges}
+    never = frozenset(public).union(*(door.opens for door in doors), *(span.ports() for span in ranges))
     only = frozenset(port for door in doors for port in door.knock) if known_only else None
-    return Automaton(tuple(machines), never, only)
+    return Automaton(tuple(machines), never, only, frozenset(port for door in doors for port in door.behind))
 
 
 def state_depths(automaton: Automaton) -> tuple[tuple[int, int], ...]:

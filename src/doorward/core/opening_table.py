@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from doorward.core.deadlines import Deadlines
 from doorward.core.signed_rules import Holders
-from doorward.model import Element, Opening, Source
+from doorward.model import Element, Opening, Source, set_port
 
 Key = tuple[str, Source]  # of an opening: a door and an address
 
@@ -106,7 +106,8 @@ class OpeningTable:
         """Return the latest end of the openings that need each element; elements that none needs are left out."""
         until: dict[Element, float] = {}
         for element in elements:
-            openings = [o for o in self._by_source.get(element.address, {}).values() if element.port in o.ports]
+            own = self._by_source.get(element.address, {}).values()
+            openings = [o for o in own if element.port in map(set_port, o.ports)]
             if ends := [end_s for o in openings for once, end_s in o.ends().items() if once == element.once]:
                 until[element] = max(ends)
         return until

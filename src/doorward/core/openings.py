@@ -13,10 +13,11 @@ from doorward.core.diff import Remaining
 from doorward.core.opening_table import Key, OpeningTable
 from doorward.core.reconcile import differences
 from doorward.core.signed_rules import CloseDates, DatedKnock, Holders
-from doorward.model import Door, Element, Opening, Share, Source
+from doorward.model import Door, Element, Opening, Share, Source, elements_of
 
 _MOST_NAMES = 4  # of holders, in one text
 USE = "use"  # how an opening for one connection ends; with " from port N" behind it, if that is known
+OTHER_FAMILY = "family"  # the code of a rejection
 
 
 class RecordOpening(NamedTuple):
@@ -126,7 +127,7 @@ def new_opening(door: Door, address: Source, for_s: float, by: str, now_s: float
     """Return an opening of a door that begins now."""
     until_s = now_s + for_s
     shares = (Share(by, until_s, name=by, once=True),) if door.once else ()
-    return Opening(door.name, address, door.opens, now_s, until_s, by, shares)
+    return Opening(door.name, address, door.opens_to(address), now_s, until_s, by, shares)
 
 
 def signed_opening(
@@ -155,6 +156,9 @@ def on_knock(
     """
     effects, have = list[Effect](), dict[Element, float]()
     for door in doors:
+        if reason := door.exclusion(source):
+            effects.append(Reject(source, door.name, reason, OTHER_FAMILY))
+            continue
         new = new_opening(door, source, door.for_ms / 1000, "knock", now_s)
         if not door.is_opening:
             effects += _run_command(new)
@@ -168,8 +172,7 @@ def on_knock(
 
 def on_banned_knock(doors: Iterable[Door], source: Source) -> list[Effect]:
     """Handle a port sequence that a source completed just before it was banned."""
-    elements = tuple(Element(source, port, door.once) for door in doors for port in door.opens)
-    return [SetElements(None, elements, None)]
+    return [SetElements(None, elements_of(doors, source), None)]
 
 
 def on_use(

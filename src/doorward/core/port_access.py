@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import NamedTuple
 
-from doorward.model import TCP_FLAGS, Door, Packet, Port, Protocol
+from doorward.model import TCP_FLAGS, Door, OpenPort, Packet, Port, Protocol
 
 SYN_S = 120.0  # for so long the SYN of an opening's one connection may be sent again; Linux does so for 63 s
 _SYN, _FIRST = TCP_FLAGS["syn"], TCP_FLAGS["fin"] | TCP_FLAGS["syn"] | TCP_FLAGS["rst"] | TCP_FLAGS["ack"]
@@ -32,12 +33,17 @@ class PortAccess:
         while len(self._sources) > self._most:
             del self._sources[next(iter(self._sources))]
 
-    def left_s(self, packet: Packet, source_port: int, now_s: float) -> float:
-        """Return how long the port of a new packet was open to its source, 0 if it was not; it may use that up."""
+    def left_s(self, packet: Packet, source_port: int, now_s: float, opened_as: OpenPort | None = None) -> float:
+        """Return how long the port of a new packet was open to its source, 0 if it was not; it may use that up.
+
+        `opened_as`: the range, or the port of a host behind this one, by which doors open it.
+        """
         known, port = self._sources.get(packet.source), packet.port
         if known is None:
             return 0.0
-        own = [(door, until_s) for door, until_s in known.openings.values() if port in door.opens and until_s > now_s]
+        source, wanted = ip_address(packet.source), opened_as or port
+        live = [(door, until_s) for door, until_s in known.openings.values() if until_s > now_s]
+        own = [(door, until_s) for door, until_s in live if wanted in door.opens_to(source)]
         if port.protocol is Protocol.TCP and packet.flags & _FIRST == _SYN:
             flow = source_port, packet.destination, port
             if for_one := [(door, until_s) for door, until_s in own if door.once]:

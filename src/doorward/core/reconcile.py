@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doorward.core.diff import TOLERANCE_S, Remaining
-from doorward.model import Door, Element, Opening, Port, Share, Source
+from doorward.model import Door, Element, Opening, SetPort, Share, Source, set_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,15 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
         ends = opening.ends()
         for element in elements:
             covered[element] = max(covered.get(element, 0.0), ends[element.once] - now_s)
-    missing: dict[tuple[Source, bool], dict[Port, float]] = {}
+    missing: dict[tuple[Source, bool], dict[SetPort, float]] = {}
     for element, left_s in have.items():
         if left_s > covered.get(element, 0.0) + TOLERANCE_S:
             missing.setdefault((element.address, element.once), {})[element.port] = left_s
-    by_port: dict[tuple[Port, bool], list[Door]] = {}
+    by_port: dict[tuple[SetPort, bool], list[Door]] = {}
     for once in {once for _, once in missing}:
         for door in sorted(doors, key=lambda door: door.once != once):
-            for port in door.opens:
-                by_port.setdefault((port, once), []).append(door)
+            for opened in door.all_opens if door.is_for_one_possible or not once else ():
+                by_port.setdefault((set_port(opened), once), []).append(door)
     found = [o for (address, once), ports in missing.items() for o in _attribute(address, ports, by_port, now_s, once)]
     return Differences(tuple(found), tuple(lost), tuple(used))
 
@@ -59,8 +59,8 @@ def is_used(opening: Opening, have: Collection[Element]) -> bool:
 
 def _attribute(
     address: Source,
-    left_s: Mapping[Port, float],
-    by_port: Mapping[tuple[Port, bool], Sequence[Door]],
+    left_s: Mapping[SetPort, float],
+    by_port: Mapping[tuple[SetPort, bool], Sequence[Door]],
     now_s: float,
     once: bool,
 ) -> Iterator[Opening]:
@@ -69,10 +69,15 @@ def _attribute(
     for needs_all in (True, False):
         for first in left_s:
             doors = by_port.get((first, once), ()) if first in remaining else ()
-            door = next((door for door in doors if not needs_all or remaining.keys() >= set(door.opens)), None)
+            reached = ((door, {set_port(port): port for port in door.opens_to(address)}) for door in doors)
+            fitting = (
+                each for each in reached if first in each[1] and (not needs_all or remaining.keys() >= each[1].keys())
+            )
+            door, opened = next(fitting, (None, {}))
             if door is not None:
-                ports = tuple(port for port in door.opens if port in remaining)
-                until_s = now_s + max(remaining.pop(port) for port in ports)
+                keys = [key for key in opened if key in remaining]
+                until_s = now_s + max(remaining.pop(key) for key in keys)
+                ports = tuple(opened[key] for key in keys)
                 shares = (Share("knock", until_s, name="knock", once=True),) if once else ()
                 yield Opening(door.name, address, ports, now_s, until_s, "knock", shares)
 

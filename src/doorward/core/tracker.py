@@ -118,6 +118,7 @@ class Tracker:
     def update(self, automaton: Automaton) -> None:
         """Switch to an automaton with the same machines: only which ports count may differ."""
         self._never = {pack_symbol(port) for port in automaton.ignored_ports}
+        self._never_behind = {(port.host.packed, pack_symbol(port)) for port in automaton.ignored_behind}
         self._only = None if automaton.known_ports is None else {pack_symbol(port) for port in automaton.known_ports}
 
     def feed(self, packet: Packet, now_s: float) -> tuple[int, ...]:
@@ -131,7 +132,8 @@ class Tracker:
         """Process one new packet, as `feed` does; return its transition in each machine that it changed."""
         source, (protocol, number), flags, destination, local = packet
         symbol = protocol << 16 | number
-        if (symbol in self._never and local) or (self._only is not None and symbol not in self._only):
+        is_opened = symbol in self._never if local else (destination, symbol) in self._never_behind
+        if is_opened or (self._only is not None and symbol not in self._only):
             return []
         length, flag_index = len(source), _NO_FLAGS if protocol == _UDP else flags
         lanes = self._local_lanes[length][flag_index] if local else ()

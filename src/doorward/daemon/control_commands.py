@@ -108,6 +108,8 @@ class ControlCommands:
         for_ms = door.for_ms if request.get("for") is None else _duration(_text(request, "for"))
         now_s = self.openings.loop.now_s()
         opening = new_opening(door, _address(request), for_ms / 1000, "hand", now_s)
+        if reason := door.exclusion(opening.address):
+            raise UsageError("other-family", reason)
         if door.is_opening and self.bans.contains(opening.address):
             raise NegativeResult(
                 "is-banned", f"{opening.address} is banned; `doorward unban {opening.address}` ends that"
@@ -141,7 +143,7 @@ class ControlCommands:
         self.openings.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
         # An element that cannot be removed expires by its timer; the ban is in force.
         self.openings.perform_all(on_ban(self.openings.table, openings, self.openings.loop.now_s()))
-        ports = frozenset(port for door in self.openings.doors.values() for port in door.opens)
+        ports = frozenset(port for door in self.openings.doors.values() for port in door.all_opens)
         cut_count = close_connections(ban, tuple(ports)) if request.get("cut") is True else 0
         return {"ban": str(ban), "for": for_ms / 1000, "closed": len(openings), "cut": cut_count}
 
@@ -160,7 +162,7 @@ class ControlCommands:
         return [
             {
                 "name": door.name,
-                "ports": [str(port) for port in door.opens],
+                "ports": [str(port) for port in door.all_opens],
                 "for_s": door.for_ms / 1000,
                 "sequence": index in with_sequence,
             }

@@ -12,7 +12,7 @@ from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.ruleset_loader import LoadResult
 from doorward.daemon.stats import EventStats
 from doorward.kernel.nflog import NflogEvent
-from doorward.model import Element, Source
+from doorward.model import Source, elements_of
 
 _REJECTIONS = {
     "throttled": "rate limit exceeded (more than 20 knock packets/s); progress reset",
@@ -85,7 +85,7 @@ class KnockEvents:
         doors = [self._openings.doors[name] for name in names if name in self._openings.doors]
         if self._bans.contains(event.source):  # its knock was complete just before the ban
             return on_banned_knock(doors, event.source)
-        elements = [Element(event.source, port, door.once) for door in doors for port in door.opens]
+        elements = elements_of(doors, event.source)
         is_current = not (self._gate.guard.is_fresh or self._openings.were_removed(elements))
         now_s = self._openings.loop.now_s()
         effects = on_knock(self._openings.table, doors, event.source, now_s, is_current=is_current)

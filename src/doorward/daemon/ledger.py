@@ -17,7 +17,7 @@ from doorward.daemon.ledger_schema import ACTIVE, as_text, connect
 from doorward.errors import HostError
 from doorward.kernel import atomic_file
 from doorward.kernel.owner_rights import owner_rights
-from doorward.model import Opening, Port, Share, Source, parse_source
+from doorward.model import Opening, Share, Source, parse_open_port, parse_source
 
 KEPT_ROWS = 200_000  # per table; older rows are deleted, so that a scanner cannot fill the disk
 MAX_PENDING = 10_000  # writes that wait while the disk is full; beyond it the oldest is lost and counted
@@ -249,7 +249,7 @@ def _share(until_s: float, by: str, earlier_s: float, dated_ms: int, name: str, 
 
 
 def _opening(door: str, address: str, ports: str, since: float, until: float, by: str, shares: str | None) -> Opening:
-    parsed = tuple(Port.parse(text) for text in json.loads(ports))
+    parsed = tuple(parse_open_port(text) for text in json.loads(ports))
     if not (0 <= since <= LAST_MOMENT_S and 0 <= until <= LAST_MOMENT_S):  # also excludes NaN
         raise ValueError("an opening without an end")
     held = tuple(_share(float(until), *row) for row in json.loads(shares or "[]"))

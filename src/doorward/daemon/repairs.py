@@ -8,7 +8,7 @@ from doorward.core.opening_table import Key
 from doorward.core.openings import SetElements, distinct_elements, on_lost
 from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
-from doorward.model import Address, Element, Opening
+from doorward.model import Address, Element, Opening, set_port
 
 _MOST_NAMED = 8  # openings in one log line; the ledger has all
 
@@ -75,6 +75,7 @@ def close_removed(service: OpeningsService) -> None:
     The kernel may have opened such a door while no daemon ran: then only its ports are known.
     """
     removed = [opening for opening in service.table if opening.door not in service.doors]
-    have, ports = service.firewall.elements(), {port for door in service.doors.values() for port in door.opens}
+    ports = {set_port(port) for door in service.doors.values() for port in door.all_opens}
+    have = service.firewall.elements()
     others = [element for element in have if element.port not in ports]
     service.perform_all(on_lost(service.table, removed, have, service.loop.now_s(), others))

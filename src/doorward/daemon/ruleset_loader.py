@@ -11,7 +11,7 @@ import gc
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from doorward.core.diff import Remaining
 from doorward.daemon import off_switch, requirements, saved_ruleset
 from doorward.errors import DoorwardError
 from doorward.kernel import child_process, privileges
+from doorward.kernel.forwarding import SYSCTLS, is_forwarding
 from doorward.kernel.sock_diag import established_connections
 from doorward.model import Door, Port
 from doorward.nftables.libnftables import NftFirewall
@@ -167,8 +168,16 @@ def load_file(path: Path, restore: Remaining, keep: Path, held: Collection[Port]
     configuration = parse(text, str(path))
     loaded = load(configuration, path.parent, restore, keep, held)
     exposed = exposure(path) if any(door.knock for door in configuration.doors) else None
-    warning = f"{path}: {exposed.fault}; {exposed.remedy}" if exposed else ""
-    return replace(loaded, warning=warning, digest=digest_of(text))
+    warnings = [f"{path}: {exposed.fault}; {exposed.remedy}"] if exposed else []
+    return replace(loaded, warning="\n".join([*warnings, *_not_forwarded(configuration)]), digest=digest_of(text))
+
+
+def _not_forwarded(configuration: Configuration) -> Iterator[str]:
+    """Yield a warning for each address family that this host does not forward, though a door opens ports behind it."""
+    versions = {port.host.version for door in configuration.doors for port in door.leads_to}
+    for version in sorted(versions):
+        if not is_forwarding(version):
+            yield f"this host forwards no IPv{version} packets to the hosts behind it; set {SYSCTLS[version]} = 1"
 
 
 def load(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, Signed, longest_window_ms
 from doorward.core.openings import (
+    OTHER_FAMILY,
     Effect,
     LogLine,
     RecordConfirmation,
@@ -174,6 +175,8 @@ class SignedKnocks:
             return ""
         if not isinstance(knock.source, Address):
             return f"the door opens for one connection, and not to the network {knock.source}; name an address"
+        if not door.is_for_one_possible:
+            return f"door {door.name} opens ranges or hosts behind this one, so it cannot open for one connection"
         if any(port.protocol is not Protocol.TCP for port in door.opens) or not door.opens:
             return f"door {door.name} does not open TCP ports alone, so it cannot open for one connection"
         if door.shared and not door.once:
@@ -264,6 +267,9 @@ class SignedKnocks:
             self._reject(grant, "closed", closed)
             return []
         new = signed_opening(door, dated, for_ms / 1000, signer_text(grant), now_s, once=grant.once)
+        if reason := door.exclusion(grant.source):
+            self._reject(grant, OTHER_FAMILY, reason)
+            return []
         if door.is_opening and (objection := self._no_room(new)):
             self._reject(grant, *objection)
             return []

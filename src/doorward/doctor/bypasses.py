@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from doorward.config.schema import Configuration, Mode
 from doorward.doctor.host import Facts
 from doorward.doctor.problem import WARNING, Problem
-from doorward.model import Address, Port
+from doorward.model import Address, HostPort, Port, set_port
 
 _SYSCTL = "net.netfilter.nf_conntrack_helper"
 
@@ -35,17 +35,21 @@ def _helpers(facts: Facts) -> Iterator[Problem]:
 
 def _containers(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Yield the hidden ports that are forwarded to an address that answered a packet without a knock."""
-    doors = {port: door.name for door in configuration.doors for port in door.opens}
+    doors = {port: door.name for door in configuration.doors for port in map(set_port, door.all_opens)}
+    hidden = {port for door in configuration.doors for port in door.behind}
     reached: dict[tuple[Port, Address, Port], list[str]] = {}
     for probe, _, blocks, arrival, *_ in facts.trace.paths:
-        if probe.published is not None and arrival is not None and not blocks:
+        if probe.published is None or arrival is None or blocks:
+            continue
+        if HostPort(*arrival, probe.destination) not in hidden:
             reached.setdefault((probe.published, probe.destination, probe.port), []).append(probe.interface)
     for (port, address, arrival), ways in reached.items():
         what = (
             f"door {doors[port]!r} opens {port}, which is forwarded to {address}, {arrival}; "
             f"that address answers packets from {', '.join(ways)} without a knock"
         )
-        remedy = "drop packets from there to the container's own address, and save the rule"
+        named = HostPort(*arrival, address)
+        remedy = f'write "{named}" in `opens` too, or drop packets from there to that address, and save the rule'
         commands = tuple(command for way in ways for command in _drop_commands(facts, address, way))
         yield Problem("container-port", WARNING, f"port {port}", what, remedy, commands)
 

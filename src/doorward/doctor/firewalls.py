@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from doorward.config.schema import Configuration
@@ -30,7 +30,10 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     is_certain = all(rule.is_outward for rule in trace.unchecked)
     uses = {port: f"a knock of door {name!r}" for port, name in knocks.items()}
     uses |= {port: f"which door {name!r} opens" for port, name in doors.items()}
-    blocking = _blocking_rules(facts)
+    spans = {span: door.name for door in configuration.doors for span in door.ranges}
+    uses |= {span.first: f"the first of {span}, which door {name!r} opens" for span, name in spans.items()}
+    redirected = {each.port for door in configuration.doors for each in door.redirects}  # no chain at input sees them
+    blocking = _blocking_rules(facts, redirected)
     for drop in blocking:
         yield _problem(file, configuration, drop, uses, is_certain=is_certain)
     for rule in trace.unchecked:
@@ -40,16 +43,20 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
         yield Problem(
             "firewall-accepts", OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open"
         )
-    yield from _unused_ports(facts, doors)
+    yield from _unused_ports(facts, {port: name for port, name in doors.items() if port not in redirected})
     yield from _mark_conflicts(configuration, facts)
 
 
-def _blocking_rules(facts: Facts) -> list[_BlockingRule]:
+def _blocking_rules(facts: Facts, redirected: Collection[Port]) -> list[_BlockingRule]:
     """Return the rules that drop packets; for knocks only those before the gate, since it sees knocks first."""
     rules: dict[str, _BlockingRule] = {}
     for path in facts.trace.paths:
         for block in path.blocks:
-            if path.probe.published or (path.probe.is_knock and not precedes_gate(block.base)):
+            if (
+                path.probe.published
+                or path.probe.port in redirected
+                or (path.probe.is_knock and not precedes_gate(block.base))
+            ):
                 continue
             blocking = rules.setdefault(block.rule, _BlockingRule(block))
             blocking.ports[path.probe.port] = None

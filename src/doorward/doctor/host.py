@@ -145,6 +145,7 @@ class Facts:
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_error: str = ""  # why signed knocks fail although `[signed]` is configured
     off_since: str = ""  # when doorward was switched off; empty while it is on
+    forwarding: frozenset[int] = frozenset((4, 6))  # the address families of which this host forwards packets
 
 
 def is_watched(interfaces: Iterable[str], name: str) -> bool:

@@ -18,6 +18,7 @@ from doorward.doctor.host import Boot, Facts, Network
 from doorward.doctor.network import read_network
 from doorward.doctor.trace import trace
 from doorward.errors import DoorwardError, NegativeResult
+from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.owner_rights import owner_rights
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.ssh_session import ssh_connection
@@ -61,6 +62,7 @@ def collect_facts(configuration: Configuration, directory: Path) -> Facts:
         signed_doors=signed_doors,
         signed_error=signed_error,
         off_since=off_since(),
+        forwarding=frozenset(filter(is_forwarding, (4, 6))),
     )
 
 

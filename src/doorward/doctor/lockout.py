@@ -40,10 +40,13 @@ def _port_problem(
     file: str, configuration: Configuration, facts: Facts, port: Port, description: str, severity: Level
 ) -> Problem:
     gate = configuration.gate
-    opening = [door for door in configuration.doors if port in door.opens]
+    opening = [door for door in configuration.doors if door.opens_port(port)]
     knocked = next((door for door in opening if door.knock), None)
     if gate.mode is Mode.OBSERVE:
         return Problem("ssh-stays-open", OK, file, f"{port}, {description}, stays open: mode observe drops nothing")
+    if redirect := next((each for door in opening for each in door.redirects if each.port == port), None):
+        what = f"{port}, {description}, would lead to {redirect.to.host} for all who knock, and to nobody else"
+        return Problem("ssh-forwarded", severity, file, what, "forward another port")
     if knocked is not None:
         return Problem(
             "ssh-hidden", OK, file, f"{port}, {description}, is hidden; door {knocked.name!r} opens it by a knock"

@@ -21,7 +21,7 @@ _CLIENTS = {
 
 def plan_probes(configuration: Configuration, network: Network, session: Connection | None) -> Iterator[Probe]:
     """Yield the connections to the ports that doors open, then the first packets of knocks, in each family."""
-    opened = [port for door in configuration.doors for port in door.opens]
+    opened = [port for door in configuration.doors for port in (*door.opens, *(span.first for span in door.ranges))]
     knocks = [port for door in configuration.doors if door.target is None for port in door.knock]
     for ports, is_knock in (opened, False), (knocks, True):
         for port in dict.fromkeys(ports):

@@ -65,7 +65,7 @@ def daemon_only_doors(configuration: Configuration) -> list[str]:
     """Return the hidden doors that only the daemon opens, by signed knocks or by hand."""
     if configuration.gate.mode is Mode.OBSERVE:
         return []
-    return [door.name for door in configuration.doors if door.opens and not door.knock]
+    return [door.name for door in configuration.doors if door.all_opens and not door.knock]
 
 
 def _kernel(facts: Facts) -> Problem:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Gate, WrongPort
 from doorward.core.automaton import Automaton, compile_doors, edge, machine_key, pack_symbol
-from doorward.model import Door, Port
+from doorward.model import Address, Door, HostPort, OpenPort, Port, PortRange, Protocol
 
+_AFTER_ALL = 1 << 16  # above every port
 NAMED_DOORS = 3  # doors named per shared prefix; the others are counted
 MOST_DOORS_PER_NUMBER = 64  # doors per port number; later ones are not considered as candidates
 
@@ -24,7 +26,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CompiledConfig:
-    """The compiled doors. `ports`: all ports of all sequences; `services`: the ports that doors open, by port."""
+    """The compiled doors. `ports`: all ports of all sequences; `services`: what doors open, by port."""
 
     doors: tuple[Door, ...]
     gate: Gate
@@ -32,20 +34,32 @@ class CompiledConfig:
     machine_by_door: tuple[int | None, ...]  # of each door
     progress_by_state: dict[int, Progress]
     ports: frozenset[Port]
-    services: dict[Port, tuple[int, ...]]
+    services: dict[OpenPort, tuple[int, ...]]
     doors_by_number: dict[int, list[int]]  # port number, of either protocol -> doors with it in their sequence
     signed_ports: tuple[Port, ...] = ()
     has_fwknop: bool = False
+    ranges: tuple[PortRange, ...] = ()  # sorted; they do not overlap
+
+    def opened_as(self, protocol: Protocol, number: int, host: Address | None) -> OpenPort | None:
+        """Return how doors open a port, of this host or one behind it, if not as the port of this host itself."""
+        if host is not None:
+            behind = HostPort(protocol, number, host)
+            return behind if behind in self.services else None
+        index = bisect_right(self.ranges, (protocol, number, _AFTER_ALL)) - 1
+        span = self.ranges[index] if index >= 0 else None
+        return span if span and span.includes(Port(protocol, number)) else None
 
     @property
     def numbers(self) -> frozenset[int]:
         """All port numbers that matter, whatever the protocol."""
-        return frozenset(port.number for port in (*self.ports, *self.services, *self.signed_ports))
+        ranged = (port for span in self.ranges for port in span.ports())
+        return frozenset(port.number for port in (*self.ports, *self.services, *self.signed_ports, *ranged))
 
     @property
     def targets(self) -> frozenset[bytes]:
-        """The packed `target` addresses of doors."""
-        return frozenset(machine.target for machine in self.automaton.machines if machine.target)
+        """The packed addresses of hosts behind this one: targets of knocks, and those whose ports doors open."""
+        hosts = (port.host.packed for port in self.services if isinstance(port, HostPort))
+        return frozenset((*hosts, *(machine.target for machine in self.automaton.machines if machine.target)))
 
     def door_index(self, name: str) -> int | None:
         """Return the index of the door with that name, or None."""
@@ -59,9 +73,9 @@ def build_config(configuration: Configuration) -> CompiledConfig:
     automaton = compile_doors(doors, public=uncounted, known_only=gate.wrong_port is WrongPort.KNOWN)
     keys = {machine.key: n for n, machine in enumerate(automaton.machines)}
     machine_by_door = tuple(keys[machine_key(door)] if door.knock else None for door in doors)
-    services: dict[Port, tuple[int, ...]] = {}
+    services: dict[OpenPort, tuple[int, ...]] = {}
     for index, door in enumerate(doors):
-        for port in door.opens:
+        for port in door.all_opens:
             services[port] = (*services.get(port, ()), index)
     ports = frozenset(port for door in doors for port in door.knock)
     progress_by_state = _state_progress(doors, automaton, machine_by_door)
@@ -76,6 +90,7 @@ def build_config(configuration: Configuration) -> CompiledConfig:
         _doors_by_number(doors),
         configuration.signed_ports,
         configuration.fwknop is not None,
+        tuple(sorted({span for door in doors for span in door.ranges})),
     )
 
 

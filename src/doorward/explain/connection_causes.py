@@ -13,7 +13,7 @@ from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState, flow_key
 from doorward.explain.replay import COUNTED, PacketVerdict, ReplayStep
 from doorward.explain.sources import ACCEPTED, REFUSED, REPLIED, ReplyPacket
-from doorward.model import TCP_FLAGS, Door, Port, Protocol
+from doorward.model import TCP_FLAGS, Door, OpenPort, Port, Protocol
 
 EARLY_S = 10.0  # a connection this long before its opening may have been meant for it
 SOON_S = 10.0  # a client that connects from another address does so within this time
@@ -45,7 +45,7 @@ def connection_cause(period: OpenPeriod) -> Cause:
 
 
 def _command(period: OpenPeriod) -> Iterator[Cause]:
-    if not period.door.opens:
+    if not period.door.all_opens:
         yield Cause("ran", f"success: door {period.door.name} opened and its command ran; it opens no port")
 
 
@@ -65,7 +65,7 @@ def _connection_packets(period: OpenPeriod) -> list[ReplayStep]:
     return [
         step
         for step in period.context.steps
-        if step.port in period.door.opens and step.captured.state is ConnectionState.NEW and _may_begin(step)
+        if step.service in period.door.all_opens and step.captured.state is ConnectionState.NEW and _may_begin(step)
     ]
 
 
@@ -89,7 +89,7 @@ def _connected(period: OpenPeriod) -> Iterator[Cause]:
 
 
 def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | None) -> Cause:
-    name, port, after = period.door.name, step.port, wording.span(step.at_s - period.at_s)
+    name, port, after = period.door.name, step.service, wording.span(step.at_s - period.at_s)
     opened = f"door {name} opened, and the connection to {port} came {after} later"
     is_answer_received = _is_answer_received(period, step)
     is_silent = step.captured.flow.protocol == Protocol.UDP and not period.context.has_answers
@@ -111,18 +111,16 @@ def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | No
 
 
 def _is_answer_received(period: OpenPeriod, step: ReplayStep) -> bool:
-    keys = {flow_key(earlier.captured.flow) for earlier in period.context.steps if earlier.port == step.port}
+    keys = {flow_key(earlier.captured.flow) for earlier in period.context.steps if earlier.service == step.service}
     return bool(keys & period.context.trace.acknowledged)
 
 
 def _too_late(period: OpenPeriod) -> Iterator[Cause]:
     late = next((step for step in _connection_packets(period) if step.at_s >= period.until_s), None)
     if late is not None:
-        lasts = format_duration(period.door.for_ms)
         after = wording.span_beyond(late.at_s - period.at_s, period.door.for_ms / 1000)
-        what = (
-            f"the connection to {late.port} came {after} after the knock; `for` of door {period.door.name} is {lasts}"
-        )
+        lasts = f"`for` of door {period.door.name} is {format_duration(period.door.for_ms)}"
+        what = f"the connection to {late.service} came {after} after the knock; {lasts}"
         yield Cause("too_late", what, "connect sooner, or increase `for`")
 
 
@@ -130,13 +128,13 @@ def _too_early(period: OpenPeriod) -> Iterator[Cause]:
     early = [step for step in _connection_packets(period) if period.at_s - EARLY_S <= step.at_s < period.at_s]
     if early:
         before = wording.span(period.at_s - early[-1].at_s)
-        what = f"the connection to {early[-1].port} came {before} before the last knock, and was not retried"
+        what = f"the connection to {early[-1].service} came {before} before the last knock, and was not retried"
         yield Cause("too_early", what, "connect after the knock; `doorward knock --wait` waits until the port is open")
 
 
 def _other_source(period: OpenPeriod) -> Iterator[Cause]:
-    if (visitor := find_other_visitor(period)) is not None and visitor.port is not None:
-        yield two_address_cause(period.context.trace.source, visitor.captured.flow.source, visitor.port)
+    if (visitor := find_other_visitor(period)) is not None and visitor.service is not None:
+        yield two_address_cause(period.context.trace.source, visitor.captured.flow.source, visitor.service)
 
 
 def find_other_visitor(period: OpenPeriod) -> ReplayStep | None:
@@ -149,7 +147,7 @@ def find_other_visitor(period: OpenPeriod) -> ReplayStep | None:
         return None
     until_s = min(period.until_s, period.at_s + SOON_S)
     first_packets: dict[bytes, ReplayStep] = {}
-    for port in period.door.opens:
+    for port in period.door.all_opens:
         for step in context.other_sources.packets_to(port, own, period.at_s, until_s):
             source = step.captured.flow.source
             if step.verdict is PacketVerdict.HIDDEN and not any(s.opened for s in context.traces[source].steps):
@@ -162,7 +160,7 @@ def find_other_visitor(period: OpenPeriod) -> ReplayStep | None:
     return visitors[0]
 
 
-def two_address_cause(knocked: bytes, connected: bytes, port: Port) -> Cause:
+def two_address_cause(knocked: bytes, connected: bytes, port: OpenPort) -> Cause:
     """Return the cause for a knock and a connection from different addresses."""
     what = f"the connection to {port} came from {wording.address(connected)}, the knock from {wording.address(knocked)}"
     if len(knocked) != len(connected):
@@ -186,29 +184,29 @@ def _other_host(period: OpenPeriod) -> Iterator[Cause]:
 
 def _other_port(period: OpenPeriod) -> Iterator[Cause]:
     """Yield the cause for a connection to a port that the door does not open."""
-    numbers = {port.number for port in period.door.opens}
+    numbers = {port.number for port in period.door.all_opens}
     for step in period.context.steps:
         if step.at_s < period.at_s or step.port is None or step.captured.state is not ConnectionState.NEW:
             continue
         opened, opens = f"door {period.door.name} opened", wording.ports(period.door)
-        if step.port.number in numbers and step.port not in period.door.opens:
+        if step.port.number in numbers and step.port not in [Port(*port[:2]) for port in period.door.all_opens]:
             what = f"{opened}, but the connection went to {step.port}; the door opens {opens}"
             yield Cause("other_protocol", what, "name the right protocol in `opens`")
-        if step.verdict is PacketVerdict.HIDDEN and step.port not in period.door.opens:
-            owner = period.context.config.doors[period.context.config.services[step.port][0]]
-            what = f"{opened}, but the connection went to {step.port}, which door {owner.name} opens"
+        if step.verdict is PacketVerdict.HIDDEN and step.service and step.service not in period.door.all_opens:
+            owner = period.context.config.doors[period.context.config.services[step.service][0]]
+            what = f"{opened}, but the connection went to {step.service}, which door {owner.name} opens"
             yield Cause("wrong_door", what, _how_to_open(period.context.config, owner))
         if step.verdict in COUNTED and _may_begin(step) and step.port not in period.context.config.ports:
             what = f"{opened}, but the connection went to {step.port}, which the door does not open ({opens})"
             yield Cause("other_port", what, f"add {step.port} to its `opens`, or connect to {opens}")
 
 
-def answered_port(context: SourceContext) -> Port | None:
+def answered_port(context: SourceContext) -> OpenPort | None:
     """Return a port that answered though no port sequence had opened it, or None."""
     for step in context.steps:
         answer = context.trace.answer_to(step) if step.verdict is PacketVerdict.HIDDEN else None
         if answer is not None and answer.kind in (ACCEPTED, REPLIED):
-            return step.port
+            return step.service
     return None
 
 
@@ -217,7 +215,7 @@ def no_knock_cause(context: SourceContext) -> Cause | None:
     attempts = [step for step in context.steps if step.verdict is PacketVerdict.HIDDEN]
     if not attempts:
         return None
-    port = attempts[-1].port
+    port = attempts[-1].service
     assert port is not None  # noqa: S101 - a service has one
     door = context.config.doors[context.config.services[port][0]]
     if (answered := answered_port(context)) is not None:

@@ -160,15 +160,15 @@ def _other_knocker_cause(context: SourceContext) -> Cause | None:
     for step in context.steps:
         if (
             step.verdict is not PacketVerdict.HIDDEN
-            or step.port is None
+            or step.service is None
             or step.captured.state is not ConnectionState.NEW
         ):
             continue
-        for index in context.config.services[step.port]:
+        for index in context.config.services[step.service]:
             openings = list(context.other_sources.openings(index, context.trace.source, step.at_s - SOON_S, step.at_s))
             for opening in reversed(openings):
                 knocker = context.traces[opening.captured.flow.source]
                 visitor = find_other_visitor(build_open_period(replace(context, trace=knocker), opening, index))
                 if visitor is not None and visitor.captured.flow.source == context.trace.source:
-                    return two_address_cause(knocker.source, context.trace.source, step.port)
+                    return two_address_cause(knocker.source, context.trace.source, step.service)
     return None

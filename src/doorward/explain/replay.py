@@ -15,7 +15,7 @@ from doorward.core.port_access import PortAccess
 from doorward.core.tracker import Attempt, Tracker
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState
-from doorward.model import Packet, Port
+from doorward.model import OpenPort, Packet, Port
 from doorward.packets.decode import Flow
 
 CAPACITY = 65536  # sources in progress per address family; only a flood has more
@@ -92,6 +92,7 @@ class ReplayStep(NamedTuple):
     opened: tuple[int, ...] = ()
     left_s: float = 0.0
     is_after_signed: bool = False
+    opened_as: OpenPort | None = None  # the range, or the port of a host behind this one, by which doors open it
 
     @property
     def at_s(self) -> float:
@@ -103,12 +104,18 @@ class ReplayStep(NamedTuple):
         """The destination port, if the packet has one."""
         return self.captured.flow.port
 
+    @property
+    def service(self) -> OpenPort | None:
+        """The destination, as doors open it."""
+        return self.opened_as or self.port
+
 
 class Replayer:
     """Runs captured packets through the daemon's automaton; `is_local` recognizes this host's addresses."""
 
     def __init__(self, config: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._config, self._is_local = config, is_local
+        self._targets = config.targets
         self._tracker = Tracker(config.automaton, CAPACITY)
         self._access = PortAccess(MOST_OPEN)
         self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
@@ -125,10 +132,13 @@ class Replayer:
         if captured.state is not ConnectionState.NEW:
             return ReplayStep(captured, PacketVerdict.CONNECTION)
         packet = flow.packet._replace(local=self._is_local(flow.destination))
-        if not packet.local and flow.destination not in self._config.targets:
+        opened_as = self._config.opened_as(*packet.port, None if packet.local else ip_address(flow.destination))
+        if opened_as is not None:
+            return self._service_step(captured, packet, opened_as)
+        if not packet.local and flow.destination not in self._targets:
             return ReplayStep(captured, PacketVerdict.ELSEWHERE)
         if packet.local and packet.port in self._config.automaton.ignored_ports:
-            return self._service_step(captured, packet)
+            return self._service_step(captured, packet, None)
         return self._knock_step(captured, packet)
 
     def _is_inside(self, captured: CapturedPacket) -> bool:
@@ -139,16 +149,19 @@ class Replayer:
             return LOOPBACK not in watched
         return bool(watched and interface and not interface.startswith(UNNAMED))
 
-    def _service_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:
-        if (left_s := self._access.left_s(packet, captured.flow.source_port, self._now_s)) > 0:
-            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s)
-        if packet.port in self._config.signed_ports:
+    def _service_step(self, captured: CapturedPacket, packet: Packet, opened_as: OpenPort | None) -> ReplayStep:
+        service = opened_as or packet.port
+        left_s = self._access.left_s(packet, captured.flow.source_port, self._now_s, opened_as)
+        if left_s > 0:
+            return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s, opened_as=opened_as)
+        if service in self._config.signed_ports:
             self._signing[packet.source] = None
             if len(self._signing) > MOST_OPEN:
                 del self._signing[next(iter(self._signing))]
             return ReplayStep(captured, PacketVerdict.SIGNED)
-        if packet.port in self._config.services:
-            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=packet.source in self._signing)
+        if service in self._config.services:
+            is_after_signed = packet.source in self._signing
+            return ReplayStep(captured, PacketVerdict.HIDDEN, is_after_signed=is_after_signed, opened_as=opened_as)
         return ReplayStep(captured, PacketVerdict.PUBLIC)
 
     def _knock_step(self, captured: CapturedPacket, packet: Packet) -> ReplayStep:

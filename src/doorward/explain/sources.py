@@ -11,7 +11,7 @@ from typing import NamedTuple
 from doorward.explain.compiled_config import CompiledConfig
 from doorward.explain.conntrack import ConnectionState, Key, flow_key, reverse_key
 from doorward.explain.replay import COUNTED, CapturedPacket, PacketVerdict, Replayer, ReplayStep
-from doorward.model import TCP_FLAGS, Port, Protocol
+from doorward.model import TCP_FLAGS, OpenPort, Protocol
 from doorward.packets.decode import Flow
 
 
@@ -22,9 +22,10 @@ def server_addresses(
 
     If some of the destinations are in `own`, the addresses of the host that runs this, those are returned instead.
     """
-    numbers, visitors_by_address = config.numbers, defaultdict[bytes, set[tuple[bytes, int]]](set)
+    numbers, targets = config.numbers, config.targets
+    visitors_by_address = defaultdict[bytes, set[tuple[bytes, int]]](set)
     for flow in (packet.flow for packet in packets if packet.state is ConnectionState.NEW):
-        if flow.port is not None and flow.port.number in numbers and flow.destination not in config.targets:
+        if flow.port is not None and flow.port.number in numbers and flow.destination not in targets:
             visitors_by_address[flow.destination].add((flow.source, flow.port.number))
     if own_addresses := visitors_by_address.keys() & set(own):
         return frozenset(own_addresses)
@@ -87,7 +88,7 @@ class SourceTraces:
                 flow.about.source, flow_key(flow.about), ReplyPacket(captured.at_s, flow.error, flow.source)
             )
             return None
-        if captured.state in (ConnectionState.ANSWER, ConnectionState.LATER_ANSWER) and self._is_local(flow.source):
+        if captured.state in (ConnectionState.ANSWER, ConnectionState.LATER_ANSWER) and self._answers(flow.source):
             self._add_reply(
                 flow.destination, reverse_key(flow), ReplyPacket(captured.at_s, _reply_kind(flow), flow.source)
             )
@@ -103,6 +104,9 @@ class SourceTraces:
         trace.steps.append(step)
         return step
 
+    def _answers(self, address: bytes) -> bool:
+        return self._is_local(address) or address in self._targets
+
     def _trace(self, source: bytes) -> SourceTrace | None:
         trace = self.by_source.get(source)
         if trace is None and len(self.by_source) < MOST_SOURCES:
@@ -110,7 +114,7 @@ class SourceTraces:
         return trace
 
     def _add_reply(self, source: bytes, key: Key, answer: ReplyPacket) -> None:
-        self.has_answers = self.has_answers or self._is_local(answer.by)
+        self.has_answers = self.has_answers or self._answers(answer.by)
         if (trace := self.by_source.get(source)) is not None:
             trace.answers.setdefault(key, answer)
 
@@ -131,7 +135,7 @@ class OtherSources:
     """Index of the other sources' packets to door ports, and of their openings, by time."""
 
     def __init__(self, config: CompiledConfig, traces: Mapping[bytes, SourceTrace]) -> None:
-        self._steps: dict[Port, list[ReplayStep]] = defaultdict(list)
+        self._steps: dict[OpenPort, list[ReplayStep]] = defaultdict(list)
         self._openings: dict[int, list[ReplayStep]] = defaultdict(list)
         wanted = config.ports | config.services.keys()
         for trace in traces.values():
@@ -141,15 +145,15 @@ class OtherSources:
                 for index in step.opened:
                     self._openings[index].append(step)
                 if (
-                    step.port in wanted
+                    step.service in wanted
                     and step.captured.state is ConnectionState.NEW
                     and step.verdict is not PacketVerdict.FAST
                 ):
-                    self._steps[step.port].append(step)
+                    self._steps[step.service].append(step)
         for steps in self._steps.values():
             steps.sort(key=lambda step: step.at_s)
 
-    def packets_to(self, port: Port, source: bytes, since_s: float, until_s: float) -> Iterator[ReplayStep]:
+    def packets_to(self, port: OpenPort, source: bytes, since_s: float, until_s: float) -> Iterator[ReplayStep]:
         """Yield packets from others than `source` to a port, in order, from `since_s` to `until_s`."""
         steps = self._steps.get(port, [])
         start = bisect_left(steps, since_s, key=lambda step: step.at_s)

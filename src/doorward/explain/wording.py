@@ -89,7 +89,7 @@ def knocks(door: Door) -> str:
 
 def ports(door: Door) -> str:
     """Return the ports that a door opens as text."""
-    return listed([str(port) for port in door.opens])
+    return listed([str(port) for port in door.all_opens])
 
 
 START = "start"
@@ -147,7 +147,7 @@ def _opens(config: CompiledConfig, step: ReplayStep) -> str:
     parts = []
     for index in step.opened:
         door = config.doors[index]
-        what = f" ({ports(door)}) for {format_duration(door.for_ms)}" if door.opens else ""
+        what = f" ({ports(door)}) for {format_duration(door.for_ms)}" if door.all_opens else ""
         parts.append(f"{door.name}{what}")
     last = len(config.doors[step.opened[0]].knock)
     return f"knock {last} of {last}: opens {listed(parts)}"
@@ -204,6 +204,6 @@ def _uncounted(config: CompiledConfig, step: ReplayStep) -> str:
 
 
 def _service_names(config: CompiledConfig, step: ReplayStep) -> str:
-    indexes = config.services.get(step.port, ()) if step.port else ()
+    indexes = config.services.get(step.service, ()) if step.service else ()
     names = [config.doors[index].name for index in indexes[:3]]
     return listed(names) or "no door"

@@ -65,7 +65,7 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
 
     `door` is this gate's door of that name. A missing door and an opening that has ended are both normal.
     """
-    if door is None or not door.opens:
+    if door is None or not door.all_opens or door.exclusion(item.key.address):
         return None
     until_ms = _until_ms(item, limits.for_max_ms or door.for_ms, now_ms)
     if until_ms <= now_ms:
@@ -82,7 +82,8 @@ def admit(item: Item, door: Door | None, limits: Limits, now_ms: int) -> Opening
     # A holder of its own: what etcd says of a signer uses up nothing of what that signer may open here.
     holder = BY_FLEET + item.key.signer if item.key.signer else "fleet"
     share = Share(holder, until_ms / 1000, item.dated_ms, item.by, door.once)
-    return Opening(door.name, item.key.address, door.opens, now_ms / 1000, until_ms / 1000, item.by, (share,))
+    ports = door.opens_to(item.key.address)
+    return Opening(door.name, item.key.address, ports, now_ms / 1000, until_ms / 1000, item.by, (share,))
 
 
 def _until_ms(item: Item, longest_ms: int, now_ms: int) -> int:

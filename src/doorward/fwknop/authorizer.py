@@ -43,8 +43,8 @@ class _Stanza(NamedTuple):
 
     def requested(self, ports: Sequence[Port]) -> tuple[Door, ...]:
         """Return the doors that serve a request for exactly these ports; none: the stanza does not allow it."""
-        doors = tuple(door for door in self.doors if set(door.opens).issubset(ports))
-        served = {*self.settings.ports, *(port for door in doors for port in door.opens)}
+        doors = tuple(door for door in self.doors if set(door.all_opens).issubset(ports))
+        served = {*self.settings.ports, *(port for door in doors for port in door.all_opens)}
         return doors if served.issuperset(ports) else ()
 
 

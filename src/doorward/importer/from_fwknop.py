@@ -7,7 +7,7 @@ for its users' SSH keys. Never silently laxer: where a door opens more than a pa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from doorward.config.diagnostics import shown
@@ -30,11 +30,15 @@ from doorward.importer.fwknop_conf import (
 )
 from doorward.importer.fwknop_notes import file_notes, stanza_notes
 from doorward.importer.toml_writer import ImportNote, comments, firewall_note, unique_names
-from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol, SecretBytes
+from doorward.model import DEFAULT_SIGNED_PORT, NAME, Port, Protocol, Redirect, SecretBytes
 
 PortName = Callable[[Port], str | None]  # the name of a port as in services(5), or None
 
 _MOST_IN_A_NAME = 3  # ports
+_FORWARDS = (
+    "FORCE_NAT: the opening forwards its port, for this door's clients alone, as fwknopd did. This host must forward "
+    "packets (net.ipv4.ip_forward), and other firewalls must let them through"
+)
 _VARIABLE = re.compile(r"\$(PKT_SRC|SRC|IP|PORT|PROTO|DST|TIMEOUT)")
 _IN_A_SHELL = re.compile(r"(?:^|[/\s])(?:ba|da|k|z)?sh\s(?:.*\s)?-[A-Za-z]*c\s.*%IP%")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -46,6 +50,8 @@ class ImportedDoor:
 
     name: str
     opens: tuple[Port, ...] = ()
+    redirect: Redirect | None = None  # of its port
+    masquerade: bool = False
     on_open: list[str] = field(default_factory=list)
     on_close: list[str] = field(default_factory=list)
     for_ms: int = MAX_FOR_MS
@@ -94,10 +100,8 @@ def convert(configuration: AccessConfiguration, file: str, service: Service, por
 def _not_accepted(stanza: ImportedStanza) -> str:
     """Return why the packets of a stanza cannot be accepted, or ""."""
     old = stanza.old
-    if old.translation is not None:
-        return "FORCE_NAT needs an address translation"
-    if not any(door.opens for door in stanza.doors) and not old.allowed_ports:
-        return "it names no port that a packet may request"
+    if not any(door.opens for door in stanza.doors) and not (old.cycle_open and old.allowed_ports):
+        return "it opens no port that a packet may request"
     if old.key is None or not 1 <= len(old.key) <= MAX_KEY_BYTES:
         return "it has no usable KEY or KEY_BASE64"
     if old.mode != "cbc":
@@ -120,7 +124,7 @@ def _stanza_name(stanza: Stanza, port_name: PortName) -> str:
 
 
 class _Doors:
-    """The doors of the new file: one for each port, and one for each stanza with commands."""
+    """The doors of the new file: one for each port and where it leads, and one for each stanza with commands."""
 
     def __init__(self, service: Service, port_name: PortName) -> None:
         self.service, self._port_name = service, port_name
@@ -133,12 +137,47 @@ class _Doors:
         self.all.append(ImportedDoor([*unique_names(stems)][-1]))
         return self.all[-1]
 
-    def for_port(self, port: Port, stanza: Stanza) -> ImportedDoor:
+    def for_ports(self, stanza: Stanza) -> list[ImportedDoor]:
+        """Return a door for each port, or one that opens nothing yet if one of them cannot lead to where it did."""
+        try:
+            leads = {port: _redirect(port, stanza) for port in stanza.allowed_ports}
+            why = self.conflict(leads)
+        except ValueError:
+            to = stanza.translation.address if stanza.translation else ""
+            why = (
+                f"FORCE_NAT to {to}, where no packet is forwarded: it opens nothing yet; write that service's own port"
+            )
+        if not why:
+            return [self._for_port(port, lead, stanza) for port, lead in leads.items()]
+        door = self.add(stanza.allowed_ports, stanza)
+        door.note(why, check=True)
+        return [door]
+
+    def conflict(self, leads: Mapping[Port, Redirect | None]) -> str:
+        """Return why ports cannot lead there, or "": each leads to one place, that of its first door."""
+        for door in self.all:
+            for port in door.opens:
+                if leads.get(port, door.redirect) != door.redirect:
+                    what = f"{port} leads elsewhere for {door.name}, and a port leads to one place"
+                    return f"{what}: this door opens nothing yet; write another port"
+        return ""
+
+    def _for_port(self, port: Port, redirect: Redirect | None, stanza: Stanza) -> ImportedDoor:
         """Return the door that opens a port alone."""
         if port not in self._by_port:
-            self._by_port[port] = self.add((port,), stanza)
-            self._by_port[port].opens = (port,)
-        return self._by_port[port]
+            door = self._by_port[port] = self.add((port,), stanza)
+            door.opens, door.redirect = (port,), redirect
+            if redirect is not None:
+                door.note(_FORWARDS, check=True)
+        door = self._by_port[port]
+        door.masquerade |= redirect is not None and "FORCE_MASQUERADE" in stanza.flags
+        return door
+
+
+def _redirect(port: Port, stanza: Stanza) -> Redirect | None:
+    """Return where FORCE_NAT forwards a port; None: to this host. ValueError: no packet is forwarded there."""
+    to = stanza.translation
+    return Redirect.parse(f"{port} -> {to.address}:{to.port}") if to else None
 
 
 def _stem(ports: Sequence[Port], stanza: Stanza, port_name: PortName) -> str:
@@ -162,9 +201,12 @@ def _convert_stanza(new: ImportedStanza, doors: _Doors) -> ImportedStanza:
     if stanza.cycle_open:
         new.doors = [doors.add(stanza.allowed_ports, stanza)]
         new.for_ms = _cycle(new.doors[0], stanza, doors.service)
+        if why := doors.conflict(dict.fromkeys(new.doors[0].opens)):
+            new.doors[0].opens = ()
+            new.doors[0].note(why, check=True)
     else:
         _times(new)
-        new.doors = [doors.for_port(port, stanza) for port in stanza.allowed_ports]
+        new.doors = doors.for_ports(stanza)
     if not new.doors:
         new.doors = [doors.add((), stanza)]
         _no_ports(new.doors[0], stanza)
@@ -294,7 +336,9 @@ def _write(
 def _door_table(door: ImportedDoor) -> Iterator[str]:
     yield from ("", f"[doors.{door.name}]", *comments(door.notes))
     if door.opens:
-        yield f"opens = {toml_list(map(str, door.opens))}"
+        yield f"opens = {toml_list(map(str, (door.redirect,) if door.redirect else door.opens))}"
+    if door.masquerade:
+        yield "masquerade = true"
     if door.on_open:
         yield f"on_open = {toml_list(door.on_open)}"
     if door.on_close:

@@ -10,7 +10,6 @@ from doorward.importer.toml_writer import ImportNote
 from doorward.model import Port
 
 _GPG = {"GPG_DECRYPT_ID", "GPG_DECRYPT_PW", "GPG_ALLOW_NO_PW", "GPG_REMOTE_ID", "GPG_FINGERPRINT_ID"}
-_NETWORK = {"FORCE_SNAT", "FORCE_MASQUERADE"}
 
 
 def file_notes(includes: Sequence[Include], signed_port: Port) -> Iterator[ImportNote]:
@@ -69,15 +68,10 @@ def _access(stanza: Stanza, *, is_command: bool) -> Iterator[tuple[bool, str]]:
 def _network(stanza: Stanza) -> Iterator[tuple[bool, str]]:
     if stanza.destinations:
         yield True, "laxer: DESTINATION has no counterpart; knocks to every address of this host count"
-    if stanza.translation is not None:
-        where = f"{stanza.translation.address} port {stanza.translation.port}"
-        yield (
-            True,
-            f"FORCE_NAT: doorward does no NAT. Write the translation to {where} permanently into your own firewall: "
-            "the door decides which sources reach it",
-        )
-    if stanza.named & _NETWORK or stanza.flags & _NETWORK:
-        yield True, "FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"
+    if stanza.translation is None and "FORCE_MASQUERADE" in stanza.flags:
+        yield False, "FORCE_MASQUERADE: without FORCE_NAT nothing is forwarded"
+    if "FORCE_SNAT" in stanza.named:
+        yield True, "FORCE_SNAT: write it permanently into your own firewall, or masquerade = true here"
     if stanza.flags & {"FORWARD_ALL", "DISABLE_DNAT"}:
         yield (
             True,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
-from doorward.model import Address, Port, Protocol, Source, holds
+from doorward.model import Address, OpenPort, Port, PortRange, Protocol, SetPort, Source, holds
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _LISTEN, _TIME_WAIT, _CLOSE = 1 << 10, 1 << 6, 1 << 7
@@ -19,7 +19,7 @@ _ESTABLISHED_STATES = 0xFFF & ~(_LISTEN | _TIME_WAIT | _CLOSE)
 _SOCKET_ID = struct.Struct("!HH16s16s4s8s")  # ports, addresses, interface, cookie (inet_diag_sockid)
 _CONNTRACK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _CT_GET, _CT_DELETE = _CONNTRACK | 1, _CONNTRACK | 2
-_TUPLE_ORIGINAL, _ID = 1, 12
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _ID = 1, 2, 12
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _NOTHING = memoryview(b"")
 
@@ -46,26 +46,34 @@ def established_connections(*, loopback: bool = False) -> list[Connection]:
     return [found.connection for found in _established() if loopback or not found.connection.source.is_loopback]
 
 
-def close_connections(source: Source, ports: Iterable[Port]) -> int:
+def close_connections(source: Source, ports: Iterable[OpenPort]) -> int:
     """Close the connections from `source` to `ports`: delete their conntrack entries, and reset local sockets.
 
     Returns their number. Without the reset a local service that sends first would revive its connection.
     HostError: the kernel lists neither.
     """
     try:
-        return _close_connections(source, frozenset(ports))
+        return _close_connections(source, _each(ports))
     except OSError as error:
         raise HostError(
             "connections-not-closed", f"cannot close the connections: {error.strerror}; the door itself is closed"
         ) from None
 
 
-def _close_connections(source: Source, wanted: frozenset[Port]) -> int:
+def _each(ports: Iterable[OpenPort]) -> frozenset[SetPort]:
+    """Return the ports, also those of ranges."""
+    each: set[SetPort] = set()
+    for port in ports:
+        each.update(port.ports() if isinstance(port, PortRange) else (port,))
+    return frozenset(each)
+
+
+def _close_connections(source: Source, wanted: frozenset[SetPort]) -> int:
     reset = sum(_destroy(found) for found in list(_established()) if _is_to(found.connection, source, wanted))
     return max(reset, _delete_from_conntrack(source, wanted))
 
 
-def _is_to(connection: Connection, source: Source, ports: frozenset[Port]) -> bool:
+def _is_to(connection: Connection, source: Source, ports: frozenset[SetPort]) -> bool:
     return holds(source, connection.source) and Port(Protocol.TCP, connection.destination_port) in ports
 
 
@@ -116,7 +124,7 @@ def _destroy(found: FoundSocket) -> bool:
     return True
 
 
-def _delete_from_conntrack(source: Source, ports: frozenset[Port]) -> int:
+def _delete_from_conntrack(source: Source, ports: frozenset[SetPort]) -> int:
     family = socket.AF_INET if source.version == 4 else socket.AF_INET6
     head = netlink.FAMILY_HEADER.pack(family, 0, 0)
     deleted = 0
@@ -136,28 +144,39 @@ def _delete_from_conntrack(source: Source, ports: frozenset[Port]) -> int:
     return deleted
 
 
-def matching_entry(body: memoryview, source: Source, ports: Collection[Port]) -> bytes | None:
+def matching_entry(body: memoryview, source: Source, ports: Collection[SetPort]) -> bytes | None:
     """Return the attributes that identify a conntrack entry from `source` to one of `ports`.
 
+    A port of a host behind this one is compared with where the answers come from: after destination NAT.
     None for any other entry; MalformedError on a wrong length.
     """
     found = netlink.family_attributes(body)
     original, number = found.get(_TUPLE_ORIGINAL), found.get(_ID)
-    if original is None or number is None or not _is_tracked(original, source, ports):
+    if original is None or number is None or not _is_tracked(found, source, ports):
         return None
     nested = netlink.attribute(_TUPLE_ORIGINAL | netlink.NESTED, bytes(original))
     return nested + netlink.attribute(_ID, bytes(number))
 
 
-def _is_tracked(original: memoryview, source: Source, ports: Collection[Port]) -> bool:
-    parts = netlink.attributes(original)
+def _is_tracked(found: dict[int, memoryview], source: Source, ports: Collection[SetPort]) -> bool:
+    sender, _, to = _ends(found[_TUPLE_ORIGINAL])
+    host, answering, _ = _ends(found.get(_TUPLE_REPLY, _NOTHING))
+    is_wanted = to in ports or (answering is not None and host is not None and (*answering, host) in ports)
+    return is_wanted and sender is not None and holds(source, sender)
+
+
+def _ends(direction: memoryview) -> tuple[Address | None, tuple[int, int] | None, tuple[int, int] | None]:
+    """Return the source address, source port and destination port of one direction; None for what it lacks."""
+    parts = netlink.attributes(direction)
     ends = netlink.attributes(parts.get(_TUPLE_IP, _NOTHING))
     raw = ends.get(1) or ends.get(3) or b""  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
     proto = netlink.attributes(parts.get(_TUPLE_PROTO, _NOTHING))
-    to = bytes(proto.get(1, b"")), bytes(proto.get(3, b""))  # protocols without ports have no such attribute
-    if [len(part) for part in to] != [1, 2] or (to[0][0], int.from_bytes(to[1])) not in ports:
-        return False
-    return len(raw) in (4, 16) and holds(source, ip_address(bytes(raw)))
+    number = bytes(proto.get(1, b""))  # protocols without ports have no such attributes
+    ports = [
+        (number[0], int.from_bytes(port)) if [len(number), len(port)] == [1, 2] else None
+        for port in (bytes(proto.get(2, b"")), bytes(proto.get(3, b"")))
+    ]
+    return ip_address(bytes(raw)) if len(raw) in (4, 16) else None, ports[0], ports[1]
 
 
 _LISTENING = {Protocol.TCP: 1 << 10, Protocol.UDP: 1 << 7}  # states: LISTEN; an unconnected UDP socket (CLOSE)

@@ -11,7 +11,7 @@ from doorward.config.toml_positions import Keys, line_of
 from doorward.lint import sequences
 from doorward.lint.common_ports import SHELLS
 from doorward.lint.finding import Finding, LocatedFinding
-from doorward.model import Door, Port, Protocol
+from doorward.model import Door, OpenPort, Protocol
 from doorward.signed.address_patterns import Network
 from doorward.signed.key_options import ANY
 
@@ -62,23 +62,23 @@ def _opens_public(configuration: Configuration) -> Iterator[LocatedFinding]:
             if port in public:
                 what = f"{port} is public, and door {door.name!r} opens it: only clients that knock get in"
                 remedy = "remove it from `public` or from `opens`"
-                yield LocatedFinding(
-                    "opens-public-port", "warning", ("doors", door.name, "opens", str(index)), what, remedy
-                )
+                place = (str(index),) if door.all_opens == door.opens and not door.redirects else ()
+                path = ("doors", door.name, "opens", *place)
+                yield LocatedFinding("opens-public-port", "warning", path, what, remedy)
 
 
 def _opens_several(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Note doors that open more than one service; the same port number with both protocols counts as one."""
-    several = [door for door in configuration.doors if len({port.number for port in door.opens}) > 1]
+    several = [door for door in configuration.doors if len({port.number for port in door.all_opens}) > 1]
     if several:
-        what = f"{_doors_open(several)} more than one service at once ({', '.join(map(str, several[0].opens))})"
+        what = f"{_doors_open(several)} more than one service at once ({', '.join(map(str, several[0].all_opens))})"
         remedy = "write a door for each, unless they belong together"
         yield LocatedFinding("opens-several", "note", ("doors", several[0].name, "opens"), what, remedy)
 
 
 def _opens_long(configuration: Configuration) -> Iterator[LocatedFinding]:
     for door in configuration.doors:
-        if door.opens and door.for_ms > LONG_MS:
+        if door.all_opens and door.for_ms > LONG_MS:
             what = (
                 f"door {door.name!r} stays open for {format_duration(door.for_ms)}: anyone who has that address by then"
             )
@@ -92,7 +92,7 @@ def _opens_shell(configuration: Configuration) -> Iterator[LocatedFinding]:
         return
     shells = [door for door in configuration.doors if door.knock and _shell_of(door) is not None]
     if shells:
-        port = _shell_of(shells[0]) or shells[0].opens[0]
+        port = _shell_of(shells[0]) or shells[0].all_opens[0]
         service = f"{SHELLS[port.number]} ({port})"
         what = f"{_doors_open(shells)} {service} to a sequence, which anyone who sees its packets can replay"
         remedy = (
@@ -128,14 +128,14 @@ def _opens_by_hand(configuration: Configuration) -> Iterator[LocatedFinding]:
     """Find hidden ports that no client can open."""
     if configuration.signed is not None:
         return
-    if shut := [door for door in configuration.doors if door.opens and not door.knock]:
+    if shut := [door for door in configuration.doors if door.all_opens and not door.knock]:
         what = f"{_doors_open(shut)} to no knock, only by `doorward open`"
         remedy = "unless that is meant, write a `knock`, or [signed] (`doorward key server` makes its key)"
         yield LocatedFinding("opens-by-hand", "note", ("doors", shut[0].name, "opens"), what, remedy)
 
 
-def _shell_of(door: Door) -> Port | None:
-    return next((port for port in door.opens if port.protocol is Protocol.TCP and port.number in SHELLS), None)
+def _shell_of(door: Door) -> OpenPort | None:
+    return next((port for port in door.all_opens if port.protocol is Protocol.TCP and port.number in SHELLS), None)
 
 
 def _doors_open(doors: Sequence[Door]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from doorward.core.automaton import Machine
 from doorward.model import FlagFilter
@@ -18,10 +19,10 @@ _MOVE = "meta priority set meta priority . meta l4proto . th dport map @delta"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Automaton parts that share chains and maps: one without a target, or all of equal key that have one.
+    """Automaton parts that share chains and maps: one without a target or with one of IPv6, or all with one of IPv4.
 
-    The key is flags, deadline and family. With targets the maps are keyed by source and destination, and the
-    destination selects the start state.
+    Those have equal flags and deadlines. Their maps are keyed by source and destination, and the destination selects
+    the start state. libnftables before 1.0.7 cannot write two IPv6 addresses into a map's key.
     """
 
     machines: tuple[Machine, ...]
@@ -53,11 +54,16 @@ class Group:
 
     def key(self, family: str) -> str:
         """Return the nftables expression that identifies a source."""
-        return f"{SOURCES[family]} . {DESTINATIONS[family]}" if self.family else SOURCES[family]
+        return f"{SOURCES[family]} . {DESTINATIONS[family]}" if self.family == "4" else SOURCES[family]
 
     def key_type(self, family: str) -> str:
         """Return the nftables type of `key`."""
-        return f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]}" if self.family else ADDRESS_TYPES[family]
+        return f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]}" if self.family == "4" else ADDRESS_TYPES[family]
+
+    def destination(self) -> str:
+        """Return the match for the only IPv6 address that it is for, if it is for one."""
+        target = self.machines[0].target if self.family == "6" else None
+        return f"{DESTINATIONS['6']} {ip_address(target)} " if target else ""
 
     def restart(self, family: str) -> list[str]:
         """Return the rules that reset a source; its progress entry counts only together with a deadline."""
@@ -73,9 +79,10 @@ def build_groups(machines: Iterable[Machine]) -> list[Group]:
     for machine in machines:
         if machine.target is None:
             found[machine.flags, machine.within_ms, ""] = [machine]
+        elif len(machine.target) == 4:
+            found.setdefault((machine.flags, machine.within_ms, "4"), []).append(machine)
         else:
-            family = "4" if len(machine.target) == 4 else "6"
-            found.setdefault((machine.flags, machine.within_ms, family), []).append(machine)
+            found[machine.flags, machine.within_ms, "6", machine.target] = [machine]
     return [Group(tuple(members), str(key[2])) for key, members in found.items()]
 
 

@@ -9,7 +9,7 @@ from doorward.config.duration import nft_duration
 from doorward.config.schema import Fwknop, Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
-from doorward.model import TCP_FLAGS, FlagFilter, Port
+from doorward.model import TCP_FLAGS, FlagFilter, HostPort, Port, SetPort
 from doorward.nftables import once_chains
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action
@@ -47,9 +47,10 @@ _FWKNOP = f"meta nfproto ipv4 udp length {MIN_BYTES + UDP_HEADER_BYTES}-{MAX_BYT
 _FWKNOP_CPU_US, _FWKNOP_PACKET_US = 200_000, 50  # per second; of a packet
 _HMAC_US, _DECRYPTION_US = 1.5, 20  # for each stanza: its HMAC, or without it a decryption
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
+_REJECT = "counter name dropped_closed drop"
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
 # Addresses that several hosts share; a socket of this host may be among the receivers.
-_SHARED = "broadcast, multicast, anycast"
+SHARED = "broadcast, multicast, anycast"
 # Without `iif` the kernel does not consult the table of a VRF; with it, only for addresses of that interface.
 _NOT_LOCAL = "fib daddr type != local fib daddr . iif type != local"
 _LOOK_UP_PORT = "meta l4proto . th dport vmap @ports"
@@ -71,6 +72,10 @@ class ChainContext:
     is_for_browsers: bool = False
     fwknop: Fwknop | None = None
     is_for_one: bool = False
+    behind: Sequence[str] = ()  # the rules that look up ports of hosts behind this one
+    look_up_range: Sequence[str] = ()  # the rule that looks up a port among ranges, if there are any
+    unreachable: frozenset[tuple[str, Port]] = frozenset()  # ports that are forwarded for the other family only
+    is_router: bool = False  # whether a door leads to a host behind this one
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -104,16 +109,25 @@ def granted(context: ChainContext) -> str:
 def opening(context: ChainContext, name: str, action: Action, doors: str) -> str:
     """Return the chain that opens these ports to the source. If the set is full, it reports that instead."""
     rules = []
-    for family, source in SOURCES.items():
-        updates = [
-            f"update @{'once' if once else 'open'}{family} {{ {source} . {port.protocol.value} . {port.number}"
-            f" timeout {nft_duration(ms)} }}"
-            for port, ms, once in action
-        ]
-        rules.append(" ".join([*updates, "goto granted"]))
+    for family in SOURCES:
+        updates = [update for each in action if (update := _update(context, family, *each))]
+        rules.append(" ".join([*(updates or [f"meta nfproto ipv{family}"]), "goto granted"]))
     if not action:  # the door only runs commands
         return chain(name, ["goto granted"], doors)
     return chain(name, [*rules, "counter name open_full", context.log_state("full")], doors)
+
+
+def _update(context: ChainContext, family: str, port: SetPort, ms: int, once: bool) -> str:
+    """Return the statement that opens a port; empty if it leads to a host of the other address family only."""
+    name, host = f"{'once' if once else 'open'}{family}", ""
+    if (family, port) in context.unreachable:
+        return ""
+    if isinstance(port, HostPort):
+        if port.host.version != int(family):
+            return ""
+        name, host = f"open_behind{family}", f"{port.host} . "
+    key = f"{SOURCES[family]} . {host}{port.protocol.value} . {port.number}"
+    return f"update @{name} {{ {key} timeout {nft_duration(ms)} }}"
 
 
 def matching(context: ChainContext) -> list[str]:
@@ -146,7 +160,7 @@ def _limited(context: ChainContext, family: str) -> str:
     jumps: list[str] = []
     for group in context.groups:
         if family in group.families:
-            here = "fib daddr type local " if context.targets(family) and not group.family else ""
+            here = "fib daddr type local " if context.targets(family) and not group.family else group.destination()
             target = f"jump match{group.mark(family)}"
             filters = ("meta l4proto udp ", f"{flag_match(group.flags)} ") if several else ("",)
             jumps += [f"{here}{match}{target}" for match in filters]
@@ -160,7 +174,7 @@ def _limited(context: ChainContext, family: str) -> str:
     return chain(f"limited{family}", rules)
 
 
-def _banned(verdict: str) -> list[str]:
+def banned(verdict: str) -> list[str]:
     """Return the rules that count the packets of banned sources and give them a verdict."""
     return [f"{key} @banned{family} counter name banned {verdict}" for family, key in LIMITED.items()]
 
@@ -171,31 +185,12 @@ def _knock_packets(context: ChainContext) -> str:
     filters = dict.fromkeys(group.flags for group in context.groups)
     rules = [
         *known,
-        *_banned("return"),
+        *banned("return"),
         *(f"{match} goto limited" for match in ("udp length >= 8", *map(flag_match, filters))),
     ]
     # Two rules: in an anonymous verdict map a packet in flight finds nothing once the rule is replaced.
     by_family = ["meta nfproto ipv4 goto limited4", "goto limited6"]
     return chain("limited", by_family) + chain("knock_packets", rules, "what counts as a knock, right or wrong")
-
-
-def early(context: ChainContext) -> str:
-    """Return the chains that, in mode stealth, drop SYNs of sources over the rate limit before conntrack sees them.
-
-    That mode would drop them anyway.
-    """
-    if context.gate.mode is not Mode.STEALTH or not context.groups:
-        return ""
-    dropping = [
-        *_unwatched(context.gate, "return"),
-        "meta l4proto . th dport @exempt return",
-        "fib daddr type local counter name throttled drop",
-    ]
-    rules = [
-        "type filter hook prerouting priority raw; policy accept;",
-        *(f"{once_chains.SYN} {LIMITED[family]} @throttled{family} goto still_throttled" for family in SOURCES),
-    ]
-    return chain("still_throttled", dropping) + chain("early", rules)
 
 
 def signed(context: ChainContext) -> str:
@@ -206,9 +201,9 @@ def signed(context: ChainContext) -> str:
     lengths = ", ".join(str(length + UDP_HEADER_BYTES) for length in sorted(PACKET_BYTES))
     browser = chain("browser", _handed_over("browser", *_BROWSER_LIMITS, verdict)) if context.is_for_browsers else ""
     rules = [
-        *_unwatched(context.gate, "return"),
+        *unwatched(context.gate, "return"),
         f"{_NOT_LOCAL} return",
-        *_banned(verdict),
+        *banned(verdict),
         *([f"udp dport {context.fwknop.port.number} {_FWKNOP} goto fwknop"] if context.fwknop else []),
         *([f"{_FRAME} goto browser"] if browser else []),
         f"udp length != {{ {lengths} }} counter name signed_length {verdict}",
@@ -245,27 +240,30 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
 def door(context: ChainContext) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
     gate, has_open_nets = context.gate, bool(context.signed_ports)
-    accept = f"{_marking(gate)}accept"
-    is_hiding = gate.mode is not Mode.OBSERVE
-    reject = "counter name dropped_closed drop"
+    accept = f"{marking(gate)}accept"
     one, use = [], ""
     if context.is_for_one:
         one = once_chains.rules(accept)
-        use = "".join(once_chains.use_chains(context.log("used"), accept, reject if is_hiding else "accept"))
+        reject = "accept" if gate.mode is Mode.OBSERVE else _REJECT
+        use = "".join(once_chains.use_chains(context.log("used"), accept, reject))
     sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
         for name in sets
         for family, source in SOURCES.items()
     ]
-    if is_hiding:
-        rules = ["jump preexisting", *_banned("drop"), *one, *opened, reject]
-    else:
-        rules = [*_banned("accept"), *one, *opened, "accept"] if one or gate.accept_mark is not None else ["accept"]
+    rules = hidden(gate, opened, before=["jump preexisting"], one=one)
     return chain("preexisting", _preexisting()) + use + chain("door", rules)
 
 
-def _marking(gate: Gate) -> str:
+def hidden(gate: Gate, opened: Sequence[str], before: Sequence[str] = (), one: Sequence[str] = ()) -> list[str]:
+    """Return the rules for a hidden port: `one` and `opened` accept the sources it is open to; others are dropped."""
+    if gate.mode is not Mode.OBSERVE:
+        return [*before, *banned("drop"), *one, *opened, _REJECT]
+    return [*banned("accept"), *one, *opened, "accept"] if one or gate.accept_mark is not None else ["accept"]
+
+
+def marking(gate: Gate) -> str:
     """Return the statement that sets the mark bits that another firewall accepts; the other bits belong to others."""
     if gate.accept_mark is None:
         return ""
@@ -290,16 +288,19 @@ def _preexisting() -> list[str]:
 
 
 def forwarded(context: ChainContext) -> str:
-    """Return the chain for forwarded packets: knocks for doors with a target; they are never dropped."""
+    """Return the chain for forwarded packets: knocks for doors with a target, which are never dropped.
+
+    What a door opens behind this host does not count as a knock port, but is hidden here already.
+    """
     rules = [
         f"{DESTINATIONS[family]} @targets{family} meta l4proto {{ tcp, udp }} jump knock_packets"
         for family in SOURCES
         if context.targets(family)
     ]
-    return chain("forwarded", [_RELATED, *rules, "meta priority set 0:0"]) if rules else ""
+    return chain("forwarded", [*context.behind, _RELATED, *rules, "meta priority set 0:0"]) if rules else ""
 
 
-def _unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
+def unwatched(gate: Gate, verdict: str, way: str = "iifname") -> list[str]:
     """Return rules for packets that arrive (or leave, with `way` "oifname") on an interface that is not watched."""
     watched = ", ".join(f'"{name}"' for name in gate.interfaces)
     loopback = [] if "lo" in gate.interfaces else [f'{way} "lo" {verdict}']
@@ -316,20 +317,22 @@ def prerouting(context: ChainContext) -> str:
     stealth = gate.mode is Mode.STEALTH
     knock = ["meta l4proto { tcp, udp } jump knock_packets", "meta priority set 0:0"]
     silence = ["goto needs"] if stealth else []
+    # Both accept. A router's packets pass another chain too, and most are of established connections.
+    passing = [*unwatched(gate, "accept"), "ct state established accept"]
     rules = [
         "type filter hook prerouting priority mangle; policy accept;",
         *_unmarked(gate),
-        *_unwatched(gate, "accept"),
-        "ct state established accept",
+        *(passing[::-1] if context.is_router else passing),
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
+        *context.look_up_range,
         _RELATED,
         *(knock if context.groups else []),
         *silence,
     ]
-    not_shared = f"fib daddr type != {{ {_SHARED} }} fib daddr . iif type != {{ {_SHARED} }}"
-    passing = "goto forwarded" if forwarded(context) else "accept"
-    not_local = [f"{not_shared} {passing}", _LOOK_UP_PORT, _RELATED, *silence]
+    not_shared = f"fib daddr type != {{ {SHARED} }} fib daddr . iif type != {{ {SHARED} }}"
+    forward = "goto forwarded" if forwarded(context) else "accept"
+    not_local = [f"{not_shared} {forward}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
     return needs + chain("not_local", not_local) + chain("prerouting", rules)
 
@@ -341,32 +344,11 @@ def translated(context: ChainContext) -> str:
     rules = [
         "type filter hook input priority mangle; policy accept;",
         "ct state != related accept",
-        *_unwatched(context.gate, "accept"),
+        *unwatched(context.gate, "accept"),
         _LOOK_UP_PORT,
+        *context.look_up_range,
     ]
     return chain("input", rules)
-
-
-def output(context: ChainContext) -> str:
-    """Return the output chain that drops ICMP errors that the kernel sends before a rule, or where no rule drops.
-
-    They answer fragments, options, and IPv6 addresses to which this host has no route.
-    """
-    if context.gate.mode is not Mode.STEALTH:
-        return ""
-    count_and_drop = "counter name dropped_stealth drop"
-    rules = [
-        "type filter hook output priority mangle; policy accept;",
-        "meta l4proto != { icmp, ipv6-icmp } accept",
-        *_unwatched(context.gate, "accept", "oifname"),
-        f"icmp type time-exceeded icmp code 1 {count_and_drop}",  # code 1: fragments that were not completed in time
-        f"icmp type parameter-problem {count_and_drop}",
-        f"icmpv6 type time-exceeded icmpv6 code 1 {count_and_drop}",
-        f"icmpv6 type parameter-problem {count_and_drop}",
-        # Not only a router sends it: any host does. What is for another address passes, since it may be forwarded.
-        f"icmpv6 type destination-unreachable icmpv6 code no-route {count_and_drop}",
-    ]
-    return chain("output", rules)
 
 
 def _needs_of_a_host(*, ping: bool) -> list[str]:

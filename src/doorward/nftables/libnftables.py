@@ -8,23 +8,25 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 
 from doorward.config.duration import UNITS_MS
 from doorward.core.diff import Remaining, SetChanges
 from doorward.errors import HostError
+from doorward.kernel.forwarding import is_tracking
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Element, Port, Source, parse_source, source_text
-from doorward.nftables import ban_sets, nfnetlink
+from doorward.model import Element, HostPort, Port, SetPort, Source, parse_address, parse_source, source_text
+from doorward.nftables import ban_sets, behind, nfnetlink
 from doorward.nftables.maps import proto_port, timeout_commands
 from doorward.nftables.nfnetlink import GateUsage, SetWriter
 from doorward.nftables.nft_error import NftError, element_error
-from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_SETS, TABLE, Existing, Ruleset
+from doorward.nftables.ruleset import COUNTERS, FROM_FILE, OPEN_BEHIND_SETS, OPEN_SETS, TABLE, Existing, Ruleset
 
 _LIBRARY = "libnftables.so.1"
 _ELEMENT = re.compile(
-    r"([0-9a-f.:]+(?:/[0-9]+)?) \. (tcp|udp|6|17) \. ([0-9]{1,5})\b(?: timeout \w+)?(?: expires (\w+))?"
+    r"([0-9a-f.:]+(?:/[0-9]+)?) \. (?:([0-9a-f]*[.:][0-9a-f.:]*) \. )?(tcp|udp|6|17) \. ([0-9]{1,5})\b"
+    r"(?: timeout \w+)?(?: expires (\w+))?"
 )
 _NAMES = {"6": "tcp", "17": "udp"}  # nft reads protocol names from /etc/protocols, which may be missing
 _SPAN = re.compile(r"([0-9]{1,15})(ms|[smhd])")
@@ -67,9 +69,13 @@ class NftFirewall:
         Returns the reason why `restore` was left out, or "".
         """
         existing, connections = self.existing(), [*_preexisting(preexisting)]
+        names = {thing.name for thing in existing}
+        sets = {*names, *(spec.name for spec in ruleset.sets)}
+        if behind.PICKED_UP in sets - names and not is_tracking():
+            connections.append(f"add element {TABLE} {behind.PICKED_UP} {{ {behind.PICK_UP} }}")
 
         def replace(entries: Remaining) -> None:
-            more = [*connections, *_put(entries)]
+            more = [*connections, *_put(entries, sets)]
             try:
                 self.run("\n".join([ruleset.replacing(existing), *more]))
             except NftError:
@@ -95,10 +101,11 @@ class NftFirewall:
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
+        sets = {name for name in (*OPEN_SETS, *OPEN_BEHIND_SETS) if f"set {name} {{" in text}
         put = (*_preexisting(preexisting), *ban_sets.ban_commands(TABLE, banned))
 
         def replace(some: Remaining) -> None:
-            self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some)]))
+            self.run("\n".join([text, f"delete chain {TABLE} {FROM_FILE}", *put, *_put(some, sets)]))
 
         return _with_or_without(replace, entries)
 
@@ -112,7 +119,7 @@ class NftFirewall:
 
     def elements(self) -> dict[Element, float]:
         """Return the elements of the open sets, with the remaining seconds of each."""
-        sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
+        sets = [thing.name for thing in self.existing() if thing.name in (*OPEN_SETS, *OPEN_BEHIND_SETS)]
         found: dict[Element, float] = {}
         for name in sets or OPEN_SETS[:2]:
             found |= read_elements(self.run(f"list set {TABLE} {name}"), once=name.startswith("once"))
@@ -202,12 +209,14 @@ def read_elements(text: str, *, once: bool = False) -> dict[Element, float]:
     HostError on an unknown format, as of an unsupported version of nft.
     """
     found: dict[Element, float] = {}
-    for address, protocol, number, expires in _ELEMENT.findall(text):
+    for address, host, protocol, number, expires in _ELEMENT.findall(text):
         try:
-            port = Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}")
+            port: SetPort = Port.parse(f"{number}/{_NAMES.get(protocol, protocol)}")
+            if host:
+                port = HostPort(port.protocol, port.number, parse_address(host))
             element = Element(parse_source(address), port, once)
         except ValueError:
-            entry = f"{address} . {protocol} . {number}"
+            entry = f"{address} . {host and f'{host} . '}{protocol} . {number}"
             raise HostError(
                 "unknown-element", f"nft lists the unknown element {entry!r}; install nftables 1.0.6 or newer"
             ) from None
@@ -220,9 +229,14 @@ def _seconds(text: str) -> float:
     return sum(int(number) * UNITS_MS[unit] for number, unit in _SPAN.findall(text)) / 1000
 
 
-def _put(entries: Remaining) -> Iterable[str]:
-    """Return commands that set elements with a new remaining time."""
+def _put(entries: Remaining, sets: Collection[str]) -> Iterable[str]:
+    """Return commands that set elements with a new remaining time, if their set is one of `sets`.
+
+    A configuration without hosts behind this one has no set for the openings of doors that were removed.
+    """
     for element, left_s in entries.items():
+        if nfnetlink.set_name(element) not in sets:
+            continue
         key = f"{source_text(element.address)} . {proto_port(element.port)}"
         yield from timeout_commands(f"{TABLE} {nfnetlink.set_name(element)}", key, left_s)
 

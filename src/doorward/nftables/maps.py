@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from doorward.config.duration import format_duration, nft_duration
 from doorward.core.automaton import Automaton, edge, machine_key, pack_symbol, split_edge
-from doorward.model import Door, Port
+from doorward.model import Door, HostPort, Port, SetPort, set_port
 
-Action = tuple[tuple[Port, int, bool], ...]  # ports to open, each with its milliseconds, and whether for one connection
+# Ports to open, each with its milliseconds, and whether for one connection.
+Action = tuple[tuple[SetPort, int, bool], ...]
 T = TypeVar("T")
+T_Port = TypeVar("T_Port", Port, HostPort)
 _NAMED_DOORS = 8  # the most that a comment names; the rest are counted
 
 
@@ -19,9 +21,10 @@ def classid(state: int) -> str:
     return f"{state >> 16:x}:{state & 0xFFFF:x}"
 
 
-def proto_port(port: Port) -> str:
-    """Return a port as two parts of a concatenated key."""
-    return f"{port.protocol.name.lower()} . {port.number}"
+def proto_port(port: SetPort) -> str:
+    """Return a port as parts of a concatenated key: the host if it is behind this one, the protocol, the number."""
+    host = f"{port.host} . " if isinstance(port, HostPort) else ""
+    return f"{host}{port.protocol.name.lower()} . {port.number}"
 
 
 def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:
@@ -39,8 +42,9 @@ def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:
 def describe(door: Door) -> str:
     """Return a one-line summary of a door, for a comment."""
     knock = ", ".join(map(str, door.knock)) or "by hand"
+    ports = ", ".join(map(str, door.all_opens))
     once = ", or one connection" if door.once else ""
-    opens = f"; opens {', '.join(map(str, door.opens))} for {format_duration(door.for_ms)}{once}" if door.opens else ""
+    opens = f"; opens {ports} for {format_duration(door.for_ms)}{once}" if ports else ""
     return f"{door.name}: {knock}{f' at {door.target}' if door.target else ''}{opens}"
 
 
@@ -49,13 +53,18 @@ def actions(doors: Sequence[Door], automaton: Automaton) -> dict[Action, list[in
     shared: dict[Action, list[int]] = {}
     for machine in automaton.machines:
         for state, completed in machine.completes.items():
-            longest: dict[tuple[Port, bool], int] = {}
+            longest: dict[tuple[SetPort, bool], int] = {}
             for door in (doors[index] for index in completed):
-                for port in door.opens:
+                for port in map(set_port, door.all_opens):
                     longest[port, door.once] = max(longest.get((port, door.once), 0), door.for_ms)
-            action = tuple(sorted((port, ms, once) for (port, once), ms in longest.items()))
+            action = tuple(sorted(((port, ms, once) for (port, once), ms in longest.items()), key=_in_order))
             shared.setdefault(action, []).append(state)
     return shared
+
+
+def _in_order(item: tuple[SetPort, int, bool]) -> tuple[object, ...]:
+    port, ms, once = item
+    return (*port[:2], str(port[2:]), ms, once)  # addresses of different families cannot be compared
 
 
 def delta(doors: Sequence[Door], automaton: Automaton) -> str:
@@ -117,7 +126,7 @@ def addresses(head: str, element_type: str, members: Mapping[str, str]) -> str:
     return _collection(head, element_type, len(members), rows)
 
 
-def ports(name: str, element_type: str, members: Mapping[Port, str] | Iterable[Port], *, sized: bool = True) -> str:
+def ports(name: str, element_type: str, members: Mapping[T_Port, str] | Iterable[Port], *, sized: bool = True) -> str:
     """Return a set of ports, or a map from ports to verdicts; without a size its content can be replaced."""
     if isinstance(members, Mapping):
         rows = _rows(members.items(), lambda item: f"{proto_port(item[0])} : {item[1]}")

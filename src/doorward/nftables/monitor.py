@@ -29,11 +29,11 @@ _TABLE_NAME, _SET_NAME = 1, 2  # the same number in the messages of every kind
 _TABLE_FLAGS, _TABLE_HANDLE, _RULE_HANDLE = 2, 4, 3
 _GEN_PROCESS, _GEN_PROGRAM = 2, 3
 _NAME = TABLE.split()[1].encode() + b"\0"
-_OPENINGS = re.compile(rb"(open|open_nets|once)[46]\0")
+_OPENINGS = re.compile(rb"(open(_behind)?(_nets)?|once)[46]\0")
 # Packets fill these, and an operator may empty them: the rules stay the same.
 _DYNAMIC = re.compile(
-    rb"(open|open_nets|once|once_limit|once_syn|preexisting|ratelimit|throttled|scanners|signed|browser|fwknop|first_knock"
-    rb"|short_window|progress)[46]"
+    rb"(open(_behind)?(_nets)?|once|once_limit|once_syn|preexisting|ratelimit|throttled|scanners|signed|browser|fwknop"
+    rb"|first_knock|short_window|progress)[46]"
 )
 _RECEIVE_BUFFER_BYTES = 8 << 20  # a few hundred thousand elements that another program loads at once
 _RECEIVE_BYTES = 1 << 17

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 from doorward.core.diff import SetChanges
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
-from doorward.model import Address, Element, Port
+from doorward.model import Address, Element, HostPort, SetPort
 from doorward.nftables.ruleset import TABLE, Existing
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
@@ -111,7 +111,8 @@ def set_name(element: Element) -> str:
     """Return the name of the open set that an element belongs to."""
     if element.once:
         return f"once{element.address.version}"
-    kind = "open" if isinstance(element.address, Address) else "open_nets"
+    kind = "open_behind" if isinstance(element.port, HostPort) else "open"
+    kind += "" if isinstance(element.address, Address) else "_nets"
     return f"{kind}{element.address.version}"
 
 
@@ -126,9 +127,10 @@ def _element(element: Element, timeout_ms: int = 0) -> bytes:
     return netlink.attribute(_LIST_ELEMENT | netlink.NESTED, parts)
 
 
-def _key(kind: int, address: Address, port: Port) -> bytes:
-    """Return the key of the open sets: address, protocol, port, each padded to four bytes."""
-    value = address.packed + struct.pack("!B3xH2x", port.protocol, port.number)
+def _key(kind: int, address: Address, port: SetPort) -> bytes:
+    """Return the key of the open sets: address, host behind this one, protocol, port, each padded to four bytes."""
+    host = port.host.packed if isinstance(port, HostPort) else b""
+    value = address.packed + host + struct.pack("!B3xH2x", port.protocol, port.number)
     return netlink.attribute(kind | netlink.NESTED, netlink.attribute(_VALUE, value))
 
 

@@ -25,14 +25,15 @@ from doorward.config.schema import SHORT_WINDOW_MS, Fwknop, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port, Protocol
-from doorward.nftables import ban_sets, chains, maps, once_chains
+from doorward.nftables import ban_sets, behind, chains, maps, once_chains, ranges, redirects, stealth_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
 TABLE = "inet doorward"
-BASE_CHAINS = ("prerouting", "early", "before_conntrack", "input", "output")
+BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output", *redirects.BASE_CHAINS)
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
 # Open ports by address, by network, and for one connection.
 OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6")
+OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # those of other hosts
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
@@ -41,7 +42,7 @@ SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per secon
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-REUSED = ("ports", "door", "preexisting")
+REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6", *redirects.REUSED, *ranges.REUSED)
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
@@ -118,9 +119,12 @@ class Ruleset:
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
         same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
-        base = {name for name in BASE_CHAINS if f"chain {name} {{" in self.body}
+        kept = (*BASE_CHAINS, *(thing.name for thing in existing if thing.name.startswith(ranges.CHAIN_PREFIX)))
+        base = {name for name in kept if f"chain {name} {{" in self.body}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
-        stays = same_size | {*base, *filled, *COUNTERS}
+        # Openings to hosts behind this one outlive the last door that named one.
+        unnamed = {*OPEN_BEHIND_SETS}.difference(spec.name for spec in self.sets)
+        stays = same_size | unnamed | {*base, *filled, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
         gone.sort(key=lambda thing: thing.kind == "chain")
@@ -160,9 +164,12 @@ def compile_ruleset(
     groups = build_groups(automaton.machines)
     # Any signed knock for a TCP port may request an opening for one connection.
     tcp_doors = (door for door in doors if any(port.protocol is Protocol.TCP for port in door.opens))
-    is_for_one = any(door.once or signed_ports for door in tcp_doors)
-    context = chains.ChainContext(groups, gate, "", log_steps, signed_ports, is_for_browsers, fwknop, is_for_one)
-    sets = tuple(_sets(context, capacity))
+    is_for_one = any(door.is_for_one_possible and (door.once or signed_ports) for door in tcp_doors)
+    context = chains.ChainContext(
+        groups, gate, "", log_steps, signed_ports, is_for_browsers, fwknop, is_for_one, *_look_ups(doors)
+    )
+    behind_sets = _behind_sets(behind.families(doors), has_signed=bool(signed_ports))
+    sets = (*_sets(context, capacity), *behind_sets)
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
@@ -185,18 +192,30 @@ def compile_ruleset(
         *chains.matching(context),
         chains.door(context),
         _ports(doors, gate, signed_ports),
-        _exempt(doors, gate) if chains.early(context) else "",
-        chains.early(context),
+        _exempt(doors, gate) if stealth_chains.early(context) else "",
+        stealth_chains.early(context),
         chains.signed(context),
+        *_beyond_single_ports(doors, gate, has_open_nets=bool(signed_ports)),
         chains.forwarded(context),
         chains.prerouting(context),
         chains.translated(context),
-        chains.output(context),
+        stealth_chains.output(context),
     ]
     inside = "\n".join(part.rstrip("\n") for part in parts if part).replace("\n", "\n    ")
     text = f"table {TABLE} {{\n    {inside}\n}}\n"
     roots = (f"roots{group.mark(family)}" for group in groups for family in group.family)
     return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
+
+
+def _look_ups(doors: Sequence[Door]) -> tuple[Sequence[str], Sequence[str], frozenset[tuple[str, Port]], bool]:
+    """Return what the chains need of hosts behind this one, of ranges, and of redirects."""
+    is_router = any(door.leads_to for door in doors)
+    return behind.look_up(behind.families(doors)), ranges.look_up(doors), redirects.unreachable(doors), is_router
+
+
+def _beyond_single_ports(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterable[str]:
+    for each in (behind, ranges, redirects):
+        yield from each.texts(doors, gate, has_open_nets=has_open_nets)
 
 
 def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
@@ -250,6 +269,17 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
                     yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
 
 
+def _behind_sets(families: str, *, has_signed: bool) -> Iterable[SetSpec]:
+    """Yield the open sets of hosts behind this one."""
+    for family in families:
+        key = f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]} . inet_proto . inet_service"  # source, host, port
+        yield _spec(f"set open_behind{family}", key, OPEN_SIZE, "dynamic,timeout")
+        if has_signed:
+            yield _spec(f"set open_behind_nets{family}", key, OPEN_NETS_SIZE, "interval,timeout")
+    if families:
+        yield _spec(f"set {behind.PICKED_UP}", "inet_proto", 0, "timeout")
+
+
 def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = "") -> SetSpec:
     """Return a set or map; size 0: unlimited. Packets add elements only to those with the flag dynamic."""
     lines = [
@@ -293,4 +323,6 @@ def _ports(doors: Sequence[Door], gate: Gate, signed_ports: Sequence[Port]) -> s
 def _exempt(doors: Sequence[Door], gate: Gate) -> str:
     """Return the keys of `ports` as a set: Linux 6.1 cannot test whether a map has a key."""
     exempt = {*gate.public, *(port for door in doors for port in door.opens)}
-    return maps.ports("exempt", "inet_proto . inet_service", exempt)
+    return maps.ports("exempt", "inet_proto . inet_service", exempt) + (
+        ranges.exempt(doors) if ranges.of(doors) else ""
+    )

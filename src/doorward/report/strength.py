@@ -78,7 +78,7 @@ def _door(door: Door, has_signed_knocks: bool, findings: list[Finding]) -> DoorA
         [f"{count(len(door.knock), 'knock', 'knocks')} within {format_duration(door.within_ms)}"] if door.knock else []
     )
     methods += ["a signed knock"] if has_signed_knocks else []
-    opens = ", ".join(map(str, door.opens)) or "runs a command"
+    opens = ", ".join(map(str, door.all_opens)) or "runs a command"
     for_ = format_duration(door.for_ms) if door.is_opening else "a moment"
     return DoorAudit(door.name, " or ".join(methods) or "by hand only", opens, for_, tuple(findings[:MOST_FINDINGS]))
 

@@ -14,7 +14,7 @@ from doorward.verify.port_set import parse_ports
 
 KNOCKD = "[options]\n  UseSyslog\n[openSSH]\n  sequence = 7000,8000\n  command = /bin/true\n"
 TWO_FAULTS = '[doors.x]\nknock = ["8000/icmp", "70000/tcp", "9000/tcp"]\nopens = ["22/tcp"]\n'
-RANGE = '[doors.x]\nopens = ["60000-61000/udp"]\n'
+RANGE = '[doors.x]\nopens = ["22/tcp"]\nknock = ["60000-61000/udp"]\n'
 QUOTED = '[gate]\ncapacity = "1000"\n[doors.x]\nopens = ["22/tcp"]\n'
 
 

@@ -50,6 +50,15 @@ def changes(before: str, after: str) -> list[str]:
             "~ door ssh: opens",
             "newly hidden: 443/tcp",
         ]),
+        (SSH, SSH.replace("22/tcp", "22/tcp -> 10.7.0.2:22"), ["~ door ssh: opens"]),
+        (SSH, '[doors.ssh]\nopens = ["22/tcp", "60000-60010/udp", "10.7.0.2:22/tcp", "[fd07::2]:22/tcp"]\n', [
+            "~ door ssh: opens",
+            "newly hidden: 10.7.0.2:22/tcp, [fd07::2]:22/tcp, 60000-60010/udp",
+        ]),
+        (STEALTH + SSH + DB.replace("5432", "10.7.0.2:22"), STEALTH + SSH, [
+            "- door db: 10.7.0.2:22/tcp",
+            "no longer hidden: 10.7.0.2:22/tcp",
+        ]),
         (SSH, SSH + "[signed]\nconfirm = true\n", ["+ [signed]"]),
         (SSH + '[signed]\nport = "1/udp"\n', SSH + "[signed]\nconfirm = true\n", ["~ [signed]: port, confirm"]),
     ],

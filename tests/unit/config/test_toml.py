@@ -55,6 +55,15 @@ def test_once_is_for_tcp_ports() -> None:
     assert faults('[doors.a]\nopens = ["22/tcp",\n"53/udp"]\nonce = true') == ["3 once-not-tcp"]
     assert faults('[doors.a]\non_open = ["/bin/true"]\nonce = true') == ["3 once-without-port"]
     assert faults('[doors.a]\nopens = ["22/tcp"]\nonce = "yes"') == ["3 not-a-boolean"]
+    for more in ("60000-60010/tcp", "10.7.0.2:22/tcp", "2222/tcp -> 10.7.0.2:22"):
+        assert faults(f'[doors.a]\nopens = ["22/tcp", "{more}"]\nonce = true') == ["3 once-not-local"]
+
+
+def test_packets_of_fwknop_request_single_ports() -> None:
+    text = '[doors.a]\nopens = ["{}"]\n[signed]\n[fwknop]\n[fwknop.stanzas.alice]\ndoors = ["a"]\n'
+    for opens in ("60000-60010/tcp", "10.7.0.2:22/tcp"):
+        assert faults(text.format(opens)) == ["6 not-requested"]
+    assert parse(text.format("22/tcp -> 10.7.0.2:22"), "f").doors[0].redirects
 
 
 def test_reads_every_setting() -> None:
@@ -188,8 +197,8 @@ def test_faults_in_a_door(setting: str, code: str) -> None:
         ('opens = ["22/tcp", "22/TCP"]', "2 duplicate-entry"),
         (f"opens = {[f'{port}/tcp' for port in range(1, 34)]}", "2 too-many-ports"),
         (
-            'opens = ["600-610/udp"]',
-            "2 range-not-allowed",
+            'opens = ["22/tcp"]\nknock = ["600-610/udp"]',
+            "3 range-not-allowed",
         ),
         ("", "1 opens-missing"),
     ],

@@ -9,19 +9,23 @@ import pytest
 
 from doorward.config.schema import FwknopStanza, Hmac
 from doorward.fwknop.authorizer import FwknopAuthorizer, StanzaKeys
-from doorward.model import Door, Port, SecretBytes
+from doorward.model import Door, HostPort, Port, PortRange, Protocol, Redirect, SecretBytes
 from doorward.signed.authorize import KnockRejection, ValidKnock, Verdict, signer_text
 from tests.support.fwknop import Keys
 
 NOW_S = 1_800_000_000
 GUEST = IPv4Address("192.0.2.7")
 ELSEWHERE = IPv4Address("203.0.113.9")
+BEHIND = HostPort(Protocol.TCP, 22, IPv4Address("10.7.0.2"))
 SSH, WEB, BOTH = Port.parse("22/tcp"), Port.parse("80/tcp"), Port.parse("443/tcp")
 DOORS = {
     "ssh": Door("ssh", (), (SSH,)),
     "web": Door("web", (), (WEB,)),
     "tls": Door("tls", (), (WEB, BOTH)),
     "run": Door("run", (), (), on_open=("true",)),
+    "range": Door("range", (), (), ranges=(PortRange(Protocol.TCP, 22, 30),)),
+    "behind": Door("behind", (), (), behind=(BEHIND,)),
+    "forward": Door("forward", (), (SSH,), redirects=(Redirect(SSH, BEHIND),)),
 }
 ALICE, BOB = Keys.random(), Keys.random("sha512")
 STANZA = FwknopStanza("alice", ("ssh", "web"))
@@ -68,6 +72,9 @@ def test_a_valid_packet() -> None:
         (("ssh", "tls"), (), "tcp/22,tcp/80", []),
         (("run",), (SSH,), "tcp/22", ["run"]),
         (("run",), (SSH,), "tcp/80", []),
+        (("ssh", "range", "behind"), (), "tcp/22", ["ssh"]),
+        (("range", "behind"), (SSH,), "tcp/22", []),
+        (("forward", "web"), (), "tcp/22", ["forward"]),
     ],
 )
 def test_the_ports_choose_the_doors(

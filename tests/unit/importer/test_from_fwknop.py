@@ -116,6 +116,8 @@ def test_sources_become_from_options() -> None:
         ("CMD_CYCLE_OPEN /x\nCMD_CYCLE_CLOSE bin/y\nCMD_CYCLE_TIMER 5", {"on_open": ["true"], "for": "5s"}),
         ("CMD_CYCLE_OPEN iptables -A INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_CLOSE iptables -D INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_TIMER 30", SSH),
         ("CMD_CYCLE_OPEN iptables -A INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_CLOSE NONE", {"opens": ["22/tcp"], "for": "1h"}),
+        ("OPEN_PORTS tcp/22,tcp/80\nFORCE_NAT 10.0.0.1 2222\nFORCE_MASQUERADE Y", {"opens": ["22/tcp -> 10.0.0.1:2222"], "masquerade": True, "for": "30s"}),
+        ("OPEN_PORTS tcp/22\nFORCE_NAT 127.0.0.1 22", {"on_open": ["true"], "for": "30s"}),
     ],
 )  # fmt: skip
 def test_converts_doors(text: str, table: dict[str, Any]) -> None:
@@ -131,8 +133,9 @@ def test_converts_doors(text: str, table: dict[str, Any]) -> None:
         ("OPEN_PORTS tcp/22\nREQUIRE_SOURCE_ADDRESS Y", "with signed knocks REQUIRE_SOURCE_ADDRESS is a client setting: without NAT in between, `from = \"auto\"` in its hosts.toml puts the address into every packet"),
         ("OPEN_PORTS tcp/22\nENABLE_CMD_EXEC Y", "check: ENABLE_CMD_EXEC: a packet carried the command to run, and such packets are rejected. Write a door with `on_open` for each command that is needed"),
         ("OPEN_PORTS tcp/22\nDESTINATION 192.0.2.1", "check: laxer: DESTINATION has no counterpart; knocks to every address of this host count"),
-        ("OPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22", "check: FORCE_NAT: doorward does no NAT. Write the translation to 10.0.0.1 port 22 permanently into your own firewall: the door decides which sources reach it"),
-        ("OPEN_PORTS tcp/22\nFORCE_MASQUERADE Y", "check: FORCE_SNAT, FORCE_MASQUERADE: write them permanently into your own firewall"),
+        ("OPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22", "check: FORCE_NAT: the opening forwards its port, for this door's clients alone, as fwknopd did. This host must forward packets (net.ipv4.ip_forward), and other firewalls must let them through"),
+        ("OPEN_PORTS tcp/22\nFORCE_MASQUERADE Y", "FORCE_MASQUERADE: without FORCE_NAT nothing is forwarded"),
+        ("OPEN_PORTS tcp/22\nFORCE_SNAT 10.0.0.1", "check: FORCE_SNAT: write it permanently into your own firewall, or masquerade = true here"),
         ("OPEN_PORTS tcp/22\nFORWARD_ALL Y", "check: FORWARD_ALL, DISABLE_DNAT: a door opens only the ports that it names and never forwards everything"),
         ("OPEN_PORTS tcp/22\nGPG_REMOTE_ID A,B", "check: GPG_REMOTE_ID, GPG_FINGERPRINT_ID: 2 signers; each needs a line with an SSH key"),
         ("OPEN_PORTS tcp/22\nGPG_DECRYPT_PW x", "GnuPG keys: SSH keys replace them"),
@@ -142,6 +145,22 @@ def test_converts_doors(text: str, table: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_notes(text: str, note: str) -> None:
     assert door(text)[2] == [note]
+
+
+def test_port_leads_to_one_place() -> None:
+    """fwknopd forwarded each stanza's clients by themselves; here the second door opens nothing until it is changed."""
+    stanza = "SOURCE ANY\nOPEN_PORTS tcp/22\n"
+    tables, _ = converted(f"{stanza}FORCE_NAT 10.0.0.1 22\n{stanza}FORCE_NAT 10.0.0.2 22\n{stanza}")
+    opens = [table.get("opens") for table in tables["doors"].values()]
+    assert opens == [["22/tcp -> 10.0.0.1:22"], None, None]
+
+
+def test_ports_of_commands_lead_to_one_place_too() -> None:
+    commands = "SOURCE ANY\nCMD_CYCLE_OPEN iptables -A INPUT -s $IP -p tcp --dport 22 -j ACCEPT\nCMD_CYCLE_CLOSE NONE\n"
+    forwarded = "SOURCE ANY\nOPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22\n"
+    for text, first in ((commands + forwarded, "22/tcp"), (forwarded + commands, "22/tcp -> 10.0.0.1:22")):
+        tables, _ = converted(text)
+        assert [table.get("opens") for table in tables["doors"].values()] == [[first], None]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +218,7 @@ def test_stanzas(text: str, table: dict[str, Any]) -> None:
         "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nRESTRICT_PORTS tcp/22",
         "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nENCRYPTION_MODE CTR",
         "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nHMAC_DIGEST_TYPE MD5",
-        "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nFORCE_NAT 10.0.0.1 22",
+        "KEY a\nHMAC_KEY b\nOPEN_PORTS tcp/22\nFORCE_NAT 127.0.0.1 22",
         f"KEY {33 * 'a'}\nHMAC_KEY b\nOPEN_PORTS tcp/22",
         f"KEY a\nHMAC_KEY {129 * 'b'}\nOPEN_PORTS tcp/22",
         "KEY_BASE64 !\nHMAC_KEY b\nOPEN_PORTS tcp/22",
