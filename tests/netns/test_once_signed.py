@@ -70,7 +70,8 @@ def test_close_of_a_used_opening_and_of_one_that_is_not(site: Site) -> None:
     assert not guest.gets_in()
     site.knock(guest, flags=ONCE)
     site.daemon.event("opened", address=str(guest))
-    guest.connect().close()
+    with guest.connect() as connection:
+        site.daemon.event("closed", address=str(guest), by=f"use from port {connection.getsockname()[1]}")
     site.knock(guest, flags=CLOSE)
     site.daemon.event("not_open", address=str(guest))
     assert not guest.gets_in()

@@ -230,12 +230,12 @@ def _seconds(text: str) -> float:
 
 
 def _put(entries: Remaining, sets: Collection[str]) -> Iterable[str]:
-    """Return commands that set elements with a new remaining time, if their set is one of `sets`.
+    """Return commands that set elements with a new remaining time.
 
-    A configuration without hosts behind this one has no set for the openings of doors that were removed.
+    A configuration without hosts behind this one has no set (of `sets`) for the openings of such doors that it removed.
     """
     for element, left_s in entries.items():
-        if nfnetlink.set_name(element) not in sets:
+        if nfnetlink.set_name(element) in OPEN_BEHIND_SETS and nfnetlink.set_name(element) not in sets:
             continue
         key = f"{source_text(element.address)} . {proto_port(element.port)}"
         yield from timeout_commands(f"{TABLE} {nfnetlink.set_name(element)}", key, left_s)
