@@ -17,7 +17,9 @@ from tests.support.documents import ROOT
 
 PAGE = (ROOT / "docs/reference/json.md").read_text()
 VALUES = st.recursive(
-    st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.text() | st.integers() | st.none(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 
 
