@@ -211,7 +211,7 @@ class SharedOpeningTable:
         if known is not None and is_recreated and until_ms < known.until_ms - END_TOLERANCE_MS:
             # Closed, and opened again for a shorter time.
             effects, known = [CloseHere(observed.key, known.dated_ms)], None
-        if known is None or not known.is_open:  # it was written after the close here
+        if known is None or not known.is_open or known.until_ms <= now_ms:  # it was written after the end here
             known = self._known[observed.key] = OpeningState(0, observed.by)
         known.revision, known.is_closing = observed.revision, False
         is_longer = until_ms > known.until_ms + END_TOLERANCE_MS

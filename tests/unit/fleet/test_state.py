@@ -238,6 +238,16 @@ def test_close_by_hand_of_what_an_older_knock_opened_after_another_close_is_publ
     assert not known.is_open
 
 
+def test_what_another_gate_holds_does_not_take_the_date_of_what_ended_here() -> None:
+    here = SharedOpeningTable("a")
+    here.on_opened(ADA, 1_000, "key ada", 0, 200)
+    here.on_put(signed(5, dated_ms=100), 2_000)
+    known = here.get(ADA)
+    assert known is not None
+    assert known.dated_ms == 100
+    assert here.on_closed(ADA, 2_000, 100) == [PublishOpening(ADA)]
+
+
 def test_newer_knock_is_published_though_the_end_is_the_same() -> None:
     """Else a close dated between the two would end the opening at the other gates."""
     here, there = SharedOpeningTable("a"), SharedOpeningTable("b")
