@@ -25,6 +25,7 @@ def parse(
 ) -> tuple[list[tuple[FwknopStanza, StanzaKeys]], list[ConfigFault]]:
     """Return the stanzas with their keys, and the faults of lines and of stanzas without a usable line."""
     lines, faults = dict[str, tuple[int, StanzaKeys]](), list[ConfigFault]()
+    names = {stanza.name for stanza in stanzas}
     for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
@@ -33,6 +34,8 @@ def parse(
             keys = _line(words)
             if words[0] in lines:
                 raise InvalidValueError("duplicate-entry", "an earlier line names the same stanza; remove one of them")
+            if words[0] not in names:  # not shown: it may be a key whose name is missing
+                raise InvalidValueError("unknown-stanza", "the configuration has no such stanza; remove the line")
         except InvalidValueError as error:
             what, _, remedy = str(error).rpartition("; ")
             faults.append(ConfigFault(error.code, file, number, what, remedy))

@@ -29,7 +29,8 @@ def test_a_good_file() -> None:
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
-        (GOOD.replace("alice", "carol"), [("no-key", 1)]),
+        (GOOD.replace("alice", "carol"), [("unknown-stanza", 1), ("no-key", 1)]),
+        (GOOD + f"{SECRET} b3Blbg==\n", [("unknown-stanza", 3)]),
         (GOOD + GOOD, [("duplicate-entry", 3), ("duplicate-entry", 4)]),
         (GOOD.replace(" b3Blbg==", ""), [("no-hmac", 1)]),
         (GOOD.replace("b3Blbg==", SECRET), [("same-key", 1), ("no-key", 1)]),
