@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert the file, print or write the result, and print notes to standard error."""
-    converted = _convert(_read(args.file), args.file, args.dialect)
+    converted = _convert(*_read(args.file), args.file, args.dialect)
     if args.output is None:
         output.line(*converted.toml.removesuffix("\n").split("\n"))
         sys.stdout.flush()
@@ -76,7 +76,7 @@ def _write_new(files: Sequence[tuple[Path, str]]) -> None:
         raise UsageError("file-exists", f"{existing[0]}: {what}")
 
 
-def _convert(text: str, path: Path, chosen: str | None) -> Converted:
+def _convert(text: str, encoding: str, path: Path, chosen: str | None) -> Converted:
     file, dialect = str(path), chosen or detect_dialect(text)
     if dialect is None:
         raise UsageError(
@@ -84,10 +84,11 @@ def _convert(text: str, path: Path, chosen: str | None) -> Converted:
         )
     if dialect == Dialect.KNOCKD:
         return from_knockd.convert(knockd.parse(text, file), file, _service)
-    return from_fwknop.convert(fwknop_conf.parse(text, file), file, _service, _port_name)
+    return from_fwknop.convert(fwknop_conf.parse(text, file, encoding), file, _service, _port_name)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> tuple[str, str]:
+    """Return the text of a file, and its encoding."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -98,9 +99,9 @@ def _read(path: Path) -> str:
     if len(raw) > MAX_BYTES:
         raise UsageError("file-too-large", f"{path}: larger than {MAX_BYTES >> 20} MiB; name the old configuration")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError:  # both programs read bytes; an old file may be Latin-1
-        return raw.decode("latin-1")
+        return raw.decode("latin-1"), "latin-1"
 
 
 def _service(name: str, protocol: Protocol) -> int | None:

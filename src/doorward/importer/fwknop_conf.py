@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -155,21 +156,16 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
 
 
-def word(text: str) -> str:
-    """Return a text as it is."""
-    return text
+def passphrase(raw: bytes) -> SecretBytes | None:
+    """Return a key that is written as it is; None: the placeholder, which fwknopd rejects."""
+    return None if raw == b"__CHANGEME__" else SecretBytes(raw)
 
 
-def passphrase(text: str) -> SecretBytes | None:
-    """Return the bytes of a key that is written as it is; None: the placeholder, which fwknopd rejects."""
-    return None if text == "__CHANGEME__" else SecretBytes(text.encode(errors="surrogateescape"))
-
-
-def base64_key(text: str) -> SecretBytes | None:
+def base64_key(raw: bytes) -> SecretBytes | None:
     """Decode a key; None: it is not base64."""
-    letters = text.rstrip("=")
+    letters = raw.rstrip(b"=")
     try:
-        return SecretBytes(base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True))
+        return SecretBytes(base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True))
     except ValueError:
         return None
 
@@ -229,10 +225,10 @@ class AccessConfiguration(NamedTuple):
 
 
 class AccessSetting(NamedTuple):
-    """The field that a keyword sets, and the converter of its value."""
+    """The field that a keyword sets, and the converter of its value: a text, or bytes for one of SECRETS."""
 
     field: str
-    read: Callable[[str], object]
+    read: Callable[[Any], object]
 
 
 SOURCE = "SOURCE"
@@ -243,10 +239,10 @@ SETTINGS = {
     "DESTINATION": AccessSetting("destinations", networks),
     "FW_ACCESS_TIMEOUT": AccessSetting("for_s", seconds),
     "MAX_FW_TIMEOUT": AccessSetting("max_s", seconds),
-    "CMD_CYCLE_OPEN": AccessSetting("cycle_open", word),
-    "CMD_CYCLE_CLOSE": AccessSetting("cycle_close", word),
+    "CMD_CYCLE_OPEN": AccessSetting("cycle_open", str),
+    "CMD_CYCLE_CLOSE": AccessSetting("cycle_close", str),
     "CMD_CYCLE_TIMER": AccessSetting("cycle_s", seconds),
-    "REQUIRE_USERNAME": AccessSetting("username", word),
+    "REQUIRE_USERNAME": AccessSetting("username", str),
     "REQUIRE_SOURCE_ADDRESS": AccessSetting("source_required", boolean),
     "REQUIRE_SOURCE": AccessSetting("source_required", boolean),
     "ENABLE_CMD_EXEC": AccessSetting("runs_commands", boolean),
@@ -275,9 +271,9 @@ _FIRST = re.compile(r"\s*(\S*).*", re.ASCII | re.DOTALL)
 _LINE = re.compile(r"\s*(\S+)\s+([^;\r]+)", re.ASCII)
 
 
-def parse(text: str, file: str) -> AccessConfiguration:
-    """Parse a whole file. Raises ConfigError with its first MAX_FAULTS faults."""
-    reader = _Reader(file)
+def parse(text: str, file: str, encoding: str = "utf-8") -> AccessConfiguration:
+    """Parse a whole file, whose bytes were decoded so. Raises ConfigError with its first MAX_FAULTS faults."""
+    reader = _Reader(file, encoding)
     for number, line in enumerate(text.split("\n"), 1):
         reader.read_line(number, line)
         if len(reader.faults) >= MAX_FAULTS:
@@ -314,6 +310,7 @@ def _build_stanza(stanza: _Stanza) -> Stanza:
 @dataclass
 class _Reader:
     file: str
+    encoding: str
     faults: list[ConfigFault] = field(default_factory=list)
     stanzas: list[_Stanza] = field(default_factory=list)
     includes: list[Include] = field(default_factory=list)
@@ -321,10 +318,14 @@ class _Reader:
     def fault(self, code: str, line: int, fault: str, remedy: str) -> None:
         self.faults.append(ConfigFault(code, self.file, line, fault, remedy))
 
+    def encode(self, text: str) -> bytes:
+        """Return the bytes that the file has: fwknopd reads no text."""
+        return text.encode(self.encoding, "surrogatepass")
+
     def read_line(self, number: int, line: str) -> None:
         if "\0" in line:
             self.fault("nul-byte", number, "a NUL byte is in the line", "save the file as text")
-        elif len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
+        elif len(self.encode(line)) > MAX_LINE_BYTES:
             fault = f"the line is longer than {MAX_LINE_BYTES} bytes, and fwknopd reads the rest as another line"
             self.fault("line-too-long", number, fault, "write shorter lines")
         elif line.strip() and not line.lstrip().startswith(("#", ";")):
@@ -332,7 +333,7 @@ class _Reader:
 
     def read_setting(self, number: int, line: str) -> None:
         match, word = _LINE.match(line), first_word(line)
-        value = match[2].strip() if match else ""
+        value = match[2].rstrip(string.whitespace) if match else ""
         if word not in WORDS:
             self.fault("unknown-keyword", number, "the line begins with an unknown keyword", _remedy(word))
         elif not value:
@@ -357,7 +358,8 @@ class _Reader:
         stanza.named[word] += 1
         try:
             if word in SETTINGS:
-                stanza.fields[SETTINGS[word].field] = SETTINGS[word].read(text)
+                value = self.encode(text) if word in SECRETS else text
+                stanza.fields[SETTINGS[word].field] = SETTINGS[word].read(value)
             elif word in FLAGS:
                 stanza.flags[word] = boolean(text)
         except InvalidValueError as error:

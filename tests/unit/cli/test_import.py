@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from base64 import b64decode
 from importlib import import_module
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def test_access_conf_is_detected(old: Path, capsys: pytest.CaptureFixture[str]) 
     assert tomllib.loads(out)["doors"]["ssh"] == {"opens": ["22/tcp"], "for": "30s"}
     assert 'doors="ssh",from="192.0.2.0/24",for-max="5m" KIND KEY NAME' in err
     assert "sesame" not in out + err
+
+
+@pytest.mark.parametrize("passphrase", [b"caf\xe9", b"caf\xc3\xa9", b"caf\xe9\xa0", b"\xc3\xa0 \xe9\xc3\xa0"])
+def test_a_passphrase_keeps_its_bytes_in_any_encoding(old: Path, passphrase: bytes) -> None:
+    old.write_bytes(FWKNOP.replace("open-sesame", "%b").encode() % passphrase + b"HMAC_KEY another\n")
+    assert run(old, "-o", old.with_name("doorward.toml")) == 0
+    _, key, hmac = old.with_name("fwknop.keys").read_text().splitlines()[-1].split()
+    assert (b64decode(key), b64decode(hmac)) == (passphrase, b"another")
 
 
 def test_from_option_overrides_detection(old: Path) -> None:
