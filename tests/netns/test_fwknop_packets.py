@@ -65,6 +65,10 @@ class Site(SignedSite):
         status = self.daemon.ask("status")
         return int(sum(status["signed"]["refused"].values()) + status["counters"]["signed_length"])
 
+    def accepted(self) -> list[bool]:
+        """Return for each stanza whether its packets are accepted."""
+        return [use["takes"] for use in self.daemon.ask("status")["signed"]["fwknop"]]
+
     def replay(self, first: Visitor, second: Visitor, packets: Sequence[bytes]) -> None:
         """Send packets from two addresses, and see that all are rejected."""
         before = self.dropped()
@@ -218,9 +222,13 @@ def test_status_names_who_has_moved_to_signed_knocks(site: Site) -> None:
 def test_signed_knocks_go_on_without_the_shared_keys(site: Site) -> None:
     with site.running() as daemon:
         keys = site.folder / "configuration" / "fwknop.keys"
-        keys.write_text("nothing of use\n")
+        keys.write_text(f"nothing of use\n{site.bob.line('bob')}")
         daemon.message("not base64")
-        daemon.message("accepting signed knocks")
+        until(lambda: site.accepted() == [False, True])
         guest = site.visitors.fresh(4)
         site.send(guest, site.packet(guest), site.laptop.packet(site.files.server))
         assert daemon.event("opened", address=str(guest))["by"] == "key laptop"
+        keys.unlink()
+        daemon.message("no packet of fwknop's clients is accepted")
+        until(lambda: site.accepted() == [False, False])
+        assert daemon.run("status").stdout.count("not accepted, see the log") == 2

@@ -42,7 +42,7 @@ STATUS: dict[str, Any] = {
         "browser": False,
         "refused": {POISON: 3},
         "confirmations": {"is_on": True, "ports": [POISON], "not_open": {POISON: POISON}, "counts": {POISON: 1}},
-        "fwknop": [{"stanza": POISON, "fwknop": 1.0, "signed": 2.0}],
+        "fwknop": [{"stanza": POISON, "fwknop": 1.0, "signed": 2.0, "takes": False}],
     },
     "banned": 0,
     "fleet": {

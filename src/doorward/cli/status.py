@@ -258,7 +258,7 @@ def _fwknop(use: dict[str, Any]) -> str:
         moved = f"moved: signed knock {output.format_time(signed_s)}; remove the stanza"
     else:
         moved = f"uses both: signed knock {output.format_time(signed_s)}"
-    return f"fwknop {use['stanza']}: {last}; {moved}"
+    return f"fwknop {use['stanza']}: {'' if use['takes'] else 'not accepted, see the log; '}{last}; {moved}"
 
 
 def _fleet(fleet: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from doorward.model import BY_FWKNOP, BY_KEY
@@ -37,6 +37,6 @@ class FwknopUsers:
         elif by.startswith(BY_KEY):
             self._last[stanza] = use._replace(signed=max(at_s, use.signed or 0))
 
-    def as_list(self) -> list[dict[str, object]]:
-        """Return them as JSON values, in the order of the file."""
-        return [use._asdict() for use in self._last.values()]
+    def as_list(self, accepted: Collection[str]) -> list[dict[str, object]]:
+        """Return them as JSON values, in the order of the file; `accepted`: the stanzas with usable keys."""
+        return [{**use._asdict(), "takes": use.stanza in accepted} for use in self._last.values()]

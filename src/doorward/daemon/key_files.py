@@ -122,7 +122,7 @@ def read_authorizers(configuration: Configuration, directory: Path) -> Authorize
     try:
         fwknop, faults = read_fwknop_keys(configuration, configuration.fwknop, directory)
     except DoorwardError as error:
-        return Authorizers(authorizer, None, [*texts, f"no packet of fwknop's clients is accepted: {error}"])
+        return Authorizers(authorizer, None, [f"no packet of fwknop's clients is accepted: {error}", *texts])
     return Authorizers(authorizer, fwknop, texts + list(map(str, faults)), configuration.fwknop.port.number)
 
 

@@ -107,7 +107,7 @@ class SignedKnocks:
             "resent": self.resent,
             "refused": dict(self.counts),
             "confirmations": confirmations,
-            "fwknop": None if self._fwknop_users is None else self._fwknop_users.as_list(),
+            "fwknop": None if self._fwknop_users is None else self._fwknop_users.as_list(self._verifiers.stanzas),
         }
 
     def close(self) -> None:

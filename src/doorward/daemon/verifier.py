@@ -81,7 +81,7 @@ class Verifier(Worker):
     ) -> None:
         """Start it; `load` is called in it, with the daemon's rights, and may raise a DoorwardError."""
         identity = privileges.service_identity()
-        self.is_ready = False
+        self.ready: VerifierReady | None = None
         super().__init__("doorward-verify", lambda daemon: _verify(log, daemon, identity, load, is_for_browsers))
 
     def read(self) -> VerifierReady | VerifierReport | None:
@@ -91,10 +91,10 @@ class Verifier(Worker):
             return None
         if not raw:
             raise MalformedError("process-ended", "the process ended")
-        if self.is_ready:
+        if self.ready is not None:
             return parse_report(raw)
-        self.is_ready = True
-        return parse_ready(raw)
+        self.ready = parse_ready(raw)
+        return self.ready
 
 
 def _verify(
@@ -108,10 +108,10 @@ def _verify(
         authorizers = load()
         give_up_everything(identity, [log], daemon)
     except (DoorwardError, OSError) as error:
-        daemon.send(pack_ready([], str(error)))
+        daemon.send(pack_ready(VerifierReady([], str(error))))
     else:
-        daemon.send(pack_ready(authorizers.faults, ""))
-        signed, fwknop, _, port = authorizers
+        signed, fwknop, faults, port = authorizers
+        daemon.send(pack_ready(VerifierReady(faults, "", frozenset() if fwknop is None else fwknop.stanzas)))
         _judge_all(log, daemon, VerifierQueue(signed, fwknop, port, is_for_browsers=is_for_browsers))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple, cast
 
+from doorward.config.schema import MAX_STANZAS
 from doorward.daemon.browser_frames import FrameRepeat
 from doorward.errors import MalformedError
 from doorward.escape import printable
@@ -18,6 +19,7 @@ from doorward.signed.stun import TRANSACTION_BYTES
 MAX_PER_REPORT = 36  # per message: it has room for knocks of up to 1,250 bytes and rejections of up to 2,250
 _MAX_DOORS = MAX_PORTS  # that one packet of fwknop's opens
 _MAX_LINE_LENGTH, _LONGEST_TROUBLE = 500, 8000
+_MAX_FAULTS = 30  # in the first message, which has room for them and for MAX_STANZAS names
 
 
 class Rejection(NamedTuple):
@@ -40,10 +42,14 @@ class VerifierReport(NamedTuple):
 
 
 class VerifierReady(NamedTuple):
-    """The first message: faults of single lines of the authorized keys, and why the verifier cannot start, or ""."""
+    """The first message: faults of single lines of the key files, and why the verifier cannot start, or "".
+
+    `stanzas`: the names of fwknop's stanzas whose packets it accepts.
+    """
 
     faults: list[str]
     trouble: str
+    stanzas: frozenset[str] = frozenset()
 
 
 def pack_report(report: VerifierReport) -> bytes:
@@ -172,16 +178,19 @@ def _words(value: object) -> str:
     return value
 
 
-def pack_ready(faults: list[str], trouble: str) -> bytes:
+def pack_ready(ready: VerifierReady) -> bytes:
     """Return the first message."""
-    shown = [printable(fault, _MAX_LINE_LENGTH) for fault in faults[:MAX_PER_REPORT]]
-    return _packed({"faults": shown, "trouble": trouble[:_LONGEST_TROUBLE]})
+    shown = [printable(fault, _MAX_LINE_LENGTH) for fault in ready.faults[:_MAX_FAULTS]]
+    return _packed({"faults": shown, "trouble": ready.trouble[:_LONGEST_TROUBLE], "stanzas": sorted(ready.stanzas)})
 
 
 def parse_ready(raw: bytes) -> VerifierReady:
     """Parse the first message. MalformedError: it is anything else."""
     try:
         found = json.loads(raw)
-        return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]))
+        stanzas = frozenset(found["stanzas"])
+        if len(stanzas) > MAX_STANZAS or not all(map(NAME.fullmatch, stanzas)):
+            raise ValueError("invalid stanzas")
+        return VerifierReady([_words(fault) for fault in found["faults"]], str(found["trouble"]), stanzas)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedError("invalid-message", f"verifier: invalid message: {error}") from None

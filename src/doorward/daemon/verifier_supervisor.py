@@ -45,6 +45,12 @@ class VerifierSupervisor:
         """Return whether a verifier is running."""
         return self._verifier is not None
 
+    @property
+    def stanzas(self) -> frozenset[str]:
+        """Return the names of fwknop's stanzas whose packets the running verifier accepts."""
+        ready = None if self._verifier is None else self._verifier.ready
+        return frozenset() if ready is None else ready.stanzas
+
     def configure(self, configuration: Configuration, directory: Path) -> None:
         """Start a verifier for a loaded configuration; its files are relative to `directory`."""
         self._settings = configuration, directory

@@ -77,6 +77,11 @@ class FwknopAuthorizer:
         self._window_ms, self._shared = window_ms, shared
         self._last = OrderedDict[IPv4Address, int]()  # the index of the group
 
+    @property
+    def stanzas(self) -> frozenset[str]:
+        """Return the names of the stanzas."""
+        return frozenset(stanza.settings.name for group in self._groups for stanza in group.stanzas)
+
     def authorize(self, packet: bytes, source: bytes, now_ms: int) -> Verdict:
         """Return the verdict on a candidate from `source` (packed IPv4) at `now_ms`, milliseconds since the epoch."""
         sender = IPv4Address(source)

@@ -110,8 +110,9 @@ def test_many_doors_are_counted(status: Callable[..., Any]) -> None:
 def test_who_has_moved_from_fwknop(
     status: Callable[..., Any], fwknop: float | None, signed: float | None, words: str
 ) -> None:
-    use = {"stanza": "alice", "fwknop": fwknop, "signed": signed}
+    use = {"stanza": "alice", "fwknop": fwknop, "signed": signed, "takes": fwknop is not None}
     (line,) = (line for line in status(signed=SIGNED | {"fwknop": [use]}) if line.startswith("fwknop alice"))
     assert words in line
+    assert ("not accepted" in line) is (fwknop is None)
     (found,) = json.loads("".join(status("--json", signed=SIGNED | {"fwknop": [use]})))["signed"]["fwknop"]
     assert found["fwknop"] == (None if fwknop is None else "1970-01-01T00:00:05.000+00:00")

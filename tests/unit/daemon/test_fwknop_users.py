@@ -19,7 +19,7 @@ def test_a_key_counts_for_the_stanza_of_its_name() -> None:
         ("key ", 99.0),
     ):
         users.note(by, at_s)
-    assert users.as_list() == [
-        {"stanza": "alice", "fwknop": 20.0, "signed": 30.0},
-        {"stanza": "bob", "fwknop": None, "signed": 40.0},
+    assert users.as_list({"alice"}) == [
+        {"stanza": "alice", "fwknop": 20.0, "signed": 30.0, "takes": True},
+        {"stanza": "bob", "fwknop": None, "signed": 40.0, "takes": False},
     ]

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doorward.config.schema import MAX_STANZAS
 from doorward.daemon import browser_frames, verifier
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, RESENT_S, FrameRepeat
 from doorward.daemon.verifier import MAX_FRAMES_AT_ONCE, REJECTIONS_AT_ONCE, VerifierQueue
-from doorward.daemon.verifier_report import Rejection, VerifierReport, pack_report, parse_report
+from doorward.daemon.verifier_report import (
+    Rejection,
+    VerifierReady,
+    VerifierReport,
+    pack_ready,
+    pack_report,
+    parse_ready,
+    parse_report,
+)
 from doorward.errors import MalformedError
 from doorward.kernel.nflog import LoggedDatagram
 from doorward.packets.packet import UdpDatagram
@@ -389,6 +398,17 @@ def test_without_stanzas_over_ipv6_or_at_another_port_a_packet_of_fwknop_is_garb
         (VerifierQueue(Authorizer(), SharedKeys(), 62201), GUEST.packed, 53),
     ):
         assert here.run([of_fwknop("A", source, port)], WALL_S, 2.0) == [VerifierReport([], [], {"check": 1})]
+
+
+def test_the_first_message_always_fits_and_names_stanzas_only() -> None:
+    names = frozenset(f"{number:064}" for number in range(MAX_STANZAS))
+    raw = pack_ready(VerifierReady(["\U0001f600" * 1000] * 1000, "", names))
+    assert len(raw) <= 1 << 17
+    ready = parse_ready(raw)
+    assert (len(ready.faults), ready.trouble, ready.stanzas) == (30, "", names)
+    for stanzas in (["no name"], [7], [*names, "one-more"], 7, None):
+        with pytest.raises(MalformedError):
+            parse_ready(json.dumps({"faults": [], "trouble": "", "stanzas": stanzas}).encode())
 
 
 def test_doors_and_kind_are_in_the_message() -> None:
