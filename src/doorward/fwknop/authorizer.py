@@ -92,8 +92,7 @@ class FwknopAuthorizer:
             except MalformedError as error:
                 if self._groups[index].authenticator is None and error.code == "wrong-key":
                     continue  # nothing says that it was for this stanza
-                reason: Reason = "sealed" if error.code == "wrong-key" else FORBIDDEN
-                verdict: Verdict = _rejected(stanza, reason, str(error))
+                verdict: Verdict = _rejected(stanza, FORBIDDEN, str(error))
             else:
                 verdict = self._decide(stanza, request, sealed, sender, now_ms)
             self._remember(sender, index)

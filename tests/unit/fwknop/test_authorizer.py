@@ -8,8 +8,11 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from doorward.config.schema import FwknopStanza, Hmac
+from doorward.daemon.verifier import VerifierQueue
 from doorward.fwknop.authorizer import FwknopAuthorizer, StanzaKeys
+from doorward.kernel.nflog import LoggedDatagram
 from doorward.model import Door, HostPort, Port, PortRange, Protocol, Redirect, SecretBytes
+from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import KnockRejection, ValidKnock, Verdict, signer_text
 from tests.support.fwknop import Keys
 
@@ -155,6 +158,23 @@ def test_the_first_stanza_that_accepts_counts() -> None:
     found = both.authorize(ALICE.request(f"{GUEST},tcp/443", time_s=NOW_S), GUEST.packed, NOW_S * 1000)
     assert isinstance(found, KnockRejection)
     assert "first" in found.words
+
+
+def test_a_copy_from_elsewhere_does_not_spoil_the_packet() -> None:
+    """From there only a stanza with another key and the same HMAC key is tried."""
+    other = ALICE._replace(key=BOB.key)
+    elsewhere = FwknopStanza("bob", ("ssh",), sources=(IPv4Network(ELSEWHERE),))
+    gate = authorizer((elsewhere, other), (replace(STANZA, sources=(IPv4Network(GUEST),)), ALICE))
+    packet = ALICE.request(f"{GUEST},tcp/22", time_s=NOW_S)
+    queue = VerifierQueue(gate, gate, 62201)
+    copy, real = (
+        LoggedDatagram(UdpDatagram(source.packed, 40_000, GUEST.packed, 62201, packet), 2)
+        for source in (ELSEWHERE, GUEST)
+    )
+    (report,) = queue.run([copy], NOW_S, 0.0)
+    assert [each.refused.reason for each in report.refused] == ["forbidden"]
+    (report,) = queue.run([real], NOW_S, 0.0)
+    assert [knock.source for knock in report.knocks] == [GUEST]
 
 
 def test_without_hmac() -> None:
