@@ -26,16 +26,13 @@ class FwknopUsers:
 
     def note(self, by: str, at_s: float) -> None:
         """Note an opening. A key is its stanza's if it has the same name, as in `alice` or `alice@laptop`."""
-        kind = BY_FWKNOP if by.startswith(BY_FWKNOP) else BY_KEY
-        name = by.removeprefix(kind)
-        stanza = name if kind == BY_FWKNOP else name.split()[0].partition("@")[0] if name.split() else ""
-        use = self._last.get(stanza)
-        if use is None:
-            return
-        if kind == BY_FWKNOP:
-            self._last[stanza] = use._replace(fwknop=max(at_s, use.fwknop or 0))
+        if by.startswith(BY_FWKNOP):
+            if use := self._last.get(by.removeprefix(BY_FWKNOP)):
+                self._last[use.stanza] = use._replace(fwknop=max(at_s, use.fwknop or 0))
         elif by.startswith(BY_KEY):
-            self._last[stanza] = use._replace(signed=max(at_s, use.signed or 0))
+            name = by.removeprefix(BY_KEY).partition(" ")[0]
+            if use := self._last.get(name.partition("@")[0]):
+                self._last[use.stanza] = use._replace(signed=max(at_s, use.signed or 0))
 
     def as_list(self, accepted: Collection[str]) -> list[dict[str, object]]:
         """Return them as JSON values, in the order of the file; `accepted`: the stanzas with usable keys."""

@@ -117,10 +117,12 @@ def _not_accepted(stanza: ImportedStanza) -> str:
 
 def _stanza_name(stanza: Stanza, port_name: PortName) -> str:
     """Return a stanza's name: its user's, or one made from its ports."""
-    is_name = stanza.username is not None and NAME.fullmatch(stanza.username) and not stanza.username.isdigit()
-    return (
-        stanza.username if is_name and stanza.username is not None else _stem(stanza.allowed_ports, stanza, port_name)
-    )
+    name = stanza.username or ""
+    return name if _is_name(name) else _stem(stanza.allowed_ports, stanza, port_name)
+
+
+def _is_name(word: str) -> bool:
+    return NAME.fullmatch(word) is not None and not word.isdigit()
 
 
 class _Doors:
@@ -187,8 +189,7 @@ def _stem(ports: Sequence[Port], stanza: Stanza, port_name: PortName) -> str:
     words = []
     for port in ports:
         name = port_name(port) or ""
-        is_valid = NAME.fullmatch(name) and not name.isdigit()
-        words.append(name if is_valid else f"{port.protocol.name.lower()}-{port.number}")
+        words.append(name if _is_name(name) else f"{port.protocol.name.lower()}-{port.number}")
     if len(words) > _MOST_IN_A_NAME:
         words = [*words[: _MOST_IN_A_NAME - 1], "and", str(len(words) - _MOST_IN_A_NAME + 1), "more"]
     return "-".join(words)
