@@ -1,7 +1,8 @@
 """Authorize fwknop's packets: from packet, source and time to a valid knock or a rejection. Pure.
 
-Nothing in a packet names its key, so the HMAC of every key whose stanzas allow the source is tried, first the one that
-last verified a packet from there. Nothing is decrypted before its HMAC is verified, unless a stanza has none.
+Nothing in a packet names its key, so the HMAC of every key is tried, first the one that last verified a packet from the
+same source. Nothing is decrypted before its HMAC is verified, unless a stanza has none. Where a packet may come from is
+looked up last: of networks there may be many, and what a packet without a key costs must not depend on them.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class FwknopAuthorizer:
                 verdict: Verdict = _rejected(stanza, FORBIDDEN, str(error))
             else:
                 verdict = self._decide(stanza, request, sealed, sender, now_ms)
+            if not stanza.allows(sender):
+                continue
             self._remember(sender, index)
             if isinstance(verdict, ValidKnock):
                 return verdict
@@ -108,13 +111,12 @@ class FwknopAuthorizer:
         parts = {digest: _parts(packet, digest) for digest in HMACS}
         for index in others if first is None else (first, *others):
             digest, authenticator, stanzas = self._groups[index]
-            allowed = [stanza for stanza in stanzas if stanza.allows(source)]
             found = (packet, b"") if authenticator is None else parts[digest]
-            if not allowed or found is None or not (authenticator is None or authenticator.verifies(*found)):
+            if found is None or not (authenticator is None or authenticator.verifies(*found)):
                 continue
             with suppress(MalformedError):
                 sealed = sealed_bytes(found[0])
-                yield from ((index, stanza, sealed) for stanza in allowed)
+                yield from ((index, stanza, sealed) for stanza in stanzas)
 
     def _remember(self, source: IPv4Address, index: int) -> None:
         self._last[source] = index

@@ -177,6 +177,23 @@ def test_a_copy_from_elsewhere_does_not_spoil_the_packet() -> None:
     assert [knock.source for knock in report.knocks] == [GUEST]
 
 
+class NeverLookedUp(IPv4Network):
+    def __contains__(self, other: object) -> bool:
+        raise AssertionError
+
+
+def test_a_stranger_does_not_choose_how_many_networks_are_looked_up() -> None:
+    sources = (NeverLookedUp("203.0.113.0/24"),)
+    bare = ALICE._replace(hmac=None)
+    gate = authorizer(
+        (replace(STANZA, sources=sources), ALICE),
+        (FwknopStanza("bob", ("ssh",), sources=sources, insecure_no_hmac=True), bare),
+    )
+    for keys in (Keys.random(), Keys.random()._replace(hmac=None)):
+        packet = keys.request(f"{GUEST},tcp/22", time_s=NOW_S)
+        assert gate.authorize(packet, GUEST.packed, NOW_S * 1000) == KnockRejection("fwknop", kind="fwknop packet")
+
+
 def test_without_hmac() -> None:
     bare = ALICE._replace(hmac=None)
     with_hmac = FwknopStanza("bob", ("ssh",), hmac=Hmac.SHA512)
