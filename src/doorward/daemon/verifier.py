@@ -35,21 +35,12 @@ from doorward.kernel import privileges
 from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import LoggedDatagram, LogSocket
 from doorward.packets.packet import UdpDatagram
-from doorward.signed.authorize import (
-    FORBIDDEN,
-    FWKNOP,
-    GARBAGE,
-    KnockRejection,
-    ValidKnock,
-    Verdict,
-)
+from doorward.signed.authorize import FORBIDDEN, FWKNOP, GARBAGE, KnockRejection, ValidKnock, Verdict
 from doorward.signed.envelope import CHECK_BYTES
 from doorward.signed.reply import ReplyPath
 from doorward.signed.stun import is_frame, unwrap
 
-MAX_REMEMBERED = (
-    65_536  # packets, by their checksum; beyond it the oldest is verified again, and rejected by the ledger
-)
+MAX_REMEMBERED = 65_536  # packets, by their check; beyond it the oldest is verified again, and rejected by the ledger
 # Frames verified of those that wait together. More wait only where the verifier is too slow for a flood of them, and
 # would delay all other knocks; browsers repeat theirs.
 MAX_FRAMES_AT_ONCE = 64
@@ -196,13 +187,16 @@ class VerifierQueue:
         frames = 0
         for udp, interface in datagrams:
             is_of_fwknop = self._is_of_fwknop(udp)
-            frames += self._is_frame(udp)
+            is_of_browser = self._is_for_browsers and is_frame(udp.payload)
+            frames += is_of_browser
             if is_of_fwknop and len(self._waiting) < _MAX_WAITING:
                 self._waiting.append(udp)
-            elif is_of_fwknop or (self._is_frame(udp) and frames > MAX_FRAMES_AT_ONCE):
+            elif is_of_fwknop or (is_of_browser and frames > MAX_FRAMES_AT_ONCE):
                 self.counts["crowded"] += 1
+            elif is_of_browser:
+                yield udp, interface, self._frame(udp, interface, now_ms, now_s)
             else:
-                yield udp, interface, self._one(udp, interface, now_ms, now_s)
+                yield udp, interface, self._packet(self._judge, udp.source, udp.payload, now_ms)
         if self._fwknop is not None and self._waiting:
             udp = self._waiting.popleft()
             yield udp, 0, self._packet(self._fwknop, udp.source, udp.payload, now_ms)._replace(kind=FWKNOP)
@@ -212,12 +206,7 @@ class VerifierQueue:
         is_there = self._fwknop is not None and udp.port == self._fwknop_port and len(udp.source) == _IPV4_BYTES
         return is_there and is_candidate(udp.payload)
 
-    def _is_frame(self, udp: UdpDatagram) -> bool:
-        return self._is_for_browsers and is_frame(udp.payload)
-
-    def _one(self, udp: UdpDatagram, interface: int, now_ms: int, now_s: float) -> Verdict | FrameRepeat:
-        if not self._is_frame(udp):
-            return self._packet(self._judge, udp.source, udp.payload, now_ms)
+    def _frame(self, udp: UdpDatagram, interface: int, now_ms: int, now_s: float) -> Verdict | FrameRepeat:
         try:
             packet = unwrap(udp.payload)
         except MalformedError:

@@ -36,14 +36,7 @@ Reason = Literal[
     "repeated", "lost", "stun", "resent", "crowded", "fwknop",
 ]  # fmt: skip
 REASONS: frozenset[str] = frozenset(get_args(Reason))  # a fixed set, so that counters by reason stay few
-GARBAGE = (
-    "length",
-    "check",
-    "stun",
-    "resent",
-    "crowded",
-    "fwknop",
-)  # reasons that anyone can cause: counted, never recorded
+GARBAGE = ("length", "check", "stun", "resent", "crowded", "fwknop")  # anyone can cause it: counted, never recorded
 Kind = Literal["signed knock", "fwknop packet"]
 SIGNED: Kind = "signed knock"
 FWKNOP: Kind = "fwknop packet"
