@@ -85,6 +85,10 @@ class ChainContext:
         """Return the same with the state in the packet's mark, reset to zero afterwards, since the packet may pass."""
         return f"meta mark set meta priority map @number {self.log(event, group)} meta mark set 0"
 
+    def open_sets(self, name: str = "open") -> Sequence[str]:
+        """Return the names, without the family, of the sets that hold openings: networks need a signed knock."""
+        return (name, f"{name}_nets") if self.signed_ports else (name,)
+
     def targets(self, family: str) -> bool:
         """Return whether any door of this family has a target."""
         return any(group.family == family for group in self.groups)
@@ -239,17 +243,16 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
 
 def door(context: ChainContext) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
-    gate, has_open_nets = context.gate, bool(context.signed_ports)
+    gate = context.gate
     accept = f"{marking(gate)}accept"
     one, use = [], ""
     if context.is_for_one:
         one = once_chains.rules(accept)
         reject = "accept" if gate.mode is Mode.OBSERVE else _REJECT
         use = "".join(once_chains.use_chains(context.log("used"), accept, reject))
-    sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
-        for name in sets
+        for name in context.open_sets()
         for family, source in SOURCES.items()
     ]
     rules = hidden(gate, opened, before=["jump preexisting"], one=one)
