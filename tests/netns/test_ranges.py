@@ -13,8 +13,8 @@ import pytest
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Element, Port
-from tests.netns.test_behind import both_families, connect, gets_in, knock
 from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon
+from tests.support.routed import both_families, connect, gets_in, knock
 
 pytestmark = pytest.mark.netns("nft")
 
