@@ -12,7 +12,7 @@ from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
 from doorward.model import TCP_FLAGS, FlagFilter, HostPort, Port, SetPort
 from doorward.nftables import once_chains
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
-from doorward.nftables.maps import Action
+from doorward.nftables.maps import Action, open_set
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 from doorward.signed.stun import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 
@@ -123,15 +123,11 @@ def opening(context: ChainContext, name: str, action: Action, doors: str) -> str
 
 def _update(context: ChainContext, family: str, port: SetPort, ms: int, once: bool) -> str:
     """Return the statement that opens a port; empty if it leads to a host of the other address family only."""
-    name, host = f"{'once' if once else 'open'}{family}", ""
-    if (family, port) in context.unreachable:
+    host = port.host if isinstance(port, HostPort) else None
+    if (family, port) in context.unreachable or (host is not None and host.version != int(family)):
         return ""
-    if isinstance(port, HostPort):
-        if port.host.version != int(family):
-            return ""
-        name, host = f"open_behind{family}", f"{port.host} . "
-    key = f"{SOURCES[family]} . {host}{port.protocol.value} . {port.number}"
-    return f"update @{name} {{ {key} timeout {nft_duration(ms)} }}"
+    key = f"{SOURCES[family]} . {f'{host} . ' if host else ''}{port.protocol.value} . {port.number}"
+    return f"update @{open_set(port, family, once=once)} {{ {key} timeout {nft_duration(ms)} }}"
 
 
 def matching(context: ChainContext) -> list[str]:
