@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import socket
 import struct
 import time
@@ -15,10 +16,12 @@ from bench.rig import doorward
 from bench.table import Bound, Row
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
+from tests.support.daemon import PATIENCE_S
 from tests.support.frames import FrameSender, ip_packet
 
 TRIES = 1000
 LEAD_NS = 50_000  # by which both know the moment at which they send
+READY_AT, SENT_AT, MOMENT_AT = 4, 8, 16  # offsets in the memory that both share
 OWNER, NEIGHBOR = 40_000, 50_000  # their ports at the NAT address
 CONFIGURATION = """[gate]
 mode = "stealth"
@@ -70,23 +73,30 @@ def entered(lab: Lab, neighbor: Callable[[Lab, mmap.mmap], None]) -> list[int]:
         for number in range(1, TRIES + 1):
             frames.send(Packet(_source(number), Port.parse("7000/udp")))
             syn = _syn(lab, number, OWNER)
-            while struct.unpack_from("=I", shared, 4)[0] != number:  # the neighbor is ready
-                pass
+            _await(shared, READY_AT, number)
             at_ns = time.perf_counter_ns() + LEAD_NS
-            struct.pack_into("=Q", shared, 16, at_ns)
+            struct.pack_into("=Q", shared, MOMENT_AT, at_ns)
             while time.perf_counter_ns() < at_ns:
                 pass
             frames.send_raw(syn)
-            while struct.unpack_from("=I", shared, 8)[0] != number:  # the neighbor has sent
-                pass
+            _await(shared, SENT_AT, number)
     finally:
         os.sched_setaffinity(0, everywhere)
+        os.kill(child, signal.SIGKILL)  # it has ended, unless something failed
         os.waitpid(child, 0)
         frames.close()
     counted = [after - old for after, old in zip(_counts(lab), before, strict=True)]
     if sum(counted) < TRIES:
         raise RuntimeError(f"{TRIES - sum(counted)} openings let nobody in")
     return counted
+
+
+def _await(shared: mmap.mmap, offset: int, number: int) -> None:
+    """Wait until the neighbor is ready for this try, or has sent."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while struct.unpack_from("=I", shared, offset)[0] != number:
+        if time.monotonic() > deadline_s:
+            raise RuntimeError("the neighbor has failed")
 
 
 def _after_seeing(lab: Lab, shared: mmap.mmap) -> None:
@@ -97,14 +107,14 @@ def _after_seeing(lab: Lab, shared: mmap.mmap) -> None:
     sniffer.setblocking(False)
     for number in range(1, TRIES + 1):
         syn = _syn(lab, number, NEIGHBOR)
-        struct.pack_into("=I", shared, 4, number)
+        struct.pack_into("=I", shared, READY_AT, number)
         while True:
             with suppress(BlockingIOError):
                 frame, (_, _, kind, *_) = sniffer.recvfrom(100)
                 if kind == _OUTGOING and frame[_PORTS_AT : _PORTS_AT + 4] == struct.pack("!HH", OWNER, 22):
                     break
         frames.send_raw(syn)
-        struct.pack_into("=I", shared, 8, number)
+        struct.pack_into("=I", shared, SENT_AT, number)
 
 
 def _together(lab: Lab, shared: mmap.mmap) -> None:
@@ -112,14 +122,14 @@ def _together(lab: Lab, shared: mmap.mmap) -> None:
     frames = FrameSender(lab.client, lab.server)
     for number in range(1, TRIES + 1):
         syn = _syn(lab, number, NEIGHBOR)
-        struct.pack_into("=I", shared, 4, number)
-        while not (at_ns := struct.unpack_from("=Q", shared, 16)[0]):
+        struct.pack_into("=I", shared, READY_AT, number)
+        while not (at_ns := struct.unpack_from("=Q", shared, MOMENT_AT)[0]):
             pass
         while time.perf_counter_ns() < at_ns:
             pass
         frames.send_raw(syn)
-        struct.pack_into("=Q", shared, 16, 0)
-        struct.pack_into("=I", shared, 8, number)
+        struct.pack_into("=Q", shared, MOMENT_AT, 0)
+        struct.pack_into("=I", shared, SENT_AT, number)
 
 
 def _syn(lab: Lab, number: int, source_port: int) -> bytes:

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from doorward.lab.namespace import NamespaceHost
-from doorward.lab.topology import SERVER_NET, STRANGER_NET, Lab
+from doorward.lab.topology import STRANGER_NET, Lab
 from doorward.model import Address, Element, Packet, Port, parse_open_port, set_port
 from tests.support.daemon import (
-    DOORWARD,
     PATIENCE_S,
-    SILENCE_S,
     SLOWNESS,
     RunningDaemon,
     echoes,
@@ -24,11 +22,10 @@ from tests.support.daemon import (
     until,
 )
 from tests.support.frames import FrameSender
+from tests.support.routed import BEHIND, ROUTER, both_families, connect, gets_in, knock
 
 pytestmark = pytest.mark.netns("nft")
 
-BEHIND = {4: "198.51.100.2", 6: "2001:db8:2::2"}  # the lab's server
-ROUTER = {4: str(SERVER_NET.ipv4[1]), 6: str(SERVER_NET.ipv6[1])}
 DOORS = """
 [gate]
 mode = "{mode}"
@@ -52,7 +49,6 @@ opens = ["198.51.100.2:26/tcp"]
 """
 KNOCK = ("7001", "7002/udp", "7003")
 PORTS = (22, 23, 25, 26)  # of which no door names 23
-both_families = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 
 # What sends on ports of the router: a table of the operator's, for both families.
 FORWARDING = f"""table inet forwarding {{ chain prerouting {{
@@ -73,22 +69,6 @@ def router(lab: Lab, folder: Path, mode: str = "guard", for_: str = "30s") -> It
             lab.server.start_greeter(port)
     with running_daemon(lab.router, folder, DOORS.format(mode=mode, for_=for_)) as daemon:
         yield daemon
-
-
-def connect(host: NamespaceHost, address: str, port: int, timeout_s: float = SILENCE_S) -> socket.socket:
-    return host.call(socket.create_connection, (address, port), timeout_s)
-
-
-def gets_in(host: NamespaceHost, address: str, port: int = 22) -> bool:
-    try:
-        connect(host, address, port).close()
-    except TimeoutError:
-        return False
-    return True
-
-
-def knock(host: NamespaceHost, address: str, *ports: str) -> None:
-    host.run([*DOORWARD, "knock", address, *ports])
 
 
 def source(host: NamespaceHost, version: int) -> Address:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, SILENCE_S, RunningDaemon, running_daemon
+from tests.support.daemon import RunningDaemon, running_daemon
 from tests.support.documents import ROOT, blocks
+from tests.support.routed import BEHIND, gets_in, knock
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -20,7 +19,6 @@ ROUTED, NAT, FORWARD, _ = (block.text for block in blocks(PAGE, "toml"))
 KNOCK = ("4721", "11839/udp", "7306")
 KNOCK_BY_PORT = ("4722", "11840/udp", "7307")
 KNOCK_TO_FORWARD = ("4723", "11841/udp", "7308")
-BEHIND = "198.51.100.2"  # the lab's server, and the page's host behind
 
 
 @pytest.fixture
@@ -30,33 +28,25 @@ def router(lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-def gets_in(host: NamespaceHost, address: str, port: int = 22) -> bool:
-    try:
-        host.call(socket.create_connection, (address, port), SILENCE_S).close()
-    except TimeoutError:
-        return False
-    return True
-
-
 def test_a_knock_at_the_router_lets_its_sender_through(lab: Lab, router: RunningDaemon) -> None:
-    assert not gets_in(lab.client, BEHIND)
-    lab.client.run([*DOORWARD, "knock", lab.router.ipv4, *KNOCK])
+    assert not gets_in(lab.client, BEHIND[4])
+    knock(lab.client, str(lab.router.ipv4), *KNOCK)
     router.event("opened", door="inside", address=str(lab.client.ipv4))
-    assert gets_in(lab.client, BEHIND)
-    assert not gets_in(lab.stranger, BEHIND)
+    assert gets_in(lab.client, BEHIND[4])
+    assert not gets_in(lab.stranger, BEHIND[4])
 
 
 def test_a_port_that_is_passed_on_opens_as_the_client_sees_it(lab: Lab, tmp_path: Path) -> None:
     lab.server.start_greeter(22)
     rules = f"""table ip forwarding {{ chain prerouting {{
         type nat hook prerouting priority dstnat;
-        tcp dport 2222 dnat to {BEHIND}:22
+        tcp dport 2222 dnat to {BEHIND[4]}:22
     }}; }}"""
     lab.router.run(["nft", "-f", "-"], stdin=rules)
     router = str(lab.router.ipv4)
     with running_daemon(lab.router, tmp_path, NAT):
         assert not gets_in(lab.client, router, 2222)
-        lab.client.run([*DOORWARD, "knock", router, *KNOCK_BY_PORT])
+        knock(lab.client, router, *KNOCK_BY_PORT)
         assert gets_in(lab.client, router, 2222)
         assert not gets_in(lab.stranger, router, 2222)
 
@@ -66,6 +56,6 @@ def test_an_opening_forwards(lab: Lab, tmp_path: Path) -> None:
     router = str(lab.router.ipv4)
     with running_daemon(lab.router, tmp_path, FORWARD):
         assert not gets_in(lab.client, router, 2200)
-        lab.client.run([*DOORWARD, "knock", router, *KNOCK_TO_FORWARD])
+        knock(lab.client, router, *KNOCK_TO_FORWARD)
         assert gets_in(lab.client, router, 2200)
         assert not gets_in(lab.stranger, router, 2200)

@@ -13,8 +13,8 @@ import pytest
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Element, Port
-from tests.netns.test_behind import both_families, connect, gets_in, knock
 from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon
+from tests.support.routed import both_families, connect, gets_in, knock
 
 pytestmark = pytest.mark.netns("nft")
 
@@ -35,7 +35,7 @@ TCP_PORTS = (50000, 50005, 50010)
 
 @contextmanager
 def server(lab: Lab, folder: Path, mode: str) -> Iterator[RunningDaemon]:
-    for port in (*TCP_PORTS, 49999, 50011, 51000, 51005):
+    for port in (*TCP_PORTS, 49999, 50011, 51000):
         lab.server.start_greeter(port)
     with running_daemon(lab.server, folder, DOORS.format(mode=mode)) as daemon:
         yield daemon
@@ -96,6 +96,20 @@ def test_close_cut_and_restart(lab: Lab, tmp_path: Path) -> None:
             assert Element(lab.client.ipv4, Port.parse("50000/tcp")) not in daemon.elements()
         knock(lab.client, address, *KNOCK)
         assert gets_in(lab.client, address, 50005)
+
+
+def test_reload_changes_how_far_openings_reach(lab: Lab, tmp_path: Path) -> None:
+    address, text = str(lab.server.ipv4), DOORS.format(mode="guard")
+    with server(lab, tmp_path, "guard") as daemon:
+        assert gets_in(lab.stranger, address, 50011)
+        daemon.run("open", "mosh", lab.client.ipv4)
+        daemon.reload(text.replace("50000-50010", "50000-50011"))
+        assert gets_in(lab.client, address, 50011)
+        assert not gets_in(lab.stranger, address, 50011)
+        daemon.reload(text.replace("50000-50010", "50000-50009"))
+        assert gets_in(lab.client, address, 50005)
+        assert gets_in(lab.stranger, address, 50010)  # no door names it any more
+        assert not gets_in(lab.stranger, address, 50005)
 
 
 @both_families

@@ -16,9 +16,9 @@ from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.lab.topology import STRANGER_NET, Lab
 from doorward.model import Packet, Port, elements_of
 from doorward.nftables.libnftables import NftFirewall
-from tests.netns.test_behind import BEHIND, ROUTER, both_families, connect, gets_in, knock
 from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon
 from tests.support.frames import FrameSender
+from tests.support.routed import BEHIND, ROUTER, both_families, connect, gets_in, knock
 
 pytestmark = pytest.mark.netns("nft")
 

@@ -45,8 +45,9 @@ def differences(openings: Iterable[Opening], have: Remaining, doors: Sequence[Do
             missing.setdefault((element.address, element.once), {})[element.port] = left_s
     by_port: dict[tuple[SetPort, bool], list[Door]] = {}
     for once in {once for _, once in missing}:
-        for door in sorted(doors, key=lambda door: door.once != once):
-            for opened in door.all_opens if door.is_for_one_possible or not once else ():
+        able = (door for door in doors if door.is_for_one_possible or not once)
+        for door in sorted(able, key=lambda door: door.once != once):
+            for opened in door.all_opens:
                 by_port.setdefault((set_port(opened), once), []).append(door)
     found = [o for (address, once), ports in missing.items() for o in _attribute(address, ports, by_port, now_s, once)]
     return Differences(tuple(found), tuple(lost), tuple(used))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from doorward.config.schema import Gate
 from doorward.model import Door, HostPort
 from doorward.nftables import maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, DESTINATIONS, SOURCES, chain
-from doorward.nftables.chains import hidden, marking, unwatched
+from doorward.nftables.chains import ChainContext, hidden, marking, unwatched
 
 # Conntrack takes the next packet of a connection that is older than it for new. So for this time after the first load,
 # packets without SYN pass. A connection that is idle until then ends, unless its host sends the next packet.
 PICKED_UP, PICK_UP = "picked_up", "tcp timeout 5m"
 MAPS = {family: f"behind{family}" for family in SOURCES}
+REUSED = ("behind", *MAPS.values())
 
 
 def look_up(families: Iterable[str]) -> list[str]:
@@ -31,7 +31,7 @@ def families(doors: Sequence[Door]) -> str:
     return "".join(family for family in SOURCES if int(family) in versions)
 
 
-def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> list[str]:
+def texts(doors: Sequence[Door], context: ChainContext) -> list[str]:
     """Return everything that the ports of hosts behind this one need; [] if no door names one."""
     used = families(doors)
     if not used:
@@ -40,11 +40,11 @@ def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> list[str
     rules = [
         "type filter hook forward priority mangle; policy accept;",
         "ct state established accept",
-        *unwatched(gate, "accept"),
+        *unwatched(context.gate, "accept"),
         *look_up(used),
     ]
     named = [_map(family, [port for port in ports if port.host.version == int(family)]) for family in used]
-    return [_behind(used, gate, has_open_nets=has_open_nets), *named, chain("forward", rules)]
+    return [_behind(used, context), *named, chain("forward", rules)]
 
 
 def _map(family: str, ports: Sequence[HostPort]) -> str:
@@ -52,12 +52,13 @@ def _map(family: str, ports: Sequence[HostPort]) -> str:
     return maps.ports(MAPS[family], element_type, dict.fromkeys(ports, "goto behind"), sized=False)
 
 
-def _behind(used: str, gate: Gate, *, has_open_nets: bool) -> str:
+def _behind(used: str, context: ChainContext) -> str:
     """Return the chain for such a port: accept the sources it is open to, drop the others."""
-    accept = f"{marking(gate)}accept"
+    accept = f"{marking(context.gate)}accept"
     opened = [
         f"{SOURCES[family]} . {DESTINATIONS[family]} . meta l4proto . th dport @{name}{family} {accept}"
-        for name in (("open_behind", "open_behind_nets") if has_open_nets else ("open_behind",))
+        for name in context.open_sets("open_behind")
         for family in used
     ]
-    return chain("behind", hidden(gate, opened, before=[f"tcp flags & syn == 0x0 meta l4proto @{PICKED_UP} accept"]))
+    pick_up = f"tcp flags & syn == 0x0 meta l4proto @{PICKED_UP} accept"
+    return chain("behind", hidden(context.gate, opened, before=[pick_up]))

@@ -12,7 +12,7 @@ from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
 from doorward.model import TCP_FLAGS, FlagFilter, HostPort, Port, SetPort
 from doorward.nftables import once_chains
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
-from doorward.nftables.maps import Action
+from doorward.nftables.maps import Action, open_set
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 from doorward.signed.stun import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 
@@ -85,6 +85,10 @@ class ChainContext:
         """Return the same with the state in the packet's mark, reset to zero afterwards, since the packet may pass."""
         return f"meta mark set meta priority map @number {self.log(event, group)} meta mark set 0"
 
+    def open_sets(self, name: str = "open") -> Sequence[str]:
+        """Return the names, without the family, of the sets that hold openings: networks need a signed knock."""
+        return (name, f"{name}_nets") if self.signed_ports else (name,)
+
     def targets(self, family: str) -> bool:
         """Return whether any door of this family has a target."""
         return any(group.family == family for group in self.groups)
@@ -119,15 +123,11 @@ def opening(context: ChainContext, name: str, action: Action, doors: str) -> str
 
 def _update(context: ChainContext, family: str, port: SetPort, ms: int, once: bool) -> str:
     """Return the statement that opens a port; empty if it leads to a host of the other address family only."""
-    name, host = f"{'once' if once else 'open'}{family}", ""
-    if (family, port) in context.unreachable:
+    host = port.host if isinstance(port, HostPort) else None
+    if (family, port) in context.unreachable or (host is not None and host.version != int(family)):
         return ""
-    if isinstance(port, HostPort):
-        if port.host.version != int(family):
-            return ""
-        name, host = f"open_behind{family}", f"{port.host} . "
-    key = f"{SOURCES[family]} . {host}{port.protocol.value} . {port.number}"
-    return f"update @{name} {{ {key} timeout {nft_duration(ms)} }}"
+    key = f"{SOURCES[family]} . {f'{host} . ' if host else ''}{port.protocol.value} . {port.number}"
+    return f"update @{open_set(port, family, once=once)} {{ {key} timeout {nft_duration(ms)} }}"
 
 
 def matching(context: ChainContext) -> list[str]:
@@ -239,17 +239,16 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
 
 def door(context: ChainContext) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
-    gate, has_open_nets = context.gate, bool(context.signed_ports)
+    gate = context.gate
     accept = f"{marking(gate)}accept"
     one, use = [], ""
     if context.is_for_one:
         one = once_chains.rules(accept)
         reject = "accept" if gate.mode is Mode.OBSERVE else _REJECT
         use = "".join(once_chains.use_chains(context.log("used"), accept, reject))
-    sets = ("open", "open_nets") if has_open_nets else ("open",)
     opened = [
         f"{source} . meta l4proto . th dport @{name}{family} {accept}"
-        for name in sets
+        for name in context.open_sets()
         for family, source in SOURCES.items()
     ]
     rules = hidden(gate, opened, before=["jump preexisting"], one=one)

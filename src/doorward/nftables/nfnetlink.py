@@ -21,6 +21,7 @@ from doorward.core.diff import SetChanges
 from doorward.errors import HostError, MalformedError
 from doorward.kernel import netlink
 from doorward.model import Address, Element, HostPort, SetPort
+from doorward.nftables.maps import open_set
 from doorward.nftables.ruleset import TABLE, Existing
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
@@ -109,11 +110,8 @@ def _messages(kind: int, name: str, elements: Sequence[bytes]) -> Iterator[bytes
 
 def set_name(element: Element) -> str:
     """Return the name of the open set that an element belongs to."""
-    if element.once:
-        return f"once{element.address.version}"
-    kind = "open_behind" if isinstance(element.port, HostPort) else "open"
-    kind += "" if isinstance(element.address, Address) else "_nets"
-    return f"{kind}{element.address.version}"
+    address, port, once = element
+    return open_set(port, address.version, once=once, is_network=not isinstance(address, Address))
 
 
 def _element(element: Element, timeout_ms: int = 0) -> bytes:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from doorward.config.schema import Gate
 from doorward.model import Door, PortRange
 from doorward.nftables.automaton_chains import SOURCES, chain
-from doorward.nftables.chains import hidden, marking
+from doorward.nftables.chains import ChainContext, hidden, marking
 
 REUSED = ("ranges",)
 CHAIN_PREFIX = "range_"
@@ -27,14 +26,14 @@ def look_up(doors: Iterable[Door]) -> list[str]:
     return ["meta l4proto . th dport vmap @ranges"] if of(doors) else []
 
 
-def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterator[str]:
+def texts(doors: Sequence[Door], context: ChainContext) -> Iterator[str]:
     """Yield the chains and the map; nothing if no door opens a range."""
-    sets = ("open", "open_nets") if has_open_nets else ("open",)
+    accept = f"{marking(context.gate)}accept"
     for span in of(doors):
         # A constant is not allowed there; a port without its bits, and with those of another, is.
         first = f"meta l4proto . th dport & 0x0 | {span.number}"
-        opened = [f"{SOURCES[f]} . {first} @{name}{f} {marking(gate)}accept" for name in sets for f in SOURCES]
-        yield chain(_name(span), hidden(gate, opened, before=["jump preexisting"]))
+        opened = [f"{SOURCES[f]} . {first} @{name}{f} {accept}" for name in context.open_sets() for f in SOURCES]
+        yield chain(_name(span), hidden(context.gate, opened, before=["jump preexisting"]))
     if spans := of(doors):
         yield _intervals("map ranges", " : verdict", [f"{_span(span)} : goto {_name(span)}" for span in spans])
 

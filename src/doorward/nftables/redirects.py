@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from doorward.config.schema import Gate, Mode
+from doorward.config.schema import Mode
 from doorward.model import Door, Port, Redirect
 from doorward.nftables import maps
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, SOURCES, chain
-from doorward.nftables.chains import SHARED, unwatched
+from doorward.nftables.chains import SHARED, ChainContext, unwatched
 
 BASE_CHAINS = ("nat_prerouting", "nat_postrouting")
 REUSED = ("redirects", "redirects4", "redirects6", "redirected", "masqueraded4", "masqueraded6", "masqueraded")
@@ -27,7 +27,7 @@ def unreachable(doors: Sequence[Door]) -> frozenset[tuple[str, Port]]:
     return frozenset((family, port) for family in _FAMILIES for port in ports if (family, port) not in reached)
 
 
-def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterator[str]:
+def texts(doors: Sequence[Door], context: ChainContext) -> Iterator[str]:
     """Yield the chains and maps; nothing if no door forwards."""
     used: dict[str, dict[Redirect, bool]] = {}  # by family; True: masqueraded
     for door in doors:
@@ -36,7 +36,7 @@ def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterator
             known[redirect] = door.masquerade or known.get(redirect, False)
     if not used:
         return
-    yield _redirected(sorted(used), gate, has_open_nets=has_open_nets)
+    yield _redirected(sorted(used), context)
     ports = dict.fromkeys((redirect.port for some in used.values() for redirect in some), "goto redirected")
     yield maps.ports("redirects", "inet_proto . inet_service : verdict", ports, sized=False)
     for family, some in used.items():
@@ -46,7 +46,7 @@ def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterator
     received = f"local, {SHARED}"  # a socket of this host could receive the packet
     rules = [
         "type nat hook prerouting priority dstnat; policy accept;",
-        *unwatched(gate, "accept"),
+        *unwatched(context.gate, "accept"),
         f"fib daddr type != {{ {received} }} fib daddr . iif type != {{ {received} }} accept",
         "meta l4proto . th dport vmap @redirects",
     ]
@@ -54,14 +54,14 @@ def texts(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterator
     yield from _masquerade({family: [r for r, is_hidden in some.items() if is_hidden] for family, some in used.items()})
 
 
-def _redirected(families: Sequence[str], gate: Gate, *, has_open_nets: bool) -> str:
+def _redirected(families: Sequence[str], context: ChainContext) -> str:
     translate = [
         f"{SOURCES[family]} . meta l4proto . th dport @{name}{family}"
         f" dnat {_FAMILIES[family]} to meta l4proto . th dport map @redirects{family}"
-        for name in (("open", "open_nets") if has_open_nets else ("open",))
+        for name in context.open_sets()
         for family in families
     ]
-    last = "accept" if gate.mode is Mode.OBSERVE else "counter name dropped_closed drop"
+    last = "accept" if context.gate.mode is Mode.OBSERVE else "counter name dropped_closed drop"
     return chain("redirected", ["jump preexisting", *translate, last])
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.config.duration import nft_duration
@@ -42,7 +42,7 @@ SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per secon
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
 # The objects that hide a port survive a reload, only their content is replaced: a packet in flight during the commit
 # may look up a port in the new generation and follow the old one's chains, where a new chain is still empty.
-REUSED = ("ports", "door", "preexisting", "behind", "behind4", "behind6", *redirects.REUSED, *ranges.REUSED)
+REUSED = ("ports", "door", "preexisting", *behind.REUSED, *redirects.REUSED, *ranges.REUSED)
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
@@ -162,40 +162,40 @@ def compile_ruleset(
     `fwknop`: also for packets of its clients.
     """
     groups = build_groups(automaton.machines)
-    # Any signed knock for a TCP port may request an opening for one connection.
-    tcp_doors = (door for door in doors if any(port.protocol is Protocol.TCP for port in door.opens))
-    is_for_one = any(door.is_for_one_possible and (door.once or signed_ports) for door in tcp_doors)
-    context = chains.ChainContext(
-        groups, gate, "", log_steps, signed_ports, is_for_browsers, fwknop, is_for_one, *_look_ups(doors)
-    )
-    behind_sets = _behind_sets(behind.families(doors), has_signed=bool(signed_ports))
-    sets = (*_sets(context, capacity), *behind_sets)
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
-    # Without `once` it is what earlier versions wrote, so that an upgrade loses no knock in progress.
-    written = {tuple(each if each[2] else each[:2] for each in action): states for action, states in actions.items()}
-    generation = hashlib.blake2s("".join([*data, repr(written)]).encode(), digest_size=4).hexdigest()
+    generation = _generation(data, actions)
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = replace(context, generation=generation)
+    context = chains.ChainContext(
+        groups,
+        gate,
+        generation,
+        log_steps,
+        signed_ports,
+        is_for_browsers,
+        fwknop,
+        is_for_one=_is_for_one(doors, has_signed=bool(signed_ports)),
+        behind=behind.look_up(behind.families(doors)),
+        look_up_range=ranges.look_up(doors),
+        unreachable=redirects.unreachable(doors),
+        is_router=any(door.leads_to for door in doors),
+    )
+    sets = (*_sets(context, capacity), *_behind_sets(behind.families(doors), context))
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
         *(spec.text for spec in sets),
         *data,
         chains.granted(context),
-        *(
-            chains.opening(context, name, action, maps.door_names(doors, _doors_for(states, actions[action])))
-            for name, action in opening.items()
-        ),
-        maps.opens({name: actions[action] for name, action in opening.items()}),
+        *_opening_chains(context, doors, states, {name: actions[action] for name, action in opening.items()}, opening),
         *chains.matching(context),
         chains.door(context),
         _ports(doors, gate, signed_ports),
         _exempt(doors, gate) if stealth_chains.early(context) else "",
         stealth_chains.early(context),
         chains.signed(context),
-        *_beyond_single_ports(doors, gate, has_open_nets=bool(signed_ports)),
+        *(text for each in (behind, ranges, redirects) for text in each.texts(doors, context)),
         chains.forwarded(context),
         chains.prerouting(context),
         chains.translated(context),
@@ -207,19 +207,33 @@ def compile_ruleset(
     return Ruleset(generation, sets, text, states, state_depths(automaton), (*opening,), (*_MAPS, *roots))
 
 
-def _look_ups(doors: Sequence[Door]) -> tuple[Sequence[str], Sequence[str], frozenset[tuple[str, Port]], bool]:
-    """Return what the chains need of hosts behind this one, of ranges, and of redirects."""
-    is_router = any(door.leads_to for door in doors)
-    return behind.look_up(behind.families(doors)), ranges.look_up(doors), redirects.unreachable(doors), is_router
+def _is_for_one(doors: Iterable[Door], *, has_signed: bool) -> bool:
+    """Return whether a door may open for one connection: any signed knock for a TCP port may request that."""
+    tcp_doors = (door for door in doors if any(port.protocol is Protocol.TCP for port in door.opens))
+    return any(door.is_for_one_possible and (door.once or has_signed) for door in tcp_doors)
 
 
-def _beyond_single_ports(doors: Sequence[Door], gate: Gate, *, has_open_nets: bool) -> Iterable[str]:
-    for each in (behind, ranges, redirects):
-        yield from each.texts(doors, gate, has_open_nets=has_open_nets)
+def _generation(data: Iterable[str], actions: dict[maps.Action, list[int]]) -> str:
+    """Return the name of all tables with these maps and actions.
+
+    Without `once` it is what earlier versions wrote, so that an upgrade loses no knock in progress.
+    """
+    written = {tuple(each if each[2] else each[:2] for each in action): states for action, states in actions.items()}
+    return hashlib.blake2s("".join([*data, repr(written)]).encode(), digest_size=4).hexdigest()
 
 
-def _doors_for(states: dict[int, tuple[int, ...]], ends: Iterable[int]) -> Iterable[int]:
-    return (index for state in ends for index in states[state])
+def _opening_chains(
+    context: chains.ChainContext,
+    doors: Sequence[Door],
+    completes: dict[int, tuple[int, ...]],
+    ends: dict[str, list[int]],
+    actions: dict[str, maps.Action],
+) -> Iterable[str]:
+    """Yield the chains that open doors, and the map that leads to them from the final states, `ends` of each."""
+    for name, action in actions.items():
+        opened = (index for state in ends[name] for index in completes[state])
+        yield chains.opening(context, name, action, maps.door_names(doors, opened))
+    yield maps.opens(ends)
 
 
 def _heading(doors: Sequence[Door], automaton: Automaton, gate: Gate, capacity: int) -> str:
@@ -269,12 +283,12 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
                     yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
 
 
-def _behind_sets(families: str, *, has_signed: bool) -> Iterable[SetSpec]:
+def _behind_sets(families: str, context: chains.ChainContext) -> Iterable[SetSpec]:
     """Yield the open sets of hosts behind this one."""
     for family in families:
         key = f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]} . inet_proto . inet_service"  # source, host, port
         yield _spec(f"set open_behind{family}", key, OPEN_SIZE, "dynamic,timeout")
-        if has_signed:
+        if context.signed_ports:
             yield _spec(f"set open_behind_nets{family}", key, OPEN_NETS_SIZE, "interval,timeout")
     if families:
         yield _spec(f"set {behind.PICKED_UP}", "inet_proto", 0, "timeout")
