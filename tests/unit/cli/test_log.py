@@ -70,15 +70,6 @@ def doors(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return [json.loads(line)["door"] for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.fixture
-def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "XXX-5:45")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 def test_since_takes_a_duration_a_date_a_time_or_today(
     ledger: Ledger, capsys: pytest.CaptureFixture[str], in_kathmandu: None
 ) -> None:
