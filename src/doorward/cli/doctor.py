@@ -61,7 +61,7 @@ def _emergencies() -> list[Problem]:
     return list(running.emergencies(daemon, off_since()))
 
 
-def _show(findings: list[Problem], *, as_json: bool, color: str = "auto") -> None:
+def _show(findings: list[Problem], *, as_json: bool, color: str) -> None:
     if as_json:
         output.as_json({"findings": [finding._asdict() for finding in findings]})
         return

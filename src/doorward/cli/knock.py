@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if port is not None and plan.host.once and not plan.sequence:
         raise UsageError(
             "once-with-wait",
-            "--wait connects to see whether the door is open, which would use an opening for one connection up; "
+            "--wait connects to see whether the door is open, and that uses up an opening for one connection; "
             "leave --wait out, or connect with `doorward proxy`",
         )
     if args.close:

@@ -27,6 +27,7 @@ ends."""
 _LEVELS = {"opened": "good", "refused": "warning", "banned": "error"}
 MOST_FOLLOWED = 1000  # records that are read at each poll; of more in between the oldest are left out
 _POLL_S = 1.0
+_LATE_S = 3600.0  # a daemon that was down records an end late
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _records(args: argparse.Namespace, begin_s: float, last: int) -> Iterator[Record]:
     by = None if args.by is None else [args.by, f"key {args.by}", f"key {args.by}{BY_BROWSER}"]
+    last = min(last, sys.maxsize)  # the largest number that SQLite takes
     return read_records(ledger_path(), begin_s, last, args.door, _address_filter(args.address), by)
 
 
@@ -75,8 +77,9 @@ def _followed(args: argparse.Namespace) -> Iterator[Record]:
     while True:
         records = {repr(record): record for record in _records(args, begin_s, last)}
         yield from (record for text, record in records.items() if text not in known)
-        if not known:
-            begin_s = min((record.at_s for record in records.values()), default=begin_s)
+        late_s = time.time() - _LATE_S  # to read a full ledger from its beginning takes half of each second
+        changing_s = (record.at_s for record in records.values() if record.detail.get("until", record.at_s) >= late_s)
+        begin_s = min(changing_s, default=max(begin_s, late_s))
         known, last = set(records), max(args.last, MOST_FOLLOWED)
         time.sleep(_POLL_S)
 

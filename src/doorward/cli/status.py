@@ -37,6 +37,7 @@ is invalid and its last good copy is in force"""
 _HEAD = ("door", "ports", "knock", "who may", "now")
 _MOST_DOORS = 20  # a terminal's worth; --json has more
 _MOST_NAMES = 3  # of keys for a door; `doorward people` has all
+_UNREAD = "keys (unreadable)"
 _MOST_FAULTS = 10  # `doorward check` shows all of them
 _LOSSES = {
     "ratelimit_full": "packets ignored: rate-limit table full",
@@ -155,20 +156,22 @@ def _print(answer: dict[str, Any], printer: LevelPrinter) -> None:
 def _print_doors(answer: dict[str, Any], keys: list[Line] | None, printer: LevelPrinter) -> None:
     """Print a row for each door: how it opens, who may open it, and to how many it is open."""
     doors, counts = answer["doors"], Counter(opening["door"] for opening in answer["openings"])
+    is_signed = answer["signed"] is not None
     rows: list[tuple[output.Part, ...]] = []
     for door in doors[:_MOST_DOORS]:
-        ways = ["signed"] * (answer["signed"] is not None) + ["sequence"] * door["sequence"]
+        ways = ["signed"] * is_signed + ["sequence"] * door["sequence"]
         count = counts[door["name"]]
         now = ("good", f"open to {count}") if count else "closed"
-        rows.append((door["name"], " ".join(door["ports"]), " or ".join(ways) or "none", _who(door, keys), now))
+        who = _who(door, keys, is_signed=is_signed)
+        rows.append((door["name"], " ".join(door["ports"]), " or ".join(ways) or "none", who, now))
     printer.table(_HEAD, rows)
     if unlisted := answer["door_count"] - len(rows):
         output.line(f"… {unlisted:,} more doors")
 
 
-def _who(door: Mapping[str, Any], keys: list[Line] | None) -> str:
+def _who(door: Mapping[str, Any], keys: list[Line] | None, *, is_signed: bool) -> str:
     """Return who may open a door: the names of keys, and anyone if it has a sequence."""
-    names = [] if keys is None else _people(door, keys)
+    names = [_UNREAD] if keys is None and is_signed else _people(door, keys or [])
     more = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
     return ", ".join([*names[:_MOST_NAMES], *more, *["anyone who knows it"] * door["sequence"]])
 
@@ -179,7 +182,7 @@ def _print_openings(openings: list[dict[str, Any]], now_s: float) -> None:
         (
             o["door"],
             o["address"],
-            " ".join(o["ports"]) + (" once" if o.get("once") else ""),  # missing from an older daemon
+            " ".join(o["ports"]) + (" once" if o["once"] else ""),
             o["by"],
             output.format_time(o["since"]),
             rough_duration(o["until"] - now_s),

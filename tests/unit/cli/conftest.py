@@ -1,8 +1,9 @@
-"""Fixtures of the client commands' tests."""
+"""Fixtures of the commands' tests."""
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,3 +18,13 @@ def receiver() -> Iterator[socket.socket]:
         datagrams.bind(("127.0.0.1", 0))
         datagrams.settimeout(10)
         yield datagrams
+
+
+@pytest.fixture
+def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Set a local time that is 5:45 h ahead of UTC."""
+    monkeypatch.setenv("TZ", "XXX-5:45")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

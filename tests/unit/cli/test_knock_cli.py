@@ -160,23 +160,8 @@ def test_first_packet_imports_little(receiver: socket.socket) -> None:
     assert {name for name in loaded if name.split(".")[0] == "doorward"} == OURS
 
 
-@pytest.mark.parametrize(("option", "shown"), [([], True), (["-q"], False)])
-def test_on_a_terminal_it_says_what_it_sent(
-    receiver: socket.socket,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    option: list[str],
-    shown: bool,
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    port = number_of(receiver)
-    assert main(["knock", *option, "127.0.0.1", f"{port}/udp"]) == 0
-    expected = f"sent {port}/udp to 127.0.0.1; the gate does not answer\n"
-    assert capsys.readouterr().out == (expected if shown else "")
-
-
 @pytest.mark.parametrize(("option", "is_shown"), [([], True), (["-q"], False)])
-def test_on_a_terminal_it_says_how_many_knocks_it_took(
+def test_on_a_terminal_it_says_what_it_sent_and_how_many_knocks_it_took(
     receiver: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -184,7 +169,12 @@ def test_on_a_terminal_it_says_how_many_knocks_it_took(
     is_shown: bool,
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    port = number_of(receiver)
+    knock = ["knock", *option, "127.0.0.1", f"{port}/udp"]
+    assert main(knock) == 0
+    expected = f"sent {port}/udp to 127.0.0.1; the gate does not answer\n"
+    assert capsys.readouterr().out == (expected if is_shown else "")
     with socket.create_server(("127.0.0.1", 0)) as service:
         awaited = service.getsockname()[1]
-        assert main(["knock", *option, "127.0.0.1", f"{number_of(receiver)}/udp", "--wait", str(awaited)]) == 0
+        assert main([*knock, "--wait", str(awaited)]) == 0
     assert capsys.readouterr().out == (f"{awaited}/tcp is open after 1 knock\n" if is_shown else "")

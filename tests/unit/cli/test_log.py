@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from doorward.cli import log
 from doorward.cli.main import main
 from doorward.cli.options import since_s
-from doorward.daemon.ledger import Ledger
+from doorward.daemon.ledger import Ledger, Record, read_records
 from doorward.errors import UsageError
 from doorward.model import BY_BROWSER
 from tests.support.daemon import seconds_of
@@ -68,15 +70,6 @@ def doors(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return [json.loads(line)["door"] for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.fixture
-def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "XXX-5:45")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 def test_since_takes_a_duration_a_date_a_time_or_today(
     ledger: Ledger, capsys: pytest.CaptureFixture[str], in_kathmandu: None
 ) -> None:
@@ -107,19 +100,53 @@ def test_by_takes_the_name_of_a_key(ledger: Ledger, capsys: pytest.CaptureFixtur
 
 
 def test_follow_prints_what_is_new_and_what_ends(ledger: Ledger) -> None:
-    ledger.opened(opening("old", since_s=1000.0))
+    now_s = float(int(time.time()))
+    ledger.opened(opening("old", since_s=now_s, until_s=now_s + 30))
     command = [sys.executable, "-m", "doorward", "log", "-f", "--json", "-n", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = (json.loads(line) for line in process.stdout)
         assert (first := next(lines))["door"] == "old"
-        assert seconds_of(first["at"]) == 1000.0
-        ledger.refused(None, HOME, 1001.0, "a scanner")
+        assert seconds_of(first["at"]) == now_s
+        ledger.refused(None, HOME, now_s + 1, "a scanner")
         assert next(lines)["reason"] == "a scanner"
-        ledger.closed("old", HOME, 1002.0, "hand")
+        ledger.closed("old", HOME, now_s + 2, "hand")
         ended = next(lines)
         assert (ended["door"], ended["closed_by"]) == ("old", "hand")
         process.terminate()
+
+
+def test_follow_does_not_read_the_whole_ledger_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    hour_s = 3600.0
+    now_s = time.time()
+    ledger.opened(opening("old", since_s=now_s - 9 * hour_s, until_s=now_s - 8 * hour_s))
+    ledger.opened(opening("open", since_s=now_s - 5 * hour_s, until_s=now_s + hour_s))
+    polls = list[float]()
+
+    def read(args: argparse.Namespace, begin_s: float, last: int) -> Iterator[Record]:
+        polls.append(begin_s)
+        return read_records(ledger.path, begin_s, last, args.door)
+
+    class EndError(Exception):
+        """The second poll is done."""
+
+    def sleep(_: float) -> None:
+        if len(polls) % 2 == 0:
+            raise EndError
+
+    monkeypatch.setattr(log, "_records", read)
+    monkeypatch.setattr(time, "sleep", sleep)
+    for door in (None, "old", "new"):
+        with pytest.raises(EndError):
+            list(log._followed(argparse.Namespace(since=None, last=100, door=door)))
+    assert polls[::2] == [0.0] * 3
+    assert polls[1] == now_s - 5 * hour_s
+    assert min(polls[3], polls[5]) >= now_s - hour_s
+
+
+def test_more_lines_than_sqlite_can_count(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger.opened(opening("old", since_s=1000.0))
+    assert doors(capsys, "-n", str(2**64)) == ["old"]
 
 
 def test_the_fleets_log_is_not_followed(ledger: Ledger) -> None:

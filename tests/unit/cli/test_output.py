@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import time
-from collections.abc import Iterator
 
 import pytest
 
 from doorward.cli import output
-
-
-@pytest.fixture
-def in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "XXX-5:45")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ import pytest
 from doorward.cli.main import main
 from tests.support.ssh_keygen import key, public_line
 
-OPENING = {"door": "ssh", "address": "192.0.2.7", "ports": ["22/tcp"], "by": "key ada", "since": 0, "until": 2**31}
+OPENING = {
+    "door": "ssh", "address": "192.0.2.7", "ports": ["22/tcp"], "by": "key ada", "once": False,
+    "since": 0, "until": 2**31,
+}  # fmt: skip
 DOORS = [
     {"name": "ssh", "ports": ["22/tcp"], "for_s": 30, "sequence": False},
     {"name": "web", "ports": ["80/tcp", "443/tcp"], "for_s": 30, "sequence": True},
@@ -85,7 +88,7 @@ def test_the_same_in_json(status: Callable[..., Any], keys: Path) -> None:
 
 
 def test_keys_that_this_user_may_not_read(status: Callable[..., Any]) -> None:
-    assert status(openings=[], signed=SIGNED)[2] == "ssh 22/tcp signed closed"
+    assert status(openings=[], signed=SIGNED)[2] == "ssh 22/tcp signed keys (unreadable) closed"
     assert json.loads(status("--json", signed=SIGNED)[0])["doors"][0]["people"] is None
 
 

@@ -287,5 +287,5 @@ def test_conntrack_helpers_are_reported_unless_observing(mode: str, is_named: bo
     ],
 )
 def test_the_last_line_counts(levels: list[Level], last: str, capsys: pytest.CaptureFixture[str]) -> None:
-    doctor._show([Problem("code", level, "here", "what") for level in levels], as_json=False)
+    doctor._show([Problem("code", level, "here", "what") for level in levels], as_json=False, color="never")
     assert capsys.readouterr().out.splitlines()[-1] == last
