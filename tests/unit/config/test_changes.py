@@ -9,6 +9,7 @@ from doorward.config.toml import parse
 
 SSH = '[doors.ssh]\nopens = ["22/tcp"]\n'
 DB = '[doors.db]\nopens = ["5432/tcp"]\n'
+FWKNOP = SSH + '[signed]\n[fwknop]\n[fwknop.stanzas.laptop]\ndoors = ["ssh"]\n'
 STEALTH = '[gate]\nmode = "stealth"\npublic = ["80/tcp", "443/tcp"]\n'
 
 
@@ -60,6 +61,13 @@ def changes(before: str, after: str) -> list[str]:
             "no longer hidden: 10.7.0.2:22/tcp",
         ]),
         (SSH, SSH + "[signed]\nconfirm = true\n", ["+ [signed]"]),
+        (SSH + "[signed]\n", FWKNOP, ["+ [fwknop]", "+ stanza laptop: ssh"]),
+        (FWKNOP, SSH + "[signed]\n", ["- [fwknop]", "- stanza laptop: ssh"]),
+        (
+            FWKNOP,
+            FWKNOP.replace("[fwknop]\n", '[fwknop]\nwindow = "1m"\n') + "insecure_no_hmac = true\n",
+            ["~ [fwknop]: window", "~ stanza laptop: insecure_no_hmac"],
+        ),
         (SSH + '[signed]\nport = "1/udp"\n', SSH + "[signed]\nconfirm = true\n", ["~ [signed]: port, confirm"]),
     ],
 )  # fmt: skip
