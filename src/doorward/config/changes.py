@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from doorward.config.schema import Configuration, FwknopStanza, Mode
 from doorward.config.toml import DOOR, FLEET, FWKNOP, GATE, SIGNED, STANZA, Setting
-from doorward.model import Door, HostPort, OpenPort, Redirect
+from doorward.model import Door, HostPort, OpenPort, Port, PortRange, Redirect, SetPort
 
 MOST_SHOWN = 20  # doors or stanzas of a kind, and ports in a line
 
@@ -78,8 +78,7 @@ def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
     """Yield which ports one of the two alone hides: those that a file names, or all that it does not."""
     named = {port for each in (before, after) for port in (*each.gate.public, *_opened(each))}
     old, new = (_hidden(each, named) for each in (before, after))
-    differing = [sorted(ports, key=_in_order) for ports in (new - old, old - new)]
-    hidden, shown = map(_listed, differing)
+    hidden, shown = _listed(_runs(new - old)), _listed(_runs(old - new))
     if before.gate.mode is not after.gate.mode:
         hidden = "every port that is not public" if after.gate.mode is Mode.STEALTH else hidden
         shown = "every port that no door opens" if before.gate.mode is Mode.STEALTH else shown
@@ -90,7 +89,7 @@ def _ports(before: Configuration, after: Configuration) -> Iterator[str]:
         yield f"no longer hidden: {shown}"
 
 
-def _hidden(configuration: Configuration, named: AbstractSet[OpenPort]) -> AbstractSet[OpenPort]:
+def _hidden(configuration: Configuration, named: AbstractSet[SetPort]) -> AbstractSet[SetPort]:
     """Return those of the named ports that a configuration hides."""
     if configuration.gate.mode is Mode.OBSERVE:
         return frozenset()
@@ -100,11 +99,30 @@ def _hidden(configuration: Configuration, named: AbstractSet[OpenPort]) -> Abstr
     return opened | {port for port in named if not isinstance(port, HostPort)} - {*configuration.gate.public}
 
 
-def _opened(configuration: Configuration) -> AbstractSet[OpenPort]:
-    return {port for door in configuration.doors for port in door.all_opens}
+def _opened(configuration: Configuration) -> AbstractSet[SetPort]:
+    """Return what doors open, each port of a range by itself: the two configurations may have other ranges."""
+    ports = {port for door in configuration.doors for port in door.all_opens}
+    return {each for port in ports for each in (port.ports() if isinstance(port, PortRange) else (port,))}
 
 
-def _in_order(port: OpenPort) -> tuple[object, ...]:
+def _runs(ports: AbstractSet[SetPort]) -> list[OpenPort]:
+    """Return ports in order, successive ones as ranges."""
+    runs: list[OpenPort] = []
+    for port in sorted(ports, key=_in_order):
+        before = runs[-1] if runs else None
+        if not isinstance(port, HostPort) and isinstance(before, Port | PortRange) and _follows(port, before):
+            runs[-1] = PortRange(port.protocol, before.number, port.number)
+        else:
+            runs.append(port)
+    return runs
+
+
+def _follows(port: Port, before: Port | PortRange) -> bool:
+    last = before.last if isinstance(before, PortRange) else before.number
+    return port.protocol is before.protocol and port.number == last + 1
+
+
+def _in_order(port: SetPort) -> tuple[object, ...]:
     return (*port[:2], str(port[2:]))  # addresses of different families cannot be compared
 
 
