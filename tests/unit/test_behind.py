@@ -254,6 +254,11 @@ def test_ranges_that_overlap(rest: str, line: int) -> None:
     assert faults(RANGES + rest) == [("range-overlap", line)]
 
 
+def test_port_in_the_wider_of_two_overlapping_ranges() -> None:
+    expected = [("range-overlap", 4), ("range-overlap", 6)]
+    assert faults(RANGES + 'opens = ["60001-60002/udp", "60500/udp"]') == expected
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

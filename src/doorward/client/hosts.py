@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from doorward.errors import InvalidValueError, UsageError
 from doorward.named_tuple import NamedTuple
@@ -231,7 +231,7 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
     )
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Collection[str]) -> str:
     """Return "did you mean 'x'?" for the closest known word, or an empty string."""
     from doorward.config.diagnostics import nearest  # imported late: `doorward knock` rarely needs it
 

@@ -365,6 +365,8 @@ def _remedy_for_key(key: str, known: Collection[str]) -> str:
         ("a table [doors.NAME]", DOOR),
         ("[signed]", SIGNED),
         ("[fleet]", FLEET),
+        ("[fwknop]", FWKNOP),
+        ("a table [fwknop.stanzas.NAME]", STANZA),
     ):
         if key in settings:
             return f"write it in {table}"

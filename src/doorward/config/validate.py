@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
+from itertools import accumulate
 
 from doorward.config.diagnostics import ErrorCollector, nearest, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, MAX_STANZAS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
 from doorward.model import Door, HostPort, OpenPort, Port, PortRange, Protocol, set_port
+
+_AFTER_ALL = 1 << 16  # above every port
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -53,7 +57,7 @@ def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
                 report.add(
                     "redirect-conflict", path, fault, "a port leads to one place per address family; use two ports"
                 )
-        for end in (redirect.to for redirect in door.redirects if redirect.to in hidden.keys() - {*door.behind}):
+        for end in (to for _, to in door.redirects if to in hidden and to not in door.behind):
             line = report.line(("doors", hidden[end], "opens"))
             fault = f"opens: door {shown(hidden[end])} (line {line}) hides {end}, to which this door leads"
             report.add("redirect-to-hidden-port", path, fault, f'write "{end}" in its `opens` too')
@@ -66,17 +70,23 @@ def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
 def check_ranges(report: ErrorCollector, configuration: Configuration) -> None:
     """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines."""
     owners = {span: door.name for door in reversed(configuration.doors) for span in door.ranges}
-    widest: PortRange | None = None
-    for span in sorted(owners):
-        if widest and widest.protocol is span.protocol and span.number <= widest.last:
-            what = f"with {widest}, which door {shown(owners[widest])} opens"
-            _report_overlap(report, owners[span], span, what, ("doors", owners[widest], "opens"))
-        widest = span if widest is None or (span.protocol, span.last) > (widest.protocol, widest.last) else widest
-    inside = {port: span for span in owners for port in span.ports()}
+    spans = sorted(owners)
+    widest = list(accumulate(spans, _later))
+    for before, span in zip(widest, spans[1:], strict=False):
+        if before.includes(span.first):
+            what = f"with {before}, which door {shown(owners[before])} opens"
+            _report_overlap(report, owners[span], span, what, ("doors", owners[before], "opens"))
     uses: dict[tuple[PortRange, str], Keys] = {}
-    for port, use, place in _uses(configuration) if inside else ():
-        if port in inside and uses.setdefault((inside[port], use), place) is place:
-            _report_overlap(report, owners[inside[port]], inside[port], f"with {port}, which {use}", place)
+    for port, use, place in _uses(configuration) if spans else ():
+        index = bisect_right(spans, (*port, _AFTER_ALL)) - 1  # the last range that begins at the port or before
+        span = widest[index]
+        if index >= 0 and span.includes(port) and uses.setdefault((span, use), place) is place:
+            _report_overlap(report, owners[span], span, f"with {port}, which {use}", place)
+
+
+def _later(one: PortRange, other: PortRange) -> PortRange:
+    """Return which of two ranges in order reaches further."""
+    return one if one.protocol is other.protocol and one.last >= other.last else other
 
 
 def _uses(configuration: Configuration) -> Iterator[tuple[Port, str, Keys]]:
@@ -173,7 +183,8 @@ def check_once(report: ErrorCollector, door: Door) -> None:
         fault = f"door {shown(door.name)} lets one connection in, and opens ranges or hosts behind this one"
         remedy = "name single TCP ports of this host in `opens`, or leave `once` out"
         report.add("once-not-local", (*path, "once"), fault, remedy)
-    elif door.once and not door.opens:
+        return
+    if door.once and not door.opens:
         fault = f"door {shown(door.name)} lets one connection in, and opens no port"
         report.add("once-without-port", (*path, "once"), fault, "name a TCP port in `opens`, or leave `once` out")
     for index, port in enumerate(door.opens):

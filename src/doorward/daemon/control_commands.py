@@ -217,8 +217,7 @@ class ControlCommands:
         }
 
     def _no_door(self, name: str) -> str:
-        # A search among 100,000 doors would block the daemon for seconds.
-        near = nearest(name, self.openings.doors) if len(self.openings.doors) <= 1000 else None
+        near = nearest(name, self.openings.doors)
         hint = f"did you mean {near!r}?" if near else "`doorward check` counts the doors of the configuration"
         return f"there is no door {name!r}; {hint}"
 

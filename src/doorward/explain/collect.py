@@ -30,7 +30,7 @@ class PacketCollector:
     """Collects packets frame by frame; `packets` holds those that matter."""
 
     def __init__(self, config: CompiledConfig, source: Address | None = None) -> None:
-        self._config, self._numbers = config, config.numbers
+        self._config = config
         self._flags = {machine.flags for machine in config.automaton.machines}
         self._source = source.packed if source else None
         self._connections = ConnectionTracker()
@@ -147,10 +147,10 @@ class PacketCollector:
             return True
         if self._source is not None and is_same_network(self._source, flow.source):  # they share a rate limit
             return True
-        return flow.port is not None and flow.port.number in self._numbers
+        return flow.port is not None and flow.port.number in self._config.numbers
 
     def _may_count(self, packet: Packet) -> bool:
         """Return whether a new packet may be a knock or begin a connection; most packets without SYN are neither."""
-        if packet.port.protocol is Protocol.UDP or packet.port.number in self._numbers:
+        if packet.port.protocol is Protocol.UDP or packet.port.number in self._config.numbers:
             return True
         return packet.flags & (_SYN | _ACK) == _SYN or any(flags.passes(packet.flags) for flags in self._flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Gate, WrongPort
@@ -24,7 +25,7 @@ class Progress(NamedTuple):
     more: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CompiledConfig:
     """The compiled doors. `ports`: all ports of all sequences; `services`: what doors open, by port."""
 
@@ -49,13 +50,13 @@ class CompiledConfig:
         span = self.ranges[index] if index >= 0 else None
         return span if span and span.includes(Port(protocol, number)) else None
 
-    @property
+    @cached_property
     def numbers(self) -> frozenset[int]:
         """All port numbers that matter, whatever the protocol."""
         ranged = (port for span in self.ranges for port in span.ports())
         return frozenset(port.number for port in (*self.ports, *self.services, *self.signed_ports, *ranged))
 
-    @property
+    @cached_property
     def targets(self) -> frozenset[bytes]:
         """The packed addresses of hosts behind this one: targets of knocks, and those whose ports doors open."""
         hosts = (port.host.packed for port in self.services if isinstance(port, HostPort))

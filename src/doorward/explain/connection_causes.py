@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from doorward.config.duration import format_duration
@@ -35,9 +36,25 @@ def build_open_period(context: SourceContext, step: ReplayStep, index: int) -> O
     return OpenPeriod(context, door, step.at_s, step.at_s + door.for_ms / 1000)
 
 
+def exclusion_cause(period: OpenPeriod) -> Cause | None:
+    """Return the cause if the knock was correct, and the door opens nothing to its address family; else None."""
+    fault, _, remedy = period.door.exclusion(ip_address(period.context.trace.source)).rpartition("; ")
+    return Cause("family", f"the knock was correct, but {fault}", remedy) if fault else None
+
+
 def connection_cause(period: OpenPeriod) -> Cause:
     """Return what happened to the connection that the opening was for."""
-    for find_cause in (_command, _used_up, _connected, _too_late, _too_early, _other_host, _other_port, _other_source):
+    for find_cause in (
+        _command,
+        _used_up,
+        _connected,
+        _not_in_family,
+        _too_late,
+        _too_early,
+        _other_host,
+        _other_port,
+        _other_source,
+    ):
         if (cause := next(find_cause(period), None)) is not None:
             return cause
     what = f"door {period.door.name} opened, but no connection to {wording.ports(period.door)} followed"
@@ -113,6 +130,17 @@ def _answer_cause(period: OpenPeriod, step: ReplayStep, answer: ReplyPacket | No
 def _is_answer_received(period: OpenPeriod, step: ReplayStep) -> bool:
     keys = {flow_key(earlier.captured.flow) for earlier in period.context.steps if earlier.service == step.service}
     return bool(keys & period.context.trace.acknowledged)
+
+
+def _not_in_family(period: OpenPeriod) -> Iterator[Cause]:
+    """Yield the cause for a connection to a port that leads to a host of the other address family."""
+    reached = period.door.opens_to(ip_address(period.context.trace.source))
+    for step in _connection_packets(period):
+        if period.at_s <= step.at_s < period.until_s and step.service not in reached:
+            what = (
+                f"door {period.door.name} opened, but {step.service} leads only to a host of the other address family"
+            )
+            yield Cause("family", what, "use that address family")
 
 
 def _too_late(period: OpenPeriod) -> Iterator[Cause]:

@@ -12,6 +12,7 @@ from doorward.explain.connection_causes import (
     answered_port,
     build_open_period,
     connection_cause,
+    exclusion_cause,
     find_other_visitor,
     no_knock_cause,
     two_address_cause,
@@ -97,6 +98,8 @@ def _diagnose_opening(context: SourceContext, step: ReplayStep, index: int) -> D
     )
     if unreachable is not None:
         return Diagnosis(unreachable, period.door.name)
+    if (excluded := exclusion_cause(period)) is not None:
+        return Diagnosis(excluded, period.door.name)
     return Diagnosis(connection_cause(period), period.door.name, True)
 
 

@@ -115,7 +115,6 @@ class Replayer:
 
     def __init__(self, config: CompiledConfig, is_local: Callable[[bytes], bool]) -> None:
         self._config, self._is_local = config, is_local
-        self._targets = config.targets
         self._tracker = Tracker(config.automaton, CAPACITY)
         self._access = PortAccess(MOST_OPEN)
         self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
@@ -135,7 +134,7 @@ class Replayer:
         opened_as = self._config.opened_as(*packet.port, None if packet.local else ip_address(flow.destination))
         if opened_as is not None:
             return self._service_step(captured, packet, opened_as)
-        if not packet.local and flow.destination not in self._targets:
+        if not packet.local and flow.destination not in self._config.targets:
             return ReplayStep(captured, PacketVerdict.ELSEWHERE)
         if packet.local and packet.port in self._config.automaton.ignored_ports:
             return self._service_step(captured, packet, None)

@@ -22,10 +22,9 @@ def server_addresses(
 
     If some of the destinations are in `own`, the addresses of the host that runs this, those are returned instead.
     """
-    numbers, targets = config.numbers, config.targets
     visitors_by_address = defaultdict[bytes, set[tuple[bytes, int]]](set)
     for flow in (packet.flow for packet in packets if packet.state is ConnectionState.NEW):
-        if flow.port is not None and flow.port.number in numbers and flow.destination not in targets:
+        if flow.port is not None and flow.port.number in config.numbers and flow.destination not in config.targets:
             visitors_by_address[flow.destination].add((flow.source, flow.port.number))
     if own_addresses := visitors_by_address.keys() & set(own):
         return frozenset(own_addresses)

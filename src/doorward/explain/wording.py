@@ -148,6 +148,8 @@ def _opens(config: CompiledConfig, step: ReplayStep) -> str:
     for index in step.opened:
         door = config.doors[index]
         what = f" ({ports(door)}) for {format_duration(door.for_ms)}" if door.all_opens else ""
+        if door.exclusion(ip_address(step.captured.flow.source)):
+            what = " (to no host of this address family)"
         parts.append(f"{door.name}{what}")
     last = len(config.doors[step.opened[0]].knock)
     return f"knock {last} of {last}: opens {listed(parts)}"

@@ -13,7 +13,7 @@ from typing import TextIO
 from doorward.daemon.hook_runner import HookReport
 from doorward.daemon.log import Log
 from doorward.escape import visible
-from doorward.model import Address, Source, parse_address
+from doorward.model import Source, parse_address
 
 _MAX_LINE = 1023  # characters; knockd truncates too
 LOG_SOCKET = "/dev/log"
@@ -67,8 +67,7 @@ class KnockdLog(Log):
             return
         name = self.names.get(str(fields["door"]))
         if name is not None and event in _TEXT and not (event == "closed" and fields["by"] != "time"):
-            text, source = _TEXT[event].format_map(fields), fields["address"]
-            self.log(f"{name}: {text}", who=source if isinstance(source, Address) else parse_address(str(source)))
+            self.log(f"{name}: {_TEXT[event].format_map(fields)}", who=parse_address(str(fields["address"])))
 
     def hook_report(self, door: str, report: HookReport) -> None:
         """Log what became of a command."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from doorward.daemon.ledger import KEPT_ROWS, Record
 from doorward.model import BY_BROWSER, BY_FWKNOP, BY_KEY
 
+KEYS = (BY_KEY.strip(), BY_FWKNOP.strip())
 _SHORTEST_S = 60.0  # least length of a period: charts divide by it
 _SLACK_S = 60.0  # the daemon may write while its ledger is read
 
@@ -38,6 +39,11 @@ class Session(NamedTuple):
     since_s: float
     until_s: float
     ended_by: str | None
+
+    @property
+    def key(self) -> str:
+        """What kind of key it was opened with, a signer's or one that fwknop's clients share; "": with none."""
+        return self.by if self.by in KEYS else ""
 
 
 class Refusal(NamedTuple):
@@ -105,9 +111,9 @@ def collect_events(records: Iterable[Record], since_s: float, now_s: float) -> P
 def _session(record: Record, now_s: float) -> Session:
     detail, door = record.detail, record.door or ""
     by, person = (detail["by"], record.address)
-    for kind in (BY_KEY, BY_FWKNOP):
-        if by.startswith(kind):
-            by, person = kind.strip(), by.removeprefix(kind).removesuffix(BY_BROWSER)
+    kind, _, name = by.partition(" ")
+    if name and kind in KEYS:
+        by, person = kind, name.removesuffix(BY_BROWSER)
     until_s, ended_by = detail["until"], detail["closed_by"]
     if detail["closed"] is not None:
         until_s = min(detail["closed"], now_s)

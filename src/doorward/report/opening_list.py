@@ -33,9 +33,9 @@ class Timeline(NamedTuple):
 
 def timelines(sessions: Iterable[Session], period: Period) -> list[Timeline]:
     """Return the timelines by door, the busiest person first; those beyond the limit share the last one."""
-    groups: dict[tuple[str, str, bool], list[Session]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Session]] = defaultdict(list)
     for session in sessions:
-        groups[session.door, session.person, session.by == "key"].append(session)
+        groups[session.door, session.person, session.key].append(session)
     busiest = sorted(groups.values(), key=lambda group: (-len(group), -group[-1].since_s))
     result = [_timeline(group, period) for group in busiest[:MOST_TIMELINES]]
     result.sort(key=lambda timeline: (timeline.door, -timeline.openings, -timeline.last_s))
@@ -48,7 +48,7 @@ def timelines(sessions: Iterable[Session], period: Period) -> list[Timeline]:
 
 def count_people(sessions: Iterable[Session]) -> int:
     """Return the number of keys plus the number of addresses that used no key."""
-    return len({(session.person, session.by == "key") for session in sessions})
+    return len({(session.person, session.key) for session in sessions})
 
 
 def slot_at(at_s: float, period: Period) -> int:

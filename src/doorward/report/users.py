@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 
 from doorward.config.duration import rough_duration
+from doorward.core.openings import USE, is_use
 from doorward.report import charts
 from doorward.report.charts import Tick
-from doorward.report.events import Session
+from doorward.report.events import KEYS, Session
 from doorward.report.markup import Html, fill, join, untrusted
 from doorward.report.opening_list import SLOTS, Timeline
 from doorward.report.source_list import LocalTime
@@ -21,6 +22,7 @@ _ENDED = {
     "ban": "by a ban",
     "fleet": "at another gate",
     "lost": "lost: no longer in the kernel",
+    USE: "by its one connection",
 }
 _TIMELINES = """<p class="hint">{}</p>
 <table class="cards lanes"><caption class="unseen">Openings by door and person</caption>
@@ -83,7 +85,7 @@ def _person_cell(timeline: Timeline) -> Html:
         at = f" at {count(timeline.doors, 'door', 'doors')}"
         return fill("{}<small>{}</small>", f"{timeline.others:,} more", f"less often,{at}")
     method = _METHODS.get(timeline.by, timeline.by)
-    more = f" from {count(timeline.addresses, 'address', 'addresses')}" if timeline.by == "key" else ""
+    more = f" from {count(timeline.addresses, 'address', 'addresses')}" if timeline.by in KEYS else ""
     return fill("{}<small>{}{}</small>", untrusted(timeline.person), method, more)
 
 
@@ -98,7 +100,8 @@ def _session_row(session: Session, now_s: float, local: LocalTime) -> Html:
     if session.ended_by is None:
         ended = f"open until {moment(local(session.until_s))}"
     else:
-        ended = _ENDED.get(session.ended_by) or untrusted(f"by {session.ended_by}")
+        by = USE if is_use(session.ended_by) else session.ended_by
+        ended = _ENDED.get(by) or untrusted(f"by {by}")
     return fill(
         _SESSION,
         moment(local(session.since_s)),
@@ -112,4 +115,4 @@ def _session_row(session: Session, now_s: float, local: LocalTime) -> Html:
 
 
 def _person_or_method(session: Session) -> Html:
-    return untrusted(session.person) if session.by == "key" else fill("by {}", session.by)
+    return untrusted(session.person) if session.key else fill("by {}", session.by)

@@ -23,7 +23,7 @@ from doorward.errors import DoorwardError
 from doorward.escape import visible
 from doorward.model import parse_source
 from doorward.watch.feed import DaemonFeed, FeedItem
-from doorward.watch.view import TableRow, WatchState, cut
+from doorward.watch.view import MORE, TableRow, WatchState, cut
 
 
 class Dialog(ModalScreen[str | None]):
@@ -248,7 +248,7 @@ class WatchApp(App[int]):
 
     def action_open(self) -> None:
         """Open the chosen door to an address, after a question."""
-        if (row := self._chosen()) is not None and row.door in self._state.doors:
+        if (row := self._chosen()) is not None and row.door != MORE:
             request = {"command": "open", "door": row.door}
             self._ask(request, f"Open {row.door} to which ADDRESS, and for what TIME?", "", address_and_time)
 

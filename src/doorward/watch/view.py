@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 MOST_OPENINGS = 500  # rows; a terminal has about fifty lines
 MOST_CLOSED = 100  # rows of closed doors
+MORE = "…"  # the door of a row that counts the rows left out
 KEPT_RATES = 60  # measured once per second
 FINGERPRINT = re.compile(r"(?<=[46])_")  # in the names of sets of the automaton: first_knock4_0123abcd
 JsonObject = Mapping[str, Any]
@@ -53,7 +54,7 @@ class WatchState:
         self.stats: JsonObject = {}
         self.bans: list[tuple[str, float]] | None = None  # the newest first, each with its end
         self.drops: deque[float] = deque([0.0] * KEPT_RATES, KEPT_RATES)  # packets per second
-        self.doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
+        self._doors: dict[str, Sequence[str]] = {}  # their ports; the daemon sends a limited number of doors
         self._openings: dict[tuple[str, str], _Open] = {}
         self._rates: dict[str, float] = {}
         self._measured_s = 0.0
@@ -61,7 +62,7 @@ class WatchState:
     def begin(self, first: JsonObject, now_s: float, wall_s: float) -> None:
         """Start from the daemon's status. `wall_s` converts its times once; later clock changes have no effect."""
         self.summary, self.generation = first["summary"], first["generation"]
-        self.doors = {door["name"]: door["ports"] for door in first.get("doors", ())}
+        self._doors = {door["name"]: door["ports"] for door in first.get("doors", ())}
         self._openings = {
             (o["door"], o["address"]): _Open(o["until"] - wall_s + now_s, o["ports"], o["by"])
             for o in first["openings"]
@@ -110,16 +111,16 @@ class WatchState:
             for (door, address), (until_s, ports, by) in entries[:MOST_OPENINGS]
         ]
         if len(entries) > MOST_OPENINGS:
-            rows.append(TableRow("…", "", "", "", f"{len(entries) - MOST_OPENINGS:,} more open"))
+            rows.append(TableRow(MORE, "", "", "", f"{len(entries) - MOST_OPENINGS:,} more open"))
         return [*rows, *self._closed({door for door, _ in self._openings})]
 
     def _closed(self, is_in: set[str]) -> Iterator[TableRow]:
-        closed = {name: ports for name, ports in self.doors.items() if name not in is_in}
+        closed = {name: ports for name, ports in self._doors.items() if name not in is_in}
         for name, ports in islice(closed.items(), MOST_CLOSED):
             yield TableRow(name, "", "", " ".join(ports), "")
-        unseen = max(0, self.stats.get("doors", 0) - len(self.doors)) + max(0, len(closed) - MOST_CLOSED)
+        unseen = max(0, self.stats.get("doors", 0) - len(self._doors)) + max(0, len(closed) - MOST_CLOSED)
         if unseen:
-            yield TableRow("…", "", "", "", f"{unseen:,} more doors")
+            yield TableRow(MORE, "", "", "", f"{unseen:,} more doors")
 
     def attempts(self, most: int) -> list[str]:
         """Return at most `most` lines of knocks in progress, the furthest first."""

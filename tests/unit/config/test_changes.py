@@ -9,6 +9,8 @@ from doorward.config.toml import parse
 
 SSH = '[doors.ssh]\nopens = ["22/tcp"]\n'
 DB = '[doors.db]\nopens = ["5432/tcp"]\n'
+RANGE = '[doors.mosh]\nopens = ["60000-61000/udp"]\n'
+FWKNOP = SSH + '[signed]\n[fwknop]\n[fwknop.stanzas.laptop]\ndoors = ["ssh"]\n'
 STEALTH = '[gate]\nmode = "stealth"\npublic = ["80/tcp", "443/tcp"]\n'
 
 
@@ -59,7 +61,21 @@ def changes(before: str, after: str) -> list[str]:
             "- door db: 10.7.0.2:22/tcp",
             "no longer hidden: 10.7.0.2:22/tcp",
         ]),
+        (RANGE, RANGE.replace("61000", "60500"), ["~ door mosh: opens", "no longer hidden: 60501-61000/udp"]),
+        (RANGE, RANGE.replace('"]', '", "61001/udp"]'), ["~ door mosh: opens", "newly hidden: 61001/udp"]),
+        (STEALTH + RANGE, STEALTH.replace("80/tcp", '80/tcp", "60000-60010/udp') + RANGE.replace("60000", "60011"), [
+            "~ door mosh: opens",
+            "~ [gate]: public",
+            "no longer hidden: 60000-60010/udp",
+        ]),
         (SSH, SSH + "[signed]\nconfirm = true\n", ["+ [signed]"]),
+        (SSH + "[signed]\n", FWKNOP, ["+ [fwknop]", "+ stanza laptop: ssh"]),
+        (FWKNOP, SSH + "[signed]\n", ["- [fwknop]", "- stanza laptop: ssh"]),
+        (
+            FWKNOP,
+            FWKNOP.replace("[fwknop]\n", '[fwknop]\nwindow = "1m"\n') + "insecure_no_hmac = true\n",
+            ["~ [fwknop]: window", "~ stanza laptop: insecure_no_hmac"],
+        ),
         (SSH + '[signed]\nport = "1/udp"\n', SSH + "[signed]\nconfirm = true\n", ["~ [signed]: port, confirm"]),
     ],
 )  # fmt: skip
@@ -77,7 +93,7 @@ def test_no_port_of_a_sequence_is_shown() -> None:
 
 
 def test_many_doors_are_counted() -> None:
-    many = "".join(f'[doors.d{n}]\nopens = ["{n + 1}/tcp"]\n' for n in range(MOST_SHOWN + 5))
+    many = "".join(f'[doors.d{n}]\nopens = ["{2 * n + 2}/tcp"]\n' for n in range(MOST_SHOWN + 5))
     *shown, more, hidden = changes(SSH, SSH + many)
     assert (len(shown), more) == (MOST_SHOWN, "+ 5 more doors")
     assert hidden.endswith(" and 4 more")  # 22/tcp is hidden already

@@ -307,6 +307,23 @@ def test_mixed_address_families(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("opens", "port", "text"),
+    [
+        ('"192.0.2.77:22/tcp"', "22/tcp", "the knock was correct, but door a opens only IPv4 hosts"),
+        ('"2222/tcp -> 192.0.2.77:22"', "2222/tcp", "the knock was correct, but door a opens only IPv4 hosts"),
+        ('"2222/tcp -> 192.0.2.77:22", "80/tcp"', "2222/tcp", "door a opened, but 2222/tcp leads only to a host"),
+    ],
+)
+def test_hosts_of_the_other_address_family(opens: str, port: str, text: str) -> None:
+    config = compiled(f'[doors.a]\nknock = ["7000/tcp", "7001/tcp"]\nopens = [{opens}]\n')
+    hosts = f"from={SIX} to=2001:db8:2::2"
+    diagnosis = concluded(config, script(f"0 7000/tcp {hosts}; 1 7001/tcp {hosts}; 2 {port} {hosts}"), ip_address(SIX))
+    assert diagnosis.fault.kind == "family"
+    assert diagnosis.fault.what.startswith(text)
+    assert diagnosis.opened == ("80" in opens)
+
+
+@pytest.mark.parametrize(
     ("text", "kind"),
     [
         (f"0 7000/tcp from={SIX}; 1 8000/udp from={RELATIVE}; 2 9000/tcp from={SIX}", "split_network"),

@@ -309,3 +309,9 @@ def test_diagnosis_from_ledger(records: list[dict[str, object]], kind: str, expe
     assert expected_text in diagnosis.fault.what
     assert diagnosis.opened == (kind not in ("no_record", "refused"))
     assert diagnosis.fault.remedy
+
+
+def test_ports_of_ranges_are_listed_once_not_for_each_packet_of_a_scan() -> None:
+    config = compiled('[doors.a]\nopens = ["1024-65535/udp"]\n')
+    assert config.numbers is config.numbers
+    assert config.targets is config.targets

@@ -33,6 +33,7 @@ def sorted_out(*records: Record) -> PeriodEvents:
         (opened(60_000, 60_030, closed=60_010.0, closed_by="hand"), "192.0.2.7", "knock", 60_010, "hand"),
         (opened(60_000, 60_030, closed=60_030.0, closed_by=None), "192.0.2.7", "knock", 60_030, "time"),
         (opened(60_000, 60_030, by="key ada@laptop"), "ada@laptop", "key", 60_030, "time"),
+        (opened(60_000, 60_030, by="fwknop laptop"), "laptop", "fwknop", 60_030, "time"),
         (opened(60_000, 60_030, by="hand"), "192.0.2.7", "hand", 60_030, "time"),
         (opened(99_990, 100_020), "192.0.2.7", "knock", 100_020, None),  # still open
         (opened(40_000, 50_010), "192.0.2.7", "knock", 50_010, "time"),  # begun before the period

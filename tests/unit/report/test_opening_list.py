@@ -36,8 +36,9 @@ def test_timeline_per_person_and_door() -> None:
 
 def test_key_named_like_an_address_is_a_separate_person() -> None:
     visits = [visit("ssh", "192.0.2.7", 1001, 1002), visit("ssh", "192.0.2.7", 1001, 1002, "key")]
-    assert len(timelines(visits, PERIOD)) == 2
-    assert count_people(visits) == 2
+    visits.append(visit("ssh", "192.0.2.7", 1001, 1002, "fwknop"))
+    assert len(timelines(visits, PERIOD)) == 3
+    assert count_people(visits) == 3
 
 
 def test_least_frequent_people_share_the_last_timeline() -> None:

@@ -129,6 +129,14 @@ def test_content_security_policy() -> None:
     assert re.findall(r"(?:https?:)?//|url\(|@import|javascript:", page) == []
 
 
+def test_shared_keys_and_openings_for_one_connection() -> None:
+    used = opened(NOW_S - 3600, by="fwknop laptop")
+    used.detail["closed_by"] = "use from port 50211"
+    text = read(used).text
+    assert "laptop fwknop packet from 1 address 1 30s" in text
+    assert "ssh laptop 192.0.2.7 22/tcp 30s by its one connection" in text
+
+
 def many_records() -> Iterator[Record]:
     """Yield refusals from many networks with distinct reasons, and as many openings: more than the page shows."""
     for number in range(MANY):
