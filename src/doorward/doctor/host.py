@@ -135,7 +135,7 @@ class Facts:
     trace: Trace
     boot: Boot
     daemon: dict[str, Any] | None  # its answer to `status`
-    is_table_loaded: bool
+    is_table_loaded: bool | None  # None: unknown
     is_as_loaded: bool | None  # whether the file still compiles to the ruleset that was last loaded
     rejection: str  # why the kernel or libnftables rejects the compiled ruleset; empty if they accept it
     memory_bytes: int

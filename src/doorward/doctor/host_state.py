@@ -38,7 +38,8 @@ def collect_facts(configuration: Configuration, directory: Path) -> Facts:
         unread.append(str(error))
     with suppress(NegativeResult):
         daemon = daemon_status(unread)
-    rejection, is_table_loaded, session = "", False, ssh_connection()
+    rejection, session = "", ssh_connection()
+    is_table_loaded: bool | None = None
     try:
         nft = NftFirewall()
         is_table_loaded = bool(nft.existing())

@@ -56,7 +56,7 @@ def _port_problem(
         what = (
             f"{port}, {description}, is hidden, and nothing opens it: door {signed.name!r} opens by signed knocks only"
         )
-        if facts.daemon is None and facts.is_table_loaded:
+        if facts.daemon is None and facts.is_table_loaded is not False:
             return Problem(
                 "signed-knocks-unverified",
                 ERROR,

@@ -80,7 +80,7 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     status = facts.daemon
     if status is None:
         level, affected = WARNING, daemon_only_doors(configuration)
-        if not facts.is_table_loaded:
+        if facts.is_table_loaded is False:
             what = "the daemon is not running and no gate is loaded: nothing is hidden"
         elif affected:
             level = ERROR
@@ -92,7 +92,7 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
         start = f"systemctl start {DAEMON}" if DAEMON in facts.boot.units else "doorward run"
         return Problem("no-daemon", level, "daemon", what, "start it", (start,))
     where = f"daemon, process {status['pid']}"
-    if not facts.is_table_loaded:
+    if facts.is_table_loaded is False:
         what = "it is running, but the table inet doorward is missing: nothing is hidden, and knocks open nothing"
         return Problem("table-missing", ERROR, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
     if status.get("config", file) != file:

@@ -127,6 +127,12 @@ def test_healthy_host_has_only_ok_findings(check: Check, count: int) -> None:
     assert [found.level for found in findings(check, KNOCKED, WELL)] == [Level.OK] * count
 
 
+def test_a_table_that_this_user_may_not_list_is_not_called_missing() -> None:
+    assert all(
+        found.level is Level.OK for found in findings(running.check, KNOCKED, replace(WELL, is_table_loaded=None))
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "level", "code"),
     [
