@@ -202,7 +202,7 @@ class SharedOpeningTable:
         until_ms = now_ms + observed.left_ms
         self.changed.add(observed.key)
         if self._is_closed(observed.key, observed.dated_ms):
-            return self._on_put_too_late(observed, until_ms)
+            return self._on_put_too_late(observed, now_ms)
         if known is not None and known.is_closing and observed.gate == self._gate:  # closed here since then
             known.revision = observed.revision
             return []
@@ -225,14 +225,16 @@ class SharedOpeningTable:
         by = f"{observed.by} at {observed.gate}"
         return [*effects, OpenHere(observed.key, observed.left_ms, by, observed.for_ms, observed.dated_ms)]
 
-    def _on_put_too_late(self, observed: SeenOpening, until_ms: int) -> list[Effect]:
-        """Handle a key that a gate wrote after its signer's close, for an opening before it: delete the key."""
-        known = self._known.setdefault(observed.key, OpeningState(until_ms, "", dated_ms=observed.dated_ms))
+    def _on_put_too_late(self, observed: SeenOpening, now_ms: int) -> list[Effect]:
+        """Handle a key that a gate wrote after its signer's close, for an opening before it: delete or replace it."""
+        late = OpeningState(now_ms + observed.left_ms, "", dated_ms=observed.dated_ms)
+        known = self._known.setdefault(observed.key, late)
         known.revision = observed.revision
-        if known.is_owed and not self._is_closed(observed.key, known.dated_ms):  # opened again here, which replaces it
-            return [PublishOpening(observed.key)]
-        known.is_owed, known.is_closing = False, True
-        known.closed_until_ms = max(known.closed_until_ms, known.until_ms)
+        if known.is_open and known.until_ms > now_ms and not self._is_closed(observed.key, known.dated_ms):
+            known.is_owed = True  # opened after the close, which replaces it
+        else:
+            known.is_owed, known.is_closing = False, True
+            known.closed_until_ms = max(known.closed_until_ms, known.until_ms)
         return [PublishOpening(observed.key)]
 
     def on_deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:
