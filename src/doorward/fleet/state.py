@@ -134,9 +134,8 @@ class SharedOpeningTable:
                 self._known[key] = saved[key]
             effects += self.on_close(key, dated_ms, is_signed, now_ms)
         for key, until_ms, by, _, dated_ms in openings:
-            known = saved.get(key)
-            if known is not None and key not in self._known:
-                self._known[key] = OpeningState(known.until_ms, by, known.revision, dated_ms=known.dated_ms)
+            if key in saved:
+                self._known.setdefault(key, saved[key]).by = by
             effects += self.on_opened(key, until_ms, by, now_ms, dated_ms)
         self.changed |= saved.keys() - self._known.keys()
         return effects
