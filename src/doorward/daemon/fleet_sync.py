@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet, Signed, longest_window_ms
@@ -24,7 +26,7 @@ from doorward.errors import MalformedError
 from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import OpeningKey
+from doorward.fleet.etcd_records import OpeningKey, read_address, read_date, read_name, read_signer
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Source
 from doorward.signed.authorize import ValidKnock, signer_text
@@ -171,13 +173,23 @@ class FleetSync:
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
         self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
-        closed, self._closed = self._closed, []
+        closed, self._closed = list(dict.fromkeys([*self._recorded_closes(), *self._closed])), []
         shared = [opening for opening in self._openings.table if opening.ports and self._is_shared(opening.door)]
         active = [item for opening in shared for item in _items(opening)]
         most = protocol.MAX_PER_MESSAGE
         for at in range(0, max(len(active), len(closed), 1), most):
             is_last = at + most >= max(len(active), len(closed))
             self._send(protocol.OpeningsSnapshot(active[at : at + most], closed[at : at + most], is_last))
+
+    def _recorded_closes(self) -> list[protocol.Close]:
+        """Return the closes by signed knocks here, oldest first: the last process may not have announced them all."""
+        closes: list[protocol.Close] = []
+        for by, door, source, dated_ms in sorted(self._openings.ledger.seen.closes.rows(), key=itemgetter(3)):
+            with suppress(ValueError):  # by hand, or for all doors of a signer
+                key = OpeningKey(read_name(door), read_address(source), read_signer(by))
+                if key.signer and self._is_shared(door):
+                    closes.append(protocol.Close(key, read_date(dated_ms, key), is_signed=True))
+        return closes
 
     def _schedule_restart(self) -> None:
         loop = self._openings.loop

@@ -16,6 +16,7 @@ import pytest
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet, Fwknop, Signed
 from doorward.core.openings import Announce
+from doorward.core.signed_rules import CloseDates
 from doorward.daemon import verifier_supervisor
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.fleet_sync import FleetSync
@@ -64,6 +65,17 @@ class Gate:
         self.sync._child = cast(FleetProcess, process)
         writer = SimpleNamespace(write=self.note_sent, waiting=b"", close=lambda: None)
         self.sync._writer = cast(SocketWriter, writer)
+
+    def restart_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Start another process, and note what it is sent."""
+        self.sent.clear()
+        process, writer, loop = cast(Any, self.sync._child), self.sync._writer, self.service.loop
+        process.socket = None
+        monkeypatch.setattr("doorward.daemon.fleet_sync.FleetProcess", lambda *_: process)
+        monkeypatch.setattr("doorward.daemon.fleet_sync.SocketWriter", lambda *_: writer)
+        monkeypatch.setattr(loop, "on_readable", lambda *_: None)
+        monkeypatch.setattr(loop, "unregister", lambda *_: None)
+        self.sync._start()
 
     def note_sent(self, raw: bytes) -> None:
         message = protocol.parse(raw)
@@ -227,15 +239,20 @@ def test_a_close_without_a_process_is_in_the_next_snapshot(gate: Gate, monkeypat
     gate.take(gate.knock(2, for_s=None))
     assert gate.holders() == []
     gate.start_process()
-    gate.sent.clear()
-    process: Any = gate.sync._child
-    process.socket, writer = None, gate.sync._writer
-    monkeypatch.setattr("doorward.daemon.fleet_sync.FleetProcess", lambda *_: process)
-    monkeypatch.setattr("doorward.daemon.fleet_sync.SocketWriter", lambda *_: writer)
-    monkeypatch.setattr(gate.service.loop, "on_readable", lambda *_: None)
-    monkeypatch.setattr(gate.service.loop, "unregister", lambda *_: None)
-    gate.sync._start()
+    gate.restart_process(monkeypatch)
     assert gate.sent == [OpeningsSnapshot([], [gate.close(2)], is_last=True)]
+
+
+def test_a_close_that_the_last_process_did_not_announce_is_in_the_next_snapshot(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.take(gate.knock(3, BOB, for_s=None), gate.knock(2, for_s=None), outcome=None)
+    gate.take(gate.knock(4, BOB), gate.knock(5, CAT, for_s=None)._replace(is_shared=False, door="web"))
+    gate.daemon.ask("close", "ssh", "192.0.2.7")
+    forged = [("x", "ssh", str(HOME), 9), (ADA.hex(), "ssh", "\udcff", 9), (ADA.hex(), "", "", 9)]
+    gate.daemon.ledger.seen.closes = CloseDates([*gate.daemon.ledger.seen.closes.rows(), *forged])
+    gate.restart_process(monkeypatch)
+    assert gate.sent == [OpeningsSnapshot([], [gate.close(2), gate.close(3, BOB)], is_last=True)]
 
 
 def test_close_by_hand_announces_each_share(gate: Gate) -> None:
