@@ -177,9 +177,9 @@ class FleetWorker:
         self._log_writer.tasks.put(LogEntry(self._slot % LOG_SLOTS, pack_record(**fields)))
         self._slot += 1
 
-    def _on_logged(self, _: LogEntry) -> None:
-        self._queued_records -= 1
-        self._last_errors.pop(LogEntry, None)
+    def _on_done(self, task: LogEntry | AnnounceClose) -> None:
+        self._queued_records -= isinstance(task, LogEntry)
+        self._last_errors.pop(type(task), None)
 
     def _apply(self, effects: Iterable[Effect]) -> None:
         """Apply effects; save the state first, so that it survives if this process is killed.
@@ -360,7 +360,7 @@ class FleetWorker:
                 self._log("fleet-state-not-saved", "error", f"{text} may reopen what other gates closed")
 
     def _send_state(self) -> None:
-        owed = len(self._openings.owed(now_ms()))
+        owed = len(self._openings.owed(now_ms())) + len(self._openings.owed_closes)
         state = protocol.State(not self._is_unreachable, len(self._openings), owed, self._revision)
         if state != self._state:
             self._state = state
@@ -377,7 +377,8 @@ class FleetWorker:
         DuplicateName: _on_duplicate_name,
         Snapshot: _on_snapshot,
         KeyChanges: _on_changes,
-        LogEntry: _on_logged,
+        LogEntry: _on_done,
+        AnnounceClose: _on_done,
     }
 
 

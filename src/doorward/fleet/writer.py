@@ -160,7 +160,7 @@ class EtcdWriter(threading.Thread):
         if isinstance(task, Claim):
             return self._with_new_leases(lambda: self._claim(task))
         if isinstance(task, AnnounceClose):
-            self._with_new_leases(lambda: self._announce(task))
+            return self._with_new_leases(lambda: self._announce(task))
         if isinstance(task, LogEntry):
             return self._with_new_leases(lambda: self._write_record(task))
         if isinstance(task, StatusAnswer):
@@ -251,8 +251,9 @@ class EtcdWriter(threading.Thread):
         # Two clocks may differ by the window, so a packet can be fresh somewhere for twice as long; and a margin.
         return self._lease("seen", now_ms() + 2 * self._window_ms + 30_000, 60)[0]
 
-    def _announce(self, task: AnnounceClose) -> None:
+    def _announce(self, task: AnnounceClose) -> AnnounceClose:
         self._etcd.put(self._tree.close(task.key, task.dated_ms), self._mark, self._claim_lease())
+        return task
 
     def _write_record(self, task: LogEntry) -> LogEntry:
         lease, _ = self._lease("log", now_ms() + LOG_RETENTION_S * 1000, 86_400)
