@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,47 +15,37 @@ import pytest
 from doorward.config.schema import EtcdOutagePolicy, Fleet, Fwknop, Signed
 from doorward.core.openings import Announce
 from doorward.core.signed_rules import CloseDates
-from doorward.daemon import verifier_supervisor
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.fleet_sync import FleetSync
-from doorward.daemon.ledger import Ledger
-from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import LoadResult
-from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.fleet import protocol
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.protocol import Claimed, Close, Closed, LogMessage, Opened, OpeningsSnapshot
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Source
 from doorward.signed.authorize import ValidKnock
-from tests.support.in_process_daemon import InProcessDaemon
+from tests.support.signed_daemon import SignedDaemon
 
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 ADA, BOB, CAT = b"ada's hash..", b"bob's hash..", b"cat's hash.."
 HOUR_MS = 3_600_000
 
 
-class Gate:
+class Gate(SignedDaemon):
     """A gate whose door ssh is shared, with the messages to and from its fleet process."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
-        self.stream = io.StringIO()
-        self.daemon = InProcessDaemon(Ledger(folder / "ledger.sqlite3"), Log("json", self.stream))
+        super().__init__(folder, monkeypatch)
         self.service = self.daemon.openings
         self.service.doors = {**self.service.doors, "ssh": self.daemon.doors["ssh"]._replace(shared=True)}
-        self.sync = FleetSync(self.service, self.daemon.bans)
+        self.fleet = self.sync = FleetSync(self.service, self.daemon.bans)
         self.service.listeners.append(self.sync)
         self.sync._settings = Fleet("shop", ("http://127.0.0.1:1",)), "edge-1", 60_000, folder
-        self.signed = SignedKnocks(self.service, self.daemon.bans, lambda: self.sync, 60_000)
-        self.answered: list[str] = []
-        monkeypatch.setattr(self.signed, "_applied", self.note_answers)
-        self.now_ms = round(time.time() * 1000)
         self.sent: list[protocol.Message] = []
         self.start_process()
 
     def note_answers(self, knocks: list[ValidKnock]) -> None:
-        self.answered += [knock.key for knock in knocks if knock.reply is not None]
+        super().note_answers([knock for knock in knocks if knock.reply is not None])
 
     def start_process(self) -> None:
         self.received: list[protocol.Message] = []
@@ -120,12 +108,11 @@ class Gate:
         return [] if opening is None else sorted(share.name or share.by for share in opening.shares) or [opening.by]
 
     def logged(self) -> list[str]:
-        return [line.get("code") or line["event"] for line in map(json.loads, self.stream.getvalue().splitlines())]
+        return [line.get("code") or line["event"] for line in map(json.loads, self.written.getvalue().splitlines())]
 
     def end(self) -> None:
         self.sync._child = None
-        self.signed.close()
-        self.daemon.close()
+        super().end()
 
 
 @pytest.fixture
@@ -138,7 +125,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def test_a_fleet_process_does_not_flood_the_log(gate: Gate) -> None:
     for _ in range(1000):
         gate.hear(LogMessage("etcd-unavailable", "error", "etcd does not answer"))
-    assert 50 <= len(gate.stream.getvalue().splitlines()) < 100
+    assert 50 <= len(gate.written.getvalue().splitlines()) < 100
 
 
 def test_a_close_of_a_shared_door_is_claimed_in_the_fleet(gate: Gate) -> None:
