@@ -26,7 +26,7 @@ from doorward.errors import MalformedError
 from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import OpeningKey, read_address, read_date, read_name, read_signer
+from doorward.fleet.etcd_records import OpeningKey, latest_date_ms, read_address, read_date, read_name, read_signer
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Source
 from doorward.signed.authorize import ValidKnock, signer_text
@@ -277,9 +277,8 @@ class FleetSync:
         return is_closed or item.dated_ms > self._latest_date_ms() or self._bans.contains(item.key.address)
 
     def _latest_date_ms(self) -> int:
-        """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
-        window_ms = self._settings[2] if self._settings is not None else 0
-        return round(1000 * (self._openings.loop.now_s() + self._openings.wall_offset_s())) + 2 * window_ms
+        wall_s = self._openings.loop.now_s() + self._openings.wall_offset_s()
+        return latest_date_ms(round(1000 * wall_s), self._settings[2] if self._settings is not None else 0)
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""

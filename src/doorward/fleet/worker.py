@@ -21,7 +21,7 @@ from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_close, parse_key
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, latest_date_ms, parse_close, parse_key
 from doorward.fleet.state import MAX_KNOWN, CloseHere, Effect, OpenHere, PublishOpening, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
@@ -35,7 +35,6 @@ from doorward.fleet.writer import (
     StatusAnswer,
     WriteFailed,
     Written,
-    latest_date_ms,
     observe,
     pack_record,
 )
@@ -326,7 +325,7 @@ class FleetWorker:
             key, dated_ms = parse_close(entry.key.removeprefix(self._tree.under("closes", "")))
         except ValueError:
             return []
-        if dated_ms > latest_date_ms(self._settings.window_ms):  # forged: it would close the door for years
+        if dated_ms > latest_date_ms(wall_ms(), self._settings.window_ms):  # forged: it would close the door for years
             return []
         effects = self._openings.on_signed_close(key, dated_ms, now_ms())
         if entry.value == self._mark:
