@@ -141,9 +141,9 @@ class FleetSync:
             due_s = self._openings.loop.now_s() + self._fleet.timeout_ms / 1000
             self._openings.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
 
-    def has_closed(self, knock: DatedKnock) -> bool:
-        """Return whether the signer of an open has closed the door at that time or later, at any gate."""
-        return self._is_shared(knock.door) and knock.time_ms <= self._closes.last(knock.by, knock.door, knock.source)
+    def objection(self, knock: DatedKnock) -> str:
+        """Return the reason to reject an open, for a close at any gate, or ""."""
+        return self._closes.objection(knock) if self._is_shared(knock.door) else ""
 
     def as_dict(self) -> dict[str, object]:
         """Return the state of the connection, and the counts."""
