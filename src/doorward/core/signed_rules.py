@@ -116,6 +116,10 @@ class CloseDates:
         known = [self._dates[signer] for signer in (by, _BY_HAND + by, "", _BY_HAND) if signer in self._dates]
         return max((dates.get(target, -1) for dates in known for target in ((door, str(source)), _ALL)), default=-1)
 
+    def objection(self, knock: DatedKnock) -> str:
+        """Return the reason to reject an open, or ""."""
+        return may_open(knock, self.last(knock.by, knock.door, knock.source))
+
     def exact(self, by: str, door: str, source: Source) -> int:
         """Return the date of the last close by this signer of this very door and address; -1: none is remembered."""
         return self._dates.get(by, {}).get((door, str(source)), -1)

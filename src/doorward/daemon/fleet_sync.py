@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet, Signed, longest_window_ms
@@ -24,7 +26,7 @@ from doorward.errors import MalformedError
 from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.admission import FULL, Limits, Rejected, Room, admit
-from doorward.fleet.etcd_records import OpeningKey
+from doorward.fleet.etcd_records import OpeningKey, latest_date_ms, read_address, read_date, read_name, read_signer
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Opening, Source
 from doorward.signed.authorize import ValidKnock, signer_text
@@ -139,9 +141,9 @@ class FleetSync:
             due_s = self._openings.loop.now_s() + self._fleet.timeout_ms / 1000
             self._openings.loop.at(due_s, partial(self._answer, number, None, "no answer in time"))
 
-    def has_closed(self, knock: DatedKnock) -> bool:
-        """Return whether the signer of an open has closed the door at that time or later, at any gate."""
-        return self._is_shared(knock.door) and knock.time_ms <= self._closes.last(knock.by, knock.door, knock.source)
+    def objection(self, knock: DatedKnock) -> str:
+        """Return the reason to reject an open, for a close at any gate, or ""."""
+        return self._closes.objection(knock) if self._is_shared(knock.door) else ""
 
     def as_dict(self) -> dict[str, object]:
         """Return the state of the connection, and the counts."""
@@ -171,13 +173,23 @@ class FleetSync:
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
         self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
-        closed, self._closed = self._closed, []
+        closed, self._closed = list(dict.fromkeys([*self._recorded_closes(), *self._closed])), []
         shared = [opening for opening in self._openings.table if opening.ports and self._is_shared(opening.door)]
         active = [item for opening in shared for item in _items(opening)]
         most = protocol.MAX_PER_MESSAGE
         for at in range(0, max(len(active), len(closed), 1), most):
             is_last = at + most >= max(len(active), len(closed))
             self._send(protocol.OpeningsSnapshot(active[at : at + most], closed[at : at + most], is_last))
+
+    def _recorded_closes(self) -> list[protocol.Close]:
+        """Return the closes by signed knocks here, oldest first: the last process may not have announced them all."""
+        closes: list[protocol.Close] = []
+        for by, door, source, dated_ms in sorted(self._openings.ledger.seen.closes.rows(), key=itemgetter(3)):
+            with suppress(ValueError):  # by hand, or for all doors of a signer
+                key = OpeningKey(read_name(door), read_address(source), read_signer(by))
+                if key.signer and self._is_shared(door):
+                    closes.append(protocol.Close(key, read_date(dated_ms, key), is_signed=True))
+        return closes
 
     def _schedule_restart(self) -> None:
         loop = self._openings.loop
@@ -265,9 +277,8 @@ class FleetSync:
         return is_closed or item.dated_ms > self._latest_date_ms() or self._bans.contains(item.key.address)
 
     def _latest_date_ms(self) -> int:
-        """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
-        window_ms = self._settings[2] if self._settings is not None else 0
-        return round(1000 * (self._openings.loop.now_s() + self._openings.wall_offset_s())) + 2 * window_ms
+        wall_s = self._openings.loop.now_s() + self._openings.wall_offset_s()
+        return latest_date_ms(round(1000 * wall_s), self._settings[2] if self._settings is not None else 0)
 
     def _reject(self, item: protocol.Item, why: Rejected) -> None:
         """Count and log; no ledger entry and no `on_refuse`: the address itself may have sent nothing."""

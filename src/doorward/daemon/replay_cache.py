@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from doorward.core.signed_rules import CloseDates, DatedKnock, may_open
+from doorward.core.signed_rules import CloseDates, DatedKnock
 from doorward.core.token_bucket import KeyedBuckets
 
 KEPT_MS = 86_400_000  # entries older than a day are pruned
@@ -187,7 +187,7 @@ class ReplayCache:
         if knock is None:
             return ""
         if not claim.is_close:
-            return may_open(knock, self.closes.last(knock.by, knock.door, knock.source))
+            return self.closes.objection(knock)
         self.closes.note(knock)
         return ""
 

@@ -24,7 +24,7 @@ from doorward.core.openings import (
     on_signed_close,
     signed_opening,
 )
-from doorward.core.signed_rules import CLOSED, DatedKnock, Holders, may_open
+from doorward.core.signed_rules import CLOSED, DatedKnock, Holders
 from doorward.core.token_bucket import TokenBucket
 from doorward.daemon.bans import BanList
 from doorward.daemon.confirmations import Confirmations
@@ -258,13 +258,12 @@ class SignedKnocks:
             self._openings.perform(outcomes)
 
     def _open(self, grant: ValidKnock, for_ms: int, door: Door) -> list[Effect]:
-        dated, closes, now_s = _dated(grant), self._openings.ledger.seen.closes, self._openings.loop.now_s()
-        if (fleet := self._fleet()) is not None and fleet.has_closed(dated):
-            self._reject(grant, "closed", CLOSED + _offset(grant, CLOSED))
-            return []
-        # A packet of fwknop's is claimed for its first door only.
-        if grant.kind == FWKNOP and (closed := may_open(dated, closes.last(dated.by, dated.door, dated.source))):
-            self._reject(grant, "closed", closed)
+        dated, now_s, fleet = _dated(grant), self._openings.loop.now_s(), self._fleet()
+        closed = "" if fleet is None else fleet.objection(dated)
+        if grant.kind == FWKNOP:  # its packet is claimed for its first door only
+            closed = closed or self._openings.ledger.seen.closes.objection(dated)
+        if closed:
+            self._reject(grant, "closed", closed + _offset(grant, closed))
             return []
         new = signed_opening(door, dated, for_ms / 1000, signer_text(grant), now_s, once=grant.once)
         if reason := door.exclusion(grant.source):

@@ -181,6 +181,11 @@ def parse_close(rest: str) -> tuple[OpeningKey, int]:
     return key, read_date(int(date), key)
 
 
+def latest_date_ms(wall_ms: int, window_ms: int) -> int:
+    """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
+    return wall_ms + 2 * window_ms
+
+
 def remaining_ms(opening: StoredOpening, wall_ms: int, oldest_ms: int | None, lease_ms: int | None = None) -> int:
     """Return how long an opening has left here, in milliseconds.
 

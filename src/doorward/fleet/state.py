@@ -134,9 +134,8 @@ class SharedOpeningTable:
                 self._known[key] = saved[key]
             effects += self.on_close(key, dated_ms, is_signed, now_ms)
         for key, until_ms, by, _, dated_ms in openings:
-            known = saved.get(key)
-            if known is not None and key not in self._known:
-                self._known[key] = OpeningState(known.until_ms, by, known.revision, dated_ms=known.dated_ms)
+            if key in saved:
+                self._known.setdefault(key, saved[key]).by = by
             effects += self.on_opened(key, until_ms, by, now_ms, dated_ms)
         self.changed |= saved.keys() - self._known.keys()
         return effects
@@ -202,7 +201,7 @@ class SharedOpeningTable:
         until_ms = now_ms + observed.left_ms
         self.changed.add(observed.key)
         if self._is_closed(observed.key, observed.dated_ms):
-            return self._on_put_too_late(observed, until_ms)
+            return self._on_put_too_late(observed, now_ms)
         if known is not None and known.is_closing and observed.gate == self._gate:  # closed here since then
             known.revision = observed.revision
             return []
@@ -225,14 +224,16 @@ class SharedOpeningTable:
         by = f"{observed.by} at {observed.gate}"
         return [*effects, OpenHere(observed.key, observed.left_ms, by, observed.for_ms, observed.dated_ms)]
 
-    def _on_put_too_late(self, observed: SeenOpening, until_ms: int) -> list[Effect]:
-        """Handle a key that a gate wrote after its signer's close, for an opening before it: delete the key."""
-        known = self._known.setdefault(observed.key, OpeningState(until_ms, "", dated_ms=observed.dated_ms))
+    def _on_put_too_late(self, observed: SeenOpening, now_ms: int) -> list[Effect]:
+        """Handle a key that a gate wrote after its signer's close, for an opening before it: delete or replace it."""
+        late = OpeningState(now_ms + observed.left_ms, "", dated_ms=observed.dated_ms)
+        known = self._known.setdefault(observed.key, late)
         known.revision = observed.revision
-        if known.is_owed and not self._is_closed(observed.key, known.dated_ms):  # opened again here, which replaces it
-            return [PublishOpening(observed.key)]
-        known.is_owed, known.is_closing = False, True
-        known.closed_until_ms = max(known.closed_until_ms, known.until_ms)
+        if known.is_open and known.until_ms > now_ms and not self._is_closed(observed.key, known.dated_ms):
+            known.is_owed = True  # opened after the close, which replaces it
+        else:
+            known.is_owed, known.is_closing = False, True
+            known.closed_until_ms = max(known.closed_until_ms, known.until_ms)
         return [PublishOpening(observed.key)]
 
     def on_deleted(self, key: OpeningKey, revision: int, now_ms: int) -> list[Effect]:

@@ -21,7 +21,7 @@ from doorward.escape import printable
 from doorward.fleet import protocol
 from doorward.fleet.etcd import EtcdAccess, now_ms, wall_ms
 from doorward.fleet.etcd_codec import KeyValue
-from doorward.fleet.etcd_records import KeySpace, OpeningKey, parse_close, parse_key
+from doorward.fleet.etcd_records import KeySpace, OpeningKey, latest_date_ms, parse_close, parse_key
 from doorward.fleet.state import MAX_KNOWN, CloseHere, Effect, OpenHere, PublishOpening, SharedOpeningTable
 from doorward.fleet.state_db import FleetStateFile
 from doorward.fleet.watcher import DuplicateName, Heartbeat, HeartbeatThread, KeyChanges, Snapshot, Unreachable, Watcher
@@ -35,7 +35,6 @@ from doorward.fleet.writer import (
     StatusAnswer,
     WriteFailed,
     Written,
-    latest_date_ms,
     observe,
     pack_record,
 )
@@ -177,9 +176,9 @@ class FleetWorker:
         self._log_writer.tasks.put(LogEntry(self._slot % LOG_SLOTS, pack_record(**fields)))
         self._slot += 1
 
-    def _on_logged(self, _: LogEntry) -> None:
-        self._queued_records -= 1
-        self._last_errors.pop(LogEntry, None)
+    def _on_done(self, task: LogEntry | AnnounceClose) -> None:
+        self._queued_records -= isinstance(task, LogEntry)
+        self._last_errors.pop(type(task), None)
 
     def _apply(self, effects: Iterable[Effect]) -> None:
         """Apply effects; save the state first, so that it survives if this process is killed.
@@ -326,7 +325,7 @@ class FleetWorker:
             key, dated_ms = parse_close(entry.key.removeprefix(self._tree.under("closes", "")))
         except ValueError:
             return []
-        if dated_ms > latest_date_ms(self._settings.window_ms):  # forged: it would close the door for years
+        if dated_ms > latest_date_ms(wall_ms(), self._settings.window_ms):  # forged: it would close the door for years
             return []
         effects = self._openings.on_signed_close(key, dated_ms, now_ms())
         if entry.value == self._mark:
@@ -360,7 +359,7 @@ class FleetWorker:
                 self._log("fleet-state-not-saved", "error", f"{text} may reopen what other gates closed")
 
     def _send_state(self) -> None:
-        owed = len(self._openings.owed(now_ms()))
+        owed = len(self._openings.owed(now_ms())) + len(self._openings.owed_closes)
         state = protocol.State(not self._is_unreachable, len(self._openings), owed, self._revision)
         if state != self._state:
             self._state = state
@@ -377,7 +376,8 @@ class FleetWorker:
         DuplicateName: _on_duplicate_name,
         Snapshot: _on_snapshot,
         KeyChanges: _on_changes,
-        LogEntry: _on_logged,
+        LogEntry: _on_done,
+        AnnounceClose: _on_done,
     }
 
 

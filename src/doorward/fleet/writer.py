@@ -160,7 +160,7 @@ class EtcdWriter(threading.Thread):
         if isinstance(task, Claim):
             return self._with_new_leases(lambda: self._claim(task))
         if isinstance(task, AnnounceClose):
-            self._with_new_leases(lambda: self._announce(task))
+            return self._with_new_leases(lambda: self._announce(task))
         if isinstance(task, LogEntry):
             return self._with_new_leases(lambda: self._write_record(task))
         if isinstance(task, StatusAnswer):
@@ -234,7 +234,7 @@ class EtcdWriter(threading.Thread):
     def _claim_steps(self, knock: KnockClaim, token: str, lease: int) -> _ClaimSteps:
         key, mine = self._tree.under("seen", knock.id), f"{self._gate} {token}".encode()
         first = self._tree.close(knock.key, knock.dated_ms)
-        end = self._tree.close(knock.key, latest_date_ms(self._window_ms) + 1)
+        end = self._tree.close(knock.key, etcd_records.latest_date_ms(wall_ms(), self._window_ms) + 1)
         close = etcd_codec.to_put(first, self._mark, lease) if knock.is_close else None
         mark, look = etcd_codec.to_put(key, mine, lease), etcd_codec.to_read(first, end)
         return _ClaimSteps(key, mine, [key, first] if knock.is_close else [key], mark, close, look)
@@ -251,8 +251,9 @@ class EtcdWriter(threading.Thread):
         # Two clocks may differ by the window, so a packet can be fresh somewhere for twice as long; and a margin.
         return self._lease("seen", now_ms() + 2 * self._window_ms + 30_000, 60)[0]
 
-    def _announce(self, task: AnnounceClose) -> None:
+    def _announce(self, task: AnnounceClose) -> AnnounceClose:
         self._etcd.put(self._tree.close(task.key, task.dated_ms), self._mark, self._claim_lease())
+        return task
 
     def _write_record(self, task: LogEntry) -> LogEntry:
         lease, _ = self._lease("log", now_ms() + LOG_RETENTION_S * 1000, 86_400)
@@ -278,11 +279,6 @@ _MAX_LEASES = 1000  # remembered to be used again; beyond it the oldest is dropp
 LOG_RETENTION_S = 7 * 86_400
 
 
-def latest_date_ms(window_ms: int) -> int:
-    """Return the latest date of a signed knock that some gate accepts: clocks differ by less than a window."""
-    return wall_ms() + 2 * window_ms
-
-
 def observe(
     key: OpeningKey,
     entry: etcd_codec.KeyValue,
@@ -295,7 +291,7 @@ def observe(
         read, shared = etcd_records.parse(str(key), entry.value)
     except MalformedError:
         return None
-    if shared.dated_ms > latest_date_ms(window_ms):
+    if shared.dated_ms > etcd_records.latest_date_ms(wall_ms(), window_ms):
         return None
     left_ms = etcd_records.remaining_ms(shared, wall_ms(), oldest_ms, lease_ms)
     return SeenOpening(

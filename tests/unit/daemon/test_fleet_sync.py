@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,47 +14,38 @@ import pytest
 
 from doorward.config.schema import EtcdOutagePolicy, Fleet, Fwknop, Signed
 from doorward.core.openings import Announce
-from doorward.daemon import verifier_supervisor
+from doorward.core.signed_rules import CloseDates
 from doorward.daemon.fleet_process import FleetProcess
 from doorward.daemon.fleet_sync import FleetSync
-from doorward.daemon.ledger import Ledger
-from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import LoadResult
-from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.fleet import protocol
 from doorward.fleet.etcd_records import OpeningKey
 from doorward.fleet.protocol import Claimed, Close, Closed, LogMessage, Opened, OpeningsSnapshot
 from doorward.kernel.socket_writer import SocketWriter
 from doorward.model import Source
 from doorward.signed.authorize import ValidKnock
-from tests.support.in_process_daemon import InProcessDaemon
+from tests.support.signed_daemon import SignedDaemon
 
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 ADA, BOB, CAT = b"ada's hash..", b"bob's hash..", b"cat's hash.."
 HOUR_MS = 3_600_000
 
 
-class Gate:
+class Gate(SignedDaemon):
     """A gate whose door ssh is shared, with the messages to and from its fleet process."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
-        self.stream = io.StringIO()
-        self.daemon = InProcessDaemon(Ledger(folder / "ledger.sqlite3"), Log("json", self.stream))
+        super().__init__(folder, monkeypatch)
         self.service = self.daemon.openings
         self.service.doors = {**self.service.doors, "ssh": self.daemon.doors["ssh"]._replace(shared=True)}
-        self.sync = FleetSync(self.service, self.daemon.bans)
+        self.fleet = self.sync = FleetSync(self.service, self.daemon.bans)
         self.service.listeners.append(self.sync)
         self.sync._settings = Fleet("shop", ("http://127.0.0.1:1",)), "edge-1", 60_000, folder
-        self.signed = SignedKnocks(self.service, self.daemon.bans, lambda: self.sync, 60_000)
-        self.answered: list[str] = []
-        monkeypatch.setattr(self.signed, "_applied", self.note_answers)
-        self.now_ms = round(time.time() * 1000)
         self.sent: list[protocol.Message] = []
         self.start_process()
 
     def note_answers(self, knocks: list[ValidKnock]) -> None:
-        self.answered += [knock.key for knock in knocks if knock.reply is not None]
+        super().note_answers([knock for knock in knocks if knock.reply is not None])
 
     def start_process(self) -> None:
         self.received: list[protocol.Message] = []
@@ -64,6 +53,17 @@ class Gate:
         self.sync._child = cast(FleetProcess, process)
         writer = SimpleNamespace(write=self.note_sent, waiting=b"", close=lambda: None)
         self.sync._writer = cast(SocketWriter, writer)
+
+    def restart_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Start another process, and note what it is sent."""
+        self.sent.clear()
+        process, writer, loop = cast(Any, self.sync._child), self.sync._writer, self.service.loop
+        process.socket = None
+        monkeypatch.setattr("doorward.daemon.fleet_sync.FleetProcess", lambda *_: process)
+        monkeypatch.setattr("doorward.daemon.fleet_sync.SocketWriter", lambda *_: writer)
+        monkeypatch.setattr(loop, "on_readable", lambda *_: None)
+        monkeypatch.setattr(loop, "unregister", lambda *_: None)
+        self.sync._start()
 
     def note_sent(self, raw: bytes) -> None:
         message = protocol.parse(raw)
@@ -108,12 +108,11 @@ class Gate:
         return [] if opening is None else sorted(share.name or share.by for share in opening.shares) or [opening.by]
 
     def logged(self) -> list[str]:
-        return [line.get("code") or line["event"] for line in map(json.loads, self.stream.getvalue().splitlines())]
+        return [line.get("code") or line["event"] for line in map(json.loads, self.written.getvalue().splitlines())]
 
     def end(self) -> None:
         self.sync._child = None
-        self.signed.close()
-        self.daemon.close()
+        super().end()
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def test_a_fleet_process_does_not_flood_the_log(gate: Gate) -> None:
     for _ in range(1000):
         gate.hear(LogMessage("etcd-unavailable", "error", "etcd does not answer"))
-    assert 50 <= len(gate.stream.getvalue().splitlines()) < 100
+    assert 50 <= len(gate.written.getvalue().splitlines()) < 100
 
 
 def test_a_close_of_a_shared_door_is_claimed_in_the_fleet(gate: Gate) -> None:
@@ -227,15 +226,20 @@ def test_a_close_without_a_process_is_in_the_next_snapshot(gate: Gate, monkeypat
     gate.take(gate.knock(2, for_s=None))
     assert gate.holders() == []
     gate.start_process()
-    gate.sent.clear()
-    process: Any = gate.sync._child
-    process.socket, writer = None, gate.sync._writer
-    monkeypatch.setattr("doorward.daemon.fleet_sync.FleetProcess", lambda *_: process)
-    monkeypatch.setattr("doorward.daemon.fleet_sync.SocketWriter", lambda *_: writer)
-    monkeypatch.setattr(gate.service.loop, "on_readable", lambda *_: None)
-    monkeypatch.setattr(gate.service.loop, "unregister", lambda *_: None)
-    gate.sync._start()
+    gate.restart_process(monkeypatch)
     assert gate.sent == [OpeningsSnapshot([], [gate.close(2)], is_last=True)]
+
+
+def test_a_close_that_the_last_process_did_not_announce_is_in_the_next_snapshot(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.take(gate.knock(3, BOB, for_s=None), gate.knock(2, for_s=None), outcome=None)
+    gate.take(gate.knock(4, BOB), gate.knock(5, CAT, for_s=None)._replace(is_shared=False, door="web"))
+    gate.daemon.ask("close", "ssh", "192.0.2.7")
+    forged = [("x", "ssh", str(HOME), 9), (ADA.hex(), "ssh", "\udcff", 9), (ADA.hex(), "", "", 9)]
+    gate.daemon.ledger.seen.closes = CloseDates([*gate.daemon.ledger.seen.closes.rows(), *forged])
+    gate.restart_process(monkeypatch)
+    assert gate.sent == [OpeningsSnapshot([], [gate.close(2), gate.close(3, BOB)], is_last=True)]
 
 
 def test_close_by_hand_announces_each_share(gate: Gate) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +24,7 @@ from doorward.model import Source
 from doorward.signed.authorize import FWKNOP, KnockRejection, ValidKnock
 from tests.support.in_process_daemon import InProcessDaemon
 from tests.support.openings import element
+from tests.support.signed_daemon import SignedDaemon
 
 HOME, CAFE = ip_address("192.0.2.7"), ip_address("198.51.100.9")
 ADA, BOB = b"ada's hash..", b"bob's hash.."
@@ -34,18 +34,8 @@ REPORT = VerifierReport(
 )
 
 
-class Site:
-    """A daemon whose verifier sends the knocks that a test wants, dated in milliseconds after a moment."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(verifier_supervisor, "datagram_log", lambda _: SimpleNamespace(close=lambda: None))
-        self.written = io.StringIO()
-        self.daemon = InProcessDaemon(Ledger(folder / "ledger.sqlite3"), Log("json", self.written))
-        self.daemon.openings.perform(self.daemon.openings.restore())
-        self.signed = SignedKnocks(self.daemon.openings, self.daemon.bans, lambda: None, 60_000)
-        self.answered: list[str] = []
-        monkeypatch.setattr(self.signed, "_applied", lambda knocks: self.answered.extend(k.key for k in knocks))
-        self.now_ms = round(time.time() * 1000)
+class Site(SignedDaemon):
+    """A daemon whose verifier sends the knocks that a test wants."""
 
     def open(
         self, dated: int, key: str = "ada", source: Source = HOME, door: str = "ssh", for_s: int = 600
@@ -71,11 +61,6 @@ class Site:
         self.signed._verifiers._verifier = None
         logged = [json.loads(line) for line in self.written.getvalue().splitlines()]
         return [*(line["event"] for line in logged), *(f"answered {key}" for key in self.answered)]
-
-    def end(self) -> None:
-        """End as a kill does: nothing is said to anybody."""
-        self.signed.close()
-        self.daemon.close()
 
 
 @pytest.fixture

@@ -227,6 +227,30 @@ def test_opening_that_this_gate_made_before_a_close_is_not_published() -> None:
     assert (known.is_owed, known.is_closing, known.dated_ms) == (True, False, 201)
 
 
+def test_opening_after_a_close_stays_when_its_key_is_overwritten_by_an_older_one() -> None:
+    """Otherwise it would be open here, and a close by hand would not find it at the other gates."""
+    here = SharedOpeningTable("a")
+    here.on_signed_close(ADA, 200, 0)
+    here.on_put(signed(5, dated_ms=300), 0)
+    assert here.on_put(signed(6, dated_ms=150), 0) == [PublishOpening(ADA)]
+    known = here.get(ADA)
+    assert known is not None
+    assert (known.is_owed, known.is_closing, known.revision, known.dated_ms) == (True, False, 6, 300)
+    assert here.on_put(signed(7, dated_ms=150), HOUR) == [PublishOpening(ADA)]  # it has ended: nothing replaces this
+    assert (known.is_owed, known.is_closing) == (False, True)
+
+
+def test_opening_after_a_signed_close_is_restored_with_who_opened_it() -> None:
+    here = SharedOpeningTable("a")
+    saved = {ADA: OpeningState(HOUR, "", 5, dated_ms=300)}
+    assert here.restore([(ADA, HOUR, "key ada", HOUR, 300)], [(ADA, 200, True)], saved, 0) == [
+        CloseHere(ADA, 200, is_signed=True)
+    ]
+    known = here.get(ADA)
+    assert known is not None
+    assert (known.by, known.is_settled, known.is_open) == ("key ada", True, True)
+
+
 def test_close_by_hand_of_what_an_older_knock_opened_after_another_close_is_published() -> None:
     here = SharedOpeningTable("a")
     here.on_opened(ADA, HOUR, "key ada", 0, 200)

@@ -18,7 +18,7 @@ from doorward.fleet.etcd_records import KeySpace, OpeningKey, StoredOpening, pac
 from doorward.fleet.protocol import Close, Closed, KnockClaim, Opened
 from doorward.fleet.watcher import Heartbeat, KeyChanges
 from doorward.fleet.worker import FleetWorker, FromDaemon, WorkerSettings
-from doorward.fleet.writer import AnnounceClose
+from doorward.fleet.writer import AnnounceClose, WriteFailed
 
 ADA = OpeningKey("ssh", ip_address("192.0.2.7"), "ada".ljust(24, "0"))
 HOUR_MS = 3_600_000
@@ -124,6 +124,18 @@ def test_close_of_another_gate_leaves_its_key_to_that_gate_for_a_second(process:
 def test_close_that_was_not_claimed_is_announced_by_the_next_heartbeat(process: Process) -> None:
     worker = process.worker
     worker._on_message(FromDaemon(Closed([Close(ADA, 7, is_signed=True)])))
+    worker._send_state()
     worker._on_heartbeat(Heartbeat(0, 1))
+    worker._send_state()
+    assert [message.owed for message in process.sent() if isinstance(message, protocol.State)] == [1, 0]
     tasks = [writer.tasks.get_nowait() for writer in worker._writers if writer.tasks.qsize()]
     assert tasks == [AnnounceClose(ADA, 7)]
+
+
+def test_failed_announcement_of_a_close_is_repeated_and_logged_again_after_a_success(process: Process) -> None:
+    worker, task = process.worker, AnnounceClose(ADA, 7)
+    for results in [WriteFailed(task, "no space")] * 2, [task, WriteFailed(task, "no space")]:
+        for result in results:
+            worker._HANDLERS[type(result)](worker, result)
+        assert worker._openings.owed_closes == {ADA: 7}
+        assert [type(message) for message in process.sent()] == [protocol.LogMessage]
