@@ -16,7 +16,7 @@ from doorward.core.token_bucket import TokenBucket
 from doorward.errors import ConfigError, DoorwardError
 from doorward.escape import visible
 from doorward.json_form import json_line
-from doorward.model import BY_KEY
+from doorward.model import BY_FWKNOP, BY_KEY
 
 if TYPE_CHECKING:
     from doorward.daemon.hook_runner import HookReport
@@ -102,7 +102,7 @@ class Log:
         So would their confirmations, which follow them.
         """
         by = fields.get("by")
-        if event == "prolonged" and str(by).startswith(BY_KEY):
+        if event == "prolonged" and str(by).startswith((BY_KEY, BY_FWKNOP)):
             self._renewals.setdefault(_opening_key(fields), Counter())[by] += 1
         elif event not in ("confirmed", "unconfirmed"):
             return False

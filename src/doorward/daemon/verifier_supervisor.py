@@ -128,7 +128,7 @@ class VerifierSupervisor:
         if not isinstance(ready, VerifierReady):
             return
         for fault in ready.faults:
-            self._messages.message("authorized-keys-fault", fault, "error")
+            self._messages.message("key-file-fault", fault, "error")
         self._stop_worker()
         if ready.trouble:
             self._messages.message("signed-knocks-off", f"no signed knock is accepted: {ready.trouble}", "error")
