@@ -50,6 +50,7 @@ def test_banned_source_is_dropped_and_its_knocks_are_ignored(
     one, other = Visitors(direct_lab).crowd(version, 2)
     with standing(direct_lab, tmp_path, mode) as daemon:
         one.knock_and_connect(*SEQUENCE).close()
+        daemon.event("opened", address=str(one))
         done = daemon.run("ban", one, "--for", "2h").stdout
         assert done == f"{ban_network(one.source)} is banned for 2h; 1 door closed to it\n"
         daemon.event("closed", address=str(one), by="ban")

@@ -176,10 +176,8 @@ def test_a_banned_address_and_a_full_set_are_not_confirmed(site: Site) -> None:
         site.send(banned, site.packet()[0])
         site.send(guest, site.packet(asked=banned.source)[0])
         daemon.event("refused", address=str(banned))
-        fill = "".join(
-            f"add element inet doorward open4 {{ {ip_address(0x0A000000 + n)} . tcp . 22 }}\n" for n in range(1 << 16)
-        )
-        daemon.host.run(["nft", "-f", "-"], stdin=fill)
+        fill = ", ".join(f"{ip_address(0x0A000000 + n)} . tcp . 22" for n in range(1 << 16))
+        daemon.host.run(["nft", "-f", "-"], stdin=f"add element inet doorward open4 {{ {fill} }}")
         site.send(late, site.packet()[0])
         assert daemon.event("refused", address=str(late))
         assert len(site.sent_by_gate(capture)) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from doorward.core.port_access import PortAccess
@@ -23,6 +23,7 @@ CONNECTIONS = st.tuples(
 )
 
 
+@example([(0, (b"\xc0\x00\x02\x07", 2)), (0, (b"\xc0\x00\x02\x07", 1)), (30, (b"\xc0\x00\x02\x07", PORTS[0], 2, 1))])
 @given(st.lists(st.tuples(st.floats(0, 50), st.one_of(OPENS, CONNECTIONS)), max_size=40))
 def test_the_same_connections_come_in(
     events: list[tuple[float, tuple[bytes, int] | tuple[bytes, Port, int, int]]],

@@ -18,12 +18,12 @@ from tests.support.documents import ROOT
 PAGE = (ROOT / "docs/reference/json.md").read_text()
 VALUES = st.recursive(
     st.text() | st.integers() | st.none(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
 )
 
 
-@given(st.dictionaries(st.text(), VALUES))
+@given(st.dictionaries(st.text(), VALUES, max_size=3))
 def test_an_object_is_one_line_of_printable_ascii(fields: dict[str, object]) -> None:
     line = json_line(fields)
     assert json.loads(line) == {**fields, "version": VERSION}

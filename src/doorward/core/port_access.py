@@ -42,15 +42,15 @@ class PortAccess:
         if known is None:
             return 0.0
         source, wanted = ip_address(packet.source), opened_as or port
-        live = [(door, until_s) for door, until_s in known.openings.values() if until_s > now_s]
-        own = [(door, until_s) for door, until_s in live if wanted in door.opens_to(source)]
+        own = [(door, until_s) for door, until_s in known.openings.values() if wanted in door.opens_to(source)]
         if port.protocol is Protocol.TCP and packet.flags & _FIRST == _SYN:
             flow = source_port, packet.destination, port
-            if for_one := [(door, until_s) for door, until_s in own if door.once]:
+            for_one = [(door, until_s) for door, until_s in own if door.once]
+            if for_one and (left_s := for_one[-1][1] - now_s) > 0:  # the newest says until when, of whichever door
                 for door, _ in for_one:
                     del known.openings[door.name]
                 known.syns[flow] = now_s + SYN_S
-                return for_one[-1][1] - now_s
+                return left_s
             if (left_s := known.syns.get(flow, now_s) - now_s) > 0:
                 return left_s
-        return max((until_s - now_s for door, until_s in own if not door.once), default=0.0)
+        return max([0.0, *(until_s - now_s for door, until_s in own if not door.once)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from doorward import __version__
 from doorward.cli.metrics_server import Stats, StatsCollector
+from doorward.daemon.confirmation_outcomes import Outcome
 from doorward.nftables.ruleset import COUNTERS
 
 ROOT = Path(__file__).parents[3]
@@ -150,6 +151,8 @@ def test_the_manual_lists_all_metrics_and_no_others() -> None:
     public = re.findall(r"^\| `(doorward_\w+)` \|[^|]*\| (?:yes|`dropped_closed`.*?) \|", text, re.MULTILINE)
     assert set(public) == {key.partition("{")[0] for key in samples(NUMBERS, is_public=True)}
     paths = re.findall(r"`(\w+)`", re.findall(r"^\| `doorward_packets_total` \| path \|(.*?)\|", text, re.MULTILINE)[0])
+    outcomes = re.findall(r"^\| `doorward_confirmations_total` \|.*", text, re.MULTILINE)[0]
+    assert set(re.findall(r"`([a-z-]+)`", outcomes)) == set(get_args(Outcome))
     counted = samples(NUMBERS | {"counters": dict.fromkeys(COUNTERS, 1)}, is_public=True)
     assert {f'doorward_packets_total{{"path": "{path}"}}' for path in paths} == {
         key for key in counted if key.startswith("doorward_packets")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,10 +40,16 @@ def daemon(tmp_path: Path) -> Iterator[InProcessDaemon]:
 A22, A80, A443 = (element(f"192.0.2.7 {port}/tcp") for port in (22, 80, 443))
 
 
+def not_in_reference(fields: dict[str, Any]) -> list[str]:
+    page = (ROOT / "docs/reference/json.md").read_text()
+    return [name for name in fields if f"`{name}`" not in page]
+
+
 def test_opening_and_closing_by_hand(daemon: InProcessDaemon) -> None:
     assert daemon.shows() == []
     before_s = time.time()
     opening = daemon.ask("open", "ssh", "192.0.2.7")["opening"]
+    assert not_in_reference(opening) == []
     assert (opening["door"], opening["address"], opening["ports"], opening["by"]) == (
         "ssh",
         "192.0.2.7",
@@ -64,7 +71,7 @@ def test_opening_and_closing_by_hand(daemon: InProcessDaemon) -> None:
 def test_status(daemon: InProcessDaemon) -> None:
     daemon.gate.loaded = replace(daemon.gate.loaded, states={7: (1,)})
     status = daemon.ask("status")
-    assert [name for name in status if f"`{name}`" not in (ROOT / "docs/reference/json.md").read_text()] == []
+    assert not_in_reference(status) == []
     assert 0 <= status.pop("uptime_s") < 60
     assert status == {
         "doorward_version": __version__,

@@ -15,9 +15,9 @@ from doorward.fleet import etcd_codec
 KEY = {"key": etcd_codec.b64("/a"), "value": etcd_codec.b64("x"), "mod_revision": "7"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(
         ["header", "revision", "kvs", "key", "value", "mod_revision", "result", "events", "kv", "responses", "error"]
-    ), inner),
+    ), inner, max_size=4),
 )  # fmt: skip
 
 
