@@ -25,7 +25,7 @@ def records(draw: st.DrawFn) -> Record:
         "until": draw(moments),
         "by": draw(words),
         "closed": draw(st.none() | moments),
-        "closed_by": draw(st.none() | words | st.integers()),
+        "closed_by": draw(st.none() | words),
     }
     return Record(at_s, "opened", draw(st.none() | words), draw(words), detail)
 

@@ -368,7 +368,8 @@ def _remedy_for_key(key: str, known: Collection[str]) -> str:
         ("[fwknop]", FWKNOP),
         ("a table [fwknop.stanzas.NAME]", STANZA),
     ):
-        if key in settings:
+        # A stanza's names, such as `doors` and `open`, have other meanings outside [fwknop].
+        if key in settings and (settings is not STANZA or known is FWKNOP):
             return f"write it in {table}"
     near = nearest(key, known)
     return f"did you mean {near!r}?" if near else f"remove it, or write one of {', '.join(known)}"
