@@ -103,6 +103,7 @@ class CloseDates:
 
     def __init__(self, rows: Iterable[tuple[str, str, str, int]] = ()) -> None:
         self._dates: dict[str, dict[tuple[str, str], int]] = {}
+        self._newest: dict[str, int] = {}  # of each signer
         for by, door, source, time_ms in rows:
             self._raise(by, (door, source), time_ms)
 
@@ -131,10 +132,11 @@ class CloseDates:
         if len(own) > MAX_CLOSES_PER_SIGNER + (_ALL in own):
             oldest = min(own.keys() - {_ALL}, key=own.__getitem__)
             self._raise(close.by, _ALL, own.pop(oldest))
-        signers = self._dates.keys() - {"", _BY_HAND}
+        signers = self._newest.keys() - {"", _BY_HAND}
         if len(signers) > MAX_CLOSING_SIGNERS:
-            first = min(signers, key=lambda by: max(self._dates[by].values()))
-            self._raise(_BY_HAND if first.startswith(_BY_HAND) else "", _ALL, max(self._dates.pop(first).values()))
+            first = min(signers, key=self._newest.__getitem__)
+            del self._dates[first]
+            self._raise(_BY_HAND if first.startswith(_BY_HAND) else "", _ALL, self._newest.pop(first))
 
     def note_by_hand(self, close: DatedKnock) -> None:
         """Remember a close by hand of what this signer holds, dated by the gate's clock."""
@@ -145,6 +147,7 @@ class CloseDates:
         for by, dates in self._dates.items():
             if by.startswith(_BY_HAND):
                 dates.update({target: latest_ms for target, time_ms in dates.items() if time_ms > latest_ms})
+                self._newest[by] = min(self._newest[by], latest_ms)
 
     def finish(self, door: str, source: Source, holders: Holders) -> Holders:
         """Apply the closes to an opening that the ledger has at a start: a kill may have come after their claim."""
@@ -157,8 +160,9 @@ class CloseDates:
         for by, dates in list(self._dates.items()):
             self._dates[by] = {target: time_ms for target, time_ms in dates.items() if time_ms > forgotten_ms}
             if not self._dates[by]:
-                del self._dates[by]
+                del self._dates[by], self._newest[by]
 
     def _raise(self, by: str, target: tuple[str, str], time_ms: int) -> None:
         dates = self._dates.setdefault(by, {})
         dates[target] = max(dates.get(target, -1), time_ms)
+        self._newest[by] = max(self._newest.get(by, -1), time_ms)
