@@ -32,6 +32,7 @@ from doorward.model import Opening, Source
 from doorward.signed.authorize import ValidKnock, signer_text
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
+_MOST_CLOSES = 20_000  # kept without a process; openings whose close was older last until their end at other gates
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # before a process that ended is restarted
 _LOG_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # to the fleet's access log; each gate's ledger has all
@@ -118,7 +119,8 @@ class FleetSync:
 
     def _send_closes(self) -> None:
         if self._child is None:
-            return  # the next one is sent what was closed
+            del self._closed[:-_MOST_CLOSES]  # the next one is sent the others
+            return
         closed, self._closed = self._closed, []
         for closes in protocol.batches(closed):
             self._send(protocol.Closed(closes))

@@ -230,6 +230,19 @@ def test_a_close_without_a_process_is_in_the_next_snapshot(gate: Gate, monkeypat
     assert gate.sent == [OpeningsSnapshot([], [gate.close(2)], is_last=True)]
 
 
+def test_closes_that_wait_for_a_process_are_bounded(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doorward.daemon.fleet_sync._MOST_CLOSES", 2)
+    gate.sync._child = None
+    addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    for address in addresses:
+        gate.daemon.ask("open", "ssh", address)
+        gate.daemon.ask("close", "ssh", address)
+    gate.start_process()
+    gate.restart_process(monkeypatch)
+    closed = [Close(gate.share(None, ip_address(address))) for address in addresses[1:]]
+    assert gate.sent == [OpeningsSnapshot([], closed, is_last=True)]
+
+
 def test_a_close_that_the_last_process_did_not_announce_is_in_the_next_snapshot(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
