@@ -158,7 +158,10 @@ class SharedOpeningTable:
         return [PublishOpening(key)]
 
     def on_closed(self, key: OpeningKey, now_ms: int, dated_ms: int = 0) -> list[Effect]:
-        """Handle a close by hand at this gate; closing an unknown opening closes it on the other gates."""
+        """Handle a close by hand at this gate. Of an unknown key it ends what this gate published, not what others did.
+
+        Nothing says whether that is older than the close, and an opening after it must stay.
+        """
         known = self._known.get(key, OpeningState(now_ms, "", dated_ms=dated_ms))
         if known.dated_ms > dated_ms:  # another gate has opened it since, which this one is about to learn
             return []

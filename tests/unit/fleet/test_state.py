@@ -146,6 +146,16 @@ def test_close_without_a_fleet_process_is_published_later() -> None:
     assert (known.is_closing, known.revision) == (True, 5)
 
 
+@pytest.mark.parametrize(("gate", "is_closing"), [("a", True), ("b", False)])
+def test_close_of_an_unknown_key_deletes_what_this_gate_published(gate: str, is_closing: bool) -> None:
+    here = SharedOpeningTable("a")
+    here.on_closed(SSH, 0)
+    here.on_conflict(SSH, found(5, gate=gate), 5, 10)
+    known = here.get(SSH)
+    assert known is not None
+    assert (known.is_closing, known.revision, here.owes(SSH, 10)) == (is_closing, 5, is_closing)
+
+
 def test_keys_of_etcd_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "MAX_KNOWN", 2)
     keys = [OpeningKey("no-such-door", ip_address(f"192.0.2.{number}")) for number in range(9)]
