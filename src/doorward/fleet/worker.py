@@ -57,12 +57,6 @@ class WorkerSettings(NamedTuple):
     directory: Path
 
 
-class FromDaemon(NamedTuple):
-    """A message from the daemon."""
-
-    message: protocol.Message
-
-
 class FleetWorker:
     """The fleet process; `run` ends with the daemon."""
 
@@ -110,7 +104,7 @@ class FleetWorker:
     def _listen(self) -> None:
         while raw := _receive(self._daemon):
             try:
-                self._inbox.put(FromDaemon(protocol.parse(raw)))
+                self._inbox.put(protocol.parse(raw))
             except MalformedError:
                 break
         os._exit(0)  # the daemon is gone or sent a malformed message; it starts another process
@@ -124,22 +118,13 @@ class FleetWorker:
         except OSError:
             os._exit(0)
 
-    def _on_message(self, received: FromDaemon) -> None:
-        message = received.message
-        if isinstance(message, protocol.OpeningsSnapshot):
-            self._on_start(message)
-        elif isinstance(message, protocol.Opened):
-            now, openings = now_ms(), self._openings
-            self._apply(
-                [e for i in message.openings for e in openings.on_opened(i.key, i.until_ms, i.by, now, i.dated_ms)]
-            )
-        elif isinstance(message, protocol.Closed):
-            for close in message.closes:
-                self._apply(self._openings.on_close(*close, now_ms()))
-        elif isinstance(message, protocol.Claim):
-            self._claim(message)
-        elif isinstance(message, protocol.Recorded):
-            self._record(message)
+    def _on_opened(self, message: protocol.Opened) -> None:
+        now, openings = now_ms(), self._openings
+        self._apply([e for i in message.openings for e in openings.on_opened(i.key, i.until_ms, i.by, now, i.dated_ms)])
+
+    def _on_closed(self, message: protocol.Closed) -> None:
+        for close in message.closes:
+            self._apply(self._openings.on_close(*close, now_ms()))
 
     def _on_start(self, message: protocol.OpeningsSnapshot) -> None:
         self._initial += message.openings
@@ -366,7 +351,11 @@ class FleetWorker:
             self._send(state)
 
     _HANDLERS: ClassVar[dict[type, Callable[[FleetWorker, Any], None]]] = {
-        FromDaemon: _on_message,
+        protocol.OpeningsSnapshot: _on_start,
+        protocol.Opened: _on_opened,
+        protocol.Closed: _on_closed,
+        protocol.Claim: _claim,
+        protocol.Recorded: _record,
         protocol.Claimed: _on_claimed,
         Written: _on_written,
         Conflict: _on_conflict,

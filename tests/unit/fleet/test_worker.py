@@ -17,7 +17,7 @@ from doorward.fleet.etcd_codec import KeyChange, KeyValue
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, StoredOpening, pack
 from doorward.fleet.protocol import Close, Closed, KnockClaim, Opened
 from doorward.fleet.watcher import Heartbeat, KeyChanges
-from doorward.fleet.worker import FleetWorker, FromDaemon, WorkerSettings
+from doorward.fleet.worker import FleetWorker, WorkerSettings
 from doorward.fleet.writer import AnnounceClose, WriteFailed
 
 ADA = OpeningKey("ssh", ip_address("192.0.2.7"), "ada".ljust(24, "0"))
@@ -123,7 +123,7 @@ def test_close_of_another_gate_leaves_its_key_to_that_gate_for_a_second(process:
 
 def test_close_that_was_not_claimed_is_announced_by_the_next_heartbeat(process: Process) -> None:
     worker = process.worker
-    worker._on_message(FromDaemon(Closed([Close(ADA, 7, is_signed=True)])))
+    worker._on_closed(Closed([Close(ADA, 7, is_signed=True)]))
     worker._send_state()
     worker._on_heartbeat(Heartbeat(0, 1))
     worker._send_state()
