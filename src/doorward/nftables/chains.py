@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from doorward.config.duration import nft_duration
-from doorward.config.schema import Fwknop, Gate, Mode, WrongPort
+from doorward.config.schema import Fwknop, Gate, Hmac, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
 from doorward.model import TCP_FLAGS, FlagFilter, HostPort, Port, SetPort
@@ -45,7 +45,9 @@ _FWKNOP = f"meta nfproto ipv4 udp length {MIN_BYTES + UDP_HEADER_BYTES}-{MAX_BYT
     f" @th,{bit},8 {_LETTER}" for bit in range(64, 128, 8)
 )
 _FWKNOP_CPU_US, _FWKNOP_PACKET_US = 200_000, 50  # per second; of a packet
-_HMAC_US, _DECRYPTION_US = 1.5, 20  # for each stanza: its HMAC, or without it a decryption
+# For each stanza, of the longest packet: its HMAC, or without it a decryption.
+_HMAC_US = {Hmac.SHA256: 2, Hmac.SHA384: 4, Hmac.SHA512: 4, Hmac.SHA3_256: 5, Hmac.SHA3_512: 8}
+_DECRYPTION_US = 20
 _NFT_FLAG_NAMES = {"ece": "ecn"}  # nft's name for the bit that RFC 3168 calls ECE
 _REJECT = "counter name dropped_closed drop"
 _STEP_LIMIT = "limit rate 1000/second burst 1000 packets"
@@ -219,7 +221,7 @@ def _fwknop(context: ChainContext, verdict: str) -> str:
     if context.fwknop is None:
         return ""
     stanzas = context.fwknop.stanzas
-    tries_us = sum(_DECRYPTION_US if stanza.insecure_no_hmac else _HMAC_US for stanza in stanzas)
+    tries_us = sum(_DECRYPTION_US if stanza.insecure_no_hmac else _HMAC_US[stanza.hmac] for stanza in stanzas)
     rate = max(4, round(_FWKNOP_CPU_US / (_FWKNOP_PACKET_US + tries_us)))
     calm = f"limit rate {rate // 4}/second burst {rate // 4} packets"
     budget = f"limit rate over {rate}/second burst {rate // 4} packets"

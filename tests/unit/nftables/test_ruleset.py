@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doorward.config.schema import Gate, Mark, Mode, WrongPort
+from doorward.config.schema import Fwknop, FwknopStanza, Gate, Hmac, Mark, Mode, WrongPort
 from doorward.core.automaton import compile_doors
 from doorward.model import Door, FlagFilter, Port
 from doorward.nftables.ruleset import BASE_CHAINS, COUNTERS, Existing, Ruleset, compile_ruleset, default_capacity
@@ -163,3 +164,12 @@ def test_accepted_packets_get_the_mark_and_arriving_marks_are_cleared(mode: Mode
         ),
         "meta mark & 0x3000 != 0x0 meta mark set meta mark & 0xffffcfff",
     ]
+
+
+@pytest.mark.parametrize(("digest", "most_us"), [(Hmac.SHA256, 2), (Hmac.SHA3_512, 8)])  # of the longest packet
+def test_fwknop_packets_from_all_sources_take_the_verifier_a_fifth_of_its_time(digest: Hmac, most_us: int) -> None:
+    fwknop = Fwknop(stanzas=tuple(FwknopStanza(f"user-{n}", hmac=digest) for n in range(1000)))
+    automaton, gate = compile_doors(DOORS), GATES["guard"]
+    text = compile_ruleset(DOORS, automaton, gate, CAPACITY, (fwknop.port,), fwknop=fwknop).body
+    (rate,) = re.findall(r"limit rate over (\d+)/second .* counter name fwknop_budget_exceeded", text)
+    assert 0.9 < int(rate) * 1000 * most_us / 200_000 <= 1
