@@ -130,7 +130,7 @@ def parse_chains(owner: str, text: str) -> dict[str, list[tuple[int, str]]]:
             elif line == "\t}":
                 rules = []
         elif line.startswith("-A "):
-            chains.setdefault(line.split(maxsplit=2)[1], []).append((0, line))
+            chains.setdefault(line[3:].partition(" ")[0], []).append((0, line))
         elif line.startswith(":"):
             chains.setdefault(line[1:].partition(" ")[0], [])
     return chains
