@@ -351,7 +351,7 @@ class Share(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """A door open to one address or network until a time. Times are seconds since the epoch (wall clock).
+    """A door open to one address or network until a time: in seconds, of the daemon's clock or, if recorded, wall time.
 
     `by` opened it. It ends with the last of its `shares`; without any, `by` alone holds it.
     """
@@ -376,6 +376,11 @@ class Opening(NamedTuple):
             return {False: self.until_s}
         others_s = max((share.until_s for share in self.shares if not share.once), default=None)
         return {True: once_s} if others_s is None else {False: others_s, True: once_s}
+
+    def shifted(self, by_s: float) -> Opening:
+        """Return it in the times of another clock, for example wall time."""
+        shares = tuple(share._replace(until_s=share.until_s + by_s) for share in self.shares)
+        return self._replace(since_s=self.since_s + by_s, until_s=self.until_s + by_s, shares=shares)
 
     def elements(self) -> tuple[Element, ...]:
         """Return the elements of this opening in the nftables open sets."""

@@ -89,20 +89,8 @@ def restored_openings(recorded: Iterable[Opening], wall_offset_s: float, now_s: 
     None lasts longer than it was opened for, even if the wall clock was set back before a boot.
     """
     openings = []
-    for opening in shifted(recorded, -wall_offset_s):
+    for opening in (each.shifted(-wall_offset_s) for each in recorded):
         until_s = min(opening.until_s, now_s + opening.until_s - opening.since_s)
         shares = tuple(share._replace(until_s=min(share.until_s, until_s)) for share in opening.shares)
         openings.append(opening._replace(until_s=until_s, shares=shares))
     return openings
-
-
-def shifted(openings: Iterable[Opening], by_s: float) -> list[Opening]:
-    """Convert the times of openings to another clock, for example from wall time to monotonic time."""
-    return [
-        o._replace(
-            since_s=o.since_s + by_s,
-            until_s=o.until_s + by_s,
-            shares=tuple(share._replace(until_s=share.until_s + by_s) for share in o.shares),
-        )
-        for o in openings
-    ]

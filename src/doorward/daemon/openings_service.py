@@ -26,7 +26,7 @@ from doorward.core.openings import (
     RunHook,
     SetElements,
 )
-from doorward.core.reconcile import is_used, restored_openings, shifted
+from doorward.core.reconcile import is_used, restored_openings
 from doorward.core.signed_rules import DatedKnock
 from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.hooks import HookQueue
@@ -269,7 +269,7 @@ class OpeningsService:
 
     def in_wall_time(self, opening: Opening) -> Opening:
         """Return an opening with times since the epoch."""
-        return shifted([opening], self.wall_offset_s())[0]
+        return opening.shifted(self.wall_offset_s())
 
     def wall_offset_s(self) -> float:
         """Return the offset from the loop's clock to wall time."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from doorward.core.reconcile import differences, shifted
-from doorward.model import Door, Opening
+from doorward.core.reconcile import differences
+from doorward.model import Door, Opening, Share
 from tests.support.openings import door, element, opening
 
 NOW_S = 1000.0
@@ -83,6 +83,7 @@ def test_differences(case: Case) -> None:
     assert (list(seen.found), list(seen.lost)) == (list(case.found), list(case.lost))
 
 
-def test_openings_are_shifted_to_another_clock() -> None:
-    assert shifted([opening(since_s=10, until_s=40)], 1000.5) == [opening(since_s=1010.5, until_s=1040.5)]
-    assert shifted([], 5) == []
+def test_opening_is_shifted_to_another_clock() -> None:
+    before = opening(since_s=10, until_s=40)._replace(shares=(Share("hand", 40),))
+    after = opening(since_s=1010.5, until_s=1040.5)._replace(shares=(Share("hand", 1040.5),))
+    assert before.shifted(1000.5) == after
