@@ -222,9 +222,9 @@ def _fwknop(context: ChainContext, verdict: str) -> str:
         return ""
     stanzas = context.fwknop.stanzas
     tries_us = sum(_DECRYPTION_US if stanza.insecure_no_hmac else _HMAC_US[stanza.hmac] for stanza in stanzas)
-    rate = max(4, round(_FWKNOP_CPU_US / (_FWKNOP_PACKET_US + tries_us)))
+    rate = max(4, round(_FWKNOP_CPU_US / (_FWKNOP_PACKET_US + tries_us)))  # within both limits
     calm = f"limit rate {rate // 4}/second burst {rate // 4} packets"
-    budget = f"limit rate over {rate}/second burst {rate // 4} packets"
+    budget = f"limit rate over {rate - rate // 4}/second burst {rate // 4} packets"
     return chain("fwknop", _handed_over("fwknop", calm, budget, verdict))
 
 
