@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from doorward.errors import MalformedError
 from doorward.model import Packet, Port, Protocol
-from doorward.packets.packet import PORTS, TransportLocation, locate, parse, source_address
+from doorward.packets.packet import PORTS, TransportLocation, locate, parse_transport, source_address
 
 ICMP, ICMPV6 = 1, 58
 _SEQUENCE_AT, _SEQUENCE_END = 4, 8  # of a TCP header
@@ -47,7 +47,7 @@ def decode_flow(packet: memoryview, *, quoted: bool = False) -> Flow:
     flow = Flow(found.source, found.destination, found.protocol)
     if found.protocol in (ICMP, ICMPV6):
         return flow if quoted else _with_error(flow, found)
-    return _with_ports(flow, found, packet)
+    return _with_ports(flow, found)
 
 
 def _destination(packet: memoryview) -> bytes:
@@ -58,13 +58,13 @@ def _protocol(packet: memoryview) -> int:
     return packet[9] if packet[0] >> 4 == 4 else packet[6]
 
 
-def _with_ports(flow: Flow, found: TransportLocation, packet: memoryview) -> Flow:
+def _with_ports(flow: Flow, found: TransportLocation) -> Flow:
     header = found.packet[found.at :]
     if found.protocol in PORTS and len(header) >= 4:
         port = PORTS[found.protocol][bytes(header[2:4])]
         flow = flow._replace(source_port=int.from_bytes(header[:2]), port=port)
     try:
-        whole = parse(packet)
+        whole = parse_transport(*found)
     except MalformedError as error:
         return flow._replace(trouble=str(error))
     sequence = int.from_bytes(header[_SEQUENCE_AT:_SEQUENCE_END]) if found.protocol == Protocol.TCP else 0

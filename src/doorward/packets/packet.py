@@ -69,7 +69,7 @@ def parse(packet: memoryview) -> Packet:
 
     Destination port 0 is reserved, but a packet to it is a wrong knock packet like any other.
     """
-    return _transport(*locate(packet))
+    return parse_transport(*locate(packet))
 
 
 def locate(packet: memoryview) -> TransportLocation:
@@ -142,7 +142,8 @@ def _skip_extension(packet: memoryview, at: int, kind: int) -> tuple[int, int]:
     return following, at + (length + 1) * 8
 
 
-def _transport(packet: memoryview, at: int, protocol: int, source: bytes, destination: bytes) -> Packet:
+def parse_transport(packet: memoryview, at: int, protocol: int, source: bytes, destination: bytes) -> Packet:
+    """Parse a located TCP or UDP header, as `parse` does."""
     needed = _TRANSPORT_HEADERS.get(protocol)
     if needed is None:
         raise MalformedError("not-tcp-or-udp", f"neither TCP nor UDP: protocol {protocol}")
