@@ -83,6 +83,22 @@ def test_beyond_the_bound_of_signers_the_oldest_close_counts_for_everyone() -> N
     assert len(list(CloseDates(dates.rows()).rows())) == 3
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_beyond_the_bound_the_signer_is_forgotten_whose_newest_close_is_the_oldest(*, by_hand: bool) -> None:
+    dates = CloseDates()
+    if by_hand:
+        dates.note_by_hand(close(10_000))
+        dates.lower(50)
+    else:
+        dates.note(close(10_000))
+        dates.prune(10_000)
+        dates.note(close(50))
+    with patch.object(signed_rules, "MAX_CLOSING_SIGNERS", 2):
+        for time_ms, by in enumerate(["key b", "key c"], start=100):
+            dates.note(close(time_ms, by=by))
+    assert [dates.last(by, "ssh", HOME) for by in ("key alice", "key b", "key c", "key x")] == [50, 100, 101, 50]
+
+
 def test_close_by_hand_counts_for_its_signer_until_a_clock_that_was_ahead_is_right() -> None:
     dates = CloseDates()
     dates.note_by_hand(close(10_000))
