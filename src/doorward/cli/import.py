@@ -34,8 +34,7 @@ EXAMPLE = """\
   …
   doorward import: check: stanza 'ssh': the stanza of line 12; …
   …
-what to check is printed to standard error, and written to the file as comments
-exit status: 0 success, 2 the input is invalid or the output file exists"""
+what to check is printed to standard error, and written to the file as comments"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

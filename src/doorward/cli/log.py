@@ -22,8 +22,7 @@ EXAMPLE = """\
   # doorward log --since 1h
   2026-05-01 12:00:09  opened   192.0.2.7        ssh: 22/tcp, by knock; closed …
   2026-05-01 12:04:51  refused  203.0.113.9      rate limit exceeded (more t…
-reads the ledger; needs no daemon. With -f, an opening is printed again when it
-ends."""
+needs no daemon; with -f, an opening is printed again when it ends"""
 _LEVELS = {"opened": "good", "refused": "warning", "banned": "error"}
 MOST_FOLLOWED = 1000  # records that are read at each poll; of more in between the oldest are left out
 _POLL_S = 1.0

@@ -14,8 +14,7 @@ from doorward.signed.authorized_keys import Line, parse, remove_keys
 EXAMPLE = """\
   # doorward revoke grace
   removed grace (SHA256:…) opens ssh for at most 1h
-what the key has opened stays open until its time is over: `doorward status`
-exit status: 0 removed, 1 no such key"""
+what the key has opened stays open until its time is over: `doorward status`"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -159,7 +159,9 @@ WORTH_UDP = "UDP needs root; run it with sudo"
 EXAMPLE = """\
   # doorward verify home ssh --port 22 --expect 80,443 --picture home.svg
   …
-  OK"""
+  OK
+exit status: 0 as expected; 1 a port answers that should not, or the door does
+not open or close in time; 2 usage error, or nmap is missing"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
