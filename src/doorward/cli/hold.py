@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="DOOR", nargs="*", help="a door; the host's only door if left out")
     parser.add_argument("command", metavar="-- COMMAND", nargs="*", help="the command, with its arguments")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent, on standard error")
-    knock_options.add_arguments(parser, with_sequences=False)
+    knock_options.add_arguments(parser, with_sequences=False, once_help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
