@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -87,6 +87,8 @@ def test_since_takes_a_duration_a_date_a_time_or_today(
     assert doors(capsys, "-n", "2") == names[-2:]
     with raises(UsageError, "invalid-duration"):
         since_s("yesterday")
+    with raises(UsageError, "since-in-future"):
+        since_s(str(now.date() + timedelta(days=1)))
 
 
 def test_by_takes_the_name_of_a_key(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
