@@ -39,7 +39,9 @@ FORMATS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("doors", metavar="DOOR", nargs="*", help="a door of the configuration; --page takes several")
+    parser.add_argument(
+        "doors", metavar="DOOR", nargs="*", default=[], help="a door of the configuration; --page takes several"
+    )
     known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--format", metavar="FORMAT", choices=list(FORMATS), default="doorward", help=known)
