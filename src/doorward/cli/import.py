@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             output.error_line("doorward import: check: the shared keys are written with -o FILE only")
     else:
         keys = args.output.parent / FWKNOP_KEYS
-        if converted.keys and args.output.name == FWKNOP_KEYS:
+        if args.output.name == FWKNOP_KEYS:
             raise UsageError(
                 "output-is-keys", f"{keys}: the shared keys are written there; choose another name with -o"
             )
