@@ -101,7 +101,7 @@ def edit(path: Path, change: Callable[[str], tuple[str, Changed]]) -> Changed:
 
 
 def describe(added: Line, opens: str = " opens") -> str:
-    """Return whose key it is and what it may open."""
+    """Return whose key it is and, after the verb, what it may open."""
     doors, for_max_ms = added.options.doors, added.options.for_max_ms
     which = ", ".join(sorted(doors)) if doors else "every door"
     limit = "the door's own time" if for_max_ms is None else f"at most {format_duration(for_max_ms)}"

@@ -91,7 +91,7 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
     if not is_there(path):
         raise UsageError(
             "no-authorized-keys",
-            f"{path}: no such file; write the public keys that may knock into it, one per line",
+            f"{path}: no such file; write into it the public keys that may knock, one per line",
         )
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 
