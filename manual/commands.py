@@ -10,12 +10,14 @@ from manual.parser_help import Group, Word, read_help
 HEAD = """\
 # Every command
 
-Made from the program itself (`python -m manual --markdown docs/reference`): what `doorward COMMAND --help` says.
-[Exit status](exit-statuses.md) unless stated otherwise: 0 success, 1 negative result (for example: not open, not
-running), 2 usage or configuration error. `-h` prints the help of a command; `-c FILE` names another configuration than
-`/etc/doorward/doorward.toml`.
+What `doorward COMMAND --help` prints. `-h` is short for `--help`, `-c FILE` names another configuration than
+`/etc/doorward/doorward.toml`, `--color` (auto, always, never) overrides the default, colors on a terminal, and `-4`
+and `-6` use IPv4 or IPv6 only.
+
+Exit status, unless stated otherwise: 0 success, 1 negative result (for example: not open, not running), 2 usage or
+configuration error, and nothing was changed. It is stable, as is [JSON](json.md); texts are not.
 """
-LEFT_OUT = {"-h", "-c"}  # of each command
+LEFT_OUT = {"-h", "-c", "--color", "-4", "-6"}  # of each command; HEAD has them
 
 
 def document() -> str:

@@ -152,7 +152,7 @@ def test_openings_from_ledger(site: Site) -> None:
     visitor = site.visitors.fresh(4)
     assert explained(site, visitor) == (
         1,
-        f"=> the ledger has no record of {visitor}: no knock from it was ever completed",
+        f"=> no knock from {visitor} was ever completed: the ledger has none",
     )
     visitor.knock(*KNOCK)
     site.daemon.event("opened", address=str(visitor))

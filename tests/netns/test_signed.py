@@ -426,7 +426,7 @@ def test_reload_switches_to_other_settings(site: Site) -> None:
     site.files.key_file.rename(site.files.key_file.with_suffix(".away"))
     site.daemon.config.write_text(site.text)
     site.daemon.process.send_signal(signal.SIGHUP)
-    assert "there is no server's key; `doorward key server` makes it" in site.daemon.message("server.key")["message"]
+    assert "no server key; create it with `doorward key server`" in site.daemon.message("server.key")["message"]
     site.daemon.message("the configuration was not reloaded")
 
 

@@ -21,6 +21,7 @@ from doorward.config.toml import Setting, parse
 from doorward.errors import ConfigError
 from doorward.model import Door, FlagFilter, Port
 from manual import reference
+from manual.commands import HEAD, LEFT_OUT
 from manual.parser_help import read_help
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -57,8 +58,9 @@ def test_every_command_and_option_has_its_place() -> None:
         section = text[text.index(f"\n## `doorward {name}`\n") :].split("\n## ")[1]
         groups = read_help(build_parser(name)).groups
         for group in (group for group in groups if group.title != "signed knocks" or name == "knock"):
-            for word in (word for word in group.words if not {"-h", "-c"} & set(word.names)):
+            for word in (word for word in group.words if LEFT_OUT.isdisjoint(word.names)):
                 assert f"\n| `{', '.join(word.names) or word.value}" in section, (name, word)
+    assert all(f"`{option}" in HEAD for option in LEFT_OUT)
 
 
 class Row(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doorward.cli import qr
-from doorward.cli.knock_options import SIGNED_PORT_HELP, read_option
+from doorward.cli.knock_options import add_signed_options, read_option
 from doorward.cli.output import line
 from doorward.client import request_options, ssh_config
 from doorward.client.hosts import find_host, hosts_path, read_hosts
@@ -39,16 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("host", metavar="HOST or LINK", help="name for the server, or a doorward:// link")
     parser.add_argument("--name", metavar="NAME", help="name for the server, if a link is given")
     parser.add_argument("--address", metavar="ADDRESS", help="its DNS name or address (default: HOST)")
-    parser.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
-    parser.add_argument("--signed-port", metavar="PORT", help=SIGNED_PORT_HELP)
-    parser.add_argument("--gate", metavar="NAME", help="the gate's name, if it has one")
-    parser.add_argument("--identity", metavar="FILE", help="the SSH key that signs")
-    parser.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
-    parser.add_argument(
-        "--from", dest="asked", metavar="ADDRESS", help="open for this address; `auto`: this host's own"
-    )
-    parser.add_argument("--for", dest="for_", metavar="TIME", help="how long to keep doors open")
-    parser.add_argument("--confirm", action="store_true", help="the gate confirms signed knocks; wait for that")
     parser.add_argument(
         "--door",
         metavar="DOOR",
@@ -60,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ssh", action="store_true", help="also update ~/.ssh/config so that `ssh HOST` knocks first")
     parser.add_argument("--replace", action="store_true", help="overwrite the host if it exists")
     parser.add_argument("--qr", action="store_true", help="also print the link and its QR code")
+    add_signed_options(parser.add_argument_group("signed knocks (written to hosts.toml)"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,12 +98,12 @@ def _parse_host(args: argparse.Namespace) -> _NewHost:
     values: dict[str, HostValue | None] = {
         "address": address,
         "server_key": _server_key(args.server_key or link.key),
-        "signed_port": _signed_ports(args.signed_port) or link.signed_ports,
+        "signed_port": _signed_ports(args.signed_ports) or link.signed_ports,
         "gate": _checked_option("--gate", request_options.parse_gate, args.gate or link.gate),
         "identity": _file_option("--identity", args.identity),
         "certificate": _file_option("--certificate", args.certificate),
         "from": _checked_option("--from", request_options.parse_from, args.asked),
-        "for": _checked_option("--for", request_options.parse_for_s, args.for_),
+        "for": _checked_option("--for", request_options.parse_for_s, args.for_s),
         "confirm": args.confirm or link.confirm,
     }
     doors = dict(link.doors) | dict(map(_door, args.doors))

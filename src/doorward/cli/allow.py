@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Add the line, and print what it permits."""
+    if args.line.endswith(".pub") and " " not in args.line:
+        raise UsageError(
+            "key-file-named", f'{args.line[:80]} is a file; quote its line: `doorward allow "$(cat FILE)"`'
+        )
     configuration, path = find_keys(args)
     options = _options(args, configuration)
     add = partial(append_key, file=str(path), key=args.line, options=options)
@@ -96,9 +100,9 @@ def edit(path: Path, change: Callable[[str], tuple[str, Changed]]) -> Changed:
         raise HostError("unwritable-file", f"{path}: {error.strerror}; {remedy}") from None
 
 
-def describe(added: Line) -> str:
-    """Return whose key it is and what it may open."""
+def describe(added: Line, opens: str = " opens") -> str:
+    """Return whose key it is and, after the verb, what it may open."""
     doors, for_max_ms = added.options.doors, added.options.for_max_ms
-    opens = ", ".join(sorted(doors)) if doors else "every door"
+    which = ", ".join(sorted(doors)) if doors else "every door"
     limit = "the door's own time" if for_max_ms is None else f"at most {format_duration(for_max_ms)}"
-    return f"{added.name} ({added.key.fingerprint_text}) opens {opens} for {limit}"
+    return f"{added.name} ({added.key.fingerprint_text}){opens} {which} for {limit}"

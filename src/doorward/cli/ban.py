@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon to ban the address, or list the bans."""
     if args.address is None:
+        if args.cut or args.for_ is not None:
+            raise UsageError("no-address", "--for and --cut ban an address, and none is given; name it")
         return _list(as_json=args.json)
+    if args.json:
+        raise UsageError("json-lists-bans", "--json lists the bans; leave out one of --json and ADDRESS")
     _reject_own_session(args.address)
     request = {"command": "ban", "address": args.address, "for": args.for_, "cut": args.cut}
     answer = ask(default_path(), request)

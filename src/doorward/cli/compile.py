@@ -20,8 +20,7 @@ from doorward.lint.checks import warnings
 EXAMPLE = """\
   # doorward compile -c doorward.toml > doorward.nft
   # nft -f doorward.nft
-works without a daemon: knocks open doors, and the kernel closes them
-exit status: 0 success, 2 configuration error"""
+works without a daemon: knocks open doors, and the kernel closes them"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

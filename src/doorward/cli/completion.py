@@ -28,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument(
         "what",
+        metavar="SHELL",
         choices=(*SHELLS, *NAMES),
-        help="a shell, to print its script; or doors or hosts, to print the names it completes",
+        help="bash, zsh or fish, to print its script; doors or hosts, to print the names that it completes",
     )
 
 

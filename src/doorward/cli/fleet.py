@@ -24,7 +24,7 @@ def open_admin(args: argparse.Namespace) -> Iterator[FleetAdmin]:
     path = configuration_path(args)
     configuration = read(path)
     if configuration.fleet is None:
-        raise UsageError("no-fleet-table", f"{path}: no [fleet] table; add one, or leave out --fleet")
+        raise UsageError("no-fleet-table", f"{path}: no [fleet] table: this gate belongs to no fleet; add it")
     etcd = Etcd(read_access(configuration.fleet, path.parent, configuration.gate.name or ""))
     try:
         yield FleetAdmin(etcd, configuration.fleet.name)

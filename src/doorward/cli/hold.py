@@ -21,10 +21,10 @@ executable); 0 without a command; 2 usage error
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
-    parser.add_argument("words", metavar="DOOR", nargs="*", help="a door; the host's only door if left out")
-    parser.add_argument("command", metavar="-- COMMAND", nargs="*", help="the command, with its arguments")
+    parser.add_argument("words", metavar="DOOR", nargs="*", default=[], help="a door; the host's only door if left out")
+    parser.add_argument("command", metavar="-- COMMAND", nargs="*", default=[], help="the command, with its arguments")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each packet sent, on standard error")
-    knock_options.add_arguments(parser, with_sequences=False)
+    knock_options.add_arguments(parser, with_sequences=False, once_help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:

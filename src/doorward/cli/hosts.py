@@ -21,6 +21,9 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 def run(_: argparse.Namespace) -> int:
     """Print a row for each host, by name."""
     hosts = read_hosts(hosts_path())
+    if not hosts:
+        output.line("no server is known; add one with the line that `doorward init` prints on it")
+        return 0
     output.table(("name", "address", "knock", "doors"), [_row(hosts[name]) for name in sorted(hosts)])
     return 0
 

@@ -34,8 +34,7 @@ EXAMPLE = """\
   …
   doorward import: check: stanza 'ssh': the stanza of line 12; …
   …
-what to check is printed to standard error, and written to the file as comments
-exit status: 0 success, 2 the input is invalid or the output file exists"""
+what to check is printed to standard error, and written to the file as comments"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
             output.error_line("doorward import: check: the shared keys are written with -o FILE only")
     else:
         keys = args.output.parent / FWKNOP_KEYS
+        if args.output.name == FWKNOP_KEYS:
+            raise UsageError(
+                "output-is-keys", f"{keys}: the shared keys are written there; choose another name with -o"
+            )
         shared = [(keys, converted.keys.decode())] if converted.keys else []
         _write_new([*shared, (args.output, converted.toml)])
         if converted.keys:

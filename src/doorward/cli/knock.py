@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         metavar="DOOR or PORT",
         nargs="*",
+        default=[],
         help="a door (default: the only), or ports: 7000 8000/udp",
     )
     parser.add_argument("--close", action="store_true", help="close the door that this key opened, by a signed knock")

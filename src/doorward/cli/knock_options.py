@@ -38,7 +38,6 @@ _SIGNED = {
     "confirm": "--confirm",
     "once": "--once",
 }
-SIGNED_PORT_HELP = f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})"
 LONGEST_S = 365 * 86_400  # of a duration option; some system calls fail above 24.8 days, others above 292 years
 Knock = Callable[[list[Target]], list[Target]]  # knocks at the addresses of a host; returns those reached
 
@@ -55,7 +54,12 @@ class KnockPlan(NamedTuple):
         return "the sequence" if self.sequence else "door " + ", ".join(map(repr, self.doors))
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = True) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    with_sequences: bool = True,
+    once_help: str = "open for one TCP connection alone",
+) -> None:
     """Declare the shared options."""
     families = parser.add_mutually_exclusive_group()
     families.add_argument("-4", dest="family", action="store_const", const=AF_INET, default=AF_UNSPEC, help="IPv4 only")
@@ -68,8 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = Tru
             "--sequence", action="store_true", help="use the door's sequence, even if a server key is known"
         )
     signed = parser.add_argument_group("signed knocks (can also be set in hosts.toml)")
-    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints there")
-    signed.add_argument("--signed-port", dest="signed_ports", metavar="PORT", help=SIGNED_PORT_HELP)
+    add_signed_options(signed)
+    signed.add_argument("--once", action="store_const", const=True, help=once_help)
+
+
+def add_signed_options(signed: argparse._ArgumentGroup) -> None:
+    """Declare the options of signed knocks that `doorward add` writes to hosts.toml."""
+    signed.add_argument("--server-key", metavar="KEY", help="the line that `doorward key server` prints on the server")
+    signed.add_argument(
+        "--signed-port",
+        dest="signed_ports",
+        metavar="PORT",
+        help=f"port, or ports in turn: 443,53 (default: {DEFAULT_SIGNED_PORT})",
+    )
     signed.add_argument("--identity", metavar="FILE", help="the SSH key that signs (default: the agent's first)")
     signed.add_argument("--certificate", metavar="FILE", help="a certificate of that key: FILE-cert.pub")
     signed.add_argument(
@@ -80,7 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, with_sequences: bool = Tru
     signed.add_argument(
         "--confirm", action="store_const", const=True, help="ask for a confirmation; `knock`: exit status 1 without"
     )
-    signed.add_argument("--once", action="store_const", const=True, help="open for one TCP connection alone")
 
 
 def seconds(option: str, text: str | None, default_s: float) -> float:

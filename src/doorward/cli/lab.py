@@ -25,8 +25,6 @@ EXAMPLE = """\
   The hosts, the daemon and the greeter keep running.
   …
   # doorward lab --remove doorward-4711-0a1b2c
-a scan sees nothing, a knock opens, the door closes, an SSH key opens it;
---keep leaves the hosts running, and prints how to enter and remove them
 needs root, nftables, iproute2 and nmap; touches nothing outside its namespaces"""
 _PROGRAMS = {"ip": "iproute2", "nmap": "nmap"}
 

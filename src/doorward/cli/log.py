@@ -14,7 +14,7 @@ from doorward.config.duration import rough_duration
 from doorward.core.openings import USE, is_use
 from doorward.daemon.confirmation_outcomes import outcome_text
 from doorward.daemon.ledger import Record, ledger_path, read_records
-from doorward.errors import UsageError
+from doorward.errors import HostError, UsageError
 from doorward.json_form import iso_times
 from doorward.model import BY_BROWSER, parse_address, sources_with
 
@@ -22,11 +22,11 @@ EXAMPLE = """\
   # doorward log --since 1h
   2026-05-01 12:00:09  opened   192.0.2.7        ssh: 22/tcp, by knock; closed …
   2026-05-01 12:04:51  refused  203.0.113.9      rate limit exceeded (more t…
-reads the ledger; needs no daemon. With -f, an opening is printed again when it
-ends."""
+needs no daemon; with -f, an opening is printed again when it ends"""
 _LEVELS = {"opened": "good", "refused": "warning", "banned": "error"}
-MOST_FOLLOWED = 1000  # records that are read at each poll; of more in between the oldest are left out
+MOST_FOLLOWED = 10_000  # records that are read at each poll; of more in between the oldest are left out
 _POLL_S = 1.0
+_OVERLAP_S = 10.0  # a refusal may be recorded so much later than another that happened after it
 _LATE_S = 3600.0  # a daemon that was down records an end late
 
 
@@ -65,23 +65,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _records(args: argparse.Namespace, begin_s: float, last: int) -> Iterator[Record]:
+def _records(args: argparse.Namespace, begin_s: float, last: int, refused_s: float = 0.0) -> Iterator[Record]:
     by = None if args.by is None else [args.by, f"key {args.by}", f"key {args.by}{BY_BROWSER}"]
     last = min(last, sys.maxsize)  # the largest number that SQLite takes
-    return read_records(ledger_path(), begin_s, last, args.door, _address_filter(args.address), by)
+    return read_records(ledger_path(), begin_s, last, args.door, _address_filter(args.address), by, refused_s)
 
 
 def _followed(args: argparse.Namespace) -> Iterator[Record]:
-    """Yield the records, and then without end each that is new or has changed."""
-    begin_s, last, known = since_s(args.since), args.last, set[str]()
+    """Yield the records, and then without end each that is new or has changed, also in a ledger that replaces this."""
+    begin_s, refused_s, known, trouble = since_s(args.since), 0.0, set[str](), ""
+    records = list(_records(args, begin_s, args.last))
     while True:
-        records = {repr(record): record for record in _records(args, begin_s, last)}
-        yield from (record for text, record in records.items() if text not in known)
+        texts = list(map(repr, records))
+        yield from (record for text, record in zip(texts, records, strict=True) if text not in known)
         late_s = time.time() - _LATE_S  # to read a full ledger from its beginning takes half of each second
-        changing_s = (record.at_s for record in records.values() if record.detail.get("until", record.at_s) >= late_s)
-        begin_s = min(changing_s, default=max(begin_s, late_s))
-        known, last = set(records), max(args.last, MOST_FOLLOWED)
+        changing_s = (record.at_s for record in records if record.detail.get("until", record.at_s) >= late_s)
+        begin_s, known = min(changing_s, default=max(begin_s, late_s)), set(texts)
+        refused = (record.at_s - _OVERLAP_S for record in records if record.event == "refused")
+        refused_s = max(refused, default=refused_s)  # they do not change, and may be many
         time.sleep(_POLL_S)
+        try:
+            records, trouble = list(_records(args, begin_s, max(args.last, MOST_FOLLOWED), refused_s)), ""
+        except HostError as error:
+            if str(error) != trouble:
+                output.error_line(f"doorward: warning: {error}")
+            trouble = str(error)
 
 
 def _address_filter(text: str | None) -> list[str] | None:

@@ -111,9 +111,6 @@ def build_parser(name: str) -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
     )
     command.add_arguments(parser)
-    for action in parser._actions:
-        if action.nargs == "*":
-            action.required = False  # argparse would list it as missing, together with one that is
     return parser
 
 
@@ -187,7 +184,7 @@ def parse(name: str, words: list[str]) -> argparse.Namespace:
     if name in _PLAIN and (plain := _parse_plain(name, words)) is not None:
         return plain
     parser = build_parser(name)
-    has_command = "--" in words and any(action.dest == "command" for action in parser._actions)
+    has_command = "--" in words and parser.get_default("command") is not None
     end = words.index("--") if has_command else len(words)
     # Intermixed: plain parse_args accepts no ports after an option (Python 3.11).
     args = parser.parse_intermixed_args(words[:end])

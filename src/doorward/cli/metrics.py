@@ -23,7 +23,7 @@ EXAMPLE = """\
   doorward_up 1.0
   # curl -s --unix-socket /run/m.sock localhost/metrics | grep ^doorward_bans
   doorward_bans 0.0
-without --listen: print them once. exit status: 0 success, 1 no daemon answers"""
+without --listen: print them once"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

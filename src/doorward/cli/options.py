@@ -72,14 +72,17 @@ SINCE_HELP = "only the last T, like 90s, 8h, 7d, or from a time on: today, 2026-
 
 
 def since_s(text: str | None) -> float:
-    """Parse `--since T` to seconds since the epoch; 0 if not given. UsageError if invalid."""
+    """Parse `--since T` to seconds since the epoch; 0 if not given. UsageError if it is invalid or in the future."""
     if text is None:
         return 0.0
     now = datetime.now().astimezone()
     if text == "today":
         text = str(now.date())
     with suppress(ValueError, OverflowError):  # a moment; without a zone it is in the local one
-        return datetime.fromisoformat(text).timestamp()
+        begin_s = datetime.fromisoformat(text).timestamp()
+        if begin_s > now.timestamp():
+            raise UsageError("since-in-future", f"--since: {text} is in the future; write an earlier time, or like 8h")
+        return begin_s
     try:
         return now.timestamp() - parse_duration_ms(text) / 1000
     except InvalidValueError as error:

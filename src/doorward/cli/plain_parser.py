@@ -30,7 +30,7 @@ class PlainParser:
         action, nargs = declared.get("action"), declared.get("nargs")
         if not names[0].startswith("-"):
             self._is_plain &= (
-                declared.keys() <= {"help", "metavar", "nargs"} and nargs in (None, "*") and not self._list
+                declared.keys() <= {"default", "help", "metavar", "nargs"} and nargs in (None, "*") and not self._list
             )
             if nargs:
                 self._list = names[0]

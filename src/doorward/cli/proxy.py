@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [OPTION ...] HOST PORT [DOOR or KNOCK ...]"  # see `doorward knock`
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml")
     parser.add_argument("port", metavar="PORT", help="the TCP port to connect to")
-    parser.add_argument("words", metavar="DOOR or KNOCK", nargs="*", help="a door, or the ports of a sequence")
+    parser.add_argument(
+        "words", metavar="DOOR or KNOCK", nargs="*", default=[], help="a door, or the ports of a sequence"
+    )
     parser.add_argument("--door", metavar="DOOR", help="the door, given as an option")
     parser.add_argument("--timeout", metavar="TIME", help="how long to knock and try (default: 10s)")
     parser.add_argument("--fdpass", action="store_true", help="pass the connection to ssh, do not relay it")

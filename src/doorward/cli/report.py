@@ -32,8 +32,7 @@ from doorward.report.words import count
 EXAMPLE = """\
   # doorward report --html /root/doorward.html --since 7d
   /root/doorward.html: 41 openings by 5 people or addresses, 18,204 refusals …
-an earlier report is replaced atomically, so cron can renew it; any other file
-is left alone; `--html -` writes to standard output"""
+an earlier report is replaced, atomically; any other file is left alone"""
 DEFAULT_SINCE = "30d"
 _MOST_ROWS = 8 * KEPT_ROWS  # active openings are never pruned from a ledger, however many
 

@@ -13,9 +13,8 @@ from doorward.signed.authorized_keys import Line, parse, remove_keys
 
 EXAMPLE = """\
   # doorward revoke grace
-  removed grace (SHA256:…) opens ssh for at most 1h
-what the key has opened stays open until its time is over: `doorward status`
-exit status: 0 removed, 1 no such key"""
+  removed grace (SHA256:…), which opened ssh for at most 1h
+what the key has opened stays open until its time is over: `doorward status`"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
         return new, removed
 
     for key in edit(path, remove):
-        line(f"removed {describe(key)}")
+        line(f"removed {describe(key, ', which opened')}")
     return 0

@@ -39,7 +39,9 @@ FORMATS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
-    parser.add_argument("doors", metavar="DOOR", nargs="*", help="a door of the configuration; --page takes several")
+    parser.add_argument(
+        "doors", metavar="DOOR", nargs="*", default=[], help="a door of the configuration; --page takes several"
+    )
     known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--format", metavar="FORMAT", choices=list(FORMATS), default="doorward", help=known)
@@ -72,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     if args.worker:
         sys.stdout.write(files("doorward.page").joinpath("worker.js").read_text(encoding="utf-8"))
         return 0
+    if not args.page and (args.sequence or args.link or args.title is not None):
+        raise UsageError(
+            "option-needs-page", "--sequence, --link and --title are for --page; add it, or leave them out"
+        )
     path = configuration_path(args)
     configuration = read(path)
     doors = [_door(configuration, name, str(path)) for name in dict.fromkeys(args.doors)]

@@ -159,14 +159,16 @@ WORTH_UDP = "UDP needs root; run it with sudo"
 EXAMPLE = """\
   # doorward verify home ssh --port 22 --expect 80,443 --picture home.svg
   …
-  OK"""
+  OK
+exit status: 0 as expected; 1 a port answers that should not, or the door does
+not open or close in time; 2 usage error, or nmap is missing"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command-line arguments."""
     parser.usage = "%(prog)s [OPTION ...] HOST [DOOR or PORT ...]"
     parser.add_argument("host", metavar="HOST", help="name or address, or a host in hosts.toml; not this host")
-    parser.add_argument("words", metavar="DOOR or PORT", nargs="*", help="as for `doorward knock`")
+    parser.add_argument("words", metavar="DOOR or PORT", nargs="*", default=[], help="as for `doorward knock`")
     parser.add_argument("--ports", metavar="LIST", help="scan 1-1024,7000/udp (default: all TCP, UDP of the knock)")
     parser.add_argument("--expect", metavar="LIST", help="ports that anyone may reach, like 80,443")
     parser.add_argument("--port", metavar="LIST", help="what the knock must open (default: anything)")

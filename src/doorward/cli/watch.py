@@ -22,7 +22,6 @@ EXAMPLE = """\
   # doorward watch | grep refused
   2026-05-01T12:04:51+0200 refused 203.0.113.9: rate limit exceeded (more than …
 on a terminal: a live view with keys to open, close and ban; `?` lists them
-otherwise: one event per line, as in the daemon's log, until the daemon ends
 exit status: 0 interrupted, 1 no daemon is running, or it ended"""
 
 

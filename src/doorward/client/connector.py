@@ -149,7 +149,10 @@ def knock_until_open(
         rounds += 1
         left_s = max(until_s - now(), 0.001)  # 0 would mean no waiting at all
         reply = connect(reached, min(PATIENCE_S + pause_s, left_s))
-        if reply is Reply.OPEN or now() + pause_s >= until_s:
+        left_s = until_s - now()
+        # While the port is silent, a last round uses the time that is left.
+        wait_s = min(pause_s, max(left_s - PATIENCE_S, FIRST_PAUSE_S)) if reply is Reply.SILENT else pause_s
+        if reply is Reply.OPEN or wait_s >= left_s:
             return reply, rounds
-        sleep(pause_s)
+        sleep(wait_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -222,8 +222,8 @@ def find_host(path: str, hosts: dict[str, KnownHost], name: str) -> KnownHost:
     if not hosts:
         raise UsageError(
             "no-hosts",
-            f"no door is configured: {path} names no host; give ports (7000 8000/udp 9000), "
-            "or add the host with the line that `doorward init` prints on the server (`doorward add LINK --name NAME`)",
+            f"{path} names no host; add it with the line that `doorward init` prints on the server, "
+            "`doorward add LINK --name NAME` (to knock at any other host, give ports: 7000 8000/udp 9000)",
         )
     hint = suggestion(name, hosts) or _listing("known hosts:", hosts)
     raise UsageError(

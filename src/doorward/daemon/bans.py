@@ -62,7 +62,9 @@ class BanList:
         """Ban an address, or set a new end; return what is banned. NegativeResult: the list is full."""
         ban = ban_network(address)
         if ban not in (active := self.active()) and len(active) >= MAX_BANS:
-            raise NegativeResult("bans-full", f"{MAX_BANS:,} are banned already; a firewall's set is made for more")
+            raise NegativeResult(
+                "bans-full", f"{MAX_BANS:,} addresses are banned already; ban others with another firewall"
+            )
         self._gate.ban({ban: for_s})
         self._until_s[ban] = time.time() + for_s
         self._save()

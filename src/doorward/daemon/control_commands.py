@@ -68,7 +68,9 @@ class ControlCommands:
             known = ", ".join(self._handlers)
             raise UsageError("unknown-command", f"unknown command {request['command']!r}; known commands: {known}")
         if request.get("is_reader") and request["command"] != "stats":
-            raise UsageError("not-permitted", f"the user {METRICS_USER} may request the stats alone; call this as root")
+            raise UsageError(
+                "not-permitted", f"the user {METRICS_USER} may request only the statistics; run this as root"
+            )
         if request["command"] in _OWNERS and not request.get("is_owner"):
             what = f"{request['command']} is for root"
             raise UsageError(

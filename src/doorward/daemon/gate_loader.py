@@ -249,7 +249,7 @@ class GateLoader:
     def confirm(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Confirm the trial, from the session whose SSH connection the request names; None is the console."""
         if self.trial is None:
-            raise NegativeResult("no-trial", "no gate is on trial; if there was one, it was taken back")
+            raise NegativeResult("no-trial", "no gate is on trial; an expired one was rolled back")
         self.trial.confirm(_connection(request.get("connection")))
         return {"summary": self.loaded.summary()}
 

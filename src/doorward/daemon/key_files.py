@@ -39,7 +39,7 @@ def fwknop_keys_path(fwknop: Fwknop, directory: Path) -> Path:
 def read_private_key(path: Path) -> PrivateKey:
     """Read the server's key. UsageError: it is missing or invalid, or other users may read it."""
     if not is_there(path):
-        raise UsageError("no-server-key", f"{path}: there is no server's key; `doorward key server` makes it")
+        raise UsageError("no-server-key", f"{path}: no server key; create it with `doorward key server`")
     text = read_text(path, trusted_owners())
     if _is_exposed(path):
         raise UsageError(
@@ -91,7 +91,7 @@ def read_authorized_keys(path: Path) -> tuple[AuthorizedKeys, list[ConfigFault]]
     if not is_there(path):
         raise UsageError(
             "no-authorized-keys",
-            f"{path}: there is no such file; write a public key of who may knock into it, a line each",
+            f"{path}: no such file; write into it the public keys that may knock, one per line",
         )
     return authorized_keys.parse(read_text(path, trusted_owners()), str(path))
 

@@ -34,7 +34,7 @@ SELECT * FROM (
     UNION ALL
     SELECT at, 'refused', door, address, NULL, NULL, NULL, NULL, NULL, NULL, reason FROM refusals
     {})
-WHERE at >= :since AND (:door IS NULL OR door = :door)
+WHERE at >= :since AND (event <> 'refused' OR at >= :refused_since) AND (:door IS NULL OR door = :door)
   AND (:by IS NULL OR opened_by IN (SELECT value FROM json_each(:by)))
   AND (:addresses IS NULL OR address IN (SELECT value FROM json_each(:addresses)))
 ORDER BY at DESC LIMIT :last"""
@@ -302,14 +302,17 @@ def read_records(
     door: str | None = None,
     address: str | Sequence[str] | None = None,
     by: Sequence[str] | None = None,
+    refused_since_s: float = 0.0,
 ) -> Iterator[Record]:
     """Return the last records since a time, oldest first, without changing the file. HostError: it is unreadable.
 
-    `address` is one address, or several of which any matches. `by`: only what one of these opened.
+    `address` is one address, or several of which any matches. `by`: only what one of these opened. Refusals may have a
+    later beginning than the rest.
     """
     addresses = None if address is None else json.dumps([address] if isinstance(address, str) else list(address))
     chosen = {
         "since": since_s,
+        "refused_since": refused_since_s,
         "last": last,
         "door": door,
         "addresses": addresses,

@@ -18,7 +18,7 @@ def diagnose_records(address: str, records: Sequence[Record], now_s: float, mome
     """Return the diagnosis for the last opening or refusal; `records` are in chronological order."""
     records = [record for record in records if record.event != "banned"]
     if not records:
-        what = f"the ledger has no record of {address}: no knock from it was ever completed"
+        what = f"no knock from {address} was ever completed: the ledger has none"
         remedy = f"see what arrives: `doorward explain --live {address}`; the client may use another address"
         return Diagnosis(Cause("no_record", what, remedy))
     last = records[-1]

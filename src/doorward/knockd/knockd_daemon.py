@@ -54,7 +54,7 @@ class Knockd:
         output: KnockdLog,
         ledger: Ledger,
     ) -> None:
-        self._settings, self._engine, self._output, self._ledger = settings, engine, output, ledger
+        self._settings, self._engine, self._output = settings, engine, output
         self._loop, self._attempts = EventLoop(), AttemptTable()
         self._alarm, self._repair_alarm = Alarm(self._loop, self._on_timer), Alarm(self._loop, self._repair)
         self._end_signal = self._lost = 0
@@ -237,7 +237,7 @@ class Knockd:
             self._load()
 
     def _poll(self) -> None:
-        """Poll for changed listening services, edited one-time files and an unwritten ledger."""
+        """Poll for changed listening services, edited one-time files and a stepped clock."""
         if (lost := self._engine.lost()) > self._lost:
             self._output.alert(f"warning: the {self._engine.name} engine lost {lost - self._lost} packets or messages")
             self._lost = lost
@@ -249,8 +249,6 @@ class Knockd:
             self._load()
             self._output.debug(f"ignored ports, since this host listens on them: {self._busy_text()}")
         self._service.wall_offset_s()  # a wall clock step is recorded within POLL_S
-        if self._ledger.trouble and not self._ledger.flush():
-            self._output.alert(f"error: {self._ledger.trouble}")
         self._loop.at(self._loop.now_s() + POLL_S, self._poll)
 
     def _reload(self) -> None:

@@ -62,7 +62,7 @@ class KnockdLog(Log):
     def event(self, event: str, fields: Mapping[str, object]) -> None:
         """Log what happened, if knockd has a line for it and the configuration the door; and errors of services."""
         if event == "message":
-            if fields["level"] == "error" and fields["code"] != "ledger-not-written":  # `Knockd` logs that
+            if fields["level"] == "error":
                 self.alert(f"error: {fields['message']}")
             return
         name = self.names.get(str(fields["door"]))

@@ -274,7 +274,7 @@ class WatchApp(App[int]):
 
     def action_unban(self) -> None:
         """End a ban, after a question."""
-        newest = self._state.bans[0][0] if self._state.bans else ""
+        newest = next((address for address, _ in self._state.active_bans(time.monotonic())), "")
         self._ask({"command": "unban"}, "End the ban of which ADDRESS?", newest, _banned)
 
     def action_help(self) -> None:

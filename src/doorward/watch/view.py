@@ -80,7 +80,7 @@ class WatchState:
         elif kind == "closed":
             self._openings.pop(key, None)
         elif kind in ("banned", "unbanned") and self.bans is not None:
-            self.bans = [ban for ban in self.bans if ban[0] != key[1]]
+            self.bans = [ban for ban in self.active_bans(now_s) if ban[0] != key[1]]
             if kind == "banned":
                 self.bans.insert(0, (key[1], now_s + event["for_s"]))
 
@@ -132,11 +132,15 @@ class WatchState:
             lines = [*lines[: most - 1], f"and about {unseen + max(0, dropped):,} more"]
         return lines
 
+    def active_bans(self, now_s: float) -> list[tuple[str, float]]:
+        """Return the bans that have not expired, the newest first, each with its end."""
+        return [ban for ban in self.bans or () if ban[1] > now_s]
+
     def ban_lines(self, most: int, now_s: float) -> list[str]:
         """Return at most `most` lines of bans, the newest first; nothing where this user may not see them."""
         if self.bans is None:
             return []
-        bans = [ban for ban in self.bans if ban[1] > now_s]
+        bans = self.active_bans(now_s)
         lines = [f"{cut(address, 22):<22} {left(until_s - now_s):>5}" for address, until_s in bans[:most]]
         if unseen := len(bans) - len(lines):
             lines = [*lines[: most - 1], f"and {unseen + 1:,} more"]

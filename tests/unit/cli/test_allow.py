@@ -92,6 +92,7 @@ def test_owner_and_mode_are_kept(keys: Path) -> None:
         ([f'cert-authority,principals="*" {PHONE.line}'], "is not the kind of a key; write KIND KEY NAME"),
         ([f'doors="db" {PHONE.line}'], "is not the kind of a key"),
         ([""], "'' is not the kind of a key"),
+        (["id_ed25519.pub"], "id_ed25519.pub is a file; quote its line"),
         ([PHONE.line[:40]], "the key is truncated: 2 bytes left"),
         (["ssh-dss AAAA"], "ssh-dss keys are too weak"),
         ([PHONE.line, "--doors", "shs"], "--doors: unknown door 'shs'; did you mean 'ssh'?"),

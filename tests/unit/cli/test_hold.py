@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from doorward.cli import hold
-from doorward.cli.main import parse
+from doorward.cli.main import build_parser, parse
 from doorward.client.hold import SLEPT_S
 from doorward.errors import UsageError
 from doorward.signed.envelope import CHECK_BYTES, Decryptor
@@ -259,6 +259,11 @@ def test_what_follows_the_dashes_is_the_commands() -> None:
     assert args.command == ["psql", "-h", "db", "--", "-6"]
     assert parse("hold", ["home"]).command == []
     assert parse("knock", ["home", "--", "ssh"]).words == ["ssh"]
+
+
+def test_help_does_not_offer_once() -> None:
+    assert "--once" in build_parser("knock").format_help()
+    assert "--once" not in build_parser("hold").format_help()
 
 
 @pytest.mark.parametrize(

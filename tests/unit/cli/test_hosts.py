@@ -35,6 +35,12 @@ def test_hosts_are_listed(hosts_file: Path, capsys: pytest.CaptureFixture[str]) 
     ]
 
 
+def test_without_hosts_it_says_how_to_add_one(hosts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts_file.unlink()
+    assert main(["hosts"]) == 0
+    assert capsys.readouterr().out.startswith("no server is known; add one with ")
+
+
 @pytest.mark.parametrize("around", [("", ""), ("Host a\n    User b\n\n", "\nHost c\n    User d\n")])
 def test_a_host_is_removed_and_the_rest_is_kept(
     hosts_file: Path, capsys: pytest.CaptureFixture[str], around: tuple[str, str]

@@ -53,6 +53,14 @@ def test_existing_file_is_not_overwritten(old: Path) -> None:
     assert old.read_text().startswith("[ssh]")
 
 
+def test_output_is_not_the_file_of_the_keys(tmp_path: Path) -> None:
+    access = tmp_path / "access.conf"
+    access.write_text("SOURCE ANY\nOPEN_PORTS tcp/22\nKEY abcdefgh\nHMAC_KEY ijklmnop\n")
+    with raises(UsageError, "output-is-keys"):
+        run(access, "-o", tmp_path / "fwknop.keys")
+    assert list(tmp_path.iterdir()) == [access]
+
+
 def test_latin_1_file(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old.write_bytes(b"# caf\xe9\n" + old.read_bytes())
     assert run(old) == 0

@@ -7,16 +7,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from doorward.cli import log
-from doorward.cli.main import main
+from doorward.cli.main import main, parse
 from doorward.cli.options import since_s
 from doorward.daemon.ledger import Ledger, Record, read_records
 from doorward.errors import UsageError
@@ -87,6 +87,8 @@ def test_since_takes_a_duration_a_date_a_time_or_today(
     assert doors(capsys, "-n", "2") == names[-2:]
     with raises(UsageError, "invalid-duration"):
         since_s("yesterday")
+    with raises(UsageError, "since-in-future"):
+        since_s(str(now.date() + timedelta(days=1)))
 
 
 def test_by_takes_the_name_of_a_key(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +118,59 @@ def test_follow_prints_what_is_new_and_what_ends(ledger: Ledger) -> None:
         process.terminate()
 
 
+def followed(*changes: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[list[Record]]:
+    """Return what `log -f` prints before each change, and after the last."""
+    batches: list[list[Record]] = [[]]
+    left = list(changes)
+
+    def sleep(_: float) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop(0)()
+        batches.append([])
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with suppress(KeyboardInterrupt):
+        for record in log._followed(parse("log", ["-f", "-n", "1"])):
+            batches[-1].append(record)
+    return batches
+
+
+def test_follow_prints_an_end_behind_many_refusals(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "MOST_FOLLOWED", 30)
+    now_s = time.time()
+    ledger.opened(opening("old", since_s=now_s, until_s=now_s + 3600))
+
+    def refuse(begin_s: float) -> None:
+        for number in range(15):
+            ledger.refused(None, HOME, begin_s + number, "a scanner")
+
+    printed = followed(
+        lambda: refuse(now_s + 1),
+        lambda: refuse(now_s + 100),
+        lambda: ledger.closed("old", HOME, now_s + 200, "hand"),
+        monkeypatch=monkeypatch,
+    )
+    assert [len(records) for records in printed] == [1, 15, 15, 1]
+    assert printed[3][0].detail["closed_by"] == "hand"
+
+
+def test_follow_waits_for_a_ledger_that_is_replaced(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = time.time()
+    ledger.refused(None, HOME, now_s, "a scanner")
+    ledger.close()
+
+    def record_again() -> None:
+        with closing(Ledger(ledger.path)) as other:
+            other.refused(None, HOME, now_s + 1, "another")
+
+    printed = followed(ledger.path.unlink, lambda: None, record_again, monkeypatch=monkeypatch)
+    assert [[record.at_s for record in records] for records in printed] == [[now_s], [], [], [now_s + 1]]
+    assert capsys.readouterr().err.count("no ledger") == 1
+
+
 def test_follow_does_not_read_the_whole_ledger_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     hour_s = 3600.0
     now_s = time.time()
@@ -123,9 +178,9 @@ def test_follow_does_not_read_the_whole_ledger_again(ledger: Ledger, monkeypatch
     ledger.opened(opening("open", since_s=now_s - 5 * hour_s, until_s=now_s + hour_s))
     polls = list[float]()
 
-    def read(args: argparse.Namespace, begin_s: float, last: int) -> Iterator[Record]:
+    def read(args: argparse.Namespace, begin_s: float, last: int, refused_s: float = 0.0) -> Iterator[Record]:
         polls.append(begin_s)
-        return read_records(ledger.path, begin_s, last, args.door)
+        return read_records(ledger.path, begin_s, last, args.door, refused_since_s=refused_s)
 
     class EndError(Exception):
         """The second poll is done."""

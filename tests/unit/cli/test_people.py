@@ -47,7 +47,7 @@ def test_a_key_is_removed_and_the_rest_is_kept(keys: Path, capsys: pytest.Captur
     assert call(keys, "revoke", name) == 0
     assert keys.read_text() == f"# who may knock\n{PHONE.line}\n\n# the end"
     printed = capsys.readouterr().out
-    assert printed == f"removed laptop ({LAPTOP.key.fingerprint_text}) opens ssh for at most 1h\n"
+    assert printed == f"removed laptop ({LAPTOP.key.fingerprint_text}), which opened ssh for at most 1h\n"
 
 
 def test_every_key_of_a_name_is_removed(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:

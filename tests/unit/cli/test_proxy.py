@@ -306,7 +306,7 @@ def test_choice_of_door(
         (["home", "ssh"], "invalid port 'ssh'; write it as 7000/tcp or 7000/udp"),
         (["home", "22", "ssh", "--door", "ssh"], "--door and arguments after the port exclude each other; leave one"),
         (["127.0.0.1", "22", "--gate", "x"], "--gate is for signed knocks, and no server key is known for '127.0.0.1'"),
-        (["home", "22"], "names no host; give ports (7000 8000/udp 9000), or add the host"),
+        (["home", "22"], "names no host; add it with the line that `doorward init` prints"),
         (["127.0.0.1", "9", "ssh", "--server-key", KEY, "--identity", "/none"], "/none: No such file or directory"),
         (["255.255.255.255", "9", "9/udp"], "cannot knock: 255.255.255.255: "),
     ],

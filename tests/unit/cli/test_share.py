@@ -96,6 +96,8 @@ def test_knockd(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["wake"], "door 'wake' listens for 192.0.2.9; share it with --format knockonports or knockd"),
         (["ssh", "--host", "a b"], "invalid host 'a b'"),
+        (["ssh", "--sequence"], "--sequence, --link and --title are for --page"),
+        (["ssh", "--title", "home"], "--sequence, --link and --title are for --page"),
     ],
 )
 def test_unshareable_doors(file: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

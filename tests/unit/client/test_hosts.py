@@ -171,7 +171,7 @@ def test_missing_file_has_no_hosts_and_the_message_says_how_to_add_one(hosts_fil
     with pytest.raises(UsageError) as raised:
         find_host(path, {}, "gate.example")
     assert raised.value.code == "no-hosts"
-    for part in (path, "give ports (7000 8000/udp 9000)", "`doorward init`", "`doorward add LINK"):
+    for part in (path, "give ports: 7000 8000/udp 9000", "`doorward init`", "`doorward add LINK"):
         assert part in str(raised.value)
 
 

@@ -229,6 +229,13 @@ def test_pauses_grow_up_to_a_bound() -> None:
     assert [at for what, at in rehearsal.script if what == "knock"] == [0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5]
 
 
+def test_a_last_round_uses_what_is_left() -> None:
+    rehearsal = Rehearsal(opens_at=0, otherwise=Reply.SILENT)
+    assert rehearsal.run(10) == (Reply.SILENT, 4)
+    assert [at for what, at in rehearsal.script if what == "knock"] == [0, 2, 5, 9]
+    assert rehearsal.now_s == 110
+
+
 @pytest.mark.parametrize("otherwise", [Reply.REFUSED, Reply.SILENT])
 @pytest.mark.parametrize("timeout_s", [0.1, 1, 5, 30])
 def test_the_timeout_bounds_the_whole(otherwise: Reply, timeout_s: float) -> None:

@@ -266,7 +266,7 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
 @pytest.mark.parametrize(
     ("records", "kind", "expected_text"),
     [
-        ([], "no_record", "the ledger has no record of 192.0.2.7: no knock from it was ever completed"),
+        ([], "no_record", "no knock from 192.0.2.7 was ever completed: the ledger has none"),
         ([OPENED], "is_open", "door ssh opened at <1000>, by knock, and is open for another 20.0 s (22/tcp)"),
         ([OPENED | {"until": 1005.0}], "is_over", "and closed after 5.0 s"),
         ([OPENED | {"closed": 1004.0, "closed_by": "hand"}], "closed_by_hand", "and was closed by hand"),
@@ -292,7 +292,7 @@ OPENED = {"ports": ["22/tcp"], "by": "knock", "until": 1030.0, "closed": None, "
             "and was closed at another gate of the fleet after 4.0 s",
         ),
         ([OPENED, {"until": 1009.0, "ended": None}], "is_open", "and is open for another 20.0 s"),  # an expired ban
-        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from it was ever completed"),
+        ([{"until": 1009.0, "ended": None}], "no_record", "no knock from 192.0.2.7 was ever completed"),
         ([OPENED | {"closed": 1004.0, "closed_by": "time"}], "is_over", "and closed after 4.0 s"),
         ([OPENED | {"confirmation": "sent"}], "is_open", "another 20.0 s (22/tcp); confirmed to the client"),
         ([OPENED | {"confirmation": "off"}], "is_open", "; not confirmed: [signed] has no confirm = true"),

@@ -11,7 +11,9 @@ import pytest
 
 from doorward.config.knockd import parse
 from doorward.core.automaton import compile_doors, split_edge
+from doorward.daemon import openings_service
 from doorward.daemon.ledger import Ledger
+from doorward.knockd import knockd_daemon
 from doorward.knockd.engine import EngineEvent
 from doorward.knockd.knockd_daemon import Knockd, KnockdSettings
 from doorward.knockd.knockd_log import KnockdLog
@@ -136,4 +138,18 @@ def test_what_an_earlier_run_owes(tmp_path: Path) -> None:
         f"{TWO}: door: command timeout",
         f"door: running command: echo stop {TWO}",
         f"door: stop {TWO}",
+    ]
+
+
+def test_a_ledger_that_cannot_be_written_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(ledger: Ledger) -> bool:
+        ledger.trouble = "no space left"
+        return False
+
+    monkeypatch.setattr(Ledger, "flush", fail)
+    monkeypatch.setattr(openings_service, "_RETRY_S", 0.1)
+    monkeypatch.setattr(knockd_daemon, "POLL_S", 0.1)
+    lines = logged(tmp_path, OPENING.format(name="door", timeout=600), (ONE, (7000, 7001)), run_s=0.5)
+    assert [line for line in lines if "no space" in line] == [
+        "error: no space left; make room there, doors still open and close"
     ]

@@ -68,6 +68,7 @@ def test_bans() -> None:
     assert shown.ban_lines(3, NOW_S) == [first, second, third]
     assert shown.ban_lines(2, NOW_S) == [first, "and 2 more"]
     assert len(shown.ban_lines(3, NOW_S + 20)) == 2  # one has ended
+    assert [address for address, _ in shown.active_bans(NOW_S + 20)] == ["2001:db8::/64", "192.0.2.1"]
     shown.on_event({"event": "banned", "address": "192.0.2.1", "for_s": 60}, NOW_S)
     assert shown.ban_lines(3, NOW_S)[0] == f"{'192.0.2.1':<22}   60s"
     shown.on_event({"event": "unbanned", "address": "192.0.2.3"}, NOW_S)
