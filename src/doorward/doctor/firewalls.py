@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Block, Facts
 from doorward.doctor.problem import ERROR, OK, WARNING, Problem
-from doorward.doctor.remedies import DEFAULT_MARK, build_remedy, precedes_gate
+from doorward.doctor.remedies import DEFAULT_MARK, Scope, build_remedy, precedes_gate
 from doorward.model import Port
 
 
@@ -27,7 +27,6 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     knocks = {port: door.name for door in configuration.doors if door.target is None for port in door.knock}
     trace = facts.trace
-    is_certain = all(rule.is_outward for rule in trace.unchecked)
     uses = {port: f"a knock of door {name!r}" for port, name in knocks.items()}
     uses |= {port: f"which door {name!r} opens" for port, name in doors.items()}
     spans = {span: door.name for door in configuration.doors for span in door.ranges}
@@ -35,7 +34,7 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     redirected = {each.port for door in configuration.doors for each in door.redirects}  # no chain at input sees them
     blocking = _blocking_rules(facts, redirected)
     for drop in blocking:
-        yield _problem(file, configuration, drop, uses, is_certain=is_certain)
+        yield _problem(file, configuration, facts, drop, uses)
     for rule in trace.unchecked:
         remedy = "check it by hand, or try a knock from outside"
         yield Problem("firewall-unchecked", WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
@@ -66,14 +65,22 @@ def _blocking_rules(facts: Facts, redirected: Collection[Port]) -> list[_Blockin
 
 
 def _problem(
-    file: str, configuration: Configuration, blocking: _BlockingRule, uses: dict[Port, str], *, is_certain: bool
+    file: str, configuration: Configuration, facts: Facts, blocking: _BlockingRule, uses: dict[Port, str]
 ) -> Problem:
     mark = configuration.gate.accept_mark
+    is_certain = all(rule.is_outward for rule in facts.trace.unchecked)
     what = "; ".join(f"{port}, {uses[port]}" for port in blocking.ports)
     verb = "drops" if is_certain else "may drop (not every rule was checked)"
     scope = ", but not from where you are" if is_certain and not blocking.is_decisive else ""
     later = "" if "new" in blocking.states else ", after the first packet"
-    fix = build_remedy(blocking.block, mark or DEFAULT_MARK, blocking.ports, blocking.states)
+    spans = {span.first: span for door in configuration.doors for span in door.ranges}
+    wanted = Scope(
+        ports=[spans.get(port, port) for port in blocking.ports],
+        states=blocking.states,
+        interfaces=configuration.gate.interfaces,
+        versions={local.address.version for local in facts.network.locals},
+    )
+    fix = build_remedy(blocking.block, mark or DEFAULT_MARK, wanted)
     text = fix.text
     if mark is None and any("mark" in command for command in fix.commands):
         text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, reload the daemon, and {text}'
