@@ -71,6 +71,14 @@ COMMIT
 """
 
 
+FORWARD_DROPS = """
+table inet filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+    }
+}
+"""
 PUBLISHED = """
 table ip publishing {
     chain translate {
@@ -335,6 +343,31 @@ def test_docker(lab: Lab, tmp_path: Path) -> None:
             "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
             "-A DOCKER-USER -m mark --mark 0x1000/0x1000 -j RETURN",
         ]
+
+
+def test_host_behind(lab: Lab, tmp_path: Path) -> None:
+    """It is reached by what the door opened for the router, a neighbor of this host, once the forward chain lets it."""
+
+    def answers() -> bool:
+        connecting = lab.router.call(socket.socket)
+        with connecting:
+            connecting.settimeout(SILENCE_S)
+            connecting.bind((str(lab.router.ipv4), 0))
+            return connecting.connect_ex(("172.17.0.2", 80)) == 0
+
+    lab.router.ip("route", "add", "172.17.0.0/16", "via", str(lab.server.ipv4))
+    lab.server.run(["nft", "-f", "-"], stdin=FORWARD_DROPS)
+    with container(lab), site(lab, tmp_path) as there:
+        config = CONFIG.replace("{port}/tcp", "172.17.0.2:80/tcp").format(mode="guard", mark=MARK)
+        there.daemon.reload(config)
+        there.daemon.run("open", "main", lab.router.ipv4)
+        assert not answers()
+        (found,) = there.in_the_way()
+        assert found["where"] == "inet filter, chain forward: its policy drops"
+        assert "172.17.0.2:80/tcp, which door 'main' opens" in found["what"]
+        there.apply(found)
+        assert there.in_the_way() == []
+        assert answers()
 
 
 @pytest.mark.netns("iptables-nft")
