@@ -20,7 +20,7 @@ IMPURE = {
 PURE_PACKAGES = {"core", "explain", "fwknop", "importer", "lint", "packets", "page", "report", "signed"}
 IMPURE_FILES = {  # of packages that are pure otherwise
     "config": {"files.py"},
-    "doctor": {"host_state.py", "network.py", "replica.py", "rulesets.py", "trace.py"},
+    "doctor": {"fix.py", "host_state.py", "network.py", "replica.py", "rulesets.py", "trace.py"},
     "verify": {"nmap.py"},
 }
 PURE = [

@@ -1,6 +1,6 @@
 """Doors on hosts with another firewall: doctor reports the blocking rule, and its remedy lets the door open.
 
-nftables, iptables and ufw run as they are; firewalld's and Docker's rules are recorded (tests/recorded).
+nftables, iptables, ufw and firewalld run as they are; Docker's rules are recorded (tests/recorded).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,17 @@ from doorward.doctor.problem import Level
 from doorward.lab.namespace import NamespaceHost, end_processes, ip
 from doorward.lab.topology import Lab
 from tests.conftest import unavailable
-from tests.support.daemon import DOORWARD, PATIENCE_S, SILENCE_S, RunningDaemon, Visitor, Visitors, running_daemon
+from tests.support.daemon import (
+    DOORWARD,
+    PATIENCE_S,
+    SILENCE_S,
+    RunningDaemon,
+    Visitor,
+    Visitors,
+    running_daemon,
+    until,
+)
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.netns("nft", "nmap", "knock")
 
@@ -61,6 +71,14 @@ COMMIT
 """
 
 
+FORWARD_DROPS = """
+table inet filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+    }
+}
+"""
 PUBLISHED = """
 table ip publishing {
     chain translate {
@@ -80,16 +98,29 @@ table inet helpers {
     }
 }
 """
+BUS = """
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <listen>{address}</listen>
+  <policy context="default">
+    <allow user="*"/> <allow own="*"/>
+    <allow send_destination="*"/> <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"""
 
 
 @dataclass
 class Site:
-    """A server with one door and another firewall."""
+    """A server with one door and another firewall; `mounts` are the shell's, which put its folder in its place."""
 
     lab: Lab
     daemon: RunningDaemon
     port: int = 22
     shell: Callable[[str], object] = lambda command: None
+    mounts: str = ""
+    env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.visitors = Visitors(self.lab)
@@ -141,6 +172,19 @@ class Site:
             return False
         return False
 
+    def confirm(self, option: str, status: int = 0) -> str:
+        """Run doctor on a terminal, and type yes where it asks; returns what it shows."""
+        command = " ".join(map(str, (*DOORWARD, "doctor", option, "-c", self.daemon.config)))
+        variables = [f"{name}={value}" for name, value in {**self.daemon.env, **self.env}.items()]
+        script = f"{self.mounts} && {command}; echo status $?."
+        with Terminal(self.server, ["env", *variables, "sh", "-c", script]) as terminal:
+            shown = terminal.until(r"type yes[^:]*: \Z|status \d+\.", PATIENCE_S)
+            if "type yes" in shown:
+                terminal.send("yes\n")
+                shown += terminal.until(r"status \d+\.", PATIENCE_S)
+        assert f"status {status}." in shown, shown
+        return shown
+
     def apply(self, finding: dict[str, Any]) -> None:
         for command in finding["commands"]:
             self.shell(command)
@@ -159,8 +203,11 @@ def proves(there: Site, rules: list[str], versions: tuple[int, ...] = (4, 6), mo
     assert [finding["where"] for finding in found] == rules
     assert all(finding["remedy"].startswith('write accept_mark = "0x1000/0x1000" in [gate] of') for finding in found)
     there.daemon.reload(CONFIG.format(mode=mode, mark=MARK, port=there.port))
-    for finding in there.in_the_way():
-        there.apply(finding)
+    if there.mounts:
+        there.confirm("--fix")
+    else:
+        for finding in there.in_the_way():
+            there.apply(finding)
     assert there.in_the_way() == []
     for version in versions:
         assert there.gets_in(version)
@@ -205,15 +252,13 @@ def test_ufw(lab: Lab, tmp_path: Path) -> None:
     copy = tmp_path / "ufw"
     shutil.copytree("/etc/ufw", copy)
     defaults = shutil.copy("/etc/default/ufw", tmp_path / "defaults")
-
-    def shell(command: str) -> None:
-        mounts = f"mount --bind {copy} /etc/ufw && mount --bind {defaults} /etc/default/ufw"
-        lab.server.run(["sh", "-c", f"{mounts} && {command}"])
-
-    shell("ufw --force enable")
+    mounts = f"mount --bind {copy} /etc/ufw && mount --bind {defaults} /etc/default/ufw"
+    lab.server.run(["sh", "-c", f"{mounts} && ufw --force enable"])
+    rules = [copy / "before.rules", copy / "before6.rules"]
+    before = [(path.read_bytes(), path.stat().st_mode) for path in rules]
     lab.server.start_greeter(22)
     with site(lab, tmp_path / "site") as there:
-        there.shell = shell
+        there.mounts = mounts
         proves(
             there,
             [
@@ -221,24 +266,42 @@ def test_ufw(lab: Lab, tmp_path: Path) -> None:
                 "ip6tables-nft -t filter, chain INPUT: its policy drops",
             ],
         )
+        assert all("--mark 0x1000/0x1000 -m comment --comment doorward -j ACCEPT" in path.read_text() for path in rules)
+        there.confirm("--undo")
+        assert [(path.read_bytes(), path.stat().st_mode) for path in rules] == before
+        assert "0x1000/0x1000" not in lab.server.run(["iptables-save"]).stdout
 
 
+def start_firewalld(lab: Lab, folder: Path) -> tuple[str, dict[str, str]]:
+    """Start the real firewalld with a bus and a folder of its own; return the shell's mounts and its environment."""
+    copy, bus = folder / "firewalld", f"unix:path={folder}/bus"
+    shutil.copytree("/etc/firewalld", copy)
+    (folder / "bus.conf").write_text(BUS.format(address=bus).lstrip())
+    mounts, env = f"mount --bind {copy} /etc/firewalld", {"DBUS_SYSTEM_BUS_ADDRESS": bus}
+    lab.server.popen(["dbus-daemon", "--nofork", "--config-file", folder / "bus.conf"])
+    until(lambda: (folder / "bus").exists())
+    lab.server.popen(["sh", "-c", f"{mounts} && exec firewalld --nofork --nopid"], env=env)
+    until(lambda: lab.server.run(["firewall-cmd", "--state"], env=env, check=False).returncode == 0)
+    return mounts, env
+
+
+@pytest.mark.netns("firewalld", "dbus-daemon", "iptables-nft")
 def test_firewalld(lab: Lab, tmp_path: Path) -> None:
-    """It knows no marks: what it says of the port is what it loads after the commands that the doctor prints."""
+    """Its port is opened for marked packets alone: for strangers it is shut even where no gate is loaded."""
     lab.server.start_greeter(2222)
-    lab.server.run(["nft", "-f", str(RECORDED / "firewalld.nft")])
-    with site(lab, tmp_path, port=2222) as there:
-        assert not there.gets_in(4)
-        assert not there.gets_in(6)
-        (found,) = there.in_the_way()
-        assert found["where"] == "inet firewalld, chain filter_IN_public: reject with icmpx admin-prohibited"
-        assert found["commands"] == ["firewall-cmd --permanent --add-port=2222/tcp", "firewall-cmd --reload"]
-        lab.server.run(["nft", "delete table inet firewalld"])
-        lab.server.run(["nft", "-f", str(RECORDED / "firewalld-2222.nft")])
-        assert there.in_the_way() == []
-        for version in (4, 6):
-            assert there.gets_in(version)
-            assert there.is_silent(version)
+    mounts, env = start_firewalld(lab, tmp_path)
+    with site(lab, tmp_path / "site", port=2222) as there:
+        there.mounts, there.env = mounts, env
+        proves(there, ["inet firewalld, chain filter_IN_public: reject with icmpx admin-prohibited"])
+        kept = [tmp_path / "firewalld" / name for name in ("zones/public.xml", "direct.xml")]
+        assert [path.read_text().count("2222") for path in kept] == [1, 2]
+        assert there.daemon.end() == 0
+        lab.server.run(["nft", "delete table inet doorward"])
+        assert "tcp dport 2222" in there.daemon.ruleset()
+        assert all(there.is_silent(version) for version in (4, 6))
+        there.confirm("--undo")
+        assert [path.read_text().count("2222") for path in kept] == [0, 0]
+        assert "2222" not in there.daemon.ruleset()
 
 
 @contextmanager
@@ -280,6 +343,31 @@ def test_docker(lab: Lab, tmp_path: Path) -> None:
             "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
             "-A DOCKER-USER -m mark --mark 0x1000/0x1000 -j RETURN",
         ]
+
+
+def test_host_behind(lab: Lab, tmp_path: Path) -> None:
+    """It is reached by what the door opened for the router, a neighbor of this host, once the forward chain lets it."""
+
+    def answers() -> bool:
+        connecting = lab.router.call(socket.socket)
+        with connecting:
+            connecting.settimeout(SILENCE_S)
+            connecting.bind((str(lab.router.ipv4), 0))
+            return connecting.connect_ex(("172.17.0.2", 80)) == 0
+
+    lab.router.ip("route", "add", "172.17.0.0/16", "via", str(lab.server.ipv4))
+    lab.server.run(["nft", "-f", "-"], stdin=FORWARD_DROPS)
+    with container(lab), site(lab, tmp_path) as there:
+        config = CONFIG.replace("{port}/tcp", "172.17.0.2:80/tcp").format(mode="guard", mark=MARK)
+        there.daemon.reload(config)
+        there.daemon.run("open", "main", lab.router.ipv4)
+        assert not answers()
+        (found,) = there.in_the_way()
+        assert found["where"] == "inet filter, chain forward: its policy drops"
+        assert "172.17.0.2:80/tcp, which door 'main' opens" in found["what"]
+        there.apply(found)
+        assert there.in_the_way() == []
+        assert answers()
 
 
 @pytest.mark.netns("iptables-nft")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from doorward.config.schema import Configuration
 from doorward.doctor.host import Block, Facts
 from doorward.doctor.problem import ERROR, OK, WARNING, Problem
-from doorward.doctor.remedies import DEFAULT_MARK, build_remedy, precedes_gate
-from doorward.model import Port
+from doorward.doctor.remedies import DEFAULT_MARK, Scope, build_remedy, precedes_gate
+from doorward.model import HostPort, Port, PortRange
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class _BlockingRule:
     """A rule that drops packets: for which ports, for whom, in which connection states."""
 
     block: Block
-    ports: dict[Port, None] = field(default_factory=dict)
+    ports: dict[Port | HostPort, None] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
     is_decisive: bool = False  # in an SSH session: it drops the operator's packets, too
 
@@ -27,15 +27,16 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     doors = {port: door.name for door in configuration.doors for port in door.opens}
     knocks = {port: door.name for door in configuration.doors if door.target is None for port in door.knock}
     trace = facts.trace
-    is_certain = all(rule.is_outward for rule in trace.unchecked)
-    uses = {port: f"a knock of door {name!r}" for port, name in knocks.items()}
-    uses |= {port: f"which door {name!r} opens" for port, name in doors.items()}
+    uses: dict[Port | HostPort, str] = {port: f"a knock of door {name!r}" for port, name in knocks.items()}
+    for door in configuration.doors:
+        for opened in (door.behind, door.opens):
+            uses |= dict.fromkeys(opened, f"which door {door.name!r} opens")
     spans = {span: door.name for door in configuration.doors for span in door.ranges}
     uses |= {span.first: f"the first of {span}, which door {name!r} opens" for span, name in spans.items()}
     redirected = {each.port for door in configuration.doors for each in door.redirects}  # no chain at input sees them
     blocking = _blocking_rules(facts, redirected)
     for drop in blocking:
-        yield _problem(file, configuration, drop, uses, is_certain=is_certain)
+        yield _problem(file, configuration, facts, drop, uses)
     for rule in trace.unchecked:
         remedy = "check it by hand, or try a knock from outside"
         yield Problem("firewall-unchecked", WARNING, "other firewalls", f"not checked: {rule.what}", remedy)
@@ -54,26 +55,34 @@ def _blocking_rules(facts: Facts, redirected: Collection[Port]) -> list[_Blockin
         for block in path.blocks:
             if (
                 path.probe.published
-                or path.probe.port in redirected
+                or path.probe.opened in redirected
                 or (path.probe.is_knock and not precedes_gate(block.base))
             ):
                 continue
             blocking = rules.setdefault(block.rule, _BlockingRule(block))
-            blocking.ports[path.probe.port] = None
+            blocking.ports[path.probe.opened] = None
             blocking.states.add(path.state)
-            blocking.is_decisive |= path.probe.is_operator or facts.session is None
+            blocking.is_decisive |= path.probe.is_operator or path.probe.is_behind or facts.session is None
     return list(rules.values())
 
 
 def _problem(
-    file: str, configuration: Configuration, blocking: _BlockingRule, uses: dict[Port, str], *, is_certain: bool
+    file: str, configuration: Configuration, facts: Facts, blocking: _BlockingRule, uses: dict[Port | HostPort, str]
 ) -> Problem:
     mark = configuration.gate.accept_mark
+    is_certain = all(rule.is_outward for rule in facts.trace.unchecked)
     what = "; ".join(f"{port}, {uses[port]}" for port in blocking.ports)
     verb = "drops" if is_certain else "may drop (not every rule was checked)"
     scope = ", but not from where you are" if is_certain and not blocking.is_decisive else ""
     later = "" if "new" in blocking.states else ", after the first packet"
-    fix = build_remedy(blocking.block, mark or DEFAULT_MARK, blocking.ports, blocking.states)
+    spans: dict[Port | HostPort, PortRange] = {span.first: span for door in configuration.doors for span in door.ranges}
+    wanted = Scope(
+        ports=[spans.get(port, Port(port.protocol, port.number)) for port in blocking.ports],
+        states=blocking.states,
+        interfaces=configuration.gate.interfaces,
+        versions={local.address.version for local in facts.network.locals},
+    )
+    fix = build_remedy(blocking.block, mark or DEFAULT_MARK, wanted)
     text = fix.text
     if mark is None and any("mark" in command for command in fix.commands):
         text = f'write accept_mark = "{DEFAULT_MARK}" in [gate] of {file}, reload the daemon, and {text}'
@@ -87,9 +96,7 @@ def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
         return
     for port, name in doors.items():
         paths = [
-            path
-            for path in facts.trace.paths
-            if path.probe.port == port and path.arrival and not (path.probe.is_knock or path.probe.published)
+            path for path in facts.trace.paths if path.probe.port == port and path.arrival and path.probe.is_of_own_door
         ]
         reached = {path.arrival for path in paths}
         if reached and not any(path.forwarded_to for path in paths) and not reached & facts.listening:

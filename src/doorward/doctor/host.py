@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from doorward.doctor.rules import ForeignRuleset, Helper
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Address, Port
+from doorward.model import Address, HostPort, Port
 
 
 class LocalAddress(NamedTuple):
@@ -60,7 +60,8 @@ class Network(NamedTuple):
 class Probe(NamedTuple):
     """A connection to test: from the operator's address, or from those of other clients, one of which must get in.
 
-    `published` is the port that is forwarded to this destination, if it is tested without a knock.
+    `published` is the port that is forwarded to this destination, if it is tested without a knock; `is_behind` is
+    whether a door opens this port of another host.
     """
 
     port: Port
@@ -70,6 +71,17 @@ class Probe(NamedTuple):
     is_operator: bool
     is_knock: bool = False
     published: Port | None = None
+    is_behind: bool = False
+
+    @property
+    def opened(self) -> Port | HostPort:
+        """What the door opens, for a probe of a door."""
+        return HostPort(*self.port, self.destination) if self.is_behind else self.port
+
+    @property
+    def is_of_own_door(self) -> bool:
+        """Whether it tests a door to a port of this host."""
+        return not (self.is_knock or self.published or self.is_behind)
 
 
 class BaseChain(NamedTuple):

@@ -33,7 +33,7 @@ def _overridden(configuration: Configuration, facts: Facts) -> Iterator[Problem]
     found: dict[tuple[Port, Address], None] = {}
     for path in facts.trace.paths:
         probe = path.probe
-        if path.forwarded_to is not None and not (probe.is_knock or probe.published) and probe.port in doors:
+        if path.forwarded_to is not None and probe.is_of_own_door and probe.port in doors:
             found.setdefault((probe.port, path.forwarded_to))
     for port, address in found:
         what = f"door {doors[port]!r} forwards {port}, which another table forwards to {address} first"

@@ -9,7 +9,7 @@ from itertools import islice
 from doorward.config.schema import Configuration
 from doorward.doctor.host import LocalAddress, Network, PacketPath, Probe, is_watched
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Address
+from doorward.model import Address, Port
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 # Three from different parts of the world: a rule for one's network is not a rule for every client.
@@ -20,9 +20,14 @@ _CLIENTS = {
 
 
 def plan_probes(configuration: Configuration, network: Network, session: Connection | None) -> Iterator[Probe]:
-    """Yield the connections to the ports that doors open, then the first packets of knocks, in each family."""
+    """Yield the connections to the ports that doors open, here and behind, then the first packets of knocks."""
     opened = [port for door in configuration.doors for port in (*door.opens, *(span.first for span in door.ranges))]
     knocks = [port for door in configuration.doors if door.target is None for port in door.knock]
+    for behind in dict.fromkeys(port for door in configuration.doors for port in door.behind):
+        local = _local_address(configuration, network, None, behind.host.version)  # the operator may be inside
+        if local is not None:
+            port, sources = Port(behind.protocol, behind.number), _client_addresses(network, local)
+            yield Probe(port, local.interface, sources, behind.host, is_operator=False, is_behind=True)
     for ports, is_knock in (opened, False), (knocks, True):
         for port in dict.fromkeys(ports):
             for version in (4, 6):

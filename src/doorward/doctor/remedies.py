@@ -1,16 +1,35 @@
-"""The commands that let marked packets through each firewall."""
+"""The commands that let marked packets through each firewall, and those that take back what they did. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from doorward.config.schema import Mark
 from doorward.doctor.host import BaseChain, Block
-from doorward.model import Port
+from doorward.model import Port, PortRange
 
+UFW_FILES = ("/etc/ufw/before.rules", "/etc/ufw/before6.rules")
+UFW_RELOAD = "ufw reload"
+TAG = "--comment doorward"  # in the rules that ufw and firewalld keep; for firewalld, a colon and the zone may follow
+_OWN = re.compile(r'--comment "?doorward[: "]')
+_OWN_DROP = re.compile(r"-p (\w+) --dport (\d+)(?::(\d+))? .*--comment doorward(?::([\w-]+))? -j DROP$")
+_ZONE = re.compile(r", chain filter_IN_(?!policy_)([\w-]+?)(?<!_pre|_log)(?<!_deny|_post): ")
 GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
+
+
+class Scope(NamedTuple):
+    """What a remedy lets through: ports, in connection states, where the gate marks packets.
+
+    `interfaces` are those that the gate watches, all if empty; `versions` the IP versions of the host.
+    """
+
+    ports: Sequence[Port | PortRange]
+    states: Collection[str]
+    interfaces: Sequence[str] = ()
+    versions: Collection[int] = (4, 6)
 
 
 class Remedy(NamedTuple):
@@ -39,21 +58,24 @@ def precedes_gate(base: BaseChain) -> bool:
     return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < GATE_PRIORITY)
 
 
-def build_remedy(block: Block, mark: Mark, ports: Iterable[Port], states: Collection[str]) -> Remedy:
-    """Return what lets these ports through: "new" connections by the mark, "established" ones by their state."""
+def build_remedy(block: Block, mark: Mark, scope: Scope) -> Remedy:
+    """Return what lets packets through: of "new" connections by the mark, of "established" ones by their state."""
     kind = owning_firewall(block)
+    if _OWN.search(block.rule):
+        words = "this rule is doorward's own, for another accept_mark: take it back, then `doorward doctor --fix`"
+        return Remedy(words, ("doorward doctor --undo",))
     if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
-        return _firewalld(ports)
+        return _firewalld(block, mark, scope)
     if precedes_gate(block.base):
-        rules = [_by_port(block, port) for port in ports]
+        rules = [_by_port(block, port) for port in scope.ports]
         return _first("this runs before doorward's gate: accept these ports here first", block, rules)
     makers = {"new": _by_mark, "established": _by_state}
-    rules = [make(block, mark) for state, make in makers.items() if state in states]
+    rules = [make(block, mark) for state, make in makers.items() if state in scope.states]
     if kind == "firewalld":
         version = "ipv6" if block.table.versions == (6,) else "ipv4"
-        direct = f"firewall-cmd --permanent --direct --add-rule {version} filter {block.base.chain} 0"
-        commands = [f"{direct} {rule} -j ACCEPT" for rule in rules]
-        return Remedy("have firewalld accept the mark", (*commands, "firewall-cmd --reload"))
+        direct = f"--direct --add-rule {version} filter {block.base.chain} 0"
+        changes = [f"{direct} {rule} -m comment {TAG} -j ACCEPT" for rule in rules]
+        return Remedy("have firewalld accept the mark (`doorward doctor --fix`)", tuple(_lasting(changes)))
     if kind == "ufw":
         return _ufw(block, rules)
     if kind == "docker":
@@ -86,21 +108,67 @@ def _by_state(block: Block, _: Mark) -> str:
     )
 
 
-def _by_port(block: Block, port: Port) -> str:
-    protocol = port.protocol.name.lower()
-    return f"{protocol} dport {port.number}" if block.table.owner == "nft" else f"-p {protocol} --dport {port.number}"
+def _by_port(block: Block, port: Port | PortRange) -> str:
+    numbers, _, protocol = str(port).partition("/")
+    return f"{protocol} dport {numbers}" if block.table.owner == "nft" else _iptables_port(port)
 
 
-def _firewalld(ports: Iterable[Port]) -> Remedy:
-    """Open ports in firewalld: its rules cannot match marks, and it drops what other tables accept."""
-    opened = " ".join(f"--add-port={port}" for port in ports)
-    words = "firewalld cannot match marks: open the port there; doorward's gate, which runs first, hides it"
-    return Remedy(words, (f"firewall-cmd --permanent {opened}", "firewall-cmd --reload"))
+def _iptables_port(port: Port | PortRange) -> str:
+    numbers, _, protocol = str(port).partition("/")
+    return f"-p {protocol} --dport {numbers.replace('-', ':')}"
+
+
+def _firewalld(block: Block, mark: Mark, scope: Scope) -> Remedy:
+    """Open ports in firewalld for marked packets alone.
+
+    With nftables, firewalld's own rules cannot match marks, and it drops what direct rules accept. But direct rules
+    come first and can drop: the port is opened in the zone, behind rules that drop unmarked packets. firewalld reports
+    success even where it cannot load these, so iptables is asked before the port is opened.
+    """
+    zone = _ZONE.search(block.rule)
+    if block.base.hook != "input" or not (zone or ", chain filter_INPUT: " in block.rule):
+        return Remedy("firewalld drops it here, whatever ports are open in its zones: change that rule", ())
+    named, tag = (f"--zone={zone[1]} ", f"{TAG}:{zone[1]}") if zone else ("", TAG)
+    unmarked = f"-m conntrack ! --ctstate RELATED,ESTABLISHED -m mark ! --mark {mark} -m comment {tag} -j DROP"
+    matches = [f"-i {name.replace('*', '+')}" for name in scope.interfaces] or ["! -i lo"]
+    rules = [f"INPUT 0 {match} {_iptables_port(port)} {unmarked}" for port in scope.ports for match in matches]
+    direct = [f"--direct --add-rule {version} filter {rule}" for rule in rules for version in ("ipv4", "ipv6")]
+    programs = [program for version, program in ((4, "iptables"), (6, "ip6tables")) if version in scope.versions]
+    checks = [f"{program} -C {rule.replace(' 0', '', 1)}" for rule in rules for program in programs]
+    opening = named + " ".join(f"--add-port={port}" for port in scope.ports)
+    words = "open the port in firewalld, behind a rule that drops all unmarked packets to it (`doorward doctor --fix`)"
+    if scope.interfaces:
+        words += "; interfaces of that zone that the gate does not watch have it open to everyone"
+    return Remedy(words, (*_lasting(direct), *checks, *_lasting([opening])))
+
+
+def _lasting(changes: Iterable[str]) -> Iterator[str]:
+    """Yield the commands that change firewalld now and for its next start: a reload would drop its other changes."""
+    for change in changes:
+        yield f"firewall-cmd {change}"
+        yield f"firewall-cmd --permanent {change}"
+
+
+def firewalld_removals(listed: str) -> Iterator[str]:
+    """Yield the commands that take back what `listed`, firewalld's direct rules, has of doorward; ports first."""
+    own = [line for line in listed.splitlines() if _OWN.search(line)]
+    ports: dict[str, None] = {}
+    for match in filter(None, map(_OWN_DROP.search, own)):
+        protocol, first, last, zone = match.groups()
+        named = f"--zone={zone} " if zone else ""
+        ports[f"{named}--remove-port={first}{f'-{last}' if last else ''}/{protocol}"] = None
+    yield from _lasting([*ports, *(f"--direct --remove-rule {line}" for line in own)])
 
 
 def _ufw(block: Block, rules: Iterable[str]) -> Remedy:
-    chain, file = ("ufw", "before.rules") if block.table.versions == (4,) else ("ufw6", "before6.rules")
-    where = f"/etc/ufw/{file}"
-    lines = [f"-A {chain}-before-{block.base.hook} {rule} -j ACCEPT" for rule in rules]
-    commands = [f"sed -i '/^# End required lines/a {line}' {where}" for line in lines]
-    return Remedy(f"add the rule to {where}", (*commands, "ufw reload"))
+    chain, file = ("ufw", UFW_FILES[0]) if block.table.versions == (4,) else ("ufw6", UFW_FILES[1])
+    begin = f"-A {chain}-before-{block.base.hook} "
+    lines = [f"{begin}{rule} -m comment {TAG} -j ACCEPT" for rule in rules]
+    scripts = [f"/^{begin}.* {TAG} /d", *(f"/^# End required lines/a {line}" for line in lines)]
+    edit = " ".join(("sed -i", *(f"-e '{script}'" for script in scripts), file))
+    return Remedy("have ufw accept the mark (`doorward doctor --fix`)", (edit, UFW_RELOAD))
+
+
+def ufw_removals(file: str) -> tuple[str, str]:
+    """Return the commands that take back what a file of ufw has of doorward."""
+    return f"sed -i -e '/ {TAG} /d' {file}", UFW_RELOAD

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from doorward.model import Address
+
 _CHAIN = re.compile(r"\tchain (\S+) \{")
 _RULE = re.compile(r"\t\t(.*) # handle (\d+)")
 _QUOTED = re.compile(r'"[^"]*"')
@@ -32,6 +34,7 @@ _NEEDS_HOST = {
         r"|-j (?:NFQUEUE|QUEUE|TPROXY|SYNPROXY|SET|TEE|IDLETIMER)\b"
     ),
 }
+_TRANSLATES = re.compile(r"\bdnat\b", re.IGNORECASE)
 _HELPER_OBJECT = re.compile(r'\tct helper (\S+) \{[^\n]*\n\t\ttype "([^"\n]*)"')
 _HELPER = {
     "nft": re.compile(r'\bct helper set "([^"]*)"'),
@@ -85,6 +88,11 @@ class ForeignRuleset:
     def has_rates(self) -> bool:
         """Return whether a rule may treat the second packet differently from the first."""
         return bool(_RATE[self._language].search(self.text))
+
+    def may_forward_to(self, address: Address) -> bool:
+        """Return whether the table may translate destinations to this address."""
+        named = re.search(rf"(?<![\w.:]){re.escape(str(address))}(?![\w.])", self.text)
+        return named is not None and bool(_TRANSLATES.search(self.text))
 
     def uncheckable_rules(self) -> Iterator[tuple[str, bool]]:
         """Yield the rules that depend on state that only the host has; True if they see only outgoing packets."""

@@ -78,12 +78,17 @@ def _run_save(family: str, program: str) -> Iterator[ForeignRuleset]:
         yield ForeignRuleset(program, family, part.partition("\n")[0][1:].strip(), part + "\n")
 
 
-def _run(program: str, text: str) -> str:
+def find_program(program: str) -> str:
+    """Return the path of a program; UncheckedError if it is missing."""
     path = shutil.which(program) or shutil.which(program, path=_SBIN)
     if path is None:
         raise UncheckedError("missing-program", f"{program} is not installed; without it its rules cannot be read")
+    return path
+
+
+def _run(program: str, text: str) -> str:
     done = subprocess.run(
-        [path],
+        [find_program(program)],
         input=text.encode(errors="surrogateescape"),
         capture_output=True,
         check=False,

@@ -22,6 +22,7 @@ from doorward.doctor.rulesets import LoadedRulesets, read_handles, read_rulesets
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
 from doorward.kernel.child_process import run_in_child
+from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Address, Port, Protocol
 from doorward.nftables.libnftables import NftFirewall
@@ -101,6 +102,8 @@ def _trace_in_child(configuration: Configuration, network: Network, probes: Sequ
         names = tuple(ruleset.name for ruleset in rulesets)
         if not rulesets:  # nothing filters packets
             return Trace((), tuple(PacketPath(probe, "new", (), probe.port) for probe in probes if not probe.is_knock))
+        # A client of a host that another table forwards to uses another address, and may pass other rules.
+        probes = [p for p in probes if not (p.is_behind and any(r.may_forward_to(p.destination) for r in rulesets))]
         helpers = tuple(helper for ruleset in rulesets for helper in ruleset.helpers())
         unchecked += [Unchecked(*rule) for ruleset in rulesets for rule in ruleset.uncheckable_rules()]
         replica = Replica(snapshot())
@@ -185,7 +188,8 @@ class _Tracer:
         while len(blocks) < MAX_BLOCKS:
             last, base = outcome = self._send(flow, step, probe, interface)
             if last is None:
-                if not (probe.is_knock or probe.published):  # the gate sees a knock before routing
+                is_forwarded = probe.is_behind and is_forwarding(flow.destination.version)
+                if probe.is_of_own_door or is_forwarded:  # the gate sees a knock before routing
                     self.lost.append(
                         f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
                         f" does not arrive (check the routes, rp_filter of {probe.interface}, and forwarding)"

@@ -39,6 +39,7 @@ from tests.support.in_process_daemon import InProcessDaemon
 
 GUEST, SERVER = ip_address("127.0.0.1"), ip_address("127.0.0.2")  # as if they were two hosts
 SECRET = ReplySecret(bytes(range(32)))
+_MARKER = b"marker"
 
 
 class Client:
@@ -47,7 +48,7 @@ class Client:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((str(GUEST), 0))
-        self.socket.settimeout(5)
+        self.socket.settimeout(30)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as free:  # of both families, as nobody else uses it
             free.bind(("", 0))
             self.port = Port(Protocol.UDP, free.getsockname()[1])
@@ -66,14 +67,10 @@ class Client:
         return grant._replace(**fields)  # type: ignore[arg-type]
 
     def waiting(self) -> list[bytes]:
-        """Return the datagrams that have arrived."""
-        self.socket.setblocking(False)
-        found = []
-        try:
-            while True:
-                found.append(self.socket.recv(2000))
-        except BlockingIOError:
-            return found
+        """Return the datagrams that came before this call: a marker follows them, since loopback may lag."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.sendto(_MARKER, self.socket.getsockname())
+        return list(iter(lambda: self.socket.recv(2000), _MARKER))
 
     def logged(self) -> list[str]:
         return [json.loads(line).get("code", "sent") for line in self.lines.getvalue().splitlines()]

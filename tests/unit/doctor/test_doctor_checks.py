@@ -237,6 +237,20 @@ def test_forwarded_port_needs_no_local_listener() -> None:
     assert {one.level for one in findings(firewalls.check, KNOCKED, facts)} == {Level.OK}
 
 
+def test_rule_that_drops_for_a_host_behind_is_an_error() -> None:
+    """The port of that host hides nothing about this host's own."""
+    text = gate("accept_mark = 4096", '[doors.a]\nopens = ["22/tcp", "192.0.2.7:22/tcp"]\n')
+    table = replace(FILTER, text=":ufw-before-input - [0:0]\n:ufw-before-forward - [0:0]\n")
+    block = Block(table, BaseChain("FORWARD", "forward", 0), "the policy")
+    probe = TO_SSH._replace(destination=ip_address("192.0.2.7"), is_behind=True)
+    path = PacketPath(probe, "new", (block,), SSH, probe.destination)
+    facts = replace(WELL, listening=frozenset(), trace=Trace((table.name,), (*WELL.trace.paths, path)))
+    found, unused = findings(firewalls.check, text, facts)
+    assert (found.level, found.what) == (Level.ERROR, "drops 192.0.2.7:22/tcp, which door 'a' opens")
+    assert "-A ufw-before-forward -m mark --mark 0x1000/" in found.commands[0]
+    assert unused.code == "no-listener"
+
+
 def test_conflicting_routing_rule_is_reported() -> None:
     facts = replace(WELL, network=NETWORK._replace(mark_rules=(MarkRule(0x1000, 0xF000), MarkRule(0xCA6C, 0xFFFFFFFF))))
     (found,) = findings(firewalls.check, gate('accept_mark = "0x1000/0x1000"'), facts)

@@ -45,6 +45,14 @@ def test_shared_port_is_probed_once() -> None:
     assert [str(probe.port) for probe in plan_probes(both, Network(LOCALS[:2], ()), None)] == ["22/tcp", "23/tcp"]
 
 
+def test_hosts_behind_are_probed_from_outside_in_their_family() -> None:
+    behind = parse('[doors.a]\nopens = ["192.0.2.7:22/tcp", "[2001:db8:2::7]:25/tcp"]\n', "f")
+    assert [
+        (probe.interface, str(probe.opened), len(probe.sources), probe.is_behind)
+        for probe in plan_probes(behind, ROUTED, SESSION)
+    ] == [("eth0", "192.0.2.7:22/tcp", 3, True), ("eth1", "[2001:db8:2::7]:25/tcp", 3, True)]
+
+
 def test_host_without_addresses_gets_no_probes() -> None:
     assert list(plan_probes(DOORS, Network(LOCALS[:1], ()), None)) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from doorward.doctor.rules import MAX_TEXT, ForeignRuleset, Helper, first_difference, parse_chains, rejected_line
@@ -42,6 +44,20 @@ def iptables(rule: str) -> ForeignRuleset:
     return ForeignRuleset(
         "iptables-nft", "ip", "filter", f"*filter\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{rule}\nCOMMIT\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "may"),
+    [
+        (nft("tcp dport 2222 dnat ip to 192.0.2.7:22"), True),
+        (nft("dnat ip to tcp dport map { 2222 : 192.0.2.7, 2223 : 192.0.2.8 }"), True),
+        (iptables("-A PREROUTING -p tcp --dport 80 -j DNAT --to-destination 192.0.2.7:80"), True),
+        (nft("dnat ip to 192.0.2.77"), False),
+        (nft("ip daddr 192.0.2.7 accept"), False),
+    ],
+)
+def test_tables_that_may_forward_to_a_host(ruleset: ForeignRuleset, may: bool) -> None:
+    assert ruleset.may_forward_to(ip_address("192.0.2.7")) is may
 
 
 def test_parse_chains() -> None:

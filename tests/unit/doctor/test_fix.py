@@ -1,0 +1,289 @@
+"""The rules that ufw and firewalld keep for doorward: the commands, running them, and taking them back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from doorward.cli import doctor
+from doorward.config.schema import Mark
+from doorward.doctor import fix
+from doorward.doctor.host import BaseChain, Block
+from doorward.doctor.problem import Level, Problem
+from doorward.doctor.remedies import DEFAULT_MARK, Scope, build_remedy, firewalld_removals
+from doorward.doctor.replica import UncheckedError
+from doorward.doctor.rules import ForeignRuleset
+from doorward.errors import DoorwardError, HostError, NegativeResult, UsageError
+from doorward.model import Port, PortRange, Protocol
+from tests.support.doctor_facts import FILTER, SSH
+from tests.support.errors import raises
+
+FIREWALLD = ForeignRuleset("nft", "inet", "firewalld", "")
+MOSH = PortRange(Protocol.UDP, 60000, 60010)
+REJECTED = ", chain filter_IN_public: reject with icmpx admin-prohibited"
+UNMARKED = "-m conntrack ! --ctstate RELATED,ESTABLISHED -m mark ! --mark 0x1000/0x1000 -m comment --comment doorward"
+LISTED = f"""\
+ipv4 filter INPUT 0 -p icmp -m comment --comment doorwards -j DROP
+ipv4 filter INPUT 0 '!' -i lo -p tcp --dport 22 {UNMARKED.replace("!", "'!'")}:public -j DROP
+ipv6 filter INPUT 0 '!' -i lo -p tcp --dport 22 {UNMARKED.replace("!", "'!'")}:public -j DROP
+ipv4 filter INPUT 0 -i eth0 -p udp --dport 60000:60010 {UNMARKED.replace("!", "'!'")} -j DROP
+ipv4 filter INPUT 0 -m mark --mark 0x1000/0x1000 -m comment --comment doorward -j ACCEPT
+"""
+UFW = "*filter\n# End required lines\n-A ufw-before-input -i lo -j ACCEPT\nCOMMIT\n"
+
+
+def blocked(rule: str, table: ForeignRuleset = FIREWALLD, hook: str = "input") -> Block:
+    return Block(table, BaseChain("chain", hook, 0), f"{table.name}{rule}")
+
+
+def firewalld(ports: Sequence[Port | PortRange], *interfaces: str, versions: Sequence[int] = (4, 6)) -> list[str]:
+    """Return the commands, with each pair of those for now and for the next start as one."""
+    scope = Scope(ports, {"new"}, interfaces, versions)
+    commands = build_remedy(blocked(REJECTED), DEFAULT_MARK, scope).commands
+    now = [command for command in commands if "--permanent" not in command]
+    later = [command.replace(" --permanent", "") for command in commands if "--permanent" in command]
+    assert later == [command for command in now if command.startswith("firewall-cmd")]
+    return now
+
+
+def test_firewalld_opens_a_port_only_behind_a_rule_that_is_loaded() -> None:
+    rule = f"! -i lo -p tcp --dport 22 {UNMARKED}:public -j DROP"
+    assert firewalld([SSH]) == [
+        f"firewall-cmd --direct --add-rule ipv4 filter INPUT 0 {rule}",
+        f"firewall-cmd --direct --add-rule ipv6 filter INPUT 0 {rule}",
+        f"iptables -C INPUT {rule}",
+        f"ip6tables -C INPUT {rule}",
+        "firewall-cmd --zone=public --add-port=22/tcp",
+    ]
+
+
+def test_firewalld_on_some_interfaces_with_a_range_and_without_ipv6() -> None:
+    commands = firewalld([SSH, MOSH], "eth0", "wl*", versions=(4,))
+    rules = [command.partition("INPUT 0 ")[2] for command in commands if " ipv4 " in command]
+    assert [rule.partition(" -m ")[0] for rule in rules] == [
+        f"-i {interface} -p {port}"
+        for port in ("tcp --dport 22", "udp --dport 60000:60010")
+        for interface in ("eth0", "wl+")
+    ]
+    assert [command for command in commands if " -C " in command] == [f"iptables -C INPUT {rule}" for rule in rules]
+    assert len([command for command in commands if " ipv6 " in command]) == len(rules)  # IPv6 may come later
+    assert commands[-1] == "firewall-cmd --zone=public --add-port=22/tcp --add-port=60000-60010/udp"
+
+
+@pytest.mark.parametrize(
+    ("rule", "hook", "zone"),
+    [
+        (", chain filter_IN_my-zone: drop", "input", "--zone=my-zone "),
+        (", chain filter_INPUT: reject with icmpx admin-prohibited", "input", ""),  # firewalld before 1.0
+        (", chain filter_IN_public_deny: tcp dport 22 reject", "input", None),
+        (", chain filter_IN_public_pre: tcp dport 22 reject", "input", None),
+        (", chain filter_IN_policy_site: drop", "input", None),
+        (", chain filter_FORWARD: reject", "forward", None),
+        (", chain filter_IN_public: drop", "prerouting", None),
+    ],
+)
+def test_the_zone_is_that_which_drops(rule: str, hook: str, zone: str | None) -> None:
+    commands = build_remedy(blocked(rule, hook=hook), DEFAULT_MARK, Scope([SSH], {"new"})).commands
+    assert commands[-1:] == (() if zone is None else (f"firewall-cmd --permanent {zone}--add-port=22/tcp",))
+
+
+def test_a_rule_of_its_own_is_taken_back_first() -> None:
+    rule = (
+        f': -A INPUT ! -i lo -p tcp -m tcp --dport 22 {UNMARKED.replace("doorward", chr(34))}doorward:public" -j DROP'
+    )
+    assert build_remedy(blocked(rule, FILTER), DEFAULT_MARK, Scope([SSH], {"new"})).commands == (
+        "doorward doctor --undo",
+    )
+
+
+def test_what_firewalld_lists_is_taken_back_the_ports_first() -> None:
+    commands = [*firewalld_removals(LISTED)]
+    assert [command for command in commands if "--permanent" not in command] == [
+        "firewall-cmd --zone=public --remove-port=22/tcp",
+        "firewall-cmd --remove-port=60000-60010/udp",
+        *(f"firewall-cmd --direct --remove-rule {line}" for line in LISTED.splitlines()[1:]),
+    ]
+    assert len(commands) == 2 * 6
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put programs into PATH that write their arguments into a file, and fail if these are in the file `failing`."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    log, failing = folder / "log", folder / "failing"
+    failing.write_text("nothing")
+    for name in ("ufw", "firewall-cmd", "iptables"):
+        (folder / name).write_text(
+            f'#!/bin/sh\necho "{name} $*" | tee -a {log} | grep -qvxf {failing} || {{ echo "failed" >&2; exit 1; }}\n'
+            f"case $* in *get-all-rules) cat {folder}/listed;; esac\n"
+        )
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def test_a_program_that_fails_leaves_the_files_of_ufw_as_they_were(tmp_path: Path, programs: Path) -> None:
+    rules = tmp_path / "before.rules"
+    rules.write_text(UFW)
+    rules.chmod(0o640)
+    line = "-A ufw-before-input -m comment --comment doorward -j ACCEPT"
+    commands = [f"sed -i -e '/^# End required lines/a {line}' {rules}", "ufw reload"]
+    fix.perform(commands)
+    assert rules.read_text() == UFW.replace("lines\n", f"lines\n{line}\n")
+    rules.write_text(UFW)
+    (programs / "failing").write_text("ufw reload")
+    with raises(HostError, "program-failed"):
+        fix.perform(commands)
+    assert (rules.read_text(), rules.stat().st_mode & 0o777) == (UFW, 0o640)
+    assert (programs / "log").read_text() == "ufw reload\n" * 3  # the last one with the old rules
+    assert {*tmp_path.iterdir()} == {rules, programs}
+
+
+def test_ufw_accepts_one_mark_however_often_it_is_fixed(tmp_path: Path, programs: Path) -> None:
+    rules = tmp_path / "before.rules"
+    rules.write_text(UFW)
+    table = ForeignRuleset("iptables-nft", "ip", "filter", ":ufw-before-input - [0:0]\n")
+    for value in (0x1000, 0x2000, 0x2000):
+        edit, *_ = build_remedy(blocked("", table), Mark(value, value), Scope([SSH], {"new"})).commands
+        fix.perform([edit.replace("/etc/ufw/before.rules", str(rules))])
+    line = "-A ufw-before-input -m mark --mark 0x2000/0x2000 -m comment --comment doorward -j ACCEPT"
+    assert rules.read_text() == UFW.replace("lines\n", f"lines\n{line}\n")
+
+
+def test_a_port_is_not_opened_where_the_rule_before_it_is_missing(programs: Path) -> None:
+    (programs / "failing").write_text("iptables -C INPUT -j DROP")
+    rule, check, port = (
+        "--direct --add-rule ipv4 filter INPUT 0 -j DROP",
+        "iptables -C INPUT -j DROP",
+        "--add-port=1/tcp",
+    )
+    with raises(HostError, "program-failed"):
+        fix.perform([f"firewall-cmd {rule}", f"firewall-cmd --permanent {rule}", check, f"firewall-cmd {port}"])
+    assert (programs / "log").read_text().splitlines() == [
+        f"firewall-cmd {rule}",
+        f"firewall-cmd --permanent {rule}",
+        check,
+        f"firewall-cmd --permanent {rule.replace('add', 'remove')}",
+        f"firewall-cmd {rule.replace('add', 'remove')}",
+    ]
+
+
+def test_missing_programs_lines_and_links_change_nothing(tmp_path: Path, programs: Path) -> None:
+    rules, link = tmp_path / "before.rules", tmp_path / "link"
+    rules.write_text("*filter\nCOMMIT\n")
+    link.symlink_to(rules)
+    edit = "sed -i -e '/^# End required lines/a --comment doorward ' "
+    tried: list[tuple[type[DoorwardError], str, str]] = [
+        (HostError, "no-place-for-rule", f"{edit}{rules}"),
+        (HostError, "unreadable-file", f"{edit}{link}"),
+        (UncheckedError, "missing-program", "ip6tables-none -C INPUT"),
+    ]
+    for kind, code, command in tried:
+        with raises(kind, code):
+            fix.perform([command])
+    assert rules.read_text() == "*filter\nCOMMIT\n"
+
+
+def test_removal_touches_only_what_has_rules_of_doorward(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("before.rules", "before6.rules", "direct.xml")]
+    for file in files:
+        file.write_text(UFW)
+    monkeypatch.setattr(fix, "UFW_FILES", (*map(str, files[:2]), "/nonexistent"))
+    monkeypatch.setattr(fix, "_DIRECT_RULES", files[2])
+    assert fix.removal_commands() == []
+    assert not (programs / "log").exists()
+    for file in files:
+        file.write_text(f"{UFW}-A x -m comment --comment doorward -j ACCEPT\n")
+    (programs / "listed").write_text(LISTED)
+    commands = fix.removal_commands()
+    assert [command for command in commands if "firewall" not in command] == [
+        *(f"sed -i -e '/ --comment doorward /d' {file}" for file in files[:2]),
+        "ufw reload",
+    ]
+    fix.perform(commands)
+    assert [file.read_text() for file in files[:2]] == [UFW, UFW]
+
+
+def problem(*commands: str) -> Problem:
+    return Problem("firewall-blocks", Level.WARNING, "there", "drops", "have it accept the mark", commands)
+
+
+def test_ufw_is_reloaded_once_and_other_firewalls_are_left_to_the_operator() -> None:
+    found = [problem("sed 4", "ufw reload"), problem("iptables-nft -t filter -I INPUT"), problem("sed 6", "ufw reload")]
+    assert fix.lasting_commands(found) == ["sed 4", "sed 6", "ufw reload"]
+
+
+@pytest.fixture
+def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list to which commands are added in place of being run; ufw blocks until there are any."""
+    done: list[str] = []
+    monkeypatch.setattr(fix, "perform", done.extend)
+    monkeypatch.setattr(fix, "removal_commands", lambda: ["ufw reload"])
+    monkeypatch.setattr(doctor, "_check", lambda *_: [] if done else [problem("ufw reload")])
+    return done
+
+
+def run(path: Path, option: str, *, mark: str = "accept_mark = 4096") -> int:
+    path.write_text(f'[gate]\n{mark}\n[doors.a]\nopens = ["22/tcp"]\n')
+    path.chmod(0o600)
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    return doctor.run(parser.parse_args([option, "-c", str(path)]))
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    def typed(_: str) -> str:
+        if not text:
+            raise EOFError
+        return text
+
+    monkeypatch.setattr(doctor, "is_terminal", lambda: True)
+    monkeypatch.setattr("builtins.input", typed)
+
+
+@pytest.mark.parametrize("option", ["--fix", "--undo"])
+def test_only_a_typed_yes_changes_anything(
+    option: str,
+    performed: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with raises(NegativeResult, "not-confirmed"):
+        run(tmp_path / "f", option)  # no terminal
+    for text in ("y", "", "YES"):
+        answer(monkeypatch, text)
+        with raises(NegativeResult, "not-confirmed"):
+            run(tmp_path / "f", option)
+    assert performed == []
+    assert capsys.readouterr().out.count("\n  # ufw reload\n") == 4
+    answer(monkeypatch, "yes")
+    assert run(tmp_path / "f", option) == 0
+    assert performed == ["ufw reload"]
+
+
+def test_fix_needs_the_mark_and_a_result(
+    performed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(monkeypatch, "yes")
+    with raises(UsageError, "no-accept-mark"):
+        run(tmp_path / "f", "--fix", mark="")
+    assert performed == []
+    monkeypatch.setattr(doctor, "_check", lambda *_: [problem("ufw reload")])
+    with raises(NegativeResult, "still-blocked"):
+        run(tmp_path / "f", "--fix")
+    monkeypatch.setattr(doctor, "_check", lambda *_: [problem("iptables -I INPUT")])
+    assert run(tmp_path / "f", "--fix") == 0
+    assert "no changes to" in capsys.readouterr().out
+    assert performed == ["ufw reload"]
+    monkeypatch.setattr(doctor, "os", SimpleNamespace(geteuid=lambda: 1000))
+    for option in ("--fix", "--undo"):
+        with raises(UsageError, "needs-root"):
+            run(tmp_path / "f", option)
