@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path, trial_ms
-from doorward.daemon import off_switch, reply_sockets, run_as
+from doorward.daemon import off_switch, reply_sockets, run_as, shield_process
 from doorward.daemon.control_client import default_path
 from doorward.daemon.daemon import Daemon
 from doorward.daemon.hooks import HookQueue
@@ -46,12 +46,13 @@ def run(args: argparse.Namespace) -> int:
     identity, note = run_as.prepare(config, ledger_path(), control)
     hooks = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
     replies = reply_sockets.open_early(config)
+    shield = shield_process.start_early(config, identity)
     run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:
         log.message("ledger-replaced", set_aside, "error")
     trial_s = None if args.trial is None else args.trial / 1000
-    daemon = Daemon(config, control, ledger, hooks, log, replies, trial_s)
+    daemon = Daemon(config, control, ledger, hooks, log, replies, shield, trial_s)
     if note:
         log.message("run-as", note)
     if not seccomp.is_supported(architecture := os.uname().machine):

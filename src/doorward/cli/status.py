@@ -36,6 +36,15 @@ _LOSSES = {
     "browser_budget_exceeded": "frames of browsers dropped: more than 2,000/s from all sources",
 }
 
+_SHIELD = {  # of shield/libbpf.py
+    "dropped": "packets dropped",
+    "knocked": "packets that completed a knock",
+    "throttled": "over the rate limit",
+    "no_room": "ignored: no room for their source",
+    "evicted": "sources forgotten for others",
+    "raced": "ignored: their source sent another at the same moment",
+}
+
 _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "length": "of a wrong length",
     "check": "from senders that do not know the server's key",
@@ -85,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     _print_doors(answer, time.time())
     output.line(f"{answer['summary']}, process {answer['pid']}")
     _remark(answer)
+    if (shield := answer.get("shield")) is not None:  # missing from an older daemon
+        output.line(_shield(shield))
     return status
 
 
@@ -162,6 +173,13 @@ def _signed(signed: dict[str, Any]) -> Iterator[str]:
         yield f"confirmations: {f'from {ports}' if ports else 'none'}" + (f"; {counted}" if counted else "")
     for port, why in confirmations["not_open"].items():
         yield f"RESTART NEEDED: {port} is not open for confirmations: {why}"
+
+
+def _shield(shield: dict[str, Any]) -> str:
+    where = f"on {', '.join(shield['interfaces'])}" if shield["interfaces"] else "none"
+    counted = "".join(f"; {count:,} {_SHIELD[name]}" for name, count in shield["counters"].items() if count)
+    trouble = f": {shield['trouble']}; the gate works without it" if shield["trouble"] else ""
+    return f"shield: {where}{trouble}{counted}"
 
 
 def _fleet(fleet: dict[str, Any]) -> str:

@@ -34,6 +34,14 @@ class WrongPort(StrEnum):
     KNOWN = "known"  # only ports that occur in a sequence, as knockd behaves in practice
 
 
+class Shield(StrEnum):
+    """Whether an early drop in BPF is in front of the gate."""
+
+    OFF = "off"
+    AUTO = "auto"  # where the kernel can
+    ON = "on"  # the same, and `doctor` reports an error where it cannot
+
+
 class EtcdOutagePolicy(StrEnum):
     """What a shared door does with a signed knock while etcd does not answer."""
 
@@ -65,6 +73,7 @@ class Gate:
     control_group: str | None = None  # the group that may use the control socket, besides root
     accept_mark: Mark | None = None  # set on packets admitted through an opening, for another firewall to accept
     on_refuse: tuple[str, ...] = ()  # a command and its arguments, run on rejected knocks, a few per minute
+    shield: Shield = Shield.OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from doorward.config import validate, values
 from doorward.config.diagnostics import ErrorCollector, header, nearest, shown
-from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Signed, WrongPort
+from doorward.config.schema import Configuration, EtcdOutagePolicy, Fleet, Gate, Mode, Shield, Signed, WrongPort
 from doorward.config.toml_positions import Keys
 from doorward.errors import ConfigError, ConfigFault, InvalidValueError
 from doorward.model import Door, as_signed_ports
@@ -119,6 +119,7 @@ GATE = {
     "control_group": Setting("control_group", values.group),
     "accept_mark": Setting("accept_mark", values.mark),
     "on_refuse": Setting("on_refuse", values.command, values.text, '["/usr/bin/logger", "%IP%: %REASON%"]'),
+    "shield": Setting("shield", values.choice(Shield)),
 }
 
 DOOR = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import secrets
 import signal
 from collections.abc import Callable, Collection
 from contextlib import closing
@@ -18,18 +19,22 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Signed, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Gate, Shield, Signed, WrongPort
 from doorward.config.toml import parse
-from doorward.core.automaton import compile_doors
+from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.diff import Remaining
 from doorward.daemon import off_switch, requirements, saved_ruleset
 from doorward.errors import DoorwardError
 from doorward.kernel import child_process, privileges
 from doorward.kernel.sock_diag import established_connections
 from doorward.model import Door, Port
+from doorward.nftables.chains import ShieldMark
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_pid
 from doorward.nftables.ruleset import Ruleset, compile_ruleset, default_capacity
+from doorward.shield import tables
+
+_SHIELD_KEY = secrets.token_bytes(16)  # of this daemon's tokens; a load's child has it too
 
 
 class AppliedRuleset(NamedTuple):
@@ -72,6 +77,8 @@ class LoadResult:
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (core/automaton.py)
     fleet: Fleet | None = None
     digest: str = ""  # of the configuration's text (`digest_of`)
+    shield: bytes = b""  # its tables (shield/tables.py)
+    no_shield: str = ""  # why it has none though it is to have one
     last_good: str = ""  # the faults of the file, if its last good copy was loaded instead (last_good.py)
 
     def summary(self) -> str:
@@ -87,14 +94,41 @@ def memory_bytes() -> int:
 
 def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     """Compile a configuration for a host with `memory` bytes."""
-    gate = configuration.gate
-    signed_ports = configuration.signed_ports
-    public = (*gate.public, *signed_ports)
-    automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
+    gate, signed_ports = configuration.gate, configuration.signed_ports
+    automaton = _compile_doors(configuration)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
     return compile_ruleset(
-        configuration.doors, automaton, gate, capacity, signed_ports, is_for_browsers=configuration.is_for_browsers
+        configuration.doors,
+        automaton,
+        gate,
+        capacity,
+        signed_ports,
+        is_for_browsers=configuration.is_for_browsers,
+        shield=_shield_mark(gate, automaton),
     )
+
+
+def _compile_doors(configuration: Configuration) -> Automaton:
+    gate = configuration.gate
+    public = (*gate.public, *configuration.signed_ports)
+    return compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
+
+
+def _shield_mark(gate: Gate, automaton: Automaton) -> ShieldMark | None:
+    if gate.shield is Shield.OFF or tables.unsupported(gate, automaton):
+        return None
+    return ShieldMark(*tables.mark_of(automaton.machines[0], _SHIELD_KEY))
+
+
+def _shield_tables(configuration: Configuration) -> tuple[bytes, str]:
+    """Return the shield's tables, or b"" and why it cannot have any ("" where it is off)."""
+    gate = configuration.gate
+    if gate.shield is Shield.OFF:
+        return b"", ""
+    automaton = _compile_doors(configuration)
+    if reason := tables.unsupported(gate, automaton):
+        return b"", reason
+    return tables.compile_tables(gate, automaton, _SHIELD_KEY).pack(), ""
 
 
 class RestoredRuleset(NamedTuple):
@@ -186,7 +220,9 @@ def load_gate(
     The ports of the doors in `closed` are hidden too, and nothing opens them.
     """
     hidden = tuple(door._replace(knock=()) for door in closed)
-    ruleset = compile_configuration(replace(configuration, doors=(*configuration.doors, *hidden)), memory_bytes())
+    complete = replace(configuration, doors=(*configuration.doors, *hidden))
+    ruleset = compile_configuration(complete, memory_bytes())
+    shield, no_shield = _shield_tables(complete)
     not_kept = saved_ruleset.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFirewall().load(ruleset, restore, established_connections()))
@@ -206,6 +242,8 @@ def load_gate(
         signed=configuration.signed,
         depths=ruleset.depths,
         fleet=configuration.fleet,
+        shield=shield,
+        no_shield=no_shield,
     )
 
 

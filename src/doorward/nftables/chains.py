@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from doorward.config.duration import nft_duration
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.model import TCP_FLAGS, FlagFilter, Port
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
-from doorward.nftables.maps import Action
+from doorward.nftables.maps import Action, classid
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 from doorward.signed.stun import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 
@@ -48,6 +49,13 @@ _RELATED = "ct state related accept"
 LIMITED = {"4": "ip saddr", "6": "ip6 saddr & ffff:ffff:ffff:ffff::"}  # what counts as one source for rate limits
 
 
+class ShieldMark(NamedTuple):
+    """How the shield marks a packet that completes a knock: the token, and the bits of the priority with the state."""
+
+    token: int
+    state_mask: int
+
+
 @dataclass(frozen=True, slots=True)
 class ChainContext:
     """The input of the chains. `log_steps`: each step of a knock is logged too."""
@@ -58,6 +66,7 @@ class ChainContext:
     log_steps: bool
     signed_ports: Sequence[Port] = ()
     is_for_browsers: bool = False
+    shield: ShieldMark | None = None
 
     def log(self, event: str, group: int = LOG_GROUP) -> str:
         """Return the statement that reports an event to the daemon."""
@@ -216,6 +225,28 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
     return [f"{calm} {hand_over}", *limits, f"{budget} counter name {kind}_budget_exceeded {verdict}", hand_over]
 
 
+def shielded(context: ChainContext) -> str:
+    """Return the chain for a packet that, as the shield reports, completes a knock. Banned sources open nothing."""
+    if context.shield is None:
+        return ""
+    rules = [
+        f"meta priority set meta priority & {classid(context.shield.state_mask)}",
+        *_banned("drop"),
+        "jump entered",
+        "meta priority set 0:0",
+        "goto needs",
+    ]
+    return chain("shielded", rules)
+
+
+def _from_shield(context: ChainContext) -> list[str]:
+    """Return the rule for the packets that the shield marked: other marks, or other interfaces, mean nothing."""
+    if context.shield is None:
+        return []
+    token, mask = context.shield
+    return [f"iifname @shielded meta priority & {classid(0xFFFFFFFF & ~mask)} == {classid(token)} goto shielded"]
+
+
 def door(gate: Gate, *, has_open_nets: bool) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
     accept = f"{_marking(gate)}accept"
@@ -291,6 +322,7 @@ def prerouting(context: ChainContext) -> str:
         f"{_NOT_LOCAL} goto not_local",
         _LOOK_UP_PORT,
         _RELATED,
+        *_from_shield(context),
         *(knock if context.groups else []),
         *silence,
     ]

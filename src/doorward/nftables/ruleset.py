@@ -35,6 +35,7 @@ OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6")  # open ports by addr
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
+SHIELDED, SHIELDED_SIZE = "shielded", 256  # the interfaces with a shield: the daemon lists them
 SIGNED_SIZE = 65536  # senders of signed knocks within two seconds; if it is full, the budget still works
 SCANNERS_SIZE = 4096  # sources logged in the last minute, at most ten per second
 LIMITER_BYTES, ATTEMPT_BYTES = 260, 150  # per element of a full set, with its buckets: docs/dev/measured.md
@@ -146,19 +147,25 @@ def compile_ruleset(
     *,
     is_for_browsers: bool = False,
     log_steps: bool = False,
+    shield: chains.ShieldMark | None = None,
 ) -> Ruleset:
     """Return the text of the table `inet doorward` for an automaton; with `log_steps` every step is logged.
 
-    `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames.
+    `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames; `shield`: how one
+    marks a packet that completes a knock.
     """
     groups = build_groups(automaton.machines)
     sets = tuple(_sets(groups, capacity, has_signed=bool(signed_ports), is_for_browsers=is_for_browsers))
+    if shield is not None:
+        sets += (
+            SetSpec(SHIELDED, SHIELDED_SIZE, f"set {SHIELDED} {{\n    type ifname\n    size {SHIELDED_SIZE}\n}}\n"),
+        )
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
     data = [*_data(doors, automaton, log_steps=log_steps), *_targets(groups)]
     actions = maps.actions(doors, automaton)
     generation = hashlib.blake2s("".join([*data, repr(actions)]).encode(), digest_size=4).hexdigest()
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
-    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers)
+    context = chains.ChainContext(groups, gate, generation, log_steps, signed_ports, is_for_browsers, shield)
     parts = [
         _heading(doors, automaton, gate, capacity),
         *(f"counter {name} {{ }}\n" for name in COUNTERS),
@@ -171,6 +178,7 @@ def compile_ruleset(
         ),
         maps.opens({name: actions[action] for name, action in opening.items()}),
         *chains.matching(context),
+        chains.shielded(context),
         chains.door(gate, has_open_nets=bool(signed_ports)),
         _ports(doors, gate, signed_ports),
         _exempt(doors, gate) if chains.early(context) else "",

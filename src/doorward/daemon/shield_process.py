@@ -1,0 +1,137 @@
+"""The daemon's side of the shield: its process, started while there are rights, and the set of shielded interfaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from doorward.config.files import read_text
+from doorward.config.schema import Shield
+from doorward.daemon.last_good import path_of
+from doorward.daemon.log import Log
+from doorward.daemon.ruleset_loader import LoadResult
+from doorward.errors import DoorwardError
+from doorward.kernel.child_process import Worker
+from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.privileges import Identity
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.ruleset import SHIELDED, TABLE
+from doorward.shield import loader
+
+RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
+_NOT_STARTED = "its process was not started; restart the daemon"
+
+
+def start_early(config: Path, identity: Identity | None) -> Worker | None:
+    """Start the loader, with the rights that this process has, where the file may want it."""
+    for path in (config, path_of(config)):
+        with suppress(DoorwardError):
+            if "shield" in read_text(path):  # the doors alone may take seconds to parse
+                return Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity))
+            break
+    return None
+
+
+class ShieldControl:
+    """Keeps the shield as the configuration says. Without it the gate works the same, and `trouble` says why."""
+
+    def __init__(self, worker: Worker | None, loop: EventLoop, firewall: NftFirewall, log: Log) -> None:
+        self._worker, self._loop, self._firewall, self._log = worker, loop, firewall, log
+        self._wanted = Shield.OFF
+        self._report: dict[str, Any] = {}
+        self._trouble = ""
+        self._has_tables = False  # for the gate in force
+        self._listed: list[str] | None = None  # in the set
+        if worker is not None:
+            loop.on_readable(worker.fileno(), self._read)
+            loop.at(loop.now_s() + RENEW_S, self._renew)
+
+    def configure(self, loaded: LoadResult) -> None:
+        """Load, replace or end it after a ruleset was loaded."""
+        had_tables, self._has_tables = self._has_tables, bool(loaded.shield)
+        self._wanted, self._listed = loaded.gate.shield, None
+        self._set_trouble(loaded.no_shield)
+        if self._has_tables:
+            self._send(loader.LOAD, loaded.shield)
+        elif had_tables:
+            self._report = {}
+            self._send(loader.END)
+
+    def list_interfaces(self) -> None:
+        """List the shielded interfaces in the kernel's set again: the table may be another one."""
+        self._listed = None
+        self._list()
+
+    def as_dict(self) -> dict[str, object] | None:
+        """Return the part of "status"; None: it is off."""
+        if self._wanted is Shield.OFF:
+            return None
+        return {
+            "wanted": str(self._wanted),
+            "interfaces": self._report.get("interfaces", []),
+            "counters": self._report.get("counters", {}),
+            "trouble": self._trouble,
+        }
+
+    def close(self) -> None:
+        """End the process, and with it the shield, before the table can go."""
+        if self._worker is not None:
+            self._loop.unregister(self._worker.fileno())
+            self._worker.close()
+            self._worker = None
+
+    def _renew(self) -> None:
+        self._loop.at(self._loop.now_s() + RENEW_S, self._renew)
+        if self._has_tables and self._worker is not None:
+            self._send(loader.RENEW)
+
+    def _send(self, request: bytes, tables: bytes = b"") -> None:
+        if self._worker is None:
+            self._set_trouble(self._trouble or _NOT_STARTED)
+            return
+        descriptors = []
+        try:
+            if tables:
+                descriptors.append(os.memfd_create(loader.NAME))
+                os.write(descriptors[0], tables)
+            socket.send_fds(self._worker.socket, [request], descriptors, socket.MSG_DONTWAIT)
+        except OSError as error:  # a loader that hangs is not waited for: its deadline passes
+            self._set_trouble(f"its process does not answer: {error.strerror}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _read(self) -> None:
+        assert self._worker is not None  # noqa: S101
+        raw = self._worker.receive(loader.REPORT_BYTES)
+        if raw is None:
+            return
+        if not raw:
+            self.close()
+            self._report = {}
+            self._set_trouble("its process ended; restart the daemon")
+        elif self._has_tables:
+            self._report = json.loads(raw)
+            self._set_trouble(self._report["trouble"])
+        self._list()
+
+    def _list(self) -> None:
+        names = self._report.get("interfaces", [])
+        if not self._has_tables or names == self._listed:
+            return
+        elements = ", ".join(f'"{name}"' for name in names)
+        adding = [f"add element {TABLE} {SHIELDED} {{ {elements} }}"] if names else []
+        try:
+            self._firewall.run("\n".join([f"flush set {TABLE} {SHIELDED}", *adding]))
+            self._listed = names
+        except DoorwardError as error:  # the table was removed: it is listed again with the repair
+            self._set_trouble(f"its interfaces cannot be listed: {error}")
+
+    def _set_trouble(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            self._log.message("no-shield", f"no shield: {trouble}; the gate works without it", "warning")
+        self._trouble = trouble
