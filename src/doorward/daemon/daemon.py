@@ -122,7 +122,7 @@ class Daemon:
     def _restore_sets(self) -> None:
         """Fill the sets that are not openings again after the table was restored."""
         self._bans.restore()
-        self._shield.list_interfaces()
+        self._shield.follow_gate()
 
     def _configure_fleet(self, loaded: LoadResult) -> None:
         if loaded.fleet is None:

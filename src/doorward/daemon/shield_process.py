@@ -44,7 +44,8 @@ class ShieldControl:
         self._wanted = Shield.OFF
         self._report: dict[str, Any] = {}
         self._trouble = ""
-        self._has_tables = False  # for the gate in force
+        self._tables = b""  # for the gate in force
+        self._is_loaded = False
         self._listed: list[str] | None = None  # in the set
         if worker is not None:
             loop.on_readable(worker.fileno(), self._read)
@@ -52,19 +53,22 @@ class ShieldControl:
 
     def configure(self, loaded: LoadResult) -> None:
         """Load, replace or end it after a ruleset was loaded."""
-        had_tables, self._has_tables = self._has_tables, bool(loaded.shield)
-        self._wanted, self._listed = loaded.gate.shield, None
+        self._wanted, self._tables = loaded.gate.shield, loaded.shield
         self._set_trouble(loaded.no_shield)
-        if self._has_tables:
-            self._send(loader.LOAD, loaded.shield)
-        elif had_tables:
-            self._report = {}
-            self._send(loader.END)
+        self.follow_gate()
 
-    def list_interfaces(self) -> None:
-        """List the shielded interfaces in the kernel's set again: the table may be another one."""
+    def follow_gate(self) -> None:
+        """Load it again if the gate that it belongs to is loaded; end it otherwise, since it drops more than no gate."""
         self._listed = None
-        self._list()
+        if self._tables and self._has_gate():
+            self._is_loaded = True
+            self._send(loader.LOAD, self._tables)
+            return
+        if self._tables:
+            self._set_trouble("the table inet doorward is not the one it belongs to")
+        if self._is_loaded:
+            self._is_loaded, self._report = False, {}
+            self._send(loader.END)
 
     def as_dict(self) -> dict[str, object] | None:
         """Return the part of "status"; None: it is off."""
@@ -86,8 +90,17 @@ class ShieldControl:
 
     def _renew(self) -> None:
         self._loop.at(self._loop.now_s() + RENEW_S, self._renew)
-        if self._has_tables and self._worker is not None:
+        if not self._is_loaded or not self._has_gate():
+            self.follow_gate()
+        elif self._worker is not None:
             self._send(loader.RENEW)
+
+    def _has_gate(self) -> bool:
+        try:
+            self._firewall.run(f"list set {TABLE} {SHIELDED}")
+        except DoorwardError:
+            return False
+        return True
 
     def _send(self, request: bytes, tables: bytes = b"") -> None:
         if self._worker is None:
@@ -114,14 +127,14 @@ class ShieldControl:
             self.close()
             self._report = {}
             self._set_trouble("its process ended; restart the daemon")
-        elif self._has_tables:
+        elif self._is_loaded:
             self._report = json.loads(raw)
             self._set_trouble(self._report["trouble"])
         self._list()
 
     def _list(self) -> None:
         names = self._report.get("interfaces", [])
-        if not self._has_tables or names == self._listed:
+        if not self._is_loaded or names == self._listed:
             return
         elements = ", ".join(f'"{name}"' for name in names)
         adding = [f"add element {TABLE} {SHIELDED} {{ {elements} }}"] if names else []

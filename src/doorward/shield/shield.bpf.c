@@ -11,14 +11,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define WAYS 3               // sources in a set, which fills a cache line
-#define NO_WAY WAYS          // neither is the source there, nor may it take another's place
-#define TOKEN_MS 50          // 20 knock packets a second
-#define BUCKET_MS 2000       // a bucket of 40 is full again after that long
-#define HEAVY_MS 500         // a source that sent more than ten packets of late is not forgotten for another
-#define MAX_FALLS 31         // failure links in a row
-#define UDP_BUSY_S 600       // more than nf_conntrack_udp_timeout_stream
-#define TCP_BUSY_S 240       // more than nf_conntrack_tcp_timeout_syn_sent
+#define WAYS 3         // sources in a set, which fills a cache line
+#define NO_WAY WAYS    // neither is the source there, nor may it take another's place
+#define TOKEN_MS 50    // 20 knock packets a second
+#define BUCKET_MS 2000 // a bucket of 40 is full again after that long
+#define HEAVY_MS 100   // a source that sent more than two packets of late is not forgotten for another
+#define MAX_FALLS 31   // failure links in a row
+#define UDP_BUSY_S 600 // more than nf_conntrack_udp_timeout_stream
+#define TCP_BUSY_S 240 // more than nf_conntrack_tcp_timeout_syn_sent
+#define HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
 #define START 0              // the automaton's root
 #define PAUSED 0xffffffffu   // a state: over the rate, ignored until `began`
 #define SAME 0xfffffffeu     // in place of an edge: the packet repeats the last one
@@ -359,8 +360,13 @@ static __always_inline __u32 knock(const struct packet *packet, __u32 port)
 // headers, other protocols and flags, lengths that the kernel would reject).
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 {
+    __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
+
+    // Some drivers leave the headers in pages.
+    if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
+        return 0;
     void *data = (void *)(long)skb->data + ETH_HLEN, *end = (void *)(long)skb->data_end;
-    __u32 size, protocol;
+    __u32 size, protocol, before;
     void *next;
 
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -371,6 +377,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         packet->destination.word[2] = bpf_htonl(0xffff);
         packet->destination.word[3] = ip->daddr;
         protocol = ip->protocol;
+        before = ETH_HLEN + sizeof(*ip);
         size = bpf_ntohs(ip->tot_len) - sizeof(*ip);
         next = ip + 1;
     } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
@@ -381,12 +388,13 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         __builtin_memcpy(&packet->destination, ip->daddr, sizeof(packet->destination));
         packet->is_v6 = 1;
         protocol = ip->nexthdr;
+        before = ETH_HLEN + sizeof(*ip);
         size = bpf_ntohs(ip->payload_len);
         next = ip + 1;
     } else {
         return 0;
     }
-    if (size > skb->len - ((long)next - (long)(void *)(long)skb->data))
+    if (size > skb->len - before)
         return 0;
     if (protocol == IPPROTO_TCP) {
         struct tcphdr *tcp = next;
