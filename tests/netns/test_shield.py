@@ -246,6 +246,18 @@ def test_gate_that_it_does_not_fit_works_without(
     assert reason in daemon.run("status").stdout
 
 
+def test_trial_that_is_taken_back_brings_it_back(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    new = daemon.folder / "new.toml"
+    new.write_text(CONFIG.replace("stealth", "guard"))
+    daemon.run("apply", new, "--trial", "1s")
+    until(lambda: attachments(daemon) == 0)
+    daemon.message("the previous gate is being restored")
+    until(lambda: attachments(daemon) == 2)
+    until(lambda: daemon.host.interface in listed(daemon))
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
 @pytest.mark.parametrize(
     ("commands", "reason"),
     [

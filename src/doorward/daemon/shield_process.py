@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from array import array
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class ShieldControl:
         self.follow_gate()
 
     def follow_gate(self) -> None:
-        """Load it again if the gate that it belongs to is loaded; end it otherwise, since it drops more than no gate."""
+        """Load it if the gate that it belongs to is loaded; end it otherwise, or it would drop what passes."""
         self._listed = None
         if self._tables and self._has_gate():
             self._is_loaded = True
@@ -111,7 +112,8 @@ class ShieldControl:
             if tables:
                 descriptors.append(os.memfd_create(loader.NAME))
                 os.write(descriptors[0], tables)
-            socket.send_fds(self._worker.socket, [request], descriptors, socket.MSG_DONTWAIT)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+            self._worker.socket.sendmsg([request], rights, socket.MSG_DONTWAIT)  # `send_fds` of 3.11 has no flags
         except OSError as error:  # a loader that hangs is not waited for: its deadline passes
             self._set_trouble(f"its process does not answer: {error.strerror}")
         finally:
