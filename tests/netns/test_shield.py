@@ -263,6 +263,7 @@ def test_trial_that_is_taken_back_brings_it_back(daemon: RunningDaemon, visitors
     [
         (["ip link add vrf0 type vrf table 10"], "VRF"),
         (["ip xfrm policy add src 192.0.2.0/24 dst 198.51.100.2 dir in tmpl proto esp mode tunnel"], "IPsec"),
+        (["sysctl -w net.netfilter.nf_conntrack_udp_timeout_stream=601"], "timeout_stream"),
         (["nft add table ip t", 'nft add ct helper ip t h { type "ftp" protocol tcp; }'], "helpers"),
     ],
 )

@@ -127,6 +127,17 @@ def test_sources_are_forgotten_only_near_the_start() -> None:
         assert program.run(shields.frame(ahead, third)) == (PASS, made.token | 4)
 
 
+def test_packets_to_a_port_in_use_pass_and_count() -> None:
+    udp, other = PORTS[0], PORTS[3]
+    made = compiled(udp, PORTS[1])
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        program.expect_answers([udp.number])
+        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
+        assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,19 +8,21 @@ import platform
 import secrets
 import struct
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from doorward.errors import HostError
-from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits
+from doorward.shield.tables import UDP_PORTS, ShieldTables, edge_bits
 
 OBJECT = Path(__file__).with_name("shield.bpf.o")  # compiled when the package is built
 COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
+UDP_BUSY_S = 600  # how long after this host last sent from a UDP port packets to it pass
 _LIBRARY = "libbpf.so.1"
 _CONFIG = struct.Struct("<QQ9I4x")
 CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
@@ -108,7 +110,8 @@ class ShieldProgram:
     ) -> None:
         self.digest = tables.digest
         is_same = before is not None and before.digest == tables.digest
-        self.seed: bytes = before.seed if before is not None and is_same else secrets.token_bytes(16)
+        drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
+        self.seed: bytes = before.seed if before is not None and is_same else drawn
         library = _library()
         self._object = _checked(library.bpf_object__open_file(str(OBJECT).encode(), None), str(OBJECT))
         try:
@@ -153,10 +156,10 @@ class ShieldProgram:
         words = len(bits) // 4
         self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
 
-    def expect_answers(self) -> None:
-        """Treat every UDP port as in use: what this host sent before the shield was attached is not known."""
-        now_s = struct.pack("<I", int(time.monotonic()) + 1)
-        self._put("busy", struct.pack(f"<{UDP_PORTS}I", *range(UDP_PORTS, PORTS)), now_s * UDP_PORTS, UDP_PORTS)
+    def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
+        """Treat UDP ports as in use, as if this host had just sent from them."""
+        indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
+        self._put("busy", indices, struct.pack("<I", int(time.monotonic()) + 1) * len(ports), len(ports))
 
     def close(self) -> None:
         """Close the descriptors."""

@@ -22,7 +22,8 @@ from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel import netlink, privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.interfaces import InterfaceMonitor
-from doorward.shield.libbpf import DEADLINE_S, ShieldProgram, source_sets
+from doorward.kernel.sock_diag import sockets
+from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
 from doorward.shield.tables import ShieldTables, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
@@ -33,6 +34,7 @@ _TROUBLE_LENGTH = 500
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | 1 << 38 | 1 << 39  # CAP_PERFMON, CAP_BPF
 _DEVICES = Path("/sys/class/net")
+_UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream")
 _ETHERNET = "1"  # ARPHRD_ETHER
 _XFRM, _GET_POLICY = 6, 21  # NETLINK_XFRM, XFRM_MSG_GETPOLICY
 _GET_OBJECT, _OBJECT_TYPE, _HELPER = 10 << 8 | 19, 3, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE, NFT_OBJECT_CT_HELPER
@@ -49,6 +51,8 @@ def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
         readable = select.select([daemon.fileno(), loader.monitor.fileno()], [], [])[0]
         if daemon.fileno() not in readable:
             loader.follow_host()
+            with suppress(BlockingIOError):  # the daemon has reports to read
+                daemon.send(json.dumps(loader.as_dict()).encode(), socket.MSG_DONTWAIT)
             continue
         request, descriptors, _, _ = socket.recv_fds(daemon, 16, 1)
         if not request:
@@ -125,10 +129,12 @@ class ShieldLoader:
         for key, link in list(self._links.items()):
             try:
                 program.replace(link, is_ingress=key[1])
-            except HostError:  # another program detached it
+            except HostError:  # another program detached it, and what was sent since is not known
                 os.close(self._links.pop(key))
+                program.expect_answers()
         if before is not None:
             before.close()
+        program.expect_answers(_udp_ports())
         self._attach(program)
         if not self._interfaces:
             self.trouble = "no watched interface is one it can attach to"
@@ -184,6 +190,14 @@ class ShieldLoader:
         self._program, self._interfaces = None, {}
 
 
+def _udp_ports() -> frozenset[int]:
+    """Return the ports of this host's UDP sockets: one may be sent to for long after it last sent."""
+    bodies = [
+        body for family in (socket.AF_INET, socket.AF_INET6) for body in sockets(family, socket.IPPROTO_UDP, 0xFFF)
+    ]
+    return frozenset(struct.unpack_from("!H", body, 4)[0] for body in bodies if len(body) >= 6)
+
+
 def _can_shield(name: str) -> bool:
     """Return whether packets have an Ethernet header there, and go to no other interface but tagged ones (VLANs)."""
     device = _DEVICES / name
@@ -206,6 +220,9 @@ def _obstacle() -> str:
     request = netlink.message(_GET_OBJECT, netlink.REQUEST | netlink.DUMP, netlink.FAMILY_HEADER.pack(0, 0, 0))
     if _has_replies(netlink.NETFILTER, request, _is_helper):
         return "there are conntrack helpers, and it cannot see which packets belong to their connections"
+    with suppress(OSError, ValueError):  # no conntrack
+        if int(_UDP_TIMEOUT.read_text()) > UDP_BUSY_S:
+            return f"{_UDP_TIMEOUT} is more than {UDP_BUSY_S} s, and it would drop answers that come so late"
     return ""
 
 

@@ -17,7 +17,7 @@
 #define BUCKET_MS 2000 // a bucket of 40 is full again after that long
 #define HEAVY_MS 100   // a source that sent more than two packets of late is not forgotten for another
 #define MAX_FALLS 31   // failure links in a row
-#define UDP_BUSY_S 600 // more than nf_conntrack_udp_timeout_stream
+#define UDP_BUSY_S 600 // nf_conntrack_udp_timeout_stream is not more, or the loader does not attach it
 #define TCP_BUSY_S 240 // more than nf_conntrack_tcp_timeout_syn_sent
 #define HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
 #define START 0              // the automaton's root

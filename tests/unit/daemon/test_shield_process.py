@@ -18,6 +18,7 @@ from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
 from doorward.daemon.shield_process import ShieldControl
 from doorward.kernel.event_loop import EventLoop
 from doorward.nftables.nft_error import NftError
+from doorward.nftables.ruleset import Existing
 
 REPORT = {"interfaces": ["eth0"], "counters": {"dropped": 3}, "trouble": ""}
 
@@ -28,6 +29,9 @@ class Table:
     def __init__(self) -> None:
         self.is_there = True
         self.listed: list[str] = []
+
+    def existing(self) -> list[Existing]:
+        return [Existing("set", "shielded", 256)] if self.is_there else []
 
     def run(self, commands: str) -> str:
         if not self.is_there:
