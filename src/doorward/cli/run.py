@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     os.umask(0o077)  # its files show who knocked, and when
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
+    shield = shield_process.start_early(config, identity)  # first: no command of a door may load programs
     hooks = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
     replies = reply_sockets.open_early(config)
-    shield = shield_process.start_early(config, identity)
     run_as.drop_privileges(identity)
     ledger, set_aside = open_ledger(ledger_path(), time.strftime("%Y%m%dT%H%M%S"))
     if set_aside:

@@ -18,7 +18,7 @@ from doorward.daemon.ruleset_loader import LoadResult
 from doorward.errors import DoorwardError
 from doorward.kernel.child_process import Worker
 from doorward.kernel.event_loop import EventLoop
-from doorward.kernel.privileges import Identity
+from doorward.kernel.privileges import LOAD_PROGRAMS, Identity, drop_capabilities
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import SHIELDED, TABLE
 from doorward.shield import loader
@@ -28,13 +28,16 @@ _NOT_STARTED = "its process was not started; restart the daemon"
 
 
 def start_early(config: Path, identity: Identity | None) -> Worker | None:
-    """Start the loader, with the rights that this process has, where the file may want it."""
+    """Start the loader where the file may want it; then give up the rights for that, if the unit gave them."""
+    worker = None
     for path in (config, path_of(config)):
         with suppress(DoorwardError):
             if "shield" in read_text(path):  # the doors alone may take seconds to parse
-                return Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity))
+                worker = Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity))
             break
-    return None
+    if os.geteuid() != 0:
+        drop_capabilities(LOAD_PROGRAMS)
+    return worker
 
 
 class ShieldControl:
