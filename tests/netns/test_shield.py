@@ -217,14 +217,13 @@ def test_off_takes_the_shield_away(daemon: RunningDaemon) -> None:
     assert attachments(daemon) == 0
 
 
-def test_new_interface_and_address_are_shielded(daemon: RunningDaemon, direct_lab: Lab, visitors: Visitors) -> None:
+def test_new_interface_is_shielded(daemon: RunningDaemon) -> None:
     attached(daemon)
     daemon.host.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
     daemon.host.ip("link", "add", "br0", "type", "bridge")
     daemon.host.ip("link", "set", "new1", "master", "br0")
-    daemon.reload(CONFIG + "\n")
-    until(lambda: "new0" in shield(daemon)["interfaces"])
-    assert sorted(shield(daemon)["interfaces"]) == sorted(["br0", daemon.host.interface, "new0"])
+    wanted = sorted(["br0", daemon.host.interface, "new0"])  # not a port of the bridge: it would count packets twice
+    until(lambda: shield(daemon)["interfaces"] == wanted, lambda: shield(daemon))
     until(lambda: "new0" in listed(daemon))
 
 

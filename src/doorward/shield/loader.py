@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -28,9 +29,10 @@ from doorward.shield.tables import ShieldTables, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
 LOAD, RENEW, END = b"load", b"renew", b"end"
-REPORT_BYTES = 1 << 14
+REPORT_BYTES = 1 << 16
 _MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
 _TROUBLE_LENGTH = 500
+_NAME = re.compile(r"[A-Za-z0-9._@+-]+")  # of an interface, in a command for nft; the kernel allows more
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
@@ -201,6 +203,8 @@ def _udp_ports() -> frozenset[int]:
 def _can_shield(name: str) -> bool:
     """Return whether packets have an Ethernet header there, and go to no other interface but tagged ones (VLANs)."""
     device = _DEVICES / name
+    if not _NAME.fullmatch(name):
+        return False
     try:
         uppers = [path.name.removeprefix("upper_") for path in device.glob("upper_*")]
         is_ethernet = (device / "type").read_text().strip() == _ETHERNET
