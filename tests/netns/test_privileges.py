@@ -21,6 +21,7 @@ from doorward.daemon.bans import read_bans
 from doorward.daemon.ledger import Ledger
 from doorward.kernel import atomic_file
 from doorward.lab.topology import Lab
+from tests.support import shields
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon, until
 from tests.support.service_user import (
     AS_THE_UNIT,
@@ -406,6 +407,8 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
         assert set(daemon.status()["Uid"].split()) == {str(USER)}
         assert daemon.status()["CapPrm"] == NET_ADMIN
         assert status_of(daemon.child(filtered=True))["CapPrm"] == NONE
+        runner = status_of(daemon.child(filtered=False))
+        assert runner["CapPrm"] == runner["CapAmb"] == f"{1 << 12 | 1 << 10:016x}"
         daemon.reload(daemon.text("first", 'public = ["80/tcp"]'))
         copy = daemon.config.with_name("doorward.toml.last")
         assert daemon.run("check", "--keep").stdout == ""  # as the unit's ExecStartPost and ExecReload do, as root
@@ -416,6 +419,31 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
         daemon.config.write_text(copy.read_text())
         copy.unlink()
         daemon.end()
+
+
+@pytest.mark.parametrize("is_as_the_unit", [True, False])
+def test_only_the_loader_of_the_shield_may_load_programs(
+    daemon: ServiceDaemon, visitors: Visitors, is_as_the_unit: bool
+) -> None:
+    shields.compiled()
+    daemon.config.write_text(daemon.text("first", 'shield = "on"').replace("guard", "stealth"))
+    if is_as_the_unit:
+        sealed = [command.format(folder=daemon.folder) for command in SEALED]
+        daemon.wrapper = [*wrapped(daemon.folder / "hold", *sealed), *AS_THE_UNIT]
+    daemon.start()
+    until(lambda: daemon.ask("status")["shield"]["interfaces"], lambda: daemon.ask("status")["shield"])
+    gets_in_by_knocking(daemon, visitors.fresh(4))
+    children = {
+        Path(f"/proc/{pid}/comm").read_text().strip(): status_of(pid) for pid in children_of(daemon.process.pid)
+    }
+    programs = 1 << 38 | 1 << 39
+    loader = children.pop("doorward-shield")
+    assert set(loader["Uid"].split()) == {str(USER)}
+    assert int(loader["CapPrm"], 16) == 1 << 12 | programs
+    assert not int(daemon.status()["CapPrm"], 16) & programs
+    if is_as_the_unit:
+        assert children
+        assert not any(int(status["CapPrm"], 16) & programs for status in children.values())
 
 
 def test_world_readable_sequences_are_reported(daemon: ServiceDaemon) -> None:

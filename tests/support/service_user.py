@@ -23,7 +23,7 @@ METRICS = 61_237  # the user and the group of the metrics unit
 AS_THE_UNIT = [
     "setpriv", "--reuid", str(USER), "--regid", str(GROUP), "--clear-groups", "--no-new-privs",
     *(word for kind in ("bounding-set", "inh-caps", "ambient-caps")
-      for word in (f"--{kind}", "-all,+net_admin,+net_bind_service")),
+      for word in (f"--{kind}", "-all,+net_admin,+net_bind_service,+bpf,+perfmon")),
 ]  # fmt: skip
 _HOST_FILES = Path("/etc/netns")  # `ip netns exec` puts what is in NAME/ over the files of /etc
 

@@ -56,6 +56,7 @@ def test_only_what_the_daemon_needs_is_let_through() -> None:
     done = analyze("security", "--offline=true", "--json=short", FOLDER / "doorward.service")
     open_to = {row["name"] for row in json.loads(done.stdout) if row["set"] is False}
     assert {name for name in open_to if name.startswith("CapabilityBoundingSet=")} == {
+        "CapabilityBoundingSet=~CAP_BPF",  # for the loader of the shield
         "CapabilityBoundingSet=~CAP_NET_ADMIN",
         "CapabilityBoundingSet=~CAP_NET_(BIND_SERVICE|BROADCAST|RAW)",  # the first, for the confirmation's ports
     }

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from doorward.cli.options import add_config, configuration_path, trial_ms
-from doorward.daemon import off_switch, reply_sockets, run_as
+from doorward.daemon import off_switch, reply_sockets, run_as, shield_process
 from doorward.daemon.control_client import default_path
 from doorward.daemon.daemon import Daemon
 from doorward.daemon.hooks import HookQueue
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     os.umask(0o077)  # its files show who knocked, and when
     config, control = Path(configuration_path(args)).absolute(), default_path()
     identity, note = run_as.prepare(config, ledger_path(), control)
+    shield = shield_process.start_early(config, identity)  # first: no command of a door may load programs
     hooks = HookQueue(EventLoop(), log, config, ledger_path().with_name("commands.lock"))  # while still root
     replies = reply_sockets.open_early(config)
     run_as.drop_privileges(identity)
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if set_aside:
         log.message("ledger-replaced", set_aside, "error")
     trial_s = None if args.trial is None else args.trial / 1000
-    daemon = Daemon(config, control, ledger, hooks, log, replies, trial_s)
+    daemon = Daemon(config, control, ledger, hooks, log, replies, shield, trial_s)
     if note:
         log.message("run-as", note)
     if not seccomp.is_supported(architecture := os.uname().machine):

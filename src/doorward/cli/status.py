@@ -53,6 +53,15 @@ _LOSSES = {
     "fwknop_budget_exceeded": "fwknop packets dropped: more from all sources than can be verified",
 }
 
+_SHIELD = {  # of shield/libbpf.py
+    "dropped": "packets dropped",
+    "knocked": "packets that completed a knock",
+    "throttled": "over the rate limit",
+    "no_room": "ignored: no room for their source",
+    "evicted": "sources forgotten for others",
+    "raced": "ignored: their source sent another at the same moment",
+}
+
 _REASONS = {  # of signed/authorize.py and daemon/verifier.py, and the ledger's
     "length": "of a wrong length",
     "check": "from senders that do not know the server's key",
@@ -222,13 +231,15 @@ def _problems(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def _workers(answer: dict[str, Any], keys: list[Line] | None) -> Iterator[str]:
-    """Yield the state of signed knocks, of bans and of the fleet, and what was lost."""
+    """Yield the state of signed knocks, bans, the fleet and the shield, and what was lost."""
     if (signed := answer["signed"]) is not None:
         yield from _signed(signed, keys)
     if banned := answer["banned"]:
         yield f"{banned} {'is' if banned == 1 else 'are'} banned; `doorward ban` lists them"
     if (fleet := answer["fleet"]) is not None:
         yield _fleet(fleet)
+    if (shield := answer.get("shield")) is not None:  # missing from an older daemon
+        yield _shield(shield)
     for counter, text in _LOSSES.items():
         if count := answer["counters"].get(counter, 0):
             yield f"{count} {text}"
@@ -262,6 +273,13 @@ def _fwknop(use: dict[str, Any]) -> str:
     else:
         moved = f"uses both: signed knock {output.format_time(signed_s)}"
     return f"fwknop {use['stanza']}: {'' if use['takes'] else 'not accepted, see the log; '}{last}; {moved}"
+
+
+def _shield(shield: dict[str, Any]) -> str:
+    where = f"on {', '.join(shield['interfaces'])}" if shield["interfaces"] else "none"
+    counted = "".join(f"; {count:,} {_SHIELD[name]}" for name, count in shield["counters"].items() if count)
+    trouble = f": {shield['trouble']}; the gate works without it" if shield["trouble"] else ""
+    return f"shield: {where}{trouble}{counted}"
 
 
 def _fleet(fleet: dict[str, Any]) -> str:

@@ -37,6 +37,14 @@ class WrongPort(StrEnum):
     KNOWN = "known"  # only ports that occur in a sequence, as knockd behaves in practice
 
 
+class Shield(StrEnum):
+    """Whether an early drop in BPF is in front of the gate."""
+
+    OFF = "off"
+    AUTO = "auto"  # where the kernel can
+    ON = "on"  # the same, and `doctor` reports an error where it cannot
+
+
 class EtcdOutagePolicy(StrEnum):
     """What a shared door does with a signed knock while etcd does not answer."""
 
@@ -79,6 +87,7 @@ class Gate:
     accept_mark: Mark | None = None  # set on packets admitted through an opening, for another firewall to accept
     on_refuse: tuple[str, ...] = ()  # a command and its arguments, run on rejected knocks, a few per minute
     address: str | None = None  # the host name or address that clients are given
+    shield: Shield = Shield.OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from doorward.config.schema import (
     Gate,
     Hmac,
     Mode,
+    Shield,
     Signed,
     WrongPort,
 )
@@ -131,6 +132,7 @@ GATE = {
     "control_group": Setting("control_group", values.group),
     "accept_mark": Setting("accept_mark", values.mark),
     "on_refuse": Setting("on_refuse", values.command, values.text, '["/usr/bin/logger", "%IP%: %REASON%"]'),
+    "shield": Setting("shield", values.choice(Shield)),
 }
 
 DOOR = {

@@ -22,8 +22,10 @@ from doorward.daemon.nflog_reader import NflogReader
 from doorward.daemon.openings_service import OpeningsService
 from doorward.daemon.reply_sockets import ReplySockets
 from doorward.daemon.ruleset_loader import LoadResult
+from doorward.daemon.shield_process import ShieldControl
 from doorward.daemon.stats import EventStats
 from doorward.kernel import sd_notify
+from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import event_log
 from doorward.nftables.chains import LOG_GROUP
 from doorward.nftables.libnftables import NftFirewall
@@ -44,6 +46,7 @@ class Daemon:
         hooks: HookQueue,
         log: Log,
         replies: ReplySockets,
+        shield: Worker | None = None,
         trial_s: float | None = None,
     ) -> None:
         self._loop, self._log, self._hooks, self._replies = hooks.loop, log, hooks, replies
@@ -62,8 +65,10 @@ class Daemon:
             parts.callback(self._control.close)
             reader = NflogReader([event_log(LOG_GROUP)])
             parts.callback(reader.close)
+            self._shield = ShieldControl(shield, self._loop, firewall, log)
+            parts.callback(self._shield.close)
             self._gate = GateLoader(self._openings, firewall, config, control)
-            self._gate.in_force, self._gate.restore_bans = self._configure, self._bans.restore
+            self._gate.in_force, self._gate.restore_bans = self._configure, self._restore_sets
             self._gate.held_ports = lambda: replies.ports
             self._events = KnockEvents(reader, self._openings, self._gate, self._bans, self._stats)
             parts.callback(self._gate.close)
@@ -112,6 +117,12 @@ class Daemon:
         self._control.admit_group(loaded.gate.control_group)
         self._configure_fleet(loaded)
         self._configure_signed(loaded)
+        self._shield.configure(loaded)
+
+    def _restore_sets(self) -> None:
+        """Fill the sets that are not openings again after the table was restored."""
+        self._bans.restore()
+        self._shield.follow_gate()
 
     def _configure_fleet(self, loaded: LoadResult) -> None:
         if loaded.fleet is None:
@@ -163,6 +174,7 @@ class Daemon:
             "log_overflows": self._events.overflows,
             "signed": None if self._signed is None else self._signed.as_dict(),
             "fleet": None if self._fleet is None else self._fleet.as_dict(),
+            "shield": self._shield.as_dict(),
         }
 
     def _feed_watchdog(self, every_s: float) -> None:

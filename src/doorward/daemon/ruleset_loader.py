@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import secrets
 import signal
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Fwknop, Gate, Signed, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Fwknop, Gate, Shield, Signed, WrongPort
 from doorward.config.toml import parse
-from doorward.core.automaton import compile_doors
+from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.diff import Remaining
 from doorward.daemon import off_switch, requirements, saved_ruleset
 from doorward.errors import DoorwardError
@@ -31,6 +32,10 @@ from doorward.model import Door, Port
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.monitor import RulesetMonitor, fingerprint, own_pid
 from doorward.nftables.ruleset import Ruleset, compile_ruleset, default_capacity
+from doorward.nftables.shield_chains import ShieldMark
+from doorward.shield import tables
+
+_SHIELD_KEY = secrets.token_bytes(16)  # of this daemon's tokens; a load's child has it too
 
 
 class AppliedRuleset(NamedTuple):
@@ -74,6 +79,8 @@ class LoadResult:
     fleet: Fleet | None = None
     fwknop: Fwknop | None = None
     digest: str = ""  # of the configuration's text (`digest_of`)
+    shield: bytes = b""  # its tables (shield/tables.py)
+    no_shield: str = ""  # why it has none though it is to have one
     last_good: str = ""  # the faults of the file, if its last good copy was loaded instead (last_good.py)
 
     def summary(self) -> str:
@@ -89,15 +96,37 @@ def memory_bytes() -> int:
 
 def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
     """Compile a configuration for a host with `memory` bytes."""
-    gate = configuration.gate
-    signed_ports = configuration.signed_ports
-    public = (*gate.public, *signed_ports)
-    automaton = compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
+    gate, signed_ports = configuration.gate, configuration.signed_ports
+    automaton = _compile_doors(configuration)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
     return compile_ruleset(
         configuration.doors, automaton, gate, capacity, signed_ports,
         is_for_browsers=configuration.is_for_browsers, fwknop=configuration.fwknop,
+        shield=_shield_mark(gate, automaton),
     )  # fmt: skip
+
+
+def _compile_doors(configuration: Configuration) -> Automaton:
+    gate = configuration.gate
+    public = (*gate.public, *configuration.signed_ports)
+    return compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
+
+
+def _shield_mark(gate: Gate, automaton: Automaton) -> ShieldMark | None:
+    if gate.shield is Shield.OFF or tables.unsupported(gate, automaton):
+        return None
+    return ShieldMark(*tables.mark_of(automaton.machines[0], _SHIELD_KEY))
+
+
+def _shield_tables(configuration: Configuration) -> tuple[bytes, str]:
+    """Return the shield's tables, or b"" and why it cannot have any ("" where it is off)."""
+    gate = configuration.gate
+    if gate.shield is Shield.OFF:
+        return b"", ""
+    automaton = _compile_doors(configuration)
+    if reason := tables.unsupported(gate, automaton):
+        return b"", reason
+    return tables.compile_tables(gate, automaton, _SHIELD_KEY).pack(), ""
 
 
 class RestoredRuleset(NamedTuple):
@@ -197,7 +226,9 @@ def load_gate(
     The ports of the doors in `closed` are hidden too, and nothing opens them.
     """
     hidden = tuple(door._replace(knock=()) for door in closed)
-    ruleset = compile_configuration(replace(configuration, doors=(*configuration.doors, *hidden)), memory_bytes())
+    complete = replace(configuration, doors=(*configuration.doors, *hidden))
+    ruleset = compile_configuration(complete, memory_bytes())
+    shield, no_shield = _shield_tables(complete)
     not_kept = saved_ruleset.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFirewall().load(ruleset, restore, established_connections()))
@@ -218,6 +249,8 @@ def load_gate(
         depths=ruleset.depths,
         fleet=configuration.fleet,
         fwknop=configuration.fwknop,
+        shield=shield,
+        no_shield=no_shield,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, Shield, WrongPort
 from doorward.core.automaton import compile_doors
 from doorward.doctor.host import Facts
 from doorward.doctor.problem import ERROR, OK, WARNING, Problem
@@ -25,6 +25,7 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     else:
         yield _daemon(file, configuration, facts)
     if not facts.off_since:
+        yield from _shield(facts)
         yield from _boot(configuration, facts)
     yield from _limits(configuration, facts)
     if configuration.signed is not None and facts.signed_error:
@@ -102,6 +103,20 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
         what = f"{file} was changed after it was loaded"
         return Problem("file-changed", WARNING, where, what, "reload the daemon", (f"kill -HUP {status['pid']}",))
     return Problem("daemon-running", OK, where, f"running: {status['summary']}")
+
+
+def _shield(facts: Facts) -> Iterator[Problem]:
+    shield = (facts.daemon or {}).get("shield")  # missing from an older daemon
+    if shield is None:
+        return
+    if shield["interfaces"] and not shield["trouble"]:
+        yield Problem(
+            "shield-attached", OK, "shield", f"it drops knock packets early on {', '.join(shield['interfaces'])}"
+        )
+        return
+    level = ERROR if shield["wanted"] == Shield.ON else WARNING
+    what = f"{shield['trouble'] or 'it is not attached'}: the gate works without it, and a flood of packets costs more"
+    yield Problem("no-shield", level, "shield", what, 'change that, or write shield = "off"')
 
 
 def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from doorward.kernel.bpf import Program, assemble
 
 SERVICE_USER = "doorward"
 NET_ADMIN = 1 << 12
+LOAD_PROGRAMS = 1 << 38 | 1 << 39  # CAP_PERFMON, CAP_BPF
 _SETUID_AND_SETGID = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
 _LAST_CAPABILITY = 63  # the kernel rejects numbers that it does not have
 _VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
@@ -19,7 +20,7 @@ _HEADER, _SETS = struct.Struct("=Ii"), struct.Struct("=6I")  # effective, permit
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 8, 24, 38
 _PR_SET_NAME = 15
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 3, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,6 +70,19 @@ def drop_privileges(identity: Identity | None, keep: int) -> None:
     deny_tracing()  # last: a change of user undoes it
 
 
+def drop_capabilities(unwanted: int) -> None:
+    """Drop these capabilities (a bit mask) here, and in what is executed later; the others stay as they are."""
+    for number in range(_LAST_CAPABILITY + 1):
+        if unwanted >> number & 1:
+            _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER, number, 0, 0)
+    kept = ~unwanted
+    words = (word & kept >> (0 if index < 3 else 32) for index, word in enumerate(_capabilities()))
+    if _libc.capset(
+        ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), ctypes.create_string_buffer(_SETS.pack(*words))
+    ):
+        _raise()
+
+
 def deny_tracing() -> None:
     """Keep other processes of the same user from tracing this one or reading its memory, such as keys (prctl(2))."""
     _prctl(_PR_SET_DUMPABLE, 0)
@@ -93,11 +107,15 @@ def exit_with_parent(number: int) -> None:
 
 
 def _permitted() -> int:
+    _, low, _, _, high, _ = _capabilities()
+    return int(high << 32 | low)
+
+
+def _capabilities() -> tuple[int, ...]:
     sets = ctypes.create_string_buffer(_SETS.size)
     if _libc.capget(ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0)), sets):
         _raise()
-    _, low, _, _, high, _ = _SETS.unpack(sets.raw[: _SETS.size])
-    return int(high << 32 | low)
+    return _SETS.unpack(sets.raw[: _SETS.size])
 
 
 def _prctl(option: int, *arguments: int) -> None:

@@ -10,9 +10,10 @@ from doorward.config.schema import Fwknop, Gate, Hmac, Mode, WrongPort
 from doorward.core.tracker import BURST, RATE_PER_S
 from doorward.fwknop.spa_packet import MAX_BYTES, MIN_BYTES
 from doorward.model import TCP_FLAGS, FlagFilter, HostPort, Port, SetPort
-from doorward.nftables import once_chains
+from doorward.nftables import once_chains, shield_chains
 from doorward.nftables.automaton_chains import DESTINATIONS, SOURCES, Group, chain, group_chains
 from doorward.nftables.maps import Action, open_set
+from doorward.nftables.shield_chains import ShieldMark
 from doorward.signed.message import PACKET_BYTES, UDP_HEADER_BYTES
 from doorward.signed.stun import MAX_FRAME_BYTES, MIN_FRAME_BYTES
 
@@ -73,6 +74,7 @@ class ChainContext:
     signed_ports: Sequence[Port] = ()
     is_for_browsers: bool = False
     fwknop: Fwknop | None = None
+    shield: ShieldMark | None = None
     is_for_one: bool = False
     behind: Sequence[str] = ()  # the rules that look up ports of hosts behind this one
     look_up_range: Sequence[str] = ()  # the rule that looks up a port among ranges, if there are any
@@ -328,6 +330,7 @@ def prerouting(context: ChainContext) -> str:
         _LOOK_UP_PORT,
         *context.look_up_range,
         _RELATED,
+        *shield_chains.look_up(context.shield),
         *(knock if context.groups else []),
         *silence,
     ]
@@ -335,7 +338,8 @@ def prerouting(context: ChainContext) -> str:
     forward = "goto forwarded" if forwarded(context) else "accept"
     not_local = [f"{not_shared} {forward}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
-    return needs + chain("not_local", not_local) + chain("prerouting", rules)
+    shielded = shield_chains.shielded(context.shield, banned("drop"))
+    return needs + shielded + chain("not_local", not_local) + chain("prerouting", rules)
 
 
 def translated(context: ChainContext) -> str:

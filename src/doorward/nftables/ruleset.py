@@ -27,6 +27,7 @@ from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
 from doorward.model import Door, Port, Protocol
 from doorward.nftables import ban_sets, behind, chains, maps, once_chains, ranges, redirects, stealth_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
+from doorward.nftables.shield_chains import INTERFACES, SIZE, ShieldMark
 
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output", *redirects.BASE_CHAINS)
@@ -155,11 +156,12 @@ def compile_ruleset(
     is_for_browsers: bool = False,
     fwknop: Fwknop | None = None,
     log_steps: bool = False,
+    shield: ShieldMark | None = None,
 ) -> Ruleset:
     """Return the text of the table `inet doorward` for an automaton; with `log_steps` every step is logged.
 
     `signed_ports`: the ports for signed knocks; `is_for_browsers`: also for those in STUN frames;
-    `fwknop`: also for packets of its clients.
+    `fwknop`: also for packets of its clients; `shield`: how one marks a packet that completes a knock.
     """
     groups = build_groups(automaton.machines)
     states = {state: done for machine in automaton.machines for state, done in machine.completes.items()}
@@ -168,19 +170,13 @@ def compile_ruleset(
     generation = _generation(data, actions)
     opening = {f"opens_{number}_{generation}": action for number, action in enumerate(actions)}
     context = chains.ChainContext(
-        groups,
-        gate,
-        generation,
-        log_steps,
-        signed_ports,
-        is_for_browsers,
-        fwknop,
+        groups, gate, generation, log_steps, signed_ports, is_for_browsers, fwknop, shield,
         is_for_one=_is_for_one(doors, has_signed=bool(signed_ports)),
         behind=behind.look_up(behind.families(doors)),
         look_up_range=ranges.look_up(doors),
         unreachable=redirects.unreachable(doors),
         is_router=any(door.leads_to for door in doors),
-    )
+    )  # fmt: skip
     sets = (*_sets(context, capacity), *_behind_sets(behind.families(doors), context))
     parts = [
         _heading(doors, automaton, gate, capacity),
@@ -281,6 +277,8 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
                 for name, ms in (("first_knock", within_ms), ("short_window", short_ms), ("progress", within_ms)):
                     state = f"{group.key_type(family)} : classid"
                     yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
+    if context.shield is not None:
+        yield _spec(f"set {INTERFACES}", "ifname", SIZE)
 
 
 def _behind_sets(families: str, context: chains.ChainContext) -> Iterable[SetSpec]:
@@ -294,12 +292,12 @@ def _behind_sets(families: str, context: chains.ChainContext) -> Iterable[SetSpe
         yield _spec(f"set {behind.PICKED_UP}", "inet_proto", 0, "timeout")
 
 
-def _spec(head: str, element_type: str, size: int, flags: str, timeout: str = "") -> SetSpec:
+def _spec(head: str, element_type: str, size: int, flags: str = "", timeout: str = "") -> SetSpec:
     """Return a set or map; size 0: unlimited. Packets add elements only to those with the flag dynamic."""
     lines = [
         f"type {element_type}",
         f"size {size}" if size else "",
-        f"flags {flags}",
+        f"flags {flags}" if flags else "",
         f"timeout {timeout}" if timeout else "",
     ]
     return SetSpec(head.split()[1], size, f"{head} {{\n" + "".join(f"    {line}\n" for line in lines if line) + "}\n")

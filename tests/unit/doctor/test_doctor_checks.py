@@ -121,6 +121,20 @@ def test_console_checks_the_ssh_port_if_it_listens() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shield", "level", "code"),
+    [
+        ({"wanted": "on", "interfaces": ["eth0"], "trouble": ""}, Level.OK, "shield-attached"),
+        ({"wanted": "auto", "interfaces": [], "trouble": "no libbpf"}, Level.WARNING, "no-shield"),
+        ({"wanted": "on", "interfaces": [], "trouble": "no libbpf"}, Level.ERROR, "no-shield"),
+        ({"wanted": "on", "interfaces": [], "trouble": ""}, Level.ERROR, "no-shield"),
+    ],
+)
+def test_shield_that_is_wanted_is_attached(shield: dict[str, object], level: Level, code: str) -> None:
+    found = findings(running.check, KNOCKED, replace(WELL, daemon={**STATUS, "shield": shield}))
+    assert [(one.level, one.code) for one in found if one.where == "shield"] == [(level, code)]
+
+
+@pytest.mark.parametrize(
     ("check", "count"), [(lockout.check, 1), (firewalls.check, 0), (bypasses.check, 0), (running.check, 3)]
 )
 def test_healthy_host_has_only_ok_findings(check: Check, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from doorward.config.schema import Fwknop, FwknopStanza, Gate, Hmac, Mark, Mode,
 from doorward.core.automaton import compile_doors
 from doorward.model import Door, FlagFilter, Port
 from doorward.nftables.ruleset import BASE_CHAINS, COUNTERS, Existing, Ruleset, compile_ruleset, default_capacity
+from doorward.nftables.shield_chains import ShieldMark
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden"
 CAPACITY = 65536
@@ -76,6 +78,30 @@ def test_nft_accepts_the_text(name: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_shield_adds_a_set_a_rule_and_a_chain() -> None:
+    gate, doors = GATES["stealth"], DOORS[:1]
+    automaton = compile_doors(doors, public=gate.public)
+    plain = compile_ruleset(doors, automaton, gate, CAPACITY).full_text()
+    shielded = compile_ruleset(doors, automaton, gate, CAPACITY, shield=ShieldMark(0xABCDEF10, 0xF)).full_text()
+    changes = [line for line in difflib.ndiff(plain.splitlines(), shielded.splitlines()) if line[0] in "+-"]
+    assert [line[2:].strip() for line in changes if line[0] == "-"] == []
+    assert [line[2:].strip() for line in changes] == [
+        "set shielded {",
+        "type ifname",
+        "size 256",
+        "}",
+        "chain shielded {",
+        "meta priority set meta priority & 0:f",
+        "ip saddr @banned4 counter name banned drop",
+        "ip6 saddr & ffff:ffff:ffff:ffff:: @banned6 counter name banned drop",
+        "jump entered",
+        "meta priority set 0:0",
+        "goto needs",
+        "}",
+        "iifname @shielded meta priority & ffff:fff0 == abcd:ef10 goto shielded",
+    ]
 
 
 def rules_of(ruleset: Ruleset) -> int:

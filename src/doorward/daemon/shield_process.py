@@ -1,0 +1,155 @@
+"""The daemon's side of the shield: its process, started while there are rights, and the set of shielded interfaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from array import array
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from doorward.config.files import read_text
+from doorward.config.schema import Shield
+from doorward.daemon.last_good import path_of
+from doorward.daemon.log import Log
+from doorward.daemon.ruleset_loader import LoadResult
+from doorward.errors import DoorwardError
+from doorward.kernel.child_process import Worker
+from doorward.kernel.event_loop import EventLoop
+from doorward.kernel.privileges import LOAD_PROGRAMS, Identity, drop_capabilities
+from doorward.nftables.libnftables import NftFirewall
+from doorward.nftables.ruleset import TABLE
+from doorward.nftables.shield_chains import INTERFACES
+from doorward.shield import loader
+
+RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
+_NOT_STARTED = "its process was not started; restart the daemon"
+
+
+def start_early(config: Path, identity: Identity | None) -> Worker | None:
+    """Start the loader where the file may want it; then give up the rights for that, if the unit gave them."""
+    worker = None
+    for path in (config, path_of(config)):
+        with suppress(DoorwardError):
+            if "shield" in read_text(path):  # the doors alone may take seconds to parse
+                worker = Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity))
+            break
+    if os.geteuid() != 0:
+        drop_capabilities(LOAD_PROGRAMS)
+    return worker
+
+
+class ShieldControl:
+    """Keeps the shield as the configuration says. Without it the gate works the same, and `trouble` says why."""
+
+    def __init__(self, worker: Worker | None, loop: EventLoop, firewall: NftFirewall, log: Log) -> None:
+        self._worker, self._loop, self._firewall, self._log = worker, loop, firewall, log
+        self._wanted = Shield.OFF
+        self._report: dict[str, Any] = {}
+        self._trouble = ""
+        self._tables = b""  # for the gate in force
+        self._is_loaded = False
+        self._listed: list[str] | None = None  # in the set
+        if worker is not None:
+            loop.on_readable(worker.fileno(), self._read)
+            loop.at(loop.now_s() + RENEW_S, self._renew)
+
+    def configure(self, loaded: LoadResult) -> None:
+        """Load, replace or end it after a ruleset was loaded."""
+        self._wanted, self._tables = loaded.gate.shield, loaded.shield
+        self._set_trouble(loaded.no_shield)
+        self.follow_gate()
+
+    def follow_gate(self) -> None:
+        """Load it if the gate that it belongs to is loaded; end it otherwise, or it would drop what passes."""
+        self._listed = None
+        if self._tables and self._has_gate():
+            self._is_loaded = True
+            self._send(loader.LOAD, self._tables)
+            return
+        if self._tables:
+            self._set_trouble("the table inet doorward is not the one it belongs to")
+        if self._is_loaded:
+            self._is_loaded, self._report = False, {}
+            self._send(loader.END)
+
+    def as_dict(self) -> dict[str, object] | None:
+        """Return the part of "status"; None: it is off."""
+        if self._wanted is Shield.OFF:
+            return None
+        return {
+            "wanted": str(self._wanted),
+            "interfaces": self._report.get("interfaces", []),
+            "counters": self._report.get("counters", {}),
+            "trouble": self._trouble,
+        }
+
+    def close(self) -> None:
+        """End the process, and with it the shield, before the table can go."""
+        if self._worker is not None:
+            self._loop.unregister(self._worker.fileno())
+            self._worker.close()
+            self._worker = None
+
+    def _renew(self) -> None:
+        self._loop.at(self._loop.now_s() + RENEW_S, self._renew)
+        if not self._is_loaded or not self._has_gate():
+            self.follow_gate()
+        elif self._worker is not None:
+            self._send(loader.RENEW)
+
+    def _has_gate(self) -> bool:
+        try:
+            return any(thing.name == INTERFACES for thing in self._firewall.existing())
+        except (DoorwardError, OSError):
+            return False
+
+    def _send(self, request: bytes, tables: bytes = b"") -> None:
+        if self._worker is None:
+            self._set_trouble(self._trouble or _NOT_STARTED)
+            return
+        descriptors = []
+        try:
+            if tables:
+                descriptors.append(os.memfd_create(loader.NAME))
+                os.write(descriptors[0], tables)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+            self._worker.socket.sendmsg([request], rights, socket.MSG_DONTWAIT)  # `send_fds` of 3.11 has no flags
+        except OSError as error:  # a loader that hangs is not waited for: its deadline passes
+            self._set_trouble(f"its process does not answer: {error.strerror}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _read(self) -> None:
+        assert self._worker is not None  # noqa: S101
+        raw = self._worker.receive(loader.REPORT_BYTES)
+        if raw is None:
+            return
+        if not raw:
+            self.close()
+            self._report = {}
+            self._set_trouble("its process ended; restart the daemon")
+        elif self._is_loaded:
+            self._report = json.loads(raw)
+            self._set_trouble(self._report["trouble"])
+        self._list()
+
+    def _list(self) -> None:
+        names = self._report.get("interfaces", [])
+        if not self._is_loaded or names == self._listed:
+            return
+        elements = ", ".join(f'"{name}"' for name in names)
+        adding = [f"add element {TABLE} {INTERFACES} {{ {elements} }}"] if names else []
+        try:
+            self._firewall.run("\n".join([f"flush set {TABLE} {INTERFACES}", *adding]))
+            self._listed = names
+        except DoorwardError as error:  # the table was removed: it is listed again with the repair
+            self._set_trouble(f"its interfaces cannot be listed: {error}")
+
+    def _set_trouble(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            self._log.message("no-shield", f"no shield: {trouble}; the gate works without it", "warning")
+        self._trouble = trouble

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The few definitions of the kernel's interface that the shield uses, from linux/bpf.h, if_ether.h, ip.h, ipv6.h, tcp.h
+ * and udp.h: those headers need an architecture, and vmlinux.h is of one kernel and has 100,000 lines.
+ */
+#pragma once
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+
+enum {
+    BPF_MAP_TYPE_HASH = 1,
+    BPF_MAP_TYPE_ARRAY = 2,
+    BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+};
+enum { BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_HDR_START_NET = 1 };
+enum { TCX_NEXT = -1, TCX_DROP = 2 };
+enum { PACKET_HOST = 0 };
+enum { ETH_HLEN = 14, ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+enum { TCP_SYN = 0x02, TCP_ACK = 0x10 };
+
+/* The verifier translates each access, so the fields have to be at these offsets up to the last one that is used. */
+struct __sk_buff {
+    __u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;
+    __u32 ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid, data, data_end;
+};
+
+struct iphdr {
+    __u8 version_ihl, tos;
+    __be16 tot_len, id, frag_off;
+    __u8 ttl, protocol;
+    __u16 check;
+    __be32 saddr, daddr;
+};
+
+struct ipv6hdr {
+    __be32 version_class_label;
+    __be16 payload_len;
+    __u8 nexthdr, hop_limit;
+    __be32 saddr[4], daddr[4];
+};
+
+struct tcphdr {
+    __be16 source, dest;
+    __be32 seq, ack_seq;
+    __u8 doff, flags;
+    __be16 window;
+    __u16 check, urg_ptr;
+};
+
+struct udphdr {
+    __be16 source, dest, len;
+    __u16 check;
+};

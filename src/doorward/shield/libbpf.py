@@ -1,0 +1,253 @@
+"""Load shield.bpf.o through libbpf (libbpf1 1.0 or newer), by ctypes, and fill its maps."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import secrets
+import struct
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from doorward.errors import HostError
+from doorward.shield.tables import UDP_PORTS, ShieldTables, edge_bits
+
+OBJECT = Path(__file__).with_name("shield.bpf.o")  # compiled when the package is built
+COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
+SET_BYTES = 64
+MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
+DEADLINE_S = 60
+UDP_BUSY_S = 600  # how long after this host last sent from a UDP port packets to it pass
+_LIBRARY = "libbpf.so.1"
+_CONFIG = struct.Struct("<QQ9I4x")
+CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
+_MAP_LOOKUP, _LINK_CREATE, _LINK_UPDATE = 1, 28, 29
+_INGRESS, _EGRESS = 46, 47  # BPF_TCX_INGRESS, BPF_TCX_EGRESS, which libbpf 1.1 does not know
+
+
+class _TestRun(ctypes.Structure):
+    """struct bpf_test_run_opts."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_int32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+_SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
+
+
+@cache
+def _library() -> Any:
+    try:
+        library = ctypes.CDLL(_LIBRARY, use_errno=True)
+    except OSError:
+        raise HostError("no-libbpf", f"{_LIBRARY} is missing; install libbpf1 (apt install libbpf1)") from None
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    for name, result, arguments in (
+        ("libbpf_set_print", pointer, [pointer]),
+        ("bpf_object__open_file", pointer, [text, pointer]),
+        ("bpf_object__load", number, [pointer]),
+        ("bpf_object__close", None, [pointer]),
+        ("bpf_object__find_map_by_name", pointer, [pointer, text]),
+        ("bpf_object__find_program_by_name", pointer, [pointer, text]),
+        ("bpf_program__fd", number, [pointer]),
+        ("bpf_map__fd", number, [pointer]),
+        ("bpf_map__reuse_fd", number, [pointer, number]),
+        ("bpf_map__set_max_entries", number, [pointer, ctypes.c_uint32]),
+        ("bpf_map__initial_value", pointer, [pointer, ctypes.POINTER(ctypes.c_size_t)]),
+        ("bpf_map_update_elem", number, [number, text, text, ctypes.c_uint64]),
+        ("bpf_map_delete_elem", number, [number, text]),
+        ("bpf_map_lookup_elem", number, [number, text, pointer]),
+        ("bpf_map_update_batch", number, [number, text, text, ctypes.POINTER(ctypes.c_uint32), pointer]),
+        ("bpf_prog_test_run_opts", number, [number, pointer]),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    library.libbpf_set_print(None)
+    return library
+
+
+def _checked(result: int | None, what: str) -> int:
+    if result is None or result < 0:
+        number = ctypes.get_errno()
+        raise HostError("shield-not-loaded", f"{what}: {os.strerror(number)}; see doorward.toml(5), `shield`")
+    return result
+
+
+def source_sets(memory_bytes: int) -> int:
+    """Return the number of sets of sources: a power of two, at most a 64th of the memory."""
+    most = min(MAX_SOURCES_BYTES, memory_bytes // 64) // SET_BYTES
+    return 1 << max(10, most.bit_length() - 1)
+
+
+class ShieldProgram:
+    """The two programs and their maps, loaded. The kernel frees them with the last descriptor.
+
+    With `before`, sources and ports in use are those of an earlier program.
+    """
+
+    def __init__(
+        self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None, *, is_test: bool = False
+    ) -> None:
+        self.digest = tables.digest
+        is_same = before is not None and before.digest == tables.digest
+        drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
+        self.seed: bytes = before.seed if before is not None and is_same else drawn
+        library = _library()
+        self._object = _checked(library.bpf_object__open_file(str(OBJECT).encode(), None), str(OBJECT))
+        try:
+            if before is not None:
+                self._reuse(before, is_same=is_same)
+            self._load(tables, sets, is_test=is_test)
+        except BaseException:
+            self.close()
+            raise
+
+    def _reuse(self, before: ShieldProgram, *, is_same: bool) -> None:
+        for name in ("busy", "sources") if is_same else ("busy",):
+            _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
+
+    def _load(self, tables: ShieldTables, sets: int, *, is_test: bool) -> None:
+        library, bits = _library(), edge_bits(tables.edges)
+        edges, links = len(tables.edges) // 12, len(tables.links) // 8
+        sizes = {"sources": sets, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
+        for name, size in sizes.items():
+            _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
+        masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
+        settings = tables.root, tables.within_ms, tables.firsts, tables.known_only, is_test
+        config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings)
+        found = ctypes.c_size_t()
+        where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
+        if found.value != len(config):
+            raise HostError("shield-version", f"{OBJECT} is of another version; install doorward again")
+        ctypes.memmove(where, config, len(config))
+        _checked(library.bpf_object__load(self._object), "the kernel does not load the shield")
+        self.ingress = self._program("shield_ingress")
+        self.egress = self._program("shield_egress")
+        self._fill(tables, bits)
+
+    def _fill(self, tables: ShieldTables, bits: bytes) -> None:
+        for name, form, raw in (
+            ("edges", "<8s4s", tables.edges),
+            ("failure_links", "<4s4s", tables.links),
+            ("ports", "<4s4s", tables.ports),
+        ):
+            pairs = [*struct.iter_unpack(form, raw)]
+            self._put(name, b"".join(key for key, _ in pairs), b"".join(value for _, value in pairs), len(pairs))
+        words = len(bits) // 4
+        self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
+
+    def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
+        """Treat UDP ports as in use, as if this host had just sent from them."""
+        indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
+        self._put("busy", indices, struct.pack("<I", int(time.monotonic()) + 1) * len(ports), len(ports))
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        _library().bpf_object__close(self._object)
+
+    def attach(self, interface: int, *, is_ingress: bool) -> int:
+        """Attach a program to an interface by its index; return the link, a descriptor that holds it there."""
+        program, kind = (self.ingress, _INGRESS) if is_ingress else (self.egress, _EGRESS)
+        return _bpf(_LINK_CREATE, struct.pack("=4I", program, interface, kind, 0), f"attach to interface {interface}")
+
+    def replace(self, link: int, *, is_ingress: bool) -> None:
+        """Put this program in the place of the one that a link holds, between two packets."""
+        program = self.ingress if is_ingress else self.egress
+        _bpf(_LINK_UPDATE, struct.pack("=4I", link, program, 0, 0), "replace the shield")
+
+    def set_local(self, address: bytes, *, is_local: bool) -> None:
+        """Note whether an address, packed, is one of this host's."""
+        key = address if len(address) == 16 else bytes(10) + b"\xff\xff" + address
+        if is_local:
+            self._set("local", key, struct.pack("<I", 1))
+        else:
+            _library().bpf_map_delete_elem(self.map("local"), key)
+
+    def renew(self, until_ns: int, test_ms: int = 0) -> None:
+        """Set the time, on CLOCK_MONOTONIC, from which on everything passes."""
+        self._set(".bss", struct.pack("<I", 0), struct.pack("<QI4x", until_ns, test_ms))
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters since it was loaded."""
+        possible = _possible_processors()
+        values = ctypes.create_string_buffer(8 * possible)
+        found = {}
+        for index, name in enumerate(COUNTERS):
+            _library().bpf_map_lookup_elem(self.map("counters"), struct.pack("<I", index), values)
+            found[name] = sum(struct.unpack(f"<{possible}Q", values.raw))
+        return found
+
+    def run(self, frame: bytes, priority: int = 0) -> tuple[int, int]:
+        """Run the ingress program on a frame (BPF_PROG_TEST_RUN); return its verdict and the packet's priority."""
+        before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
+        struct.pack_into("=I", before, _PRIORITY_AT, priority)
+        after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun),
+            data_in=ctypes.addressof(data),
+            data_size_in=len(frame),
+            ctx_in=ctypes.addressof(before),
+            ctx_out=ctypes.addressof(after),
+            ctx_size_in=_SK_BUFF_BYTES,
+            ctx_size_out=_SK_BUFF_BYTES,
+            repeat=1,
+        )
+        _checked(_library().bpf_prog_test_run_opts(self.ingress, ctypes.byref(options)), "test run")
+        return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
+
+    def map(self, name: str) -> int:
+        """Return the descriptor of a map."""
+        return int(_library().bpf_map__fd(self._map(name)))
+
+    def _map(self, name: str) -> int:
+        return _checked(_library().bpf_object__find_map_by_name(self._object, name.encode()), name)
+
+    def _program(self, name: str) -> int:
+        library = _library()
+        return _checked(
+            library.bpf_program__fd(library.bpf_object__find_program_by_name(self._object, name.encode())), name
+        )
+
+    def _set(self, name: str, key: bytes, value: bytes) -> None:
+        _checked(_library().bpf_map_update_elem(self.map(name), key, value, 0), name)
+
+    def _put(self, name: str, keys: bytes, values: bytes, count: int) -> None:
+        if count:
+            size = ctypes.c_uint32(count)
+            _checked(_library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
+
+
+def _bpf(command: int, attributes: bytes, what: str) -> int:
+    call = CALLS.get(platform.machine())
+    if call is None:
+        raise HostError("shield-not-loaded", f"{what}: the number of bpf(2) on {platform.machine()} is not known")
+    raw = ctypes.create_string_buffer(attributes, 128)
+    return _checked(int(ctypes.CDLL(None, use_errno=True).syscall(call, command, raw, len(raw))), what)
+
+
+def _possible_processors() -> int:
+    """Return how many values a per-processor map has for a key."""
+    with suppress(OSError, ValueError):
+        last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1].split("-")[-1]
+        return int(last) + 1
+    return os.cpu_count() or 1

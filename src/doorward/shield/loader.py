@@ -1,0 +1,254 @@
+"""The process that loads the shield, attaches it to the interfaces and notes this host's addresses for it.
+
+It has rights that the daemon has not (CAP_BPF, CAP_PERFMON), so it compiles nothing, reads no configuration, and takes
+three requests: tables in a fixed form, a renewal, the end. Programs and maps are its own, unpinned: they are gone with
+it, and it ends with the daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from doorward.errors import DoorwardError, HostError, MalformedError
+from doorward.kernel import netlink, privileges
+from doorward.kernel.child_process import STANDARD, close_descriptors_except
+from doorward.kernel.forwarding import is_forwarding
+from doorward.kernel.interfaces import InterfaceMonitor
+from doorward.kernel.sock_diag import sockets
+from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
+from doorward.shield.tables import ShieldTables, parse_tables
+
+NAME = "doorward-shield"  # ps(1) shows it
+LOAD, RENEW, END = b"load", b"renew", b"end"
+REPORT_BYTES = 1 << 16
+_MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
+_TROUBLE_LENGTH = 500
+_NAME = re.compile(r"[A-Za-z0-9._@+-]+")  # of an interface, in a command for nft; the kernel allows more
+_MAX_FORM_BYTES = 256 << 20
+_RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
+_DEVICES = Path("/sys/class/net")
+_UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream")
+_ETHERNET = "1"  # ARPHRD_ETHER
+_XFRM, _GET_POLICY = 6, 21  # NETLINK_XFRM, XFRM_MSG_GETPOLICY
+_GET_OBJECT, _OBJECT_TYPE = 10 << 8 | 19, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE
+_UNSEEN = 3, 7, 9  # NFT_OBJECT_CT_HELPER, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_CT_EXPECT
+
+
+def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
+    """Answer the daemon until it ends."""
+    close_descriptors_except([daemon.fileno(), *STANDARD])
+    privileges.drop_privileges(identity, _RIGHTS)
+    privileges.exit_with_parent(signal.SIGKILL)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    loader = ShieldLoader(source_sets(memory))
+    while True:
+        readable = select.select([daemon.fileno(), loader.monitor.fileno()], [], [])[0]
+        if daemon.fileno() not in readable:
+            loader.follow_host()
+            with suppress(BlockingIOError):  # the daemon has reports to read
+                daemon.send(json.dumps(loader.as_dict()).encode(), socket.MSG_DONTWAIT)
+            continue
+        request, descriptors, _, _ = socket.recv_fds(daemon, 16, 1)
+        if not request:
+            return
+        loader.answer(request, descriptors)
+        daemon.send(json.dumps(loader.as_dict()).encode())
+
+
+class ShieldLoader:
+    """The shield that is loaded, if one is. `trouble` is why none is, or where it is not attached."""
+
+    def __init__(self, sets: int) -> None:
+        self.monitor = InterfaceMonitor()
+        self.trouble = ""
+        self._sets = sets
+        self._tables: ShieldTables | None = None
+        self._is_new = False  # they are not loaded yet
+        self._program: ShieldProgram | None = None
+        self._links: dict[tuple[int, bool], int] = {}  # by interface and direction
+        self._interfaces: dict[int, str] = {}  # with the ingress program
+        self._addresses: frozenset[bytes] = frozenset()
+
+    def answer(self, request: bytes, descriptors: list[int]) -> None:
+        """Do what the daemon requests; a failure is in `trouble`, and then no shield is loaded."""
+        try:
+            if request == LOAD and len(descriptors) == 1:
+                self._tables, self._is_new = parse_tables(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)), True
+            elif request == END:
+                self._tables = None
+                self._end()
+            elif request != RENEW:
+                raise MalformedError("shield-request", "shield: an unknown request")
+            self._refresh()
+        except (DoorwardError, OSError) as error:
+            self._end()
+            self.trouble = str(error)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def follow_host(self) -> None:
+        """Attach to new interfaces, and note new addresses."""
+        try:
+            if self.monitor.changed() and self._program is not None:
+                self._note_addresses(self._program)
+                self._attach(self._program)
+        except (DoorwardError, OSError) as error:
+            self._end()
+            self.trouble = str(error)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report to the daemon."""
+        return {
+            "interfaces": sorted(self._interfaces.values()),
+            "counters": {} if self._program is None else self._program.counters(),
+            "trouble": self.trouble[:_TROUBLE_LENGTH],
+        }
+
+    def _refresh(self) -> None:
+        """Load, attach and renew what is to be loaded; end it where it would drop what the gate accepts."""
+        self.trouble = ""
+        if self._tables is None:
+            return
+        if obstacle := _obstacle():
+            self._end()
+            self.trouble = obstacle
+            return
+        program, before = self._program, None
+        if program is None or self._is_new:
+            before = program
+            program = self._program = self._made(self._tables, before)
+            self._is_new = False
+        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000)
+        for key, link in list(self._links.items()):
+            try:
+                program.replace(link, is_ingress=key[1])
+            except HostError:  # another program detached it, and what was sent since is not known
+                os.close(self._links.pop(key))
+                program.expect_answers()
+        if before is not None:
+            before.close()
+        if is_forwarding(4) or is_forwarding(6):
+            program.expect_answers()  # of hosts behind this one, which may send nothing for as long as they receive
+        else:
+            program.expect_answers(_udp_ports())
+        self._attach(program)
+        if not self._interfaces:
+            self.trouble = "no watched interface is one it can attach to"
+
+    def _made(self, tables: ShieldTables, before: ShieldProgram | None) -> ShieldProgram:
+        """Load a program; the one before is still attached, and sources of the same automaton are kept."""
+        program = ShieldProgram(tables, self._sets, before)
+        if before is None:
+            program.expect_answers()
+        self._addresses = frozenset()
+        self._note_addresses(program)
+        return program
+
+    def _note_addresses(self, program: ShieldProgram) -> None:
+        found = self.monitor.local_addresses().addresses
+        for address in self._addresses - found:
+            program.set_local(address, is_local=False)
+        for address in found - self._addresses:
+            program.set_local(address, is_local=True)
+        self._addresses = found
+
+    def _attach(self, program: ShieldProgram) -> None:
+        """Attach to the interfaces that have none yet, first the program that notes what this host sends."""
+        present = {index: name for index, name in socket.if_nameindex() if name != "lo"}
+        for key in [key for key in self._links if key[0] not in present]:
+            os.close(self._links.pop(key))
+        fitting = [index for index, name in present.items() if self._is_watched(name) and _can_shield(name)]
+        shielded = {index: present[index] for index in sorted(fitting)[:_MAX_ATTACHED]}
+        for key in [key for key in self._links if key[1] and key[0] not in shielded]:
+            os.close(self._links.pop(key))
+        for index in present:
+            self._link(program, index, is_ingress=False)
+        for index in shielded:
+            self._link(program, index, is_ingress=True)
+        self._interfaces = shielded
+
+    def _link(self, program: ShieldProgram, index: int, *, is_ingress: bool) -> None:
+        if (index, is_ingress) not in self._links:
+            self._links[index, is_ingress] = program.attach(index, is_ingress=is_ingress)
+
+    def _is_watched(self, name: str) -> bool:
+        patterns = self._tables.interfaces if self._tables is not None else ()
+        return not patterns or any(
+            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
+        )
+
+    def _end(self) -> None:
+        """Detach, and free everything."""
+        while self._links:
+            os.close(self._links.popitem()[1])
+        if self._program is not None:
+            self._program.close()
+        self._program, self._interfaces = None, {}
+
+
+def _udp_ports() -> frozenset[int]:
+    """Return the ports of this host's UDP sockets: one may be sent to for long after it last sent."""
+    bodies = [
+        body for family in (socket.AF_INET, socket.AF_INET6) for body in sockets(family, socket.IPPROTO_UDP, 0xFFF)
+    ]
+    return frozenset(struct.unpack_from("!H", body, 4)[0] for body in bodies if len(body) >= 6)
+
+
+def _can_shield(name: str) -> bool:
+    """Return whether packets have an Ethernet header there, and go to no other interface but tagged ones (VLANs)."""
+    device = _DEVICES / name
+    if not _NAME.fullmatch(name):
+        return False
+    try:
+        uppers = [path.name.removeprefix("upper_") for path in device.glob("upper_*")]
+        is_ethernet = (device / "type").read_text().strip() == _ETHERNET
+        return is_ethernet and all("DEVTYPE=vlan" in (_DEVICES / upper / "uevent").read_text() for upper in uppers)
+    except OSError:  # it is gone
+        return False
+
+
+def _obstacle() -> str:
+    """Return what makes the shield drop packets that the gate accepts, or ""."""
+    for uevent in _DEVICES.glob("*/uevent"):
+        with suppress(OSError):
+            if "DEVTYPE=vrf" in uevent.read_text():
+                return "there is a VRF, and which addresses are local depends on it"
+    if _has_replies(_XFRM, netlink.message(_GET_POLICY, netlink.REQUEST | netlink.DUMP, bytes(64))):
+        return "there are IPsec policies, and it cannot see which packets answer those in a tunnel"
+    request = netlink.message(_GET_OBJECT, netlink.REQUEST | netlink.DUMP, netlink.FAMILY_HEADER.pack(0, 0, 0))
+    if _has_replies(netlink.NETFILTER, request, _is_unseen):
+        return "nftables has conntrack helpers, timeouts or expectations, and it cannot see which packets they let in"
+    with suppress(OSError, ValueError):  # no conntrack
+        if int(_UDP_TIMEOUT.read_text()) > UDP_BUSY_S:
+            return f"{_UDP_TIMEOUT} is more than {UDP_BUSY_S} s, and it would drop answers that come so late"
+    return ""
+
+
+def _is_unseen(reply: netlink.NetlinkMessage) -> bool:
+    kind = netlink.family_attributes(reply.body).get(_OBJECT_TYPE)
+    return kind is not None and struct.unpack("!I", kind)[0] in _UNSEEN
+
+
+def _has_replies(family: int, request: bytes, is_one: object = None) -> bool:
+    """Return whether the kernel lists anything (that is one); a kernel without that family has nothing."""
+    try:
+        with netlink.open_socket(family, "what the shield cannot see") as sock:
+            replies = list(netlink.dump(sock, request))
+    except HostError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+            return False
+        raise
+    return any(is_one(reply) if callable(is_one) else True for reply in replies)

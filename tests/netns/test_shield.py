@@ -1,0 +1,352 @@
+"""The shield with real packets: it drops what the gate drops, opens nothing, and can go at any time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorward.config.schema import Gate, Mode
+from doorward.core.automaton import compile_doors
+from doorward.lab.namespace import NamespaceHost
+from doorward.lab.topology import Lab
+from doorward.model import Door, Packet, Port
+from doorward.shield import tables
+from doorward.shield.libbpf import ShieldProgram
+from tests.support import routed, shields
+from tests.support.daemon import SILENCE_S, RunningDaemon, Visitors, running_daemon, until
+from tests.support.frames import FrameSender
+from tests.support.service_user import children_of
+
+pytestmark = pytest.mark.netns("nft", "knock")
+
+CONFIG = """
+[gate]
+mode = "stealth"
+shield = "on"
+public = ["80/tcp"]
+[doors.ssh]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["22/tcp"]
+"""
+ROUTER_CONFIG = """
+[gate]
+mode = "stealth"
+shield = "on"
+interfaces = ["client", "stranger"]
+[doors.inside]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = ["198.51.100.2:22/tcp", "2222/tcp -> 198.51.100.2:22", "3000-3001/tcp"]
+[doors.once]
+knock = ["7101/tcp", "7102/udp"]
+opens = ["22/tcp"]
+once = true
+"""
+KNOCK = ("7001", "7002:udp", "7003")
+KNOCK_PORTS = [Port.parse(text) for text in ("7001/tcp", "7002/udp", "7003/tcp")]
+SO_PRIORITY = 12
+
+
+@pytest.fixture
+def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
+    shields.compiled()
+    direct_lab.server.start_greeter(22)
+    direct_lab.server.start_greeter(80)
+    with running_daemon(direct_lab.server, tmp_path, CONFIG) as running:
+        yield running
+
+
+@pytest.fixture
+def visitors(direct_lab: Lab) -> Visitors:
+    return Visitors(direct_lab)
+
+
+def shield(daemon: RunningDaemon) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.ask("status")["shield"]
+    return found
+
+
+def attached(daemon: RunningDaemon) -> list[str]:
+    """Wait until the shield is attached, and return where; the test is skipped where this kernel cannot."""
+    until(lambda: shield(daemon)["interfaces"] or shield(daemon)["trouble"], lambda: daemon.lines)
+    if trouble := shield(daemon)["trouble"]:
+        shields.cannot_load(trouble)
+    interfaces: list[str] = shield(daemon)["interfaces"]
+    assert {daemon.host.call(shields.programs_at, name) for name in interfaces} == {2}
+    return interfaces
+
+
+def listed(daemon: RunningDaemon) -> str:
+    return daemon.host.run(["nft", "list", "set", "inet", "doorward", "shielded"]).stdout
+
+
+def loader_of(daemon: RunningDaemon) -> int:
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children_of(daemon.process.pid)}
+    [pid] = [pid for pid, name in names.items() if name == "doorward-shield"]
+    return pid
+
+
+def attachments(daemon: RunningDaemon) -> int:
+    return daemon.host.call(shields.programs_at, daemon.host.interface)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_knock_succeeds_through_the_shield(daemon: RunningDaemon, visitors: Visitors, version: int) -> None:
+    assert attached(daemon) == [daemon.host.interface]
+    guest, stranger = visitors.fresh(version), visitors.fresh(version)
+    assert not guest.gets_in()
+    guest.knock_and_connect(*KNOCK).close()
+    daemon.event("opened", address=str(guest), by="knock")
+    assert not stranger.gets_in()
+    assert stranger.gets_in(80)
+    assert daemon.host.interface in listed(daemon)
+
+
+def test_gate_sees_no_packet_of_a_scan(daemon: RunningDaemon, visitors: Visitors, direct_lab: Lab) -> None:
+    attached(daemon)
+    source = visitors.fresh(4).source
+    before = daemon.counters()
+    with closing(FrameSender(direct_lab.client, direct_lab.server)) as frames:
+        for number in range(2000, 2030):
+            frames.send(Packet(source.packed, Port.parse(f"{number}/tcp"), 2))
+    assert not visitors.fresh(4).gets_in(2000)
+    assert daemon.counters() == before
+
+
+def test_wrong_packet_between_resets(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    guest = visitors.fresh(4)
+    guest.knock("7001", "7002:udp", "9", "7003")
+    assert not guest.gets_in()
+
+
+def test_priority_of_a_local_program_opens_nothing(daemon: RunningDaemon, direct_lab: Lab) -> None:
+    """Not even with the token; `test_token_of_others_is_cleared` has the other interfaces."""
+    attached(daemon)
+    text = daemon.host.run(["nft", "list", "chain", "inet", "doorward", "prerouting"]).stdout
+    [rule] = [line for line in text.splitlines() if "goto shielded" in line]
+    assert rule.strip().startswith("iifname @shielded ")
+    major, minor = (int(part, 16) for part in rule.split("== ")[1].split()[0].split(":"))
+    with closing(daemon.host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as local:
+        final = struct.pack("=I", major << 16 | minor | 4)  # the state after the third packet
+        local.setsockopt(socket.SOL_SOCKET, SO_PRIORITY, final)
+        local.sendto(b"", (str(direct_lab.server.ipv4), 7003))
+    time.sleep(SILENCE_S)
+    assert daemon.elements() == {}
+    assert daemon.counters()["knocked"] == 0
+
+
+def test_banned_source_opens_nothing(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    guest = visitors.fresh(4)
+    daemon.run("ban", guest.source)
+    guest.knock(*KNOCK)
+    assert not guest.gets_in()
+    assert guest.element() not in daemon.elements()
+
+
+def test_answers_to_the_host_pass(daemon: RunningDaemon, direct_lab: Lab) -> None:
+    """Also those to a port that it did not use before the shield was attached."""
+    attached(daemon)
+    with (
+        closing(direct_lab.client.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as there,
+        closing(daemon.host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as here,
+    ):
+        there.bind((str(direct_lab.client.ipv4), 5353))
+        here.settimeout(5)
+        here.sendto(b"question", (str(direct_lab.client.ipv4), 5353))
+        _, source = there.recvfrom(100)
+        there.sendto(b"answer", source)
+        assert here.recv(100) == b"answer"
+
+
+def test_reload_keeps_a_knock_in_progress(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    guest = visitors.fresh(4)
+    guest.knock(*KNOCK[:2])
+    daemon.reload(CONFIG.replace('"80/tcp"', '"80/tcp", "81/tcp"'))
+    guest.knock(KNOCK[2])
+    assert guest.gets_in()
+
+
+def test_reload_turns_it_off_and_on(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    daemon.reload(CONFIG.replace('shield = "on"', 'shield = "off"'))
+    until(lambda: attachments(daemon) == 0)
+    assert daemon.ask("status")["shield"] is None
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+    daemon.reload(CONFIG)
+    assert attached(daemon) == [daemon.host.interface]
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+def test_killed_daemon_takes_the_shield_away(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    daemon.end(signal.SIGKILL)
+    until(lambda: attachments(daemon) == 0)
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+def test_killed_loader_leaves_the_gate(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    os.kill(loader_of(daemon), signal.SIGKILL)
+    daemon.message("its process ended")
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+    assert "its process ended" in daemon.run("status").stdout
+
+
+@pytest.mark.netns("bpftool")
+def test_detached_link_comes_back(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    infos = [path.read_text() for path in Path(f"/proc/{loader_of(daemon)}/fdinfo").iterdir()]
+    links = [line.split()[1] for info in infos for line in info.splitlines() if line.startswith("link_id:")]
+    for link in links:
+        daemon.host.run(["bpftool", "link", "detach", "id", link])
+    assert attachments(daemon) == 0
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+    daemon.reload(CONFIG + "\n")
+    until(lambda: attachments(daemon) == 2, lambda: (attachments(daemon), shield(daemon)))
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+def test_restored_table_lists_the_interfaces_again(daemon: RunningDaemon, visitors: Visitors) -> None:
+    [interface] = attached(daemon)
+    daemon.host.run(["nft", "flush", "ruleset"])
+    daemon.message("restored after")
+    until(lambda: interface in listed(daemon))
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+def test_off_takes_the_shield_away(daemon: RunningDaemon) -> None:
+    attached(daemon)
+    daemon.run("off")
+    assert attachments(daemon) == 0
+
+
+def test_new_interface_is_shielded(daemon: RunningDaemon) -> None:
+    attached(daemon)
+    daemon.host.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
+    daemon.host.ip("link", "add", "br0", "type", "bridge")
+    daemon.host.ip("link", "set", "new1", "master", "br0")
+    wanted = sorted(["br0", daemon.host.interface, "new0"])  # not a port of the bridge: it would count packets twice
+    until(lambda: shield(daemon)["interfaces"] == wanted, lambda: shield(daemon))
+    until(lambda: "new0" in listed(daemon))
+
+
+def test_gate_that_it_does_not_fit_works_without(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    daemon.reload(CONFIG.replace('mode = "stealth"', 'mode = "guard"'))
+    until(lambda: attachments(daemon) == 0)
+    assert "works in mode" in shield(daemon)["trouble"]
+    assert "works in mode" in daemon.run("status").stdout
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+def test_trial_that_is_taken_back_brings_it_back(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    new = daemon.folder / "new.toml"
+    new.write_text(CONFIG.replace("stealth", "guard"))
+    daemon.run("apply", new, "--trial", "1s")
+    until(lambda: attachments(daemon) == 0)
+    daemon.message("the previous gate is being restored")
+    until(lambda: attachments(daemon) == 2)
+    until(lambda: daemon.host.interface in listed(daemon))
+    visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+def test_what_it_cannot_see_ends_it(daemon: RunningDaemon, visitors: Visitors) -> None:
+    attached(daemon)
+    timeout, policy = "net.netfilter.nf_conntrack_udp_timeout_stream=", "src 192.0.2.0/24 dst 198.51.100.2 dir in"
+    for command, undo, reason in (
+        ("ip link add vrf0 type vrf table 10", "ip link delete vrf0", "VRF"),
+        (f"ip xfrm policy add {policy} tmpl proto esp mode tunnel", f"ip xfrm policy delete {policy}", "IPsec"),
+        (f"sysctl -w {timeout}601", f"sysctl -w {timeout}120", "timeout_stream"),
+        ('nft add table ip t { ct helper h { type "ftp" protocol tcp; }; }', "nft delete table ip t", "helpers"),
+        (
+            "nft add table ip t { ct timeout u { protocol udp; policy = { replied : 900 }; }; }",
+            "nft delete table ip t",
+            "timeouts",
+        ),
+    ):
+        if daemon.host.run(command.split(), check=False).returncode:
+            continue  # this kernel has no such thing
+        daemon.reload(CONFIG + "\n")
+        until(lambda reason=reason: reason in shield(daemon)["trouble"], lambda: shield(daemon))  # type: ignore[misc]
+        assert attachments(daemon) == 0
+        visitors.fresh(4).knock_and_connect(*KNOCK).close()
+        daemon.host.run(undo.split())
+        daemon.reload(CONFIG)
+        attached(daemon)
+
+
+def test_without_rights_the_gate_works(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
+    """As in a unit without CAP_BPF: the loader has what the daemon has."""
+    shields.compiled()
+    direct_lab.server.start_greeter(22)
+    running = RunningDaemon(direct_lab.server, tmp_path, CONFIG)
+    running.wrapper = ("setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin")
+    try:
+        running.start()
+        until(lambda: shield(running)["trouble"])
+        visitors.fresh(4).knock_and_connect(*KNOCK).close()
+    finally:
+        running.close()
+
+
+def test_deadline_lets_everything_pass(direct_lab: Lab) -> None:
+    """As behind a daemon that hangs; the gate, which is not loaded here, would still judge each packet."""
+    shields.compiled()
+    automaton = compile_doors([Door("ssh", tuple(KNOCK_PORTS), (Port.parse("22/tcp"),))])
+    made = tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
+    server = direct_lab.server
+
+    def load() -> tuple[ShieldProgram, int]:
+        program = ShieldProgram(made, 1 << 10)
+        program.set_local(server.ipv4.packed, is_local=True)
+        return program, program.attach(socket.if_nametoindex(server.interface), is_ingress=True)
+
+    program, link = server.call(load)
+    try:
+        program.renew(time.monotonic_ns() + 10**12)
+        assert answer(direct_lab.client, str(server.ipv4)) == "silent"
+        program.renew(time.monotonic_ns() - 10**9)  # its clock is coarse
+        assert answer(direct_lab.client, str(server.ipv4)) == "refused"
+    finally:
+        os.close(link)
+        program.close()
+
+
+def test_router_opens_what_is_behind_it(lab: Lab, tmp_path: Path) -> None:
+    """Also a range, and a door for one connection."""
+    shields.compiled()
+    lab.server.start_greeter(22)
+    for port in (22, 3001):
+        lab.router.start_greeter(port)
+    with running_daemon(lab.router, tmp_path, ROUTER_CONFIG) as daemon:
+        assert attached(daemon) == ["client", "stranger"]
+        opened = [(routed.BEHIND[4], 22), (routed.ROUTER[4], 2222), (routed.ROUTER[4], 3001)]
+        routed.knock(lab.client, routed.ROUTER[4], "7001", "7002/udp", "7003")
+        daemon.event("opened", door="inside")
+        assert all(routed.gets_in(lab.client, *to) for to in opened)
+        assert not any(routed.gets_in(lab.stranger, *to) for to in opened[:2])
+        routed.knock(lab.client, routed.ROUTER[4], "7101", "7102/udp")
+        assert [routed.gets_in(lab.client, routed.ROUTER[4]) for _ in range(2)] == [True, False]
+
+
+def answer(client: NamespaceHost, address: str) -> str:
+    """Say what a connection to a port without a listener meets."""
+    try:
+        client.call(socket.create_connection, (address, 9), SILENCE_S).close()
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "silent"
+    return "open"

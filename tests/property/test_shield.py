@@ -1,0 +1,252 @@
+"""The shield in the kernel against the tracker, packet by packet, on one clock (BPF_PROG_TEST_RUN)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doorward.config.schema import Gate, Mode, Shield, WrongPort
+from doorward.config.toml import parse
+from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.tracker import Tracker
+from doorward.errors import HostError, MalformedError
+from doorward.model import Door, FlagFilter, Packet, Port
+from doorward.shield import tables
+from doorward.shield.libbpf import ShieldProgram
+from tests.support import shields
+from tests.support.effort import EFFORT
+
+PASS, DROP = -1, 2
+PORTS = [Port.parse(f"{1000 + n}/{'tcp' if n % 3 else 'udp'}") for n in range(5)]
+SSH, WEB, DHCP = Port.parse("22/tcp"), Port.parse("80/tcp"), Port.parse("68/udp")
+OTHERS = [Port.parse("7/tcp"), SSH, WEB, DHCP]
+SOURCES = [
+    ip_address(text).packed for text in ("10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+]
+KEY = b"key"
+
+sequences = st.lists(st.sampled_from(PORTS), min_size=1, max_size=5).map(tuple)
+doors = st.lists(sequences, min_size=1, max_size=8, unique=True).map(
+    lambda knocks: [Door(f"d{n}", knock, (SSH,)) for n, knock in enumerate(knocks)]
+)
+pauses_ms = st.sampled_from([0, 0, 0, 1, 5, 20, 49, 50, 51, 300, 1950, 2000, 14_999, 15_000, 16_000])
+packets = st.tuples(st.sampled_from(SOURCES), st.sampled_from(PORTS * 4 + OTHERS))
+bursts = st.tuples(pauses_ms, packets, st.sampled_from([1] * 12 + [2, 3, 45]))
+follows = st.tuples(st.just(0), st.tuples(st.sampled_from(SOURCES), st.integers(0, 7)), st.just(0))
+
+
+def tables_of(gate: Gate, automaton: Automaton) -> tables.ShieldTables:
+    made = tables.compile_tables(gate, automaton, KEY)
+    assert tables.parse_tables(made.pack()) == made
+    return made
+
+
+@contextmanager
+def loaded(made: tables.ShieldTables, sets: int = 1 << 10) -> Iterator[ShieldProgram]:
+    shields.compiled()
+    try:
+        program = ShieldProgram(made, sets, is_test=True)
+    except HostError as error:
+        shields.cannot_load(str(error))
+    try:
+        for address in shields.SERVER.values():
+            program.set_local(address, is_local=True)
+        yield program
+    finally:
+        program.close()
+
+
+@settings(max_examples=15 * EFFORT)
+@given(
+    doors,
+    st.sampled_from(WrongPort),
+    st.lists(st.one_of(bursts, bursts, follows), min_size=200, max_size=400),
+)
+def test_shield_and_tracker_complete_the_same_knocks(
+    given_doors: Sequence[Door], wrong_port: WrongPort, steps: Sequence[tuple[int, tuple[bytes, Port | int], int]]
+) -> None:
+    known = wrong_port is WrongPort.KNOWN
+    automaton = compile_doors(given_doors, public=[WEB], known_only=known)
+    gate = Gate(mode=Mode.STEALTH, shield=Shield.ON, wrong_port=wrong_port)
+    made, tracker = tables_of(gate, automaton), Tracker(automaton, 1 << 16)
+    now_ms, sent = 100_000, 0
+    with loaded(made) as program:
+        for pause_ms, (source, what), times in steps:
+            now_ms += pause_ms
+            program.renew(0, now_ms)
+            ports = given_doors[what % len(given_doors)].knock if isinstance(what, int) else [what] * times
+            for port in ports:
+                verdict, priority = program.run(shields.frame(source, port))
+                sent += 1
+                now_s = now_ms / 1000 + sent * 1e-9  # no ties: floats are not exact
+                moves = tracker.transitions(Packet(source, port, 2, None, local=True), now_s)
+                opened = [move.state for move in moves if move.opened]
+                state = priority & made.state_mask if priority else None
+                assert ([] if state is None else [state]) == opened
+                passes = opened or port in (SSH, WEB, DHCP)
+                assert verdict == (PASS if passes else DROP)
+                assert priority in (0, made.token | (state or 0))
+
+
+EVERYTHING = """
+[gate]
+mode = "stealth"
+shield = "on"
+public = ["80/tcp", "90-92/tcp"]
+[signed]
+port = "62201/udp"
+browser = true
+[fwknop]
+port = "62202/udp"
+[fwknop.stanzas.alice]
+doors = ["ssh"]
+[doors.ssh]
+knock = ["1000/udp", "1001/tcp", "1002/tcp"]
+opens = ["22/tcp"]
+once = true
+[doors.mosh]
+opens = ["60000-60010/udp", "2222/tcp -> 10.7.0.2:22", "2223/udp -> 10.7.0.2:53", "10.7.0.3:25/tcp"]
+"""
+
+
+@pytest.mark.parametrize(
+    "text", ["22/tcp", "80/tcp", "91/tcp", "2222/tcp", "2223/udp", "60005/udp", "62201/udp", "62202/udp"]
+)
+def test_ports_that_the_gate_opens_or_reads_pass(text: str) -> None:
+    """Those for one connection, of ranges, forwarded, and for signed knocks of any form; they reset no knock."""
+    port = Port.parse(text)
+    with loaded(everything()) as program:
+        program.renew(0, 1000)
+        for knock in PORTS[:2]:
+            assert program.run(shields.frame(SOURCES[0], knock)) == (DROP, 0)
+            assert program.run(shields.frame(SOURCES[0], port)) == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[0], PORTS[2]))[1] != 0
+
+
+def test_host_behind_this_one_is_left_to_the_gate() -> None:
+    """What is for its address passes; its port at this host's own address is any other port, and resets a knock."""
+    behind, inner = Port.parse("25/tcp"), ip_address("10.7.0.3").packed
+    with loaded(everything()) as program:
+        program.renew(0, 1000)
+        for own, is_complete in ((False, True), (True, False)):
+            for knock in PORTS[:2]:
+                program.run(shields.frame(SOURCES[0], knock))
+            to = None if own else inner
+            assert program.run(shields.frame(SOURCES[0], behind, destination=to)) == (DROP if own else PASS, 0)
+            assert bool(program.run(shields.frame(SOURCES[0], PORTS[2]))[1]) == is_complete
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes", "reason"),
+    [
+        (Gate(mode=Mode.GUARD), {}, "works in mode"),
+        (Gate(mode=Mode.STEALTH), {"knock": ()}, "no door has a port sequence"),
+        (Gate(mode=Mode.STEALTH), {"flags": FlagFilter.parse(("fin",))}, "`flags`"),
+        (Gate(mode=Mode.STEALTH), {"target": ip_address("10.7.0.2")}, "`target`"),
+        (Gate(mode=Mode.STEALTH), {}, ""),
+    ],
+)
+def test_gates_that_it_does_not_fit(gate: Gate, changes: dict[str, Any], reason: str) -> None:
+    door = Door("ssh", tuple(PORTS[:3]), (SSH,))._replace(**changes)
+    found = tables.unsupported(gate, compile_doors([door]))
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_gate_of_several_machines_does_not_fit() -> None:
+    doors = [Door("ssh", tuple(PORTS[:3]), (SSH,)), Door("web", tuple(PORTS[:3]), (WEB,), within_ms=3000)]
+    assert "`within`" in tables.unsupported(Gate(mode=Mode.STEALTH), compile_doors(doors))
+
+
+def everything() -> tables.ShieldTables:
+    configuration = parse(EVERYTHING, "test")
+    public = (*configuration.gate.public, *configuration.signed_ports)
+    automaton = compile_doors(configuration.doors, public=public)
+    assert tables.unsupported(configuration.gate, automaton) == ""
+    return tables_of(configuration.gate, automaton)
+
+
+def compiled(*knock: Port) -> tables.ShieldTables:
+    return tables_of(Gate(mode=Mode.STEALTH), compile_doors([Door("ssh", knock, (SSH,))], public=[WEB]))
+
+
+def test_token_of_others_is_cleared() -> None:
+    """Also on packets that pass: public ports, fragments, other protocols."""
+    made = compiled(*PORTS[:3])
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        for port in (WEB, SSH, PORTS[2], DHCP):
+            _, priority = program.run(shields.frame(SOURCES[0], port), made.token | 4)
+            assert priority == 0
+        assert program.run(shields.frame(SOURCES[0], WEB), 6) == (PASS, 6)  # other priorities are others' own
+
+
+def test_sources_are_forgotten_only_near_the_start() -> None:
+    """A full table: sources one packet in give way, a source two packets in and one over the rate do not."""
+    made = compiled(*PORTS[:3])
+    first, second, third = PORTS[:3]
+    with loaded(made, sets=1) as program:
+        program.renew(0, 1000)
+        ahead, limited = (ip_address(text).packed for text in ("10.9.0.1", "10.9.0.2"))
+        for port in (first, second):
+            program.run(shields.frame(ahead, port))
+        for _ in range(41):
+            program.run(shields.frame(limited, first))
+        for number in range(200):
+            program.run(shields.frame(ip_address(f"10.8.0.{number}").packed, first))
+        counters = program.counters()
+        assert counters["evicted"] > 100
+        assert program.run(shields.frame(limited, first)) == (DROP, 0)
+        assert program.counters()["throttled"] == counters["throttled"] + 1
+        assert program.run(shields.frame(ahead, third)) == (PASS, made.token | 4)
+
+
+def test_packets_to_a_port_in_use_pass_and_count() -> None:
+    udp, other = PORTS[0], PORTS[3]
+    made = compiled(udp, PORTS[1])
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        program.expect_answers([udp.number])
+        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
+        assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame[:14] + b"\x46" + frame[15:],  # a header with options
+        lambda frame: frame[:20] + b"\x20\x00" + frame[22:],  # a first fragment
+        lambda frame: frame[:20] + b"\x00\x01" + frame[22:],  # a later one
+        lambda frame: frame[:16] + b"\x00\x14" + frame[18:],  # the ports are behind the packet's end
+        lambda frame: frame[:16] + b"\x04\x00" + frame[18:],  # longer than the frame
+        lambda frame: frame[:16] + b"\x00\x00" + frame[18:],  # no length
+        lambda frame: frame[:23] + b"\x84" + frame[24:],  # SCTP
+        lambda frame: frame[:-6],  # cut short
+        lambda frame: b"\2" * 6 + frame[6:],  # to another host's Ethernet address
+        lambda frame: frame[:12] + b"\x81\x00\x00\x05" + frame[12:],  # tagged
+        lambda frame: frame[:30] + b"\xc6\x33\x64\x03" + frame[34:],  # to another host's IP address
+    ],
+)
+def test_what_the_gate_may_read_otherwise_passes(change: Callable[[bytes], bytes]) -> None:
+    made = compiled(PORTS[1], PORTS[2])
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        assert program.run(change(shields.frame(SOURCES[0], PORTS[1]))) == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[0], PORTS[2])) == (DROP, 0)  # it did not count
+        assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (DROP, 0)
+        assert program.run(shields.frame(SOURCES[0], PORTS[2]))[0] == PASS
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_form_or_malformed(raw: bytes) -> None:
+    form = compiled(*PORTS[:3]).pack()
+    for some in (raw, form[:-1], form + raw + b"x", raw + form[len(raw) :]):
+        with suppress(MalformedError):
+            assert tables.parse_tables(some).pack() == some

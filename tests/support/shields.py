@@ -1,0 +1,70 @@
+"""The shield's object, compiled where clang is, and frames for it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import socket
+import struct
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from doorward.model import Port, Protocol
+from doorward.shield import libbpf
+from tests.conftest import unavailable
+
+SOURCE = Path(libbpf.__file__).with_name("shield.bpf.c")
+SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").packed}
+TCX = 6, 6  # the first kernel that has it
+_PROG_QUERY = 16  # of bpf(2)
+_ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
+
+
+@cache
+def compiled() -> Path:
+    """Compile the object as the package build does; skip the test where that is not possible."""
+    try:
+        from hatch_build import compile_shield
+    except ImportError:
+        unavailable("hatchling is not installed")
+    if not compile_shield(SOURCE.parent):
+        unavailable("clang or libbpf-dev is not installed")
+    return SOURCE.with_name("shield.bpf.o")
+
+
+def cannot_load(reason: str) -> NoReturn:
+    """Skip this test where the kernel has no tcx; elsewhere the shield loads."""
+    version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    (unavailable if version >= TCX else pytest.skip)(reason)
+
+
+def frame(source: bytes, port: Port, flags: int = 2, destination: bytes | None = None) -> bytes:
+    version = 4 if len(source) == 4 else 6
+    to = destination or SERVER[version]
+    if port.protocol is Protocol.TCP:
+        inside = struct.pack("!HHIIBBHHH", 1234, port.number, 1, 0, 0x50, flags, 100, 0, 0)
+    else:
+        inside = struct.pack("!HHHH", 1234, port.number, 8, 0)
+    if version == 4:
+        size = 20 + len(inside)
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, size, 0, 0, 64, port.protocol, 0, source, to)
+        return _ETHER + b"\x08\0" + head + inside
+    head = struct.pack("!IHBB16s16s", 6 << 28, len(inside), port.protocol, 64, source, to)
+    return _ETHER + b"\x86\xdd" + head + inside
+
+
+def programs_at(interface: str) -> int:
+    """Return how many programs are attached to an interface by tcx, of both directions."""
+    count = 0
+    for kind in (46, 47):
+        raw = ctypes.create_string_buffer(struct.pack("=4IQI", socket.if_nametoindex(interface), kind, 0, 0, 0, 0), 128)
+        if ctypes.CDLL(None, use_errno=True).syscall(libbpf.CALLS[platform.machine()], _PROG_QUERY, raw, len(raw)) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        count += struct.unpack_from("=I", raw, 24)[0]
+    return count

@@ -1,0 +1,150 @@
+"""The daemon's side of the shield: what it sends to the loader, and what a loader that hangs or ends changes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from doorward.config.schema import Gate, Mode, Shield
+from doorward.daemon.log import Log
+from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
+from doorward.daemon.shield_process import ShieldControl
+from doorward.kernel.event_loop import EventLoop
+from doorward.nftables.nft_error import NftError
+from doorward.nftables.ruleset import Existing
+
+REPORT = {"interfaces": ["eth0"], "counters": {"dropped": 3}, "trouble": ""}
+
+
+class Table:
+    """The kernel's table, which may be missing."""
+
+    def __init__(self) -> None:
+        self.is_there = True
+        self.listed: list[str] = []
+
+    def existing(self) -> list[Existing]:
+        return [Existing("set", "shielded", 256)] if self.is_there else []
+
+    def run(self, commands: str) -> str:
+        if not self.is_there:
+            raise NftError("Error: No such file or directory")
+        self.listed += [line for line in commands.splitlines() if line.startswith("add element")]
+        return ""
+
+
+class Site:
+    """A control whose loader is this test, at the other end of the socket."""
+
+    def __init__(self) -> None:
+        ours, self.loader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.loader.settimeout(1)
+        self.table, self.written, self.loop = Table(), io.StringIO(), EventLoop()
+
+        def receive(size: int) -> bytes:
+            return ours.recv(size)
+
+        worker = SimpleNamespace(socket=ours, fileno=ours.fileno, receive=receive, close=ours.close)
+        self.control = ShieldControl(cast(Any, worker), self.loop, cast(Any, self.table), Log("text", self.written))
+
+    def configure(self, shield: Shield, tables: bytes = b"tables", reason: str = "") -> None:
+        gate = Gate(mode=Mode.STEALTH, shield=shield)
+        self.control.configure(LoadResult(gate, (), "", {}, AppliedRuleset(1, b""), shield=tables, no_shield=reason))
+
+    def request(self) -> tuple[bytes, bytes]:
+        """Return the next request and the tables that came with it."""
+        words, descriptors, _, _ = socket.recv_fds(self.loader, 16, 1)
+        tables = b""
+        for descriptor in descriptors:
+            tables = os.pread(descriptor, 100, 0)
+            os.close(descriptor)
+        return words, tables
+
+    def answer(self, **fields: object) -> None:
+        self.loader.send(json.dumps({**REPORT, **fields}).encode())
+        self.control._read()
+
+    def trouble(self) -> str:
+        return str((self.control.as_dict() or {})["trouble"])
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.control.close()
+    site.loader.close()
+    site.loop.close()
+
+
+def test_tables_go_to_the_loader_and_interfaces_to_the_set(site: Site) -> None:
+    site.configure(Shield.ON)
+    assert site.request() == (b"load", b"tables")
+    site.answer()
+    assert site.table.listed == ['add element inet doorward shielded { "eth0" }']
+    assert site.control.as_dict() == {"wanted": "on", **REPORT}
+
+
+def test_shield_that_is_off_sends_nothing(site: Site) -> None:
+    site.configure(Shield.OFF, b"")
+    site.loader.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        site.request()
+    assert site.control.as_dict() is None
+
+
+def test_gate_without_a_shield_ends_it(site: Site) -> None:
+    site.configure(Shield.AUTO)
+    site.request()
+    site.answer()
+    site.configure(Shield.AUTO, b"", "no door has a port sequence")
+    assert site.request() == (b"end", b"")
+    site.answer(interfaces=["late"])
+    assert site.control.as_dict() == {
+        "wanted": "auto", "interfaces": [], "counters": {}, "trouble": "no door has a port sequence",
+    }  # fmt: skip
+
+
+def test_missing_table_ends_it_until_it_is_restored(site: Site) -> None:
+    site.configure(Shield.ON)
+    site.request()
+    site.answer()
+    site.table.is_there = False
+    site.control._renew()
+    assert site.request() == (b"end", b"")
+    assert "inet doorward" in site.trouble()
+    site.table.is_there = True
+    site.control.follow_gate()
+    assert site.request() == (b"load", b"tables")
+    site.answer()
+    assert site.trouble() == ""
+    site.control._renew()
+    assert site.request() == (b"renew", b"")
+
+
+def test_loader_that_hangs_does_not_block_the_daemon(site: Site) -> None:
+    site.configure(Shield.ON)
+    for _ in range(10_000):
+        site.control._renew()
+        if site.trouble():
+            break
+    assert "does not answer" in site.trouble()
+
+
+def test_loader_that_ends_is_reported_once(site: Site) -> None:
+    site.configure(Shield.ON)
+    site.request()
+    site.answer()
+    site.loader.close()
+    site.control._read()
+    assert "its process ended" in site.trouble()
+    assert site.control.as_dict() is not None
+    site.control._renew()
+    assert site.written.getvalue().count("its process ended") == 1
