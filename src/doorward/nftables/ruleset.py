@@ -24,7 +24,7 @@ from doorward.config.duration import nft_duration
 from doorward.config.schema import SHORT_WINDOW_MS, Fwknop, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
-from doorward.model import Door, Port, Protocol
+from doorward.model import Door, Port
 from doorward.nftables import ban_sets, behind, chains, maps, once_chains, ranges, redirects, stealth_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 
@@ -32,7 +32,7 @@ TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output", *redirects.BASE_CHAINS)
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
 # Open ports by address, by network, and for one connection.
-OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6")
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6", "once_behind4", "once_behind6")
 OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # those of other hosts
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
@@ -209,8 +209,7 @@ def compile_ruleset(
 
 def _is_for_one(doors: Iterable[Door], *, has_signed: bool) -> bool:
     """Return whether a door may open for one connection: any signed knock for a TCP port may request that."""
-    tcp_doors = (door for door in doors if any(port.protocol is Protocol.TCP for port in door.opens))
-    return any(door.is_for_one_possible and (door.once or has_signed) for door in tcp_doors)
+    return any(door.is_for_one_possible and (door.once or has_signed) for door in doors)
 
 
 def _generation(data: Iterable[str], actions: dict[maps.Action, list[int]]) -> str:
@@ -267,8 +266,7 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
         yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
         yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
         if context.is_for_one:
-            yield _spec(f"set once{family}", opened, once_chains.SIZE, dynamic)
-            yield _spec(f"set once_limit{family}", opened, once_chains.SIZE, dynamic, once_chains.LIMIT_TIMEOUT)
+            yield from _once_sets("", family, opened)
             yield _spec(f"set once_syn{family}", connection, once_chains.SIZE, dynamic, once_chains.SYN_TIMEOUT)
         if context.signed_ports:
             yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
@@ -283,11 +281,19 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
                     yield _spec(f"map {name}{mark}", state, capacity, dynamic, nft_duration(ms))
 
 
+def _once_sets(of: str, family: str, key: str) -> Iterable[SetSpec]:
+    """Yield the sets of openings for one connection, by their elements' key."""
+    yield _spec(f"set once{of}{family}", key, once_chains.SIZE, "dynamic,timeout")
+    yield _spec(f"set once{of}_limit{family}", key, once_chains.SIZE, "dynamic,timeout", once_chains.LIMIT_TIMEOUT)
+
+
 def _behind_sets(families: str, context: chains.ChainContext) -> Iterable[SetSpec]:
     """Yield the open sets of hosts behind this one."""
     for family in families:
         key = f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]} . inet_proto . inet_service"  # source, host, port
         yield _spec(f"set open_behind{family}", key, OPEN_SIZE, "dynamic,timeout")
+        if context.is_for_one:
+            yield from _once_sets("_behind", family, key)
         if context.signed_ports:
             yield _spec(f"set open_behind_nets{family}", key, OPEN_NETS_SIZE, "interval,timeout")
     if families:
