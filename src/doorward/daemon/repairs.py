@@ -79,3 +79,18 @@ def close_removed(service: OpeningsService) -> None:
     have = service.firewall.elements()
     others = [element for element in have if element.port not in ports]
     service.perform_all(on_lost(service.table, removed, have, service.loop.now_s(), others))
+
+
+def close_reassigned(service: OpeningsService) -> None:
+    """End openings of ports that their door no longer opens, if another door makes them lead to a range or a host."""
+    doors = service.doors
+    leading = {each.first for door in doors.values() for each in door.ranges}
+    leading |= {each.port for door in doors.values() for each in door.redirects}
+    ended = []
+    for opening in service.table if leading else ():
+        door = doors.get(opening.door)
+        own = set(map(set_port, door.all_opens)) if door else set()
+        if leading.intersection(map(set_port, opening.ports)) - own:
+            ended.append(opening)
+    have = dict.fromkeys(distinct_elements(ended), 0.0)
+    service.perform(on_lost(service.table, ended, have, service.loop.now_s()))
