@@ -13,6 +13,7 @@ from doorward.config.toml_positions import Keys
 from doorward.model import Door, HostPort, OpenPort, Port, PortRange, Protocol, Redirect, set_port
 
 _AFTER_ALL = 1 << 16  # above every port
+_MAX_RANGES = 1024  # of all doors; each is a chain, and so many take half a second to load
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -68,9 +69,14 @@ def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
 
 
 def check_ranges(report: ErrorCollector, configuration: Configuration) -> None:
-    """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines."""
+    """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines, and too many."""
     owners = {span: door.name for door in reversed(configuration.doors) for span in door.ranges}
     spans = sorted(owners)
+    if len(spans) > _MAX_RANGES:
+        last = next(iter(owners.values()))
+        fault = f"opens: with those of door {shown(last)} there are {len(spans)} ranges"
+        remedy = f"write at most {_MAX_RANGES} at all doors; a wide one may do for several"
+        report.add("too-many-ranges", ("doors", last, "opens"), fault, remedy)
     widest = list(accumulate(spans, _later))
     for before, span in zip(widest, spans[1:], strict=False):
         if before.includes(span.first):

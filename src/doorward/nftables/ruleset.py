@@ -16,6 +16,7 @@ A source after one knock packet uses one element. A flood of first packets fills
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -46,6 +47,7 @@ REUSED = ("ports", "door", "preexisting", *behind.REUSED, *redirects.REUSED, *ra
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
+_CHAIN = re.compile(r"^ *chain (\w+) \{", re.MULTILINE)
 COUNTERS = (
     "knocked",  # packets that completed a knock
     "dropped_closed",  # packets to a hidden port, dropped
@@ -119,8 +121,8 @@ class Ruleset:
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
         same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
-        kept = (*BASE_CHAINS, *(thing.name for thing in existing if thing.name.startswith(ranges.CHAIN_PREFIX)))
-        base = {name for name in kept if f"chain {name} {{" in self.body}
+        chains_of_it = _CHAIN.findall(self.body)
+        base = {name for name in chains_of_it if name in BASE_CHAINS or name.startswith(ranges.CHAIN_PREFIX)}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
         # Openings to hosts behind this one outlive the last door that named one.
         unnamed = {*OPEN_BEHIND_SETS}.difference(spec.name for spec in self.sets)
