@@ -171,3 +171,12 @@ def test_reload_without_such_doors_closes_them(lab: Lab, daemon: RunningDaemon) 
         daemon.event("closed", door=door, by="lost")
     assert not any(gets_in(lab.client, *place) for place in places(4).values())
     assert daemon.openings() == []
+
+
+def test_opening_to_a_host_outlives_the_last_door_that_names_one(lab: Lab, daemon: RunningDaemon) -> None:
+    opened(lab, daemon, "behind", 4)
+    head, *doors = daemon.config.read_text().split("[doors.")
+    daemon.reload("[doors.".join([head, *(door for door in doors if door.startswith("range]"))]))
+    daemon.reload("[doors.".join([head, *doors]))
+    use(lab, daemon, "behind", places(4)["behind"]).close()
+    assert not gets_in(lab.client, *places(4)["behind"])

@@ -32,9 +32,10 @@ from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_group
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output", *redirects.BASE_CHAINS)
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
+OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # ports of other hosts
+ONCE_BEHIND_SETS = ("once_behind4", "once_behind6")
 # Open ports by address, by network, and for one connection.
-OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6", "once_behind4", "once_behind6")
-OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # those of other hosts
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6", *ONCE_BEHIND_SETS)
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
@@ -124,8 +125,9 @@ class Ruleset:
         chains_of_it = _CHAIN.findall(self.body)
         base = {name for name in chains_of_it if name in BASE_CHAINS or name.startswith(ranges.CHAIN_PREFIX)}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
-        # Openings to hosts behind this one outlive the last door that named one.
-        unnamed = {*OPEN_BEHIND_SETS}.difference(spec.name for spec in self.sets)
+        # Openings to hosts behind this one outlive the last door that named one; for one connection if `once` stays.
+        names = {spec.name for spec in self.sets}
+        unnamed = {*OPEN_BEHIND_SETS, *(ONCE_BEHIND_SETS if "once4" in names else ())} - names
         stays = same_size | unnamed | {*base, *filled, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
