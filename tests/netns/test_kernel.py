@@ -14,7 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from doorward.config.schema import Gate, Mode, WrongPort
+from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.diff import SetChanges
 from doorward.core.tracker import Tracker
 from doorward.kernel.nflog import LogSocket, NflogEvent, event_log
 from doorward.lab.topology import Lab
@@ -244,3 +246,25 @@ def set_port_of(doors: list[Door], packet: Packet) -> SetPort | None:
         return there if any(there in door.behind for door in doors) else None
     spans = [span.first for door in doors for span in door.ranges if span.includes(packet.port)]
     return next(iter([*spans, *(packet.port for door in doors if packet.port in door.opens)]), None)
+
+
+@pytest.mark.parametrize("opens", ["22/tcp", "20-24/tcp", "10.7.0.2:22/tcp"])
+def test_of_two_syns_at_the_same_moment_one_is_dropped(rig: Rig, opens: str) -> None:
+    """Two processors may find an opening for one connection at once; here it is there again for the second SYN."""
+    (door,) = parse(f'[doors.a]\nopens = ["{opens}"]\nonce = true', "f").doors
+    host = HOSTS[0].packed if door.behind else None
+    rig.load(compile_ruleset([door], compile_doors([door]), Gate(), CAPACITY))
+    syn = Packet(SOURCES[0], Port.parse("22/tcp"), 2, host, host is None)
+    open_again = SetChanges(dict.fromkeys(elements_of([door], ip_address(SOURCES[0])), 30.0), frozenset())
+
+    def send_both() -> float:
+        """Return how long it took."""
+        rig.lab.server.call(rig.filter.apply, open_again)
+        began_s = time.monotonic()
+        rig.frames.send(syn, 20_001)
+        rig.lab.server.call(rig.filter.apply, open_again)
+        rig.frames.send(syn, 20_002)
+        return time.monotonic() - began_s
+
+    assert any(send_both() < TOKEN_S / 2 for _ in range(100))
+    assert rig.lab.server.call(rig.filter.elements).keys() == open_again.put.keys()
