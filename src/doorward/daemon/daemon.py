@@ -108,8 +108,8 @@ class Daemon:
         """Apply a loaded configuration to every part."""
         self._events.configure(loaded)
         self._openings.doors = {door.name: door for door in loaded.doors}
-        repairs.close_reassigned(self._openings)
         self._hooks.configure(loaded.doors, loaded.gate.on_refuse)
+        repairs.close_reassigned(self._openings)
         self._control.admit_group(loaded.gate.control_group)
         self._configure_fleet(loaded)
         self._configure_signed(loaded)
