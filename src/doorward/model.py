@@ -242,8 +242,9 @@ class Door(NamedTuple):
 
     @property
     def is_for_one_possible(self) -> bool:
-        """Return whether an opening may be for one connection: only if it is of single ports of this host alone."""
-        return not (self.ranges or self.behind or self.redirects)
+        """Return whether an opening may be for one connection: only if it is of TCP ports alone."""
+        opened = self.all_opens
+        return bool(opened) and all(port.protocol is Protocol.TCP for port in opened)
 
     @property
     def leads_to(self) -> tuple[HostPort, ...]:

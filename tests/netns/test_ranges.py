@@ -110,6 +110,12 @@ def test_reload_changes_how_far_openings_reach(lab: Lab, tmp_path: Path) -> None
         assert gets_in(lab.client, address, 50005)
         assert gets_in(lab.stranger, address, 50010)  # no door names it any more
         assert not gets_in(lab.stranger, address, 50005)
+        text = text.replace("51000-51010", "51000")
+        daemon.reload(text)
+        daemon.run("open", "other", lab.client.ipv4)
+        daemon.reload(text.replace("50000-50010", "51000-51010").replace('opens = ["51000/', 'opens = ["51011/'))
+        daemon.event("closed", door="other", by="lost")
+        assert not gets_in(lab.client, address, 51000)
 
 
 @both_families

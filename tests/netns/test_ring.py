@@ -154,7 +154,9 @@ def by_family(opened: Sequence[Opened]) -> tuple[list[Opened], list[Opened]]:
 
 def filter_for(automaton: Automaton) -> Program:
     flags = [machine.flags for machine in automaton.machines]
-    return knock_filter(flags, never=automaton.ignored_ports)
+    # The filter does not know which addresses are local, and at a target such a port is a wrong one.
+    has_target = any(machine.target for machine in automaton.machines)
+    return knock_filter(flags, never=() if has_target else automaton.ignored_ports)
 
 
 def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:
@@ -173,7 +175,7 @@ def test_ring_and_tracker_open_what_was_sent(rings: OpenRing, rig: Rig, batch: i
         ring.set_filter(filter_for(automaton))
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
-            log, _, delay_s = sent(rig, automaton, doors, packets)
+            log, _, _, delay_s = sent(rig, automaton, doors, packets)
             expected = openings(log)
             found = tracked(ring, automaton, doors)
             if delay_s < MOST_DELAY_S:
@@ -198,7 +200,7 @@ def test_ring_and_kernel_open_the_same(rings: OpenRing, rig: Rig, mode: Mode) ->
         packets = list(some_packets(dice, doors, pauses=number % 8 == 0))
         for _ in range(TRIES):
             rig.load(ruleset)
-            _, _, delay_s = sent(rig, automaton, doors, packets)
+            _, _, _, delay_s = sent(rig, automaton, doors, packets)
             opened, found = openings(rig.opened(ruleset, doors)), tracked(ring, automaton, doors)
             if delay_s < MOST_DELAY_S:
                 break

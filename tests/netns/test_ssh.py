@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.signed.server_key import Suite
 from tests.support import ssh_keygen
 from tests.support.authenticator import Authenticator
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, running_daemon
+from tests.support.routed import BEHIND, ROUTER, both_families, gets_in
 from tests.support.signed import SUITES_HERE, Signed
 from tests.support.ssh_agent import agent_that, real_agent, token_agent
 from tests.support.sshd import SSH, running_sshd
@@ -27,6 +29,10 @@ mode = "{mode}"
 opens = ["22/tcp"]
 for = "30s"
 """
+ROUTED = CONFIG.replace(
+    "22/tcp",
+    '2222/tcp -> 198.51.100.2:22", "2222/tcp -> [2001:db8:2::2]:22", "198.51.100.2:22/tcp", "[2001:db8:2::2]:22/tcp',
+)
 
 
 class Site:
@@ -50,13 +56,16 @@ class Site:
         command = self.command(version, "echo $((6 * 7))", *options, key=key)
         return self.lab.client.run(command, env=self.env, check=False)
 
-    def command(self, version: int, run: str, *options: object, key: Path | None = None) -> list[object]:
-        """Write the user's configuration, and return the command that runs another on the server."""
-        server = self.lab.server.ipv4 if version == 4 else self.lab.server.ipv6
+    def command(
+        self, version: int, run: str, *options: object, key: Path | None = None, host: NamespaceHost | None = None
+    ) -> list[object]:
+        """Write the user's configuration, and return the command that runs another on the server, or on this host."""
+        host = host or self.lab.server
+        server = host.ipv4 if version == 4 else host.ipv6
         words = " ".join([*DOORWARD, "proxy", "%h", "%p", *map(str, options)])
         config = self.home / "ssh_config"
         config.write_text(
-            f"Host {server}\n  User root\n  ProxyCommand {words}\n  StrictHostKeyChecking no\n  LogLevel ERROR\n"
+            f"Host *\n  User root\n  ProxyCommand {words}\n  StrictHostKeyChecking no\n  LogLevel ERROR\n"
             f"  UserKnownHostsFile /dev/null\n  IdentitiesOnly {'yes' if key else 'no'}\n"
             + (f"  IdentityFile {key}\n" if key else "")
             + ("  ProxyUseFdpass yes\n" if "--fdpass" in options else "")
@@ -97,6 +106,30 @@ def test_ssh_gets_in_at_the_first_try(site: Site, kind: str, where: str) -> None
             opened = daemon.event("opened", door="ssh")
             assert opened["by"] == f"key {kind} number 0"
         assert daemon.counters()["signed"] == 2  # one packet each
+
+
+@both_families
+def test_ssh_gets_in_behind_a_router(lab: Lab, tmp_path: Path, version: int) -> None:
+    """By a port that the opening forwards, and at the host's own address; each knock lets one connection in."""
+    site = Site(lab, tmp_path)
+    private = site.key("ed25519")
+    options = ["--server-key", site.files.server.public, "--identity", private, "--once"]
+    keys = [ssh_keygen.public_line(private)]
+    daemon_of_router = running_daemon(lab.router, tmp_path, ROUTED.format(mode="stealth"))
+    with running_sshd(lab.server, tmp_path / "sshd", keys), daemon_of_router as daemon:
+        daemon.message("accepting signed knocks")
+        command = site.command(version, "echo in", *options, "--door", "ssh", key=private, host=lab.router)
+        done = lab.client.run([*command[:-2], "-p", 2222, *command[-2:]], env=site.env, check=False)
+        assert (done.stdout, done.stderr) == ("in\n", "")
+        assert daemon.event("closed", door="ssh")["by"].startswith("use from port ")
+        assert not gets_in(lab.client, ROUTER[version], 2222)
+        assert not gets_in(lab.client, BEHIND[version])
+        lab.client.run([*DOORWARD, "knock", ROUTER[version], "ssh", *options], env=site.env)
+        daemon.event("opened", door="ssh")
+        direct = [*command[:-2], "-o", "ProxyCommand=none", BEHIND[version], "echo in"]
+        assert lab.client.run(direct, env=site.env).stdout == "in\n"
+        daemon.event("closed", door="ssh")
+        assert not gets_in(lab.client, BEHIND[version])
 
 
 @pytest.mark.parametrize("suite", SUITES_HERE, ids=lambda suite: suite.name)

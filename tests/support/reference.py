@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from doorward.core.automaton import Automaton
-from doorward.model import Address, Door, FlagFilter, Packet, Port, PortRange, Protocol
+from doorward.model import Address, Door, FlagFilter, HostPort, Packet, Port, PortRange, Protocol
 
 Combination = tuple[FlagFilter, int, Address | None]  # what the doors of one automaton part have in common
 RATE_PER_S, BURST, PAUSE_S = 20, 40, 0.05
@@ -103,8 +103,10 @@ class Reference:
 
 
 def is_opened(door: Door, packet: Packet) -> bool:
-    """Return whether a door opens the port of a packet to this host."""
+    """Return whether a door opens the port of a packet to its source."""
     opened = door.opens_to(ip_address(packet.source))
+    if not packet.local:
+        return packet.destination is not None and HostPort(*packet.port, ip_address(packet.destination)) in opened
     spans = (span for span in opened if isinstance(span, PortRange))
     return packet.port in opened or any(packet.port in span.ports() for span in spans)
 
@@ -115,7 +117,7 @@ class ReferenceAccess:
     def __init__(self, doors: Sequence[Door]) -> None:
         self.doors = doors
         self.openings: list[tuple[bytes, Door, float]] = []  # with the end of each
-        self.connections: list[tuple[bytes, int, Port, float]] = []  # that used one up
+        self.connections: list[tuple[bytes, int, bytes | None, Port, float]] = []  # that used one up
 
     def open(self, source: bytes, index: int, now_s: float) -> None:
         self.openings.append((source, self.doors[index], now_s + self.doors[index].for_ms / 1000))
@@ -126,9 +128,9 @@ class ReferenceAccess:
         is_syn = packet.port.protocol is Protocol.TCP and packet.flags & 0b10111 == 0b00010
         if is_syn and for_one and for_one[-1][2] > now_s:  # the newest says until when
             self.openings = [o for o in self.openings if o not in for_one]
-            self.connections.append((packet.source, source_port, packet.port, now_s + 120))
+            self.connections.append((packet.source, source_port, packet.destination, packet.port, now_s + 120))
             return "used"
-        same = (packet.source, source_port, packet.port)
-        if is_syn and any(c[:3] == same and c[3] > now_s for c in self.connections):
+        same = (packet.source, source_port, packet.destination, packet.port)
+        if is_syn and any(c[:4] == same and c[4] > now_s for c in self.connections):
             return "again"
         return "open" if any(o[2] > now_s for o in own if not o[1].once) else "dropped"

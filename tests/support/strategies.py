@@ -49,9 +49,8 @@ def worlds(draw: st.DrawFn, least: int = 1, most: int = 12) -> World:
         behind = () if host is None else (HostPort(*SERVICES[number], host),)
         opens = () if behind else (SERVICES[number],)
         ranges = () if target else draw(st.sampled_from([(), (), (RANGES[number],)]))
-        doors.append(
-            Door(f"door{number}", knock, opens, within_ms, 30_000, flags, target, behind=behind, ranges=ranges)
-        )
+        door = Door(f"door{number}", knock, opens, within_ms, 30_000, flags, target, behind=behind, ranges=ranges)
+        doors.append(door._replace(once=door.is_for_one_possible and draw(st.booleans())))
     used = {port for door in doors for port in door.knock}
     public = frozenset(port for port in [Port(Protocol.TCP, 80), *SYMBOLS] if port not in used)
     return World(doors, draw(st.sampled_from([frozenset(), public])), draw(st.booleans()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
+from itertools import islice
 
 import pytest
 
@@ -257,6 +258,16 @@ def test_ranges_that_overlap(rest: str, line: int) -> None:
 def test_port_in_the_wider_of_two_overlapping_ranges() -> None:
     expected = [("range-overlap", 4), ("range-overlap", 6)]
     assert faults(RANGES + 'opens = ["60001-60002/udp", "60500/udp"]') == expected
+
+
+def test_all_doors_together_have_so_many_ranges() -> None:
+    def doors(*counts: int) -> str:
+        spans = (f'"{first}-{first + 1}/tcp"' for first in range(1, 60_000, 2))
+        opens = (", ".join(islice(spans, count)) for count in counts)
+        return "\n".join(f"[doors.d{number}]\nopens = [{each}]" for number, each in enumerate(opens))
+
+    assert len(parse(doors(*32 * [32]), "f").doors) == 32
+    assert faults(doors(*32 * [32], 1)) == [("too-many-ranges", 66)]
 
 
 @pytest.mark.parametrize(

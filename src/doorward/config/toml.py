@@ -302,7 +302,7 @@ def _door(report: ErrorCollector, name: str, table: object) -> Door:
     local = [getattr(item, "port", item) for item in opens if isinstance(item, Port | Redirect)]
     fields |= {"opens": tuple(dict.fromkeys(local)), "behind": behind, "ranges": ranges, "redirects": redirects}
     door = Door(name, **({"knock": ()} | fields))
-    validate.check_once(report, door)
+    validate.check_once(report, door, opens)
     return door
 
 

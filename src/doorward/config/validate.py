@@ -10,9 +10,10 @@ from itertools import accumulate
 from doorward.config.diagnostics import ErrorCollector, nearest, shown
 from doorward.config.schema import BROWSER_REFUSED_PORTS, MAX_STANZAS, Configuration, Fleet, Gate
 from doorward.config.toml_positions import Keys
-from doorward.model import Door, HostPort, OpenPort, Port, PortRange, Protocol, set_port
+from doorward.model import Door, HostPort, OpenPort, Port, PortRange, Protocol, Redirect, set_port
 
 _AFTER_ALL = 1 << 16  # above every port
+_MAX_RANGES = 1024  # of all doors; each is a chain, and so many take half a second to load
 
 
 def check_unique_sequences(report: ErrorCollector, doors: Iterable[Door]) -> None:
@@ -68,9 +69,14 @@ def check_redirects(report: ErrorCollector, doors: Sequence[Door]) -> None:
 
 
 def check_ranges(report: ErrorCollector, configuration: Configuration) -> None:
-    """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines."""
+    """Report ranges that overlap with what is public, opened, or used for knocks, naming both lines, and too many."""
     owners = {span: door.name for door in reversed(configuration.doors) for span in door.ranges}
     spans = sorted(owners)
+    if len(spans) > _MAX_RANGES:
+        last = next(iter(owners.values()))
+        fault = f"opens: with those of door {shown(last)} there are {len(spans)} ranges"
+        remedy = f"write at most {_MAX_RANGES} at all doors; a wide one may do for several"
+        report.add("too-many-ranges", ("doors", last, "opens"), fault, remedy)
     widest = list(accumulate(spans, _later))
     for before, span in zip(widest, spans[1:], strict=False):
         if before.includes(span.first):
@@ -176,19 +182,17 @@ def check_door(report: ErrorCollector, path: Keys, table: object) -> None:
         )
 
 
-def check_once(report: ErrorCollector, door: Door) -> None:
-    """Report a door for one TCP connection that opens no port, or more than single TCP ports of this host."""
-    path = ("doors", door.name)
-    if door.once and not door.is_for_one_possible:
-        fault = f"door {shown(door.name)} lets one connection in, and opens ranges or hosts behind this one"
-        remedy = "name single TCP ports of this host in `opens`, or leave `once` out"
-        report.add("once-not-local", (*path, "once"), fault, remedy)
+def check_once(report: ErrorCollector, door: Door, opens: Sequence[OpenPort | Redirect]) -> None:
+    """Report a door for one TCP connection that opens no port, or others than TCP ports."""
+    if not door.once:
         return
-    if door.once and not door.opens:
+    path = ("doors", door.name)
+    if not opens:
         fault = f"door {shown(door.name)} lets one connection in, and opens no port"
         report.add("once-without-port", (*path, "once"), fault, "name a TCP port in `opens`, or leave `once` out")
-    for index, port in enumerate(door.opens):
-        if door.once and port.protocol is not Protocol.TCP:
+    for index, opened in enumerate(opens):
+        port = opened.port if isinstance(opened, Redirect) else opened
+        if port.protocol is not Protocol.TCP:
             fault = f"opens: {port} has no connections, and door {shown(door.name)} lets one in"
             report.add("once-not-tcp", (*path, "opens", str(index)), fault, "give it a door without `once`")
 

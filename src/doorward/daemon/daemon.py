@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorward.config.schema import Configuration, longest_window_ms
-from doorward.daemon import bans
+from doorward.daemon import bans, repairs
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
 from doorward.daemon.control_socket import ControlServer
@@ -114,6 +114,7 @@ class Daemon:
         self._events.configure(loaded)
         self._openings.doors = {door.name: door for door in loaded.doors}
         self._hooks.configure(loaded.doors, loaded.gate.on_refuse)
+        repairs.close_reassigned(self._openings)
         self._control.admit_group(loaded.gate.control_group)
         self._configure_fleet(loaded)
         self._configure_signed(loaded)

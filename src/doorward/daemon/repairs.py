@@ -8,7 +8,7 @@ from doorward.core.opening_table import Key
 from doorward.core.openings import SetElements, distinct_elements, on_lost
 from doorward.daemon.openings_service import OpeningsService
 from doorward.errors import DoorwardError
-from doorward.model import Address, Element, Opening, set_port
+from doorward.model import Address, Element, Opening, SetPort, set_port
 
 _MOST_NAMED = 8  # openings in one log line; the ledger has all
 
@@ -79,3 +79,18 @@ def close_removed(service: OpeningsService) -> None:
     have = service.firewall.elements()
     others = [element for element in have if element.port not in ports]
     service.perform_all(on_lost(service.table, removed, have, service.loop.now_s(), others))
+
+
+def close_reassigned(service: OpeningsService) -> None:
+    """End openings of ports that their door no longer opens, if another door makes them lead to a range or a host."""
+    leading: set[SetPort] = {each.first for door in service.doors.values() for each in door.ranges}
+    leading |= {each.port for door in service.doors.values() for each in door.redirects}
+
+    def is_reassigned(opening: Opening) -> bool:
+        door = service.doors.get(opening.door)
+        own = map(set_port, door.all_opens) if door else ()
+        return bool(leading.intersection(map(set_port, opening.ports)).difference(own))
+
+    if ended := [opening for opening in service.table if leading and is_reassigned(opening)]:
+        have = dict.fromkeys(distinct_elements(ended), 0.0)
+        service.perform(on_lost(service.table, ended, have, service.loop.now_s()))

@@ -37,7 +37,7 @@ from doorward.daemon.verifier import REJECTIONS_AT_ONCE, REJECTIONS_PER_S
 from doorward.daemon.verifier_report import VerifierReport
 from doorward.daemon.verifier_supervisor import POLL_S, VerifierSupervisor
 from doorward.errors import DoorwardError
-from doorward.model import Address, Door, Opening, Protocol
+from doorward.model import Address, Door, Opening
 from doorward.nftables.nft_error import NftError
 from doorward.signed.authorize import FWKNOP, ValidKnock, clock_offset, signer_text
 
@@ -170,17 +170,14 @@ class SignedKnocks:
 
     def _not_for_one(self, knock: ValidKnock) -> str:
         """Return why a door cannot open for one connection, as requested or configured, or ""."""
-        door = self._openings.doors.get(knock.door)
-        if door is None or not (knock.once or door.once):
-            return ""
-        if not isinstance(knock.source, Address):
-            return f"the door opens for one connection, and not to the network {knock.source}; name an address"
-        if not door.is_for_one_possible:
-            return f"door {door.name} opens ranges or hosts behind this one, so it cannot open for one connection"
-        if any(port.protocol is not Protocol.TCP for port in door.opens) or not door.opens:
-            return f"door {door.name} does not open TCP ports alone, so it cannot open for one connection"
-        if door.shared and not door.once:
-            return f"door {door.name} is shared with the fleet; write once = true for it at every gate"
+        doors = (self._openings.doors.get(name) for name in (knock.door, *knock.also))
+        for door in (door for door in doors if door is not None and (knock.once or door.once)):
+            if not isinstance(knock.source, Address):
+                return f"door {door.name} opens for one connection, not to the network {knock.source}; name an address"
+            if not door.is_for_one_possible:
+                return f"door {door.name} does not open TCP ports alone, so it cannot open for one connection"
+            if door.shared and not door.once:
+                return f"door {door.name} is shared with the fleet; write once = true for it at every gate"
         return ""
 
     def _on_fleet_answer(self, granted: list[ValidKnock], objections: list[Rejected | None]) -> None:

@@ -245,18 +245,20 @@ def door(context: ChainContext) -> str:
     """Return the chains for a door's port: accept the sources it is open to, drop the others."""
     gate = context.gate
     accept = f"{marking(gate)}accept"
-    one, use = [], ""
-    if context.is_for_one:
-        one = once_chains.rules(accept)
-        reject = "accept" if gate.mode is Mode.OBSERVE else _REJECT
-        use = "".join(once_chains.use_chains(context.log("used"), accept, reject))
-    opened = [
-        f"{source} . meta l4proto . th dport @{name}{family} {accept}"
-        for name in context.open_sets()
-        for family, source in SOURCES.items()
-    ]
+    keys = {family: f"{source} . meta l4proto . th dport" for family, source in SOURCES.items()}
+    one, use = for_one(context, once_chains.Lookup(keys))
+    opened = [f"{key} @{name}{family} {accept}" for name in context.open_sets() for family, key in keys.items()]
     rules = hidden(gate, opened, before=["jump preexisting"], one=one)
     return chain("preexisting", _preexisting()) + use + chain("door", rules)
+
+
+def for_one(context: ChainContext, look_up: once_chains.Lookup) -> tuple[list[str], str]:
+    """Return the rules, and the text of their chains, that let one connection in; none if no door may need them."""
+    if not context.is_for_one:
+        return [], ""
+    accept = f"{marking(context.gate)}accept"
+    reject = "accept" if context.gate.mode is Mode.OBSERVE else _REJECT
+    return look_up.rules(accept), "".join(look_up.use_chains(context.log("used"), accept, reject))
 
 
 def hidden(gate: Gate, opened: Sequence[str], before: Sequence[str] = (), one: Sequence[str] = ()) -> list[str]:

@@ -29,9 +29,7 @@ def proto_port(port: SetPort) -> str:
 
 def open_set(port: SetPort, family: object, *, once: bool = False, is_network: bool = False) -> str:
     """Return the name of the set that holds openings of a port, to sources of an address family."""
-    if once:
-        return f"once{family}"
-    return f"open{'_behind' * isinstance(port, HostPort)}{'_nets' * is_network}{family}"
+    return f"{'once' if once else 'open'}{'_behind' * isinstance(port, HostPort)}{'_nets' * is_network}{family}"
 
 
 def timeout_commands(where: str, key: str, left_s: float) -> Iterator[str]:

@@ -29,10 +29,10 @@ _TABLE_NAME, _SET_NAME = 1, 2  # the same number in the messages of every kind
 _TABLE_FLAGS, _TABLE_HANDLE, _RULE_HANDLE = 2, 4, 3
 _GEN_PROCESS, _GEN_PROGRAM = 2, 3
 _NAME = TABLE.split()[1].encode() + b"\0"
-_OPENINGS = re.compile(rb"(open(_behind)?(_nets)?|once)[46]\0")
+_OPENINGS = re.compile(rb"(open(_behind)?(_nets)?|once(_behind)?)[46]\0")
 # Packets fill these, and an operator may empty them: the rules stay the same.
 _DYNAMIC = re.compile(
-    rb"(open(_behind)?(_nets)?|once|once_limit|once_syn|preexisting|ratelimit|throttled|scanners|signed|browser|fwknop"
+    rb"(open(_behind)?(_nets)?|once(_behind)?(_limit)?|once_syn|preexisting|ratelimit|throttled|scanners|signed|browser|fwknop"
     rb"|first_knock|short_window|progress)[46]"
 )
 _RECEIVE_BUFFER_BYTES = 8 << 20  # a few hundred thousand elements that another program loads at once

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from doorward.config.schema import Mode
 from doorward.model import Door, Port, Redirect
-from doorward.nftables import maps
+from doorward.nftables import maps, once_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, SOURCES, chain
 from doorward.nftables.chains import SHARED, ChainContext, unwatched
 
@@ -55,14 +55,15 @@ def texts(doors: Sequence[Door], context: ChainContext) -> Iterator[str]:
 
 
 def _redirected(families: Sequence[str], context: ChainContext) -> str:
+    to = {f: f"dnat {_FAMILIES[f]} to meta l4proto . th dport map @redirects{f}" for f in families}
+    one = [once_chains.sent_again(f, to[f]) for f in families] if context.is_for_one else []
     translate = [
-        f"{SOURCES[family]} . meta l4proto . th dport @{name}{family}"
-        f" dnat {_FAMILIES[family]} to meta l4proto . th dport map @redirects{family}"
+        f"{SOURCES[family]} . meta l4proto . th dport @{name}{family} {to[family]}"
         for name in context.open_sets()
         for family in families
     ]
     last = "accept" if context.gate.mode is Mode.OBSERVE else "counter name dropped_closed drop"
-    return chain("redirected", ["jump preexisting", *translate, last])
+    return chain("redirected", ["jump preexisting", *one, *translate, last])
 
 
 def _masquerade(hidden: dict[str, list[Redirect]]) -> Iterator[str]:

@@ -16,6 +16,7 @@ A source after one knock packet uses one element. A flood of first packets fills
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -24,7 +25,7 @@ from doorward.config.duration import nft_duration
 from doorward.config.schema import SHORT_WINDOW_MS, Fwknop, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
 from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
-from doorward.model import Door, Port, Protocol
+from doorward.model import Door, Port
 from doorward.nftables import ban_sets, behind, chains, maps, once_chains, ranges, redirects, stealth_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
 from doorward.nftables.shield_chains import INTERFACES, SIZE, ShieldMark
@@ -32,9 +33,10 @@ from doorward.nftables.shield_chains import INTERFACES, SIZE, ShieldMark
 TABLE = "inet doorward"
 BASE_CHAINS = ("prerouting", "early", "before_conntrack", "forward", "input", "output", *redirects.BASE_CHAINS)
 FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded from a file, without openings
+OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # ports of other hosts
+ONCE_BEHIND_SETS = ("once_behind4", "once_behind6")
 # Open ports by address, by network, and for one connection.
-OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6")
-OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # those of other hosts
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6", *ONCE_BEHIND_SETS)
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
@@ -47,6 +49,7 @@ REUSED = ("ports", "door", "preexisting", *behind.REUSED, *redirects.REUSED, *ra
 # So do the maps of the automaton if they stay the same: otherwise a packet in flight would find the old map empty, and
 # its knock would be lost.
 _MAPS = ("delta", "number", "fail", "opens")
+_CHAIN = re.compile(r"^ *chain (\w+) \{", re.MULTILINE)
 COUNTERS = (
     "knocked",  # packets that completed a knock
     "dropped_closed",  # packets to a hidden port, dropped
@@ -120,11 +123,12 @@ class Ruleset:
         lost; with `afresh` they are deleted and created, whatever another program did to them.
         """
         same_size = {s.name for s in self.sets if any((s.name, s.size) == (e.name, e.size) for e in existing)}
-        kept = (*BASE_CHAINS, *(thing.name for thing in existing if thing.name.startswith(ranges.CHAIN_PREFIX)))
-        base = {name for name in kept if f"chain {name} {{" in self.body}
+        chains_of_it = _CHAIN.findall(self.body)
+        base = {name for name in chains_of_it if name in BASE_CHAINS or name.startswith(ranges.CHAIN_PREFIX)}
         filled = {*REUSED, *(() if afresh or not self.has_loaded(existing) else (*self.opening, *self.maps))}
-        # Openings to hosts behind this one outlive the last door that named one.
-        unnamed = {*OPEN_BEHIND_SETS}.difference(spec.name for spec in self.sets)
+        # Openings to hosts behind this one outlive the last door that named one; for one connection if `once` stays.
+        names = {spec.name for spec in self.sets}
+        unnamed = {*OPEN_BEHIND_SETS, *(ONCE_BEHIND_SETS if "once4" in names else ())} - names
         stays = same_size | unnamed | {*base, *filled, *COUNTERS}
         gone = [thing for thing in existing if thing.name not in stays]
         # A verdict map holds references to chains, so the maps go before the chains.
@@ -205,8 +209,7 @@ def compile_ruleset(
 
 def _is_for_one(doors: Iterable[Door], *, has_signed: bool) -> bool:
     """Return whether a door may open for one connection: any signed knock for a TCP port may request that."""
-    tcp_doors = (door for door in doors if any(port.protocol is Protocol.TCP for port in door.opens))
-    return any(door.is_for_one_possible and (door.once or has_signed) for door in tcp_doors)
+    return any(door.is_for_one_possible and (door.once or has_signed) for door in doors)
 
 
 def _generation(data: Iterable[str], actions: dict[maps.Action, list[int]]) -> str:
@@ -263,8 +266,7 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
         yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
         yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
         if context.is_for_one:
-            yield _spec(f"set once{family}", opened, once_chains.SIZE, dynamic)
-            yield _spec(f"set once_limit{family}", opened, once_chains.SIZE, dynamic, once_chains.LIMIT_TIMEOUT)
+            yield from _once_sets("", family, opened)
             yield _spec(f"set once_syn{family}", connection, once_chains.SIZE, dynamic, once_chains.SYN_TIMEOUT)
         if context.signed_ports:
             yield _spec(f"set open_nets{family}", opened, OPEN_NETS_SIZE, "interval,timeout")
@@ -281,11 +283,19 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
         yield _spec(f"set {INTERFACES}", "ifname", SIZE)
 
 
+def _once_sets(of: str, family: str, key: str) -> Iterable[SetSpec]:
+    """Yield the sets of openings for one connection, by their elements' key."""
+    yield _spec(f"set once{of}{family}", key, once_chains.SIZE, "dynamic,timeout")
+    yield _spec(f"set once{of}_limit{family}", key, once_chains.SIZE, "dynamic,timeout", once_chains.LIMIT_TIMEOUT)
+
+
 def _behind_sets(families: str, context: chains.ChainContext) -> Iterable[SetSpec]:
     """Yield the open sets of hosts behind this one."""
     for family in families:
         key = f"{ADDRESS_TYPES[family]} . {ADDRESS_TYPES[family]} . inet_proto . inet_service"  # source, host, port
         yield _spec(f"set open_behind{family}", key, OPEN_SIZE, "dynamic,timeout")
+        if context.is_for_one:
+            yield from _once_sets("_behind", family, key)
         if context.signed_ports:
             yield _spec(f"set open_behind_nets{family}", key, OPEN_NETS_SIZE, "interval,timeout")
     if families:

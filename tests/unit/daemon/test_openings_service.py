@@ -15,14 +15,14 @@ from doorward.core.openings import Announce, Effect, Reject, on_close, on_open
 from doorward.daemon.hook_runner import HookRun
 from doorward.daemon.ledger import Ledger
 from doorward.daemon.log import Log
-from doorward.daemon.repairs import fill
+from doorward.daemon.repairs import close_reassigned, fill
 from doorward.errors import HostError
-from doorward.model import Element, Opening, Source
+from doorward.model import Element, HostPort, Opening, PortRange, Protocol, Redirect, Source
 from doorward.nftables import fake
 from doorward.nftables.nft_error import NftError
 from tests.support.errors import raises
-from tests.support.in_process_daemon import InProcessDaemon
-from tests.support.openings import element
+from tests.support.in_process_daemon import DOORS, InProcessDaemon
+from tests.support.openings import door, element, ports
 
 ONE, OTHER, THIRD = map(ip_address, ("192.0.2.7", "192.0.2.8", "192.0.2.9"))
 
@@ -192,13 +192,13 @@ def test_the_same_opening_twice_is_taken_back_to_what_was_there_before(daemon: W
 
 def test_the_book_counts_what_each_has_open(daemon: Watched) -> None:
     wide = ip_network("10.0.0.0/8")
-    for place, door, counts in (
+    for place, name, counts in (
         (ONE, "ssh", (1, 0)),
         (wide, "web", (2, 2)),
         (wide, "web", (2, 2)),
         (wide, "ssh", (3, 3)),
     ):
-        daemon.table.open(daemon.new(place, door=door))
+        daemon.table.open(daemon.new(place, door=name))
         assert (daemon.table.count("key laptop"), daemon.table.wide_count("key laptop")) == counts
     assert [each.door for each in daemon.table.enclosing(ip_network("10.1.0.0/16"))] == ["web", "ssh"]
     assert list(daemon.table.enclosing(wide)) == list(daemon.table.enclosing(ip_address("10.1.1.1"))) == []
@@ -233,3 +233,32 @@ def test_openings_that_cannot_be_restored_end_and_the_others_stay(daemon: Watche
     assert "web to 192.0.2.8" in daemon.ask("status")["gate_trouble"]
     daemon.gate.trouble = fill(daemon.openings, (), "")
     assert daemon.ask("status")["gate_trouble"] == ""
+
+
+def test_openings_of_a_port_that_leads_further_by_another_door_end(daemon: Watched) -> None:
+    """They were for that port alone: not for the range that begins there, nor for the host to which it is forwarded."""
+    to_ssh, to_web = (Redirect(port, HostPort(*port, THIRD)) for port in ports("22/tcp 80/tcp"))
+    plain, ranged, wide = door("ssh", "22/tcp"), door("ssh", ""), door("wide", "")
+    spans = (PortRange(Protocol.TCP, 22, 30),)
+    for doors, stays in (
+        ([plain, wide], True),
+        ([ranged._replace(ranges=spans), wide], True),  # of the same door
+        ([door("ssh", "23/tcp"), wide], True),  # the port leads nowhere else
+        ([door("ssh", "23/tcp"), wide._replace(ranges=spans)], False),
+        ([wide._replace(ranges=spans)], False),
+        ([plain._replace(redirects=(to_ssh,)), wide], True),
+        ([door("ssh", "23/tcp"), door("wide", "22/tcp")._replace(redirects=(to_ssh,))], False),
+        ([plain, door("wide", "80/tcp")._replace(redirects=(to_web,))], True),
+    ):
+        daemon.openings.doors = {each.name: each for each in DOORS}
+        daemon.ask("open", "ssh", ONE.compressed)
+        daemon.openings.doors = {each.name: each for each in doors}
+        close_reassigned(daemon.openings)
+        assert (daemon.shows() != [], daemon.has() != {}) == (stays, stays), doors
+    daemon.openings.doors = {each.name: each for each in DOORS}
+    daemon.ask("open", "ssh", ONE.compressed)
+    daemon.ask("open", "admin", ONE.compressed)
+    daemon.openings.doors = {"admin": DOORS[2], "wide": wide._replace(ranges=spans)}  # not as a file may have it
+    close_reassigned(daemon.openings)
+    assert daemon.shows() == [("admin", "192.0.2.7")]
+    assert daemon.has().keys() == {element("192.0.2.7 22/tcp"), element("192.0.2.7 80/tcp")}

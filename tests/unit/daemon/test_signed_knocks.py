@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -130,6 +130,16 @@ def test_after_a_close_by_hand_an_older_packet_of_fwknop_opens_no_door_of_it(sit
     site.daemon.ask("close", "web", "192.0.2.7")
     assert site.take(packets[1]) == ["refused", "prolonged", "answered ada"]
     assert site.daemon.shows() == [("ssh", "192.0.2.7")]
+
+
+def test_packet_of_fwknop_opens_nothing_if_any_of_its_doors_cannot_open_so(site: Site) -> None:
+    """A door for one connection does not open to a network, whether it is the packet's first or not."""
+    doors = site.daemon.openings.doors
+    site.daemon.openings.doors = {**doors, "web": doors["web"]._replace(once=True)}
+    several = site.open(1, source=ip_network("192.0.2.0/24"))._replace(kind=FWKNOP, also=("web",))
+    assert site.take(several, several._replace(door="web", also=("ssh",))) == ["refused", "refused"]
+    assert site.daemon.shows() == []
+    assert site.take(several._replace(also=())) == ["opened", "answered ada"]
 
 
 def test_a_close_that_was_claimed_before_a_kill_is_finished(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
