@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +145,51 @@ def test_container_is_hidden_at_its_own_address(lab: Lab, tmp_path: Path) -> Non
         knock(lab.client, ROUTER[4], *KNOCK)
         assert gets_in(lab.client, ROUTER[4], 2222)
         assert not gets_in(lab.stranger, ROUTER[4], 2222)
+
+
+OTHER_FIREWALL = """table inet filter { chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+}; }"""
+LED_TO = """
+[gate]
+mode = "stealth"
+interfaces = ["client", "stranger"]
+{mark}
+[doors.inside]
+knock = ["7001/tcp", "7002/udp", "7003/tcp"]
+opens = [
+    "198.51.100.2:22/tcp", "2200/tcp -> 198.51.100.2:23",
+    "[2001:db8:2::2]:22/tcp", "2200/tcp -> [2001:db8:2::2]:23",
+]
+"""
+
+
+def test_doctor_finds_what_drops_forwarded_packets(lab: Lab, tmp_path: Path) -> None:
+    """Without its remedy the doors lead nowhere; with it they open, for those who knocked."""
+    lab.router.run(["nft", "-f", "-"], stdin=OTHER_FIREWALL)
+    for port in (22, 23):
+        lab.server.start_greeter(port)
+    places = [(where[version], port) for version in (4, 6) for where, port in ((BEHIND, 22), (ROUTER, 2200))]
+    with running_daemon(lab.router, tmp_path, LED_TO.format(mark="")) as daemon:
+
+        def in_the_way() -> list[dict[str, Any]]:
+            found = json.loads(daemon.run("doctor", "--json", "-c", daemon.config, check=False).stdout)["findings"]
+            return [each for each in found if each["code"].startswith("firewall-b")]
+
+        for version in (4, 6):
+            knock(lab.client, ROUTER[version], *KNOCK)
+            daemon.event("opened", door="inside", address=str(source(lab.client, version)))
+        assert not any(gets_in(lab.client, *place) for place in places)
+        (found,) = in_the_way()
+        assert found["where"] == "inet filter, chain forward: its policy drops"
+        assert all(port in found["what"] for port in ("198.51.100.2:22/tcp", "[2001:db8:2::2]:22/tcp", "2200/tcp"))
+        daemon.reload(LED_TO.format(mark='accept_mark = "0x1000/0x1000"'))
+        for command in found["commands"]:
+            lab.router.run(["sh", "-c", command])
+        assert in_the_way() == []
+        assert all(gets_in(lab.client, *place) for place in places)
+        assert not any(gets_in(lab.stranger, *place) for place in places)
 
 
 def test_established_connections_survive_what_ends_an_opening(lab: Lab, tmp_path: Path) -> None:

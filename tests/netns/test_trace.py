@@ -214,6 +214,42 @@ def test_paths_to_a_container_that_bypass_the_gate(bridged: Lab, settings: str, 
     assert commands == [f"iptables-nft -t raw -I PREROUTING -i {way} -d 172.17.0.0/16 -j DROP" for way in ways]
 
 
+LEADS = parse(
+    '[gate]\naccept_mark = "0x1000/0x1000"\n[doors.in]\nopens = ["172.17.0.2:80/tcp", "2222/tcp -> 172.17.0.2:81"]\n',
+    "f",
+)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "dropped", "remedy"),
+    [
+        ("-j ACCEPT", [], ""),
+        ("-m mark --mark 0x1000/0x1000 -j ACCEPT", [], ""),
+        ("-m conntrack --ctstate DNAT -j ACCEPT", ["172.17.0.2:80/tcp"], "-t filter -I FORWARD -m mark --mark 0x1000"),
+        ("-d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j ACCEPT", ["2222/tcp"], "-t filter -I FORWARD -m mark"),
+        ("-d 172.17.0.3/32 -j ACCEPT", ["2222/tcp", "172.17.0.2:80/tcp"], "-t filter -I FORWARD -m mark"),
+    ],
+)
+def test_forwarded_packets_are_tested(bridged: Lab, accepted: str, dropped: list[str], remedy: str) -> None:
+    """Also where the host does not forward them yet."""
+    bridged.server.call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "0")
+    rules = f"-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT\n-A FORWARD {accepted}"
+    bridged.server.run(["iptables-nft-restore"], stdin=f"*filter\n:FORWARD DROP [0:0]\n{rules}\nCOMMIT\n")
+    (found,) = findings(bridged, LEADS)
+    named = [port for port in ("2222/tcp", "172.17.0.2:80/tcp") if f"{port}, which door 'in' opens" in found.what]
+    assert named == dropped
+    assert found.level is (Level.ERROR if dropped else Level.OK)
+    assert [remedy in command for command in found.commands] == [True] * bool(dropped)
+
+
+def test_forwarded_packet_that_is_dropped_before_the_gate_marks_it(bridged: Lab) -> None:
+    for family, hook, priority in (("ip", "prerouting", -120), ("inet", "forward", -200)):
+        rule = f"table {family} t {{ chain c {{ type filter hook {hook} priority {priority}; tcp dport 80 drop; }}; }}"
+        load(bridged, f"flush ruleset; {rule}")
+        (found,) = findings(bridged, LEADS)
+        assert found.commands == (f"nft insert rule {family} t c tcp dport 80 accept",)
+
+
 def test_packet_dropped_by_rp_filter_is_reported(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_CONNECTION", f"{lab.client.ipv4} 50000 {lab.server.ipv4} 22")
     load(lab, chain("tcp dport 23 drop"))

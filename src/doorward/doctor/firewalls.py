@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from doorward.config.schema import Configuration
@@ -33,8 +33,8 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
             uses |= dict.fromkeys(opened, f"which door {door.name!r} opens")
     spans = {span: door.name for door in configuration.doors for span in door.ranges}
     uses |= {span.first: f"the first of {span}, which door {name!r} opens" for span, name in spans.items()}
-    redirected = {each.port for door in configuration.doors for each in door.redirects}  # no chain at input sees them
-    blocking = _blocking_rules(facts, redirected)
+    redirected = {each.port for door in configuration.doors for each in door.redirects}
+    blocking = _blocking_rules(facts)
     for drop in blocking:
         yield _problem(file, configuration, facts, drop, uses)
     for rule in trace.unchecked:
@@ -48,16 +48,12 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     yield from _mark_conflicts(configuration, facts)
 
 
-def _blocking_rules(facts: Facts, redirected: Collection[Port]) -> list[_BlockingRule]:
+def _blocking_rules(facts: Facts) -> list[_BlockingRule]:
     """Return the rules that drop packets; for knocks only those before the gate, since it sees knocks first."""
     rules: dict[str, _BlockingRule] = {}
     for path in facts.trace.paths:
         for block in path.blocks:
-            if (
-                path.probe.published
-                or path.probe.opened in redirected
-                or (path.probe.is_knock and not precedes_gate(block.base))
-            ):
+            if path.probe.published or (path.probe.is_knock and not precedes_gate(block.base)):
                 continue
             blocking = rules.setdefault(block.rule, _BlockingRule(block))
             blocking.ports[path.probe.opened] = None
@@ -81,6 +77,7 @@ def _problem(
         states=blocking.states,
         interfaces=configuration.gate.interfaces,
         versions={local.address.version for local in facts.network.locals},
+        is_behind=any(isinstance(port, HostPort) for port in blocking.ports),
     )
     fix = build_remedy(blocking.block, mark or DEFAULT_MARK, wanted)
     text = fix.text

@@ -8,7 +8,7 @@ from doorward.config.schema import Configuration
 from doorward.doctor.host import Facts
 from doorward.doctor.problem import ERROR, Problem
 from doorward.kernel.forwarding import SYSCTLS
-from doorward.model import Address, Port
+from doorward.model import Address, HostPort, Port
 
 
 def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Problem]:
@@ -30,10 +30,13 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
 def _overridden(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     """Yield the ports that another table forwards first: an earlier destination NAT wins."""
     doors = {each.port: door.name for door in configuration.doors for each in door.redirects}
+    own = {(each.port, each.to) for door in configuration.doors for each in door.redirects}
     found: dict[tuple[Port, Address], None] = {}
     for path in facts.trace.paths:
         probe = path.probe
-        if path.forwarded_to is not None and probe.is_of_own_door and probe.port in doors:
+        if path.forwarded_to is None or path.arrival is None or not probe.is_of_own_door or probe.port not in doors:
+            continue
+        if (probe.port, HostPort(*path.arrival, path.forwarded_to)) not in own:
             found.setdefault((probe.port, path.forwarded_to))
     for port, address in found:
         what = f"door {doors[port]!r} forwards {port}, which another table forwards to {address} first"

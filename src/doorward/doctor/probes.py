@@ -9,7 +9,8 @@ from itertools import islice
 from doorward.config.schema import Configuration
 from doorward.doctor.host import LocalAddress, Network, PacketPath, Probe, is_watched
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Address, Port
+from doorward.model import Address, HostPort, Port
+from doorward.nftables.redirects import unreachable
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 # Three from different parts of the world: a rule for one's network is not a rule for every client.
@@ -23,6 +24,7 @@ def plan_probes(configuration: Configuration, network: Network, session: Connect
     """Yield the connections to the ports that doors open, here and behind, then the first packets of knocks."""
     opened = [port for door in configuration.doors for port in (*door.opens, *(span.first for span in door.ranges))]
     knocks = [port for door in configuration.doors if door.target is None for port in door.knock]
+    lacking = unreachable(configuration.doors)
     for behind in dict.fromkeys(port for door in configuration.doors for port in door.behind):
         local = _local_address(configuration, network, None, behind.host.version)  # the operator may be inside
         if local is not None:
@@ -32,7 +34,7 @@ def plan_probes(configuration: Configuration, network: Network, session: Connect
         for port in dict.fromkeys(ports):
             for version in (4, 6):
                 local = _local_address(configuration, network, session, version)
-                if local is None:
+                if local is None or (str(version), port) in lacking:
                     continue
                 destination, interface = local.address.ip, local.interface
                 yield Probe(port, interface, _client_addresses(network, local), destination, False, is_knock)
@@ -41,14 +43,18 @@ def plan_probes(configuration: Configuration, network: Network, session: Connect
 
 
 def plan_bypass_probes(configuration: Configuration, network: Network, path: Iterable[PacketPath]) -> Iterator[Probe]:
-    """Yield connections, without a knock, to the targets of forwarded hidden ports, through each watched interface."""
+    """Yield connections, without a knock, to the targets of forwarded hidden ports, through each watched interface.
+
+    The target of a door that forwards is left out: it is hidden only where a door names it.
+    """
     forwarded = {
         (path.probe.port, path.forwarded_to, path.arrival): None
         for path in path
         if path.forwarded_to not in (None, path.probe.destination) and not path.probe.is_knock
     }
+    own = {(each.port, each.to) for door in configuration.doors for each in door.redirects}
     for port, address, arrival in forwarded:
-        if address is None or arrival is None:
+        if address is None or arrival is None or (port, HostPort(*arrival, address)) in own:
             continue
         behind = network.output_interface(address)
         locals_ = {local.interface: local for local in network.locals if local.address.version == address.version}

@@ -23,13 +23,15 @@ DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico,
 class Scope(NamedTuple):
     """What a remedy lets through: ports, in connection states, where the gate marks packets.
 
-    `interfaces` are those that the gate watches, all if empty; `versions` the IP versions of the host.
+    `interfaces` are those that the gate watches, all if empty; `versions` the IP versions of the host; `is_behind` is
+    whether some ports are of hosts behind this one, for which the gate marks packets at `forward`.
     """
 
     ports: Sequence[Port | PortRange]
     states: Collection[str]
     interfaces: Sequence[str] = ()
     versions: Collection[int] = (4, 6)
+    is_behind: bool = False
 
 
 class Remedy(NamedTuple):
@@ -53,9 +55,10 @@ def owning_firewall(block: Block) -> str:
     return "nft" if table.owner == "nft" else "iptables"
 
 
-def precedes_gate(base: BaseChain) -> bool:
-    """Return whether the chain sees packets before doorward's gate can mark them."""
-    return base.hook == "ingress" or (base.hook == "prerouting" and base.priority < GATE_PRIORITY)
+def precedes_gate(base: BaseChain, *, is_behind: bool = False) -> bool:
+    """Return whether the chain sees packets before the gate can mark them: those to hosts behind it at `forward`."""
+    hooks = ("ingress", "prerouting", "forward") if is_behind else ("ingress", "prerouting")
+    return base.hook in hooks[:-1] or (base.hook == hooks[-1] and base.priority < GATE_PRIORITY)
 
 
 def build_remedy(block: Block, mark: Mark, scope: Scope) -> Remedy:
@@ -66,7 +69,7 @@ def build_remedy(block: Block, mark: Mark, scope: Scope) -> Remedy:
         return Remedy(words, ("doorward doctor --undo",))
     if kind == "firewalld" and "INPUT_direct" not in block.table.chains:
         return _firewalld(block, mark, scope)
-    if precedes_gate(block.base):
+    if precedes_gate(block.base, is_behind=scope.is_behind):
         rules = [_by_port(block, port) for port in scope.ports]
         return _first("this runs before doorward's gate: accept these ports here first", block, rules)
     makers = {"new": _by_mark, "established": _by_state}

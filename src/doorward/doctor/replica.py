@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,12 @@ class HostNetwork(NamedTuple):
     routes: tuple[bytes, ...]
     rules: tuple[bytes, ...]
     settings: dict[str, str]
+
+    def forwarding(self, versions: Collection[int]) -> HostNetwork:
+        """Return the network of the same host if it forwards packets of these address families."""
+        on = tuple(f"ipv{version}/" for version in versions)
+        names = (name for name in self.settings if name.startswith(on) and name.endswith("/forwarding"))
+        return self._replace(settings=self.settings | dict.fromkeys(names, "1"))
 
 
 def snapshot() -> HostNetwork:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -22,9 +22,8 @@ from doorward.doctor.rulesets import LoadedRulesets, read_handles, read_rulesets
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
 from doorward.kernel.child_process import run_in_child
-from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.sock_diag import Connection
-from doorward.model import Address, Port, Protocol
+from doorward.model import Address, Port, Protocol, Redirect
 from doorward.nftables.libnftables import NftFirewall
 
 TIMEOUT_S = 9.0  # with its other checks, doctor then answers within 10 s
@@ -34,6 +33,7 @@ _RECEIVE_BUFFER_BYTES = 64 << 20  # a packet is reported once per rule that it m
 _RECEIVE_BYTES = 1 << 17
 MAX_BLOCKS = 16  # base chains that drop one packet
 _FIRST_PORT, _LAST_PORT = 50001, 60000  # source ports, so that no other packet is traced
+_FIRST_BEHIND = 54001  # from here on it is to a host behind this one, so it gets its mark at `forward`
 _FIRST_UNMARKED = 57001  # from here on the packet gets no mark: its source has no opening
 _MARKER_PORT = 50000
 _OWN_TABLE = "doorward_trace"
@@ -55,8 +55,13 @@ _TABLE = (
     + _TRACED
     + """
     chain gate {{ type filter hook prerouting priority {gate};
+        {clearing}
         {marking}
     }}
+    chain behind {{ type filter hook forward priority {gate};
+        {marking_behind}
+    }}
+    {redirects}
     chain answers {{ type filter hook output priority {first};
         tcp flags & rst == rst drop
         icmp type destination-unreachable drop
@@ -106,9 +111,10 @@ def _trace_in_child(configuration: Configuration, network: Network, probes: Sequ
         probes = [p for p in probes if not (p.is_behind and any(r.may_forward_to(p.destination) for r in rulesets))]
         helpers = tuple(helper for ruleset in rulesets for helper in ruleset.helpers())
         unchecked += [Unchecked(*rule) for ruleset in rulesets for rule in ruleset.uncheckable_rules()]
-        replica = Replica(snapshot())
+        led_to = {port.host.version for door in configuration.doors for port in door.leads_to}
+        replica = Replica(snapshot().forwarding(led_to))  # where the host does not forward yet, another check says so
         has_ingress = any("hook ingress" in ruleset.text for ruleset in rulesets)
-        tracer = _Tracer(replica, configuration.gate.accept_mark, has_ingress=has_ingress)
+        tracer = _Tracer(replica, configuration, has_ingress=has_ingress)
         tracer.watch(loaded := LoadedRulesets(rulesets, host_handles))
         ways = [way for probe in probes for way in tracer.follow(probe)]
         ways += [way for probe in plan_bypass_probes(configuration, network, ways) for way in tracer.follow(probe)]
@@ -121,9 +127,10 @@ def _trace_in_child(configuration: Configuration, network: Network, probes: Sequ
 class _Tracer:
     """Send packets into the copy, one at a time, and read the trace of each."""
 
-    def __init__(self, replica: Replica, mark: Mark | None, *, has_ingress: bool) -> None:
+    def __init__(self, replica: Replica, configuration: Configuration, *, has_ingress: bool) -> None:
         self._replica = replica
-        self._marked_ports = iter(range(_FIRST_PORT, _FIRST_UNMARKED))
+        self._marked_ports = iter(range(_FIRST_PORT, _FIRST_BEHIND))
+        self._behind_ports = iter(range(_FIRST_BEHIND, _FIRST_UNMARKED))
         self._unmarked_ports = iter(range(_FIRST_UNMARKED, _LAST_PORT + 1))
         self._passes: list[str] = []  # nft commands that let the connection pass the chains that drop it
         self._is_fresh = True
@@ -141,7 +148,14 @@ class _Tracer:
         }  # fmt: skip
         devices = ", ".join(f'"{name}"' for name in replica.index)
         ingress = _INGRESS.format(**values, devices=devices) if has_ingress else ""
-        NftFirewall().run(_TABLE.format(**values, marking=_marking(mark)) + ingress)
+        mark = configuration.gate.accept_mark
+        rules = {
+            "clearing": f"meta mark set {_others(mark)}" if mark else "",
+            "marking": _marking(mark, _FIRST_PORT, _FIRST_BEHIND - 1),
+            "marking_behind": _marking(mark, _FIRST_BEHIND, _FIRST_UNMARKED - 1),
+            "redirects": _redirecting({each for door in configuration.doors for each in door.redirects}),
+        }
+        NftFirewall().run(_TABLE.format(**values, **rules) + ingress)
 
     def watch(self, loaded: LoadedRulesets) -> None:
         """Trace packets through these rulesets."""
@@ -158,7 +172,8 @@ class _Tracer:
         yield from self._connection(probe, self._flow(probe, source))
 
     def _flow(self, probe: Probe, source: Address) -> PacketFlow:
-        number = next(self._unmarked_ports if probe.is_knock or probe.published else self._marked_ports, None)
+        marked = self._behind_ports if probe.is_behind else self._marked_ports
+        number = next(self._unmarked_ports if probe.is_knock or probe.published else marked, None)
         if number is None:
             raise UncheckedError("too-many-ports", "there are too many ports to test")
         return PacketFlow(source, number, probe.destination, probe.port)
@@ -188,8 +203,7 @@ class _Tracer:
         while len(blocks) < MAX_BLOCKS:
             last, base = outcome = self._send(flow, step, probe, interface)
             if last is None:
-                is_forwarded = probe.is_behind and is_forwarding(flow.destination.version)
-                if probe.is_of_own_door or is_forwarded:  # the gate sees a knock before routing
+                if not (probe.is_knock or probe.published):  # the gate sees a knock before routing
                     self.lost.append(
                         f"a packet from {flow.source} to {flow.port} of {flow.destination}: no rule drops it, but it"
                         f" does not arrive (check the routes, rp_filter of {probe.interface}, and forwarding)"
@@ -257,10 +271,25 @@ def _outcome(events: Iterable[TraceEvent], bases: Container[tuple[str, str, str]
     return outcome
 
 
-def _marking(mark: Mark | None) -> str:
-    """Return the rules that mark packets as doorward's gate does: new connections through an open door."""
+def _redirecting(redirects: Collection[Redirect]) -> str:
+    """Return the chain that forwards packets as doorward's gate does; "" where no door does that."""
+    rules = [
+        f"meta nfproto ipv{to.host.version} fib daddr type local {port.protocol.name.lower()} dport {port.number}"
+        f" dnat {'ip' if to.host.version == 4 else 'ip6'} to {str(to).partition('/')[0]}"
+        for port, to in redirects
+    ]
+    chain = "\n        ".join(("type nat hook prerouting priority dstnat;", *rules))
+    return f"chain redirects {{\n        {chain}\n    }}" if rules else ""
+
+
+def _marking(mark: Mark | None, first: int, last: int) -> str:
+    """Return the rule that marks packets as doorward's gate does: new connections through an open door."""
     if mark is None:
         return "ct state new counter"  # the gate uses conntrack in any case
-    kept = f"meta mark set meta mark & {0xFFFF_FFFF & ~mark.mask:#x}"
-    opened = f"meta l4proto {{ tcp, udp }} th sport {_FIRST_PORT}-{_FIRST_UNMARKED - 1} ct state new"
-    return f"{kept}\n        {opened} {kept} | {mark.value:#x}"
+    opened = f"meta l4proto {{ tcp, udp }} th sport {first}-{last} ct state new"
+    return f"{opened} meta mark set {_others(mark)} | {mark.value:#x}"
+
+
+def _others(mark: Mark) -> str:
+    """Return the bits of a packet's mark that belong to others."""
+    return f"meta mark & {0xFFFF_FFFF & ~mark.mask:#x}"
