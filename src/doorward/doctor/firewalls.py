@@ -45,6 +45,7 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
             "firewall-accepts", OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open"
         )
     yield from _unused_ports(facts, {port: name for port, name in doors.items() if port not in redirected})
+    yield from _left_behind(configuration, facts)
     yield from _mark_conflicts(configuration, facts)
 
 
@@ -104,6 +105,18 @@ def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
             yield Problem(
                 "no-listener", WARNING, f"port {port}", what, "start the service, or remove the port from `opens`"
             )
+
+
+def _left_behind(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    """Yield the rules of `doctor --fix` that close a port to everyone, since nothing marks packets to it."""
+    marked = {str(port) for door in configuration.doors for port in (*door.opens, *door.ranges)}
+    for port, rule in {drop.port: drop.rule for drop in facts.trace.own_drops}.items():
+        if facts.off_since or port not in marked:
+            what = f"drops {port} from everyone, since " + (
+                "doorward is off" if facts.off_since else "no door opens it"
+            )
+            remedy = "take it back; `doorward doctor --fix` adds what is still needed"
+            yield Problem("rule-left-behind", ERROR, rule, what, remedy, ("doorward doctor --undo",))
 
 
 def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Problem]:

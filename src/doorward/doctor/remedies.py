@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from doorward.config.schema import Mark
-from doorward.doctor.host import BaseChain, Block
+from doorward.doctor.host import BaseChain, Block, OwnDrop
+from doorward.doctor.rules import ForeignRuleset
 from doorward.model import Port, PortRange
 
 UFW_FILES = {"iptables": "/etc/ufw/before.rules", "ip6tables": "/etc/ufw/before6.rules"}
 TAG = "--comment doorward"  # in the rules that ufw and firewalld keep; for firewalld, a colon and the zone may follow
 _OWN = re.compile(r'--comment "?doorward[: "]')
-_OWN_DROP = re.compile(r"-p (\w+) --dport (\d+)(?::(\d+))? .*--comment doorward(?::([\w-]+))? -j DROP$")
+_OWN_DROP = re.compile(r'-p (\w+)(?: -m \w+)? --dport (\d+)(?::(\d+))? .*--comment "?doorward(?::([\w-]+))?"? -j DROP$')
 _ZONE = re.compile(r", chain filter_IN_(?!policy_)([\w-]+?)(?<!_pre|_log)(?<!_deny|_post): ")
 GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
@@ -156,10 +157,21 @@ def firewalld_removals(listed: str) -> Iterator[str]:
     own = [line for line in listed.splitlines() if _OWN.search(line)]
     ports: dict[str, None] = {}
     for match in filter(None, map(_OWN_DROP.search, own)):
-        protocol, first, last, zone = match.groups()
-        named = f"--zone={zone} " if zone else ""
-        ports[f"{named}--remove-port={first}{f'-{last}' if last else ''}/{protocol}"] = None
+        named = f"--zone={match[4]} " if match[4] else ""
+        ports[f"{named}--remove-port={_dropped_port(match)}"] = None
     yield from _lasting([*ports, *(f"--direct --remove-rule {line}" for line in own)])
+
+
+def own_drops(ruleset: ForeignRuleset) -> Iterator[OwnDrop]:
+    """Yield the rules by which firewalld drops unmarked packets to ports that `doctor --fix` opened."""
+    for chain, rules in ruleset.chains.items():
+        for _, text in rules:
+            if match := _OWN_DROP.search(text):
+                yield OwnDrop(ruleset.describe_rule(chain, text), _dropped_port(match))
+
+
+def _dropped_port(match: re.Match[str]) -> str:
+    return f"{match[2]}{f'-{match[3]}' if match[3] else ''}/{match[1]}"
 
 
 def _ufw(block: Block, rules: Iterable[str]) -> Remedy:
