@@ -39,9 +39,14 @@ def removal_commands() -> list[str]:
     for program, file in UFW_FILES.items():
         if f" {TAG} " in _read(Path(file)):
             commands += ufw_removals(program, _run((program, "-S")).stdout)
-    if TAG in _read(_DIRECT_RULES):  # otherwise firewalld need not run, or be installed
+    if has_firewalld_rules():  # otherwise firewalld need not run, or be installed
         commands += firewalld_removals(_run(_LIST_DIRECT_RULES).stdout)
     return commands
+
+
+def has_firewalld_rules() -> bool:
+    """Return whether firewalld keeps rules of doorward. HostError: its file cannot be read."""
+    return TAG in _read(_DIRECT_RULES)
 
 
 def perform(commands: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from doorward.cli import doctor
+from doorward.cli import doctor, off
 from doorward.config.schema import Mark
 from doorward.doctor import fix
 from doorward.doctor.host import BaseChain, Block
@@ -243,6 +243,20 @@ def test_removal_touches_only_what_has_rules_of_doorward(
     ]
     fix.perform([command.replace("/etc/ufw", str(tmp_path)) for command in commands])
     assert [file.read_text() for file in files[:2]] == [UFW, UFW]
+
+
+def test_off_reports_the_ports_that_firewalld_keeps_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "direct.xml"
+    monkeypatch.setattr(fix, "_DIRECT_RULES", rules)
+    off._report_firewalld()
+    rules.write_bytes(b"\xff")
+    off._report_firewalld()
+    assert capsys.readouterr().out == ""
+    rules.write_text("<rule>-m comment --comment doorward:public -j DROP</rule>")
+    off._report_firewalld()
+    assert "`doorward doctor --undo`" in capsys.readouterr().out
 
 
 def problem(*commands: str) -> Problem:
