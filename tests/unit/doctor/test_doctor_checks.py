@@ -19,6 +19,7 @@ from doorward.doctor.host import (
     LocalAddress,
     MarkRule,
     Network,
+    OwnDrop,
     PacketPath,
     Route,
     Trace,
@@ -289,6 +290,23 @@ def test_a_rule_of_fix_that_closes_a_port_to_everyone_is_reported() -> None:
         reported = [each for each in found if each.code == "rule-left-behind"]
         assert [each.what.split()[1] for each in reported] == left
         assert {each.commands for each in reported} <= {("doorward doctor --undo",)}
+
+
+@pytest.mark.parametrize(
+    ("tables", "has_rules", "drops", "is_reported"),
+    [
+        (["inet firewalld"], True, (), True),
+        (["inet firewalld"], True, (OwnDrop("the rule", "22/tcp"),), False),
+        (["inet firewalld"], False, (), False),
+        (["ip filter"], True, (), False),  # firewalld does not run
+    ],
+)
+def test_ports_without_the_rules_before_them_are_reported(
+    tables: list[str], has_rules: bool, drops: tuple[OwnDrop, ...], is_reported: bool
+) -> None:
+    trace = WELL.trace._replace(tables=tuple(tables), own_drops=drops)
+    found = findings(firewalls.check, KNOCKED, replace(WELL, trace=trace, firewalld_has_rules=has_rules))
+    assert [each.level for each in found if each.code == "rule-not-loaded"] == [Level.ERROR] * is_reported
 
 
 def test_conflicting_routing_rule_is_reported() -> None:

@@ -315,6 +315,7 @@ def test_only_a_typed_yes_changes_anything(
     answer(monkeypatch, "yes")
     assert run(tmp_path / "f", option) == 0
     assert performed == ["sed 4"]
+    assert ("may now drop" in capsys.readouterr().out) == (option == "--undo")
 
 
 def test_fix_needs_the_mark_and_a_result(
