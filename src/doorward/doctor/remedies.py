@@ -73,8 +73,10 @@ def build_remedy(block: Block, mark: Mark, scope: Scope) -> Remedy:
     rules = [make(block, mark) for state, make in makers.items() if state in scope.states]
     if kind == "firewalld":
         version = "ipv6" if block.table.versions == (6,) else "ipv4"
-        direct = f"--direct --add-rule {version} filter {block.base.chain} 0"
-        changes = [f"{direct} {rule} -m comment {TAG} -j ACCEPT" for rule in rules]
+        place, chain = f"{version} filter {block.base.chain} 0", f"{block.base.chain}_direct"
+        old = [text.removeprefix(f"-A {chain} ") for _, text in block.table.chains.get(chain, ()) if _OWN.search(text)]
+        changes = [f"--direct --remove-rule {place} {rule}" for rule in old]
+        changes += [f"--direct --add-rule {place} {rule} -m comment {TAG} -j ACCEPT" for rule in rules]
         return Remedy("have firewalld accept the mark (`doorward doctor --fix`)", tuple(_lasting(changes)))
     if kind == "ufw":
         return _ufw(block, rules)

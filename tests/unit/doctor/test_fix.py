@@ -100,6 +100,20 @@ def test_a_rule_of_its_own_is_taken_back_first() -> None:
     )
 
 
+def test_firewalld_with_iptables_accepts_one_mark() -> None:
+    rules = (
+        "-A INPUT_direct -j LOG\n-A INPUT_direct -m mark --mark 0x2000/0x2000 -m comment --comment doorward -j ACCEPT"
+    )
+    table = ForeignRuleset("iptables-nft", "ip", "filter", rules)
+    block = Block(table, BaseChain("INPUT", "input", 0), "-A IN_public -j REJECT")
+    commands = build_remedy(block, DEFAULT_MARK, Scope([SSH], {"new"})).commands
+    assert [command.replace("--permanent ", "") for command in commands[::2]] == [
+        f"firewall-cmd --direct --{verb}-rule ipv4 filter INPUT 0 -m mark --mark {mark} -m comment --comment doorward"
+        " -j ACCEPT"
+        for verb, mark in (("remove", "0x2000/0x2000"), ("add", "0x1000/0x1000"))
+    ]
+
+
 def test_what_firewalld_lists_is_taken_back_the_ports_first() -> None:
     commands = [*firewalld_removals(LISTED)]
     assert [command for command in commands if "--permanent" not in command] == [
