@@ -267,6 +267,8 @@ def test_ufw(lab: Lab, tmp_path: Path) -> None:
             ],
         )
         assert all("--mark 0x1000/0x1000 -m comment --comment doorward -j ACCEPT" in path.read_text() for path in rules)
+        lab.server.run(["sh", "-c", f"{mounts} && ufw reload"])
+        assert there.gets_in()
         there.confirm("--undo")
         assert [(path.read_bytes(), path.stat().st_mode) for path in rules] == before
         assert "0x1000/0x1000" not in lab.server.run(["iptables-save"]).stdout

@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if (args.fix or args.undo) and os.geteuid() != 0:
         raise UsageError("needs-root", "doctor: --fix and --undo are for root; run it with sudo")
     if args.undo:
-        _perform(fix.removal_commands())
+        if _perform(fix.removal_commands()):
+            output.line("ufw or firewalld may now drop what doors open: check with `doorward doctor`")
         return 0
     path = configuration_path(args)
     try:

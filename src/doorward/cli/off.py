@@ -49,7 +49,17 @@ def run(_: argparse.Namespace) -> int:
         return 2
     output.line("doorward is off: nothing is hidden, and it stays off across reboots until")
     output.line("`doorward on`")
+    _report_firewalld()
     return 0
+
+
+def _report_firewalld() -> None:
+    from doorward.doctor.fix import has_firewalld_rules  # only now, since nothing before may depend on it
+
+    with suppress(DoorwardError):
+        if has_firewalld_rules():
+            output.line("firewalld still closes the ports that `doorward doctor --fix` opened in it: run")
+            output.line("`doorward doctor --undo`, and open in firewalld what you need")
 
 
 def _create_marker() -> Iterator[str]:

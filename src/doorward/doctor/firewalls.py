@@ -45,6 +45,7 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
             "firewall-accepts", OK, "other firewalls", f"{len(trace.tables)} tables accept what the doors open"
         )
     yield from _unused_ports(facts, {port: name for port, name in doors.items() if port not in redirected})
+    yield from _own_rules(configuration, facts)
     yield from _mark_conflicts(configuration, facts)
 
 
@@ -101,6 +102,27 @@ def _unused_ports(facts: Facts, doors: dict[Port, str]) -> Iterator[Problem]:
             yield Problem(
                 "no-listener", WARNING, f"port {port}", what, "start the service, or remove the port from `opens`"
             )
+
+
+def _own_rules(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    """Yield rules of `doctor --fix` that are not loaded, or that close a port to everyone, since nothing marks packets.
+
+    firewalld opens its ports before it loads these rules, and keeps the ports open if that fails.
+    """
+    if facts.firewalld_has_rules and "inet firewalld" in facts.trace.tables and not facts.trace.own_drops:
+        what = (
+            "the rules of `doctor --fix` that drop unmarked packets are not loaded: without the gate its ports are open"
+        )
+        remedy = "correct what firewalld's log reports; its direct rules need iptables"
+        yield Problem("rule-not-loaded", ERROR, "firewalld", what, remedy, ("firewall-cmd --reload",))
+    marked = {str(port) for door in configuration.doors for port in (*door.opens, *door.ranges)}
+    for port, rule in {drop.port: drop.rule for drop in facts.trace.own_drops}.items():
+        if facts.off_since or port not in marked:
+            what = f"drops {port} from everyone, since " + (
+                "doorward is off" if facts.off_since else "no door opens it"
+            )
+            remedy = "take it back; `doorward doctor --fix` adds what is still needed"
+            yield Problem("rule-left-behind", ERROR, rule, what, remedy, ("doorward doctor --undo",))
 
 
 def _mark_conflicts(configuration: Configuration, facts: Facts) -> Iterator[Problem]:

@@ -11,16 +11,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from doorward.doctor.problem import Problem
-from doorward.doctor.remedies import TAG, UFW_FILES, UFW_RELOAD, firewalld_removals, ufw_removals
+from doorward.doctor.remedies import TAG, UFW_FILES, firewalld_removals, ufw_removals
 from doorward.doctor.rulesets import find_program
 from doorward.errors import DoorwardError, HostError
 from doorward.kernel import atomic_file
 
-_KEEPERS = ("ufw ", "firewall-cmd ")  # the programs that keep rules
+_KEEPERS = ("sed ", "firewall-cmd ")  # what changes the rules that ufw and firewalld keep
 _DIRECT_RULES = Path("/etc/firewalld/direct.xml")
 _LIST_DIRECT_RULES = ("firewall-cmd", "--permanent", "--direct", "--get-all-rules")
-_CHANGE = re.compile(r"--(add|remove)-")
-_REVERSE = {"add": "remove", "remove": "add"}
+_CHANGE = re.compile(r"^--(?:add|remove)-|^-[ID]$")
+_REVERSE = {"--add-": "--remove-", "--remove-": "--add-", "-I": "-D", "-D": "-I"}
+_UNCHANGED = re.compile(r"\b(?:ALREADY|NOT)_ENABLED\b")  # warnings of firewall-cmd
 _PATIENCE_S = 60.0  # for a program; D-Bus gives up after 25 s
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
@@ -29,18 +30,23 @@ def lasting_commands(findings: Iterable[Problem]) -> list[str]:
     """Return the remedies that ufw and firewalld keep, in the order in which to run them."""
     found = [finding.commands for finding in findings if finding.code == "firewall-blocks"]
     kept = [commands for commands in found if any(command.startswith(_KEEPERS) for command in commands)]
-    return _ordered(command for commands in kept for command in commands)
+    return list(dict.fromkeys(command for commands in kept for command in commands))
 
 
 def removal_commands() -> list[str]:
     """Return the commands that take back what ufw and firewalld have of doorward. HostError: it cannot be read."""
     commands: list[str] = []
-    for file in UFW_FILES:
+    for program, file in UFW_FILES.items():
         if f" {TAG} " in _read(Path(file)):
-            commands += ufw_removals(file)
-    if TAG in _read(_DIRECT_RULES):  # otherwise firewalld need not run, or be installed
-        commands += firewalld_removals(_run(_LIST_DIRECT_RULES))
-    return _ordered(commands)
+            commands += ufw_removals(program, _run((program, "-S")).stdout)
+    if has_firewalld_rules():  # otherwise firewalld need not run, or be installed
+        commands += firewalld_removals(_run(_LIST_DIRECT_RULES).stdout)
+    return commands
+
+
+def has_firewalld_rules() -> bool:
+    """Return whether firewalld keeps rules of doorward. HostError: its file cannot be read."""
+    return TAG in _read(_DIRECT_RULES)
 
 
 def perform(commands: Sequence[str]) -> None:
@@ -51,32 +57,26 @@ def perform(commands: Sequence[str]) -> None:
             for command in commands:
                 reverts.insert(0, _perform(shlex.split(command)))
         except DoorwardError:
-            if UFW_RELOAD in commands:
-                reverts.append(lambda: _run(shlex.split(UFW_RELOAD)))
             for revert in reverts:
                 with suppress(DoorwardError):
                     revert()
             raise
 
 
-def _ordered(commands: Iterable[str]) -> list[str]:
-    """Return each command once; ufw is reloaded after both of its files were changed."""
-    return sorted(dict.fromkeys(commands), key=lambda command: command == UFW_RELOAD)
-
-
 def _perform(argv: Sequence[str]) -> Callable[[], object]:
     """Run a command and return what reverts it."""
     if argv[0] == "sed":
         return _edit(Path(argv[-1]), argv[2:-1])
-    _run(argv)
-    reverse = [_CHANGE.sub(lambda change: f"--{_REVERSE[change[1]]}-", word) for word in argv]
+    if _UNCHANGED.search(_run(argv).stderr):
+        return lambda: None
+    reverse = [_CHANGE.sub(lambda change: _REVERSE[change[0]], word) for word in argv]
     return lambda: _run(reverse)
 
 
 def _edit(path: Path, scripts: Sequence[str]) -> Callable[[], object]:
     """Change a file atomically as `sed -i` with these scripts would, and return what restores it."""
     old = _read(path)
-    new = _run(("sed", *scripts), old)
+    new = _run(("sed", *scripts), old).stdout
     if any("/a " in script for script in scripts) and TAG not in new:
         raise HostError(
             "no-place-for-rule", f"{path}: the line `# End required lines` is missing; insert the rule by hand"
@@ -103,8 +103,8 @@ def _write(path: Path, text: str) -> None:
         raise HostError("unwritable-file", f"{path}: {error.strerror}; nothing was changed") from None
 
 
-def _run(argv: Sequence[str], text: str = "") -> str:
-    """Run a program in a session of its own, so that Ctrl-C does not end it halfway, and return what it prints."""
+def _run(argv: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program in a session of its own, so that Ctrl-C does not end it halfway."""
     path, fault = find_program(argv[0]), ""
     try:
         done = subprocess.run(
@@ -123,7 +123,7 @@ def _run(argv: Sequence[str], text: str = "") -> str:
             fault = " ".join((done.stderr or done.stdout).split())
     if fault:
         raise HostError("program-failed", f"`{shlex.join(argv)}`: {fault}; correct that, and run doctor again")
-    return done.stdout
+    return done
 
 
 @contextmanager

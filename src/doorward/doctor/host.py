@@ -121,6 +121,13 @@ class Unchecked(NamedTuple):
     is_outward: bool = False
 
 
+class OwnDrop(NamedTuple):
+    """A rule of `doctor --fix` that drops unmarked packets to `port`, a port or range as in `opens`."""
+
+    rule: str
+    port: str
+
+
 class Trace(NamedTuple):
     """The kernel's verdicts on the packets, in a copy of this host's network and of its firewalls' tables."""
 
@@ -128,6 +135,7 @@ class Trace(NamedTuple):
     paths: tuple[PacketPath, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     helpers: tuple[Helper, ...] = ()
+    own_drops: tuple[OwnDrop, ...] = ()
 
 
 class Boot(NamedTuple):
@@ -157,6 +165,7 @@ class Facts:
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_error: str = ""  # why signed knocks fail although `[signed]` is configured
     off_since: str = ""  # when doorward was switched off; empty while it is on
+    firewalld_has_rules: bool = False  # whether it keeps some of `doctor --fix`
     forwarding: frozenset[int] = frozenset((4, 6))  # the address families of which this host forwards packets
 
 

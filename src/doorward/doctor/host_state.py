@@ -14,6 +14,7 @@ from doorward.daemon.control_client import ask, default_path
 from doorward.daemon.host_lookups import UNIT_FOLDERS
 from doorward.daemon.ledger import ledger_path
 from doorward.daemon.ruleset_loader import compile_configuration, memory_bytes
+from doorward.doctor.fix import has_firewalld_rules
 from doorward.doctor.host import Boot, Facts, Network
 from doorward.doctor.network import read_network
 from doorward.doctor.trace import trace
@@ -63,6 +64,7 @@ def collect_facts(configuration: Configuration, directory: Path) -> Facts:
         signed_doors=signed_doors,
         signed_error=signed_error,
         off_since=off_since(),
+        firewalld_has_rules=_firewalld_has_rules(),
         forwarding=frozenset(filter(is_forwarding, (4, 6))),
     )
 
@@ -128,6 +130,12 @@ def _conntrack() -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return now, most
+
+
+def _firewalld_has_rules() -> bool:
+    with suppress(DoorwardError):
+        return has_firewalld_rules()
+    return False
 
 
 def _assigns_helpers() -> bool:

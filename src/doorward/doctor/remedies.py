@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from doorward.config.schema import Mark
-from doorward.doctor.host import BaseChain, Block
+from doorward.doctor.host import BaseChain, Block, OwnDrop
+from doorward.doctor.rules import ForeignRuleset
 from doorward.model import Port, PortRange
 
-UFW_FILES = ("/etc/ufw/before.rules", "/etc/ufw/before6.rules")
-UFW_RELOAD = "ufw reload"
+UFW_FILES = {"iptables": "/etc/ufw/before.rules", "ip6tables": "/etc/ufw/before6.rules"}
 TAG = "--comment doorward"  # in the rules that ufw and firewalld keep; for firewalld, a colon and the zone may follow
 _OWN = re.compile(r'--comment "?doorward[: "]')
-_OWN_DROP = re.compile(r"-p (\w+) --dport (\d+)(?::(\d+))? .*--comment doorward(?::([\w-]+))? -j DROP$")
+_OWN_DROP = re.compile(r'-p (\w+)(?: -m \w+)? --dport (\d+)(?::(\d+))? .*--comment "?doorward(?::([\w-]+))?"? -j DROP$')
 _ZONE = re.compile(r", chain filter_IN_(?!policy_)([\w-]+?)(?<!_pre|_log)(?<!_deny|_post): ")
 GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
@@ -76,8 +76,10 @@ def build_remedy(block: Block, mark: Mark, scope: Scope) -> Remedy:
     rules = [make(block, mark) for state, make in makers.items() if state in scope.states]
     if kind == "firewalld":
         version = "ipv6" if block.table.versions == (6,) else "ipv4"
-        direct = f"--direct --add-rule {version} filter {block.base.chain} 0"
-        changes = [f"{direct} {rule} -m comment {TAG} -j ACCEPT" for rule in rules]
+        place, chain = f"{version} filter {block.base.chain} 0", f"{block.base.chain}_direct"
+        old = [text.removeprefix(f"-A {chain} ") for _, text in block.table.chains.get(chain, ()) if _OWN.search(text)]
+        changes = [f"--direct --remove-rule {place} {rule}" for rule in old]
+        changes += [f"--direct --add-rule {place} {rule} -m comment {TAG} -j ACCEPT" for rule in rules]
         return Remedy("have firewalld accept the mark (`doorward doctor --fix`)", tuple(_lasting(changes)))
     if kind == "ufw":
         return _ufw(block, rules)
@@ -146,10 +148,13 @@ def _firewalld(block: Block, mark: Mark, scope: Scope) -> Remedy:
 
 
 def _lasting(changes: Iterable[str]) -> Iterator[str]:
-    """Yield the commands that change firewalld now and for its next start: a reload would drop its other changes."""
+    """Yield the commands that change firewalld now and for its next start: a reload would drop its other changes.
+
+    What the running one has, the permanent one has, too, even if this ends halfway: `--undo` looks there.
+    """
     for change in changes:
-        yield f"firewall-cmd {change}"
-        yield f"firewall-cmd --permanent {change}"
+        both = (f"firewall-cmd --permanent {change}", f"firewall-cmd {change}")
+        yield from both if "--add-" in change else reversed(both)
 
 
 def firewalld_removals(listed: str) -> Iterator[str]:
@@ -157,21 +162,45 @@ def firewalld_removals(listed: str) -> Iterator[str]:
     own = [line for line in listed.splitlines() if _OWN.search(line)]
     ports: dict[str, None] = {}
     for match in filter(None, map(_OWN_DROP.search, own)):
-        protocol, first, last, zone = match.groups()
-        named = f"--zone={zone} " if zone else ""
-        ports[f"{named}--remove-port={first}{f'-{last}' if last else ''}/{protocol}"] = None
+        named = f"--zone={match[4]} " if match[4] else ""
+        ports[f"{named}--remove-port={_dropped_port(match)}"] = None
     yield from _lasting([*ports, *(f"--direct --remove-rule {line}" for line in own)])
 
 
+def own_drops(ruleset: ForeignRuleset) -> Iterator[OwnDrop]:
+    """Yield the rules by which firewalld drops unmarked packets to ports that `doctor --fix` opened."""
+    for chain, rules in ruleset.chains.items():
+        for _, text in rules:
+            if match := _OWN_DROP.search(text):
+                yield OwnDrop(ruleset.describe_rule(chain, text), _dropped_port(match))
+
+
+def _dropped_port(match: re.Match[str]) -> str:
+    return f"{match[2]}{f'-{match[3]}' if match[3] else ''}/{match[1]}"
+
+
 def _ufw(block: Block, rules: Iterable[str]) -> Remedy:
-    chain, file = ("ufw", UFW_FILES[0]) if block.table.versions == (4,) else ("ufw6", UFW_FILES[1])
-    begin = f"-A {chain}-before-{block.base.hook} "
-    lines = [f"{begin}{rule} -m comment {TAG} -j ACCEPT" for rule in rules]
-    scripts = [f"/^{begin}.* {TAG} /d", *(f"/^# End required lines/a {line}" for line in lines)]
+    """Change ufw's file, and then its chain.
+
+    Not by `ufw reload`: where any rule of the operator does not load, that drops established connections, too, and
+    disables ufw. The file is tested, since that happens at the next boot otherwise.
+    """
+    prefix, program = ("ufw", "iptables") if block.table.versions == (4,) else ("ufw6", "ip6tables")
+    chain, file = f"{prefix}-before-{block.base.hook}", UFW_FILES[program]
+    lines = [f"{chain} {rule} -m comment {TAG} -j ACCEPT" for rule in rules]
+    scripts = [f"/^-A {chain} .* {TAG} /d", *(f"/^# End required lines/a -A {line}" for line in lines)]
     edit = " ".join(("sed -i", *(f"-e '{script}'" for script in scripts), file))
-    return Remedy("have ufw accept the mark (`doorward doctor --fix`)", (edit, UFW_RELOAD))
+    test = f"{program}-restore --noflush --test {file}"
+    old = _deletions(program, (text for _, text in block.table.chains.get(chain, ())))
+    inserts = [f"{program} -I {line}" for line in lines]
+    return Remedy("have ufw accept the mark (`doorward doctor --fix`)", (edit, test, *old, *inserts))
 
 
-def ufw_removals(file: str) -> tuple[str, str]:
-    """Return the commands that take back what a file of ufw has of doorward."""
-    return f"sed -i -e '/ {TAG} /d' {file}", UFW_RELOAD
+def ufw_removals(program: str, listed: str) -> Iterator[str]:
+    """Yield the commands that take back what ufw has of doorward; `listed`: `-S` of iptables or ip6tables."""
+    yield from _deletions(program, (line for line in listed.splitlines() if line.startswith("-A ufw")))
+    yield f"sed -i -e '/ {TAG} /d' {UFW_FILES[program]}"
+
+
+def _deletions(program: str, rules: Iterable[str]) -> Iterator[str]:
+    return (f"{program} -D {rule.removeprefix('-A ')}" for rule in rules if _OWN.search(rule))

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from doorward.config.schema import Configuration, Mark
 from doorward.doctor.frames import TRACE, PacketFlow, Step, TraceEvent, build_packet, parse_event
-from doorward.doctor.host import Block, Network, PacketPath, Probe, Trace, Unchecked
+from doorward.doctor.host import Block, Network, OwnDrop, PacketPath, Probe, Trace, Unchecked
 from doorward.doctor.probes import plan_bypass_probes, plan_probes
-from doorward.doctor.remedies import GATE_PRIORITY, precedes_gate
+from doorward.doctor.remedies import GATE_PRIORITY, own_drops, precedes_gate
 from doorward.doctor.replica import Replica, UncheckedError, snapshot
 from doorward.doctor.rules import Helper
 from doorward.doctor.rulesets import LoadedRulesets, read_handles, read_rulesets
@@ -102,6 +102,7 @@ def _trace_in_child(configuration: Configuration, network: Network, probes: Sequ
     names: tuple[str, ...] = ()
     unchecked: list[Unchecked] = []
     helpers: tuple[Helper, ...] = ()
+    own: tuple[OwnDrop, ...] = ()
     try:
         rulesets, host_handles = read_rulesets(), read_handles()
         names = tuple(ruleset.name for ruleset in rulesets)
@@ -110,6 +111,7 @@ def _trace_in_child(configuration: Configuration, network: Network, probes: Sequ
         # A client of a host that another table forwards to uses another address, and may pass other rules.
         probes = [p for p in probes if not (p.is_behind and any(r.may_forward_to(p.destination) for r in rulesets))]
         helpers = tuple(helper for ruleset in rulesets for helper in ruleset.helpers())
+        own = tuple(drop for ruleset in rulesets for drop in own_drops(ruleset))
         unchecked += [Unchecked(*rule) for ruleset in rulesets for rule in ruleset.uncheckable_rules()]
         led_to = {port.host.version for door in configuration.doors for port in door.leads_to}
         replica = Replica(snapshot().forwarding(led_to))  # where the host does not forward yet, another check says so
@@ -119,9 +121,9 @@ def _trace_in_child(configuration: Configuration, network: Network, probes: Sequ
         ways = [way for probe in probes for way in tracer.follow(probe)]
         ways += [way for probe in plan_bypass_probes(configuration, network, ways) for way in tracer.follow(probe)]
     except (DoorwardError, OSError) as error:
-        return Trace(names, (), (Unchecked(str(error)), *unchecked), helpers)
+        return Trace(names, (), (Unchecked(str(error)), *unchecked), helpers, own)
     unchecked += [Unchecked(text) for text in loaded.unchecked]
-    return Trace(names, tuple(ways), tuple(dict.fromkeys(unchecked or map(Unchecked, tracer.lost))), helpers)
+    return Trace(names, tuple(ways), tuple(dict.fromkeys(unchecked or map(Unchecked, tracer.lost))), helpers, own)
 
 
 class _Tracer:

@@ -19,12 +19,14 @@ from doorward.doctor.host import (
     LocalAddress,
     MarkRule,
     Network,
+    OwnDrop,
     PacketPath,
     Route,
     Trace,
     Unchecked,
 )
 from doorward.doctor.problem import Level, Problem
+from doorward.doctor.remedies import own_drops
 from doorward.doctor.rules import Helper
 from doorward.model import Port
 from tests.support.doctor_facts import FILTER, NETWORK, SESSION, SSH, STATUS, TO_SSH, WELL
@@ -263,6 +265,48 @@ def test_rule_that_drops_for_a_host_behind_is_an_error() -> None:
     assert (found.level, found.what) == (Level.ERROR, "drops 192.0.2.7:22/tcp, which door 'a' opens")
     assert "-A ufw-before-forward -m mark --mark 0x1000/" in found.commands[0]
     assert unused.code == "no-listener"
+
+
+def test_a_rule_of_fix_that_closes_a_port_to_everyone_is_reported() -> None:
+    """firewalld keeps it when the door is removed, or doorward switched off."""
+    ranged = KNOCKED.replace("22/tcp", '22/tcp", "60000-60010/udp')
+    lines = [
+        f"-A INPUT ! -i lo {matches} -m mark ! --mark 0x1000/0x1000 -m comment --comment {comment} -j DROP\n"
+        for matches, comment in (
+            ("-p tcp -m tcp --dport 22", '"doorward:public"'),
+            ("-p udp -m udp --dport 60000:60010", "doorward"),
+            ("-p tcp -m tcp --dport 80", "doorwards"),
+        )
+    ]
+    own = own_drops(replace(FILTER, text=":INPUT ACCEPT [0:0]\n" + "".join(lines)))
+    facts = replace(WELL, trace=WELL.trace._replace(own_drops=tuple(own)))
+    for text, off_since, left in (
+        (ranged, "", []),
+        (ranged, "1 May", ["22/tcp", "60000-60010/udp"]),
+        (KNOCKED, "", ["60000-60010/udp"]),
+        (ELSEWHERE, "", ["22/tcp", "60000-60010/udp"]),
+    ):
+        found = findings(firewalls.check, text, replace(facts, off_since=off_since))
+        reported = [each for each in found if each.code == "rule-left-behind"]
+        assert [each.what.split()[1] for each in reported] == left
+        assert {each.commands for each in reported} <= {("doorward doctor --undo",)}
+
+
+@pytest.mark.parametrize(
+    ("tables", "has_rules", "drops", "is_reported"),
+    [
+        (["inet firewalld"], True, (), True),
+        (["inet firewalld"], True, (OwnDrop("the rule", "22/tcp"),), False),
+        (["inet firewalld"], False, (), False),
+        (["ip filter"], True, (), False),  # firewalld does not run
+    ],
+)
+def test_ports_without_the_rules_before_them_are_reported(
+    tables: list[str], has_rules: bool, drops: tuple[OwnDrop, ...], is_reported: bool
+) -> None:
+    trace = WELL.trace._replace(tables=tuple(tables), own_drops=drops)
+    found = findings(firewalls.check, KNOCKED, replace(WELL, trace=trace, firewalld_has_rules=has_rules))
+    assert [each.level for each in found if each.code == "rule-not-loaded"] == [Level.ERROR] * is_reported
 
 
 def test_conflicting_routing_rule_is_reported() -> None:

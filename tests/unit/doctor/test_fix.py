@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from doorward.cli import doctor
+from doorward.cli import doctor, off
 from doorward.config.schema import Mark
 from doorward.doctor import fix
 from doorward.doctor.host import BaseChain, Block
@@ -41,12 +41,12 @@ def blocked(rule: str, table: ForeignRuleset = FIREWALLD, hook: str = "input") -
 
 
 def firewalld(ports: Sequence[Port | PortRange], *interfaces: str, versions: Sequence[int] = (4, 6)) -> list[str]:
-    """Return the commands, with each pair of those for now and for the next start as one."""
+    """Return the commands, with each pair of those for the next start and for now as one."""
     scope = Scope(ports, {"new"}, interfaces, versions)
     commands = build_remedy(blocked(REJECTED), DEFAULT_MARK, scope).commands
     now = [command for command in commands if "--permanent" not in command]
-    later = [command.replace(" --permanent", "") for command in commands if "--permanent" in command]
-    assert later == [command for command in now if command.startswith("firewall-cmd")]
+    pairs = [command for command in commands if command.startswith("firewall-cmd")]
+    assert [command.replace(" --permanent", "") for command in pairs[::2]] == pairs[1::2]
     return now
 
 
@@ -88,7 +88,7 @@ def test_firewalld_on_some_interfaces_with_a_range_and_without_ipv6() -> None:
 )
 def test_the_zone_is_that_which_drops(rule: str, hook: str, zone: str | None) -> None:
     commands = build_remedy(blocked(rule, hook=hook), DEFAULT_MARK, Scope([SSH], {"new"})).commands
-    assert commands[-1:] == (() if zone is None else (f"firewall-cmd --permanent {zone}--add-port=22/tcp",))
+    assert commands[-1:] == (() if zone is None else (f"firewall-cmd {zone}--add-port=22/tcp",))
 
 
 def test_a_rule_of_its_own_is_taken_back_first() -> None:
@@ -100,6 +100,20 @@ def test_a_rule_of_its_own_is_taken_back_first() -> None:
     )
 
 
+def test_firewalld_with_iptables_accepts_one_mark() -> None:
+    rules = (
+        "-A INPUT_direct -j LOG\n-A INPUT_direct -m mark --mark 0x2000/0x2000 -m comment --comment doorward -j ACCEPT"
+    )
+    table = ForeignRuleset("iptables-nft", "ip", "filter", rules)
+    block = Block(table, BaseChain("INPUT", "input", 0), "-A IN_public -j REJECT")
+    commands = build_remedy(block, DEFAULT_MARK, Scope([SSH], {"new"})).commands
+    assert [command.replace("--permanent ", "") for command in commands[::2]] == [
+        f"firewall-cmd --direct --{verb}-rule ipv4 filter INPUT 0 -m mark --mark {mark} -m comment --comment doorward"
+        " -j ACCEPT"
+        for verb, mark in (("remove", "0x2000/0x2000"), ("add", "0x1000/0x1000"))
+    ]
+
+
 def test_what_firewalld_lists_is_taken_back_the_ports_first() -> None:
     commands = [*firewalld_removals(LISTED)]
     assert [command for command in commands if "--permanent" not in command] == [
@@ -107,6 +121,7 @@ def test_what_firewalld_lists_is_taken_back_the_ports_first() -> None:
         "firewall-cmd --remove-port=60000-60010/udp",
         *(f"firewall-cmd --direct --remove-rule {line}" for line in LISTED.splitlines()[1:]),
     ]
+    assert [command.replace(" --permanent", "") for command in commands[1::2]] == commands[::2]
     assert len(commands) == 2 * 6
 
 
@@ -117,42 +132,63 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     log, failing = folder / "log", folder / "failing"
     failing.write_text("nothing")
-    for name in ("ufw", "firewall-cmd", "iptables"):
+    for name in ("firewall-cmd", "iptables", "iptables-restore", "ip6tables"):
         (folder / name).write_text(
             f'#!/bin/sh\necho "{name} $*" | tee -a {log} | grep -qvxf {failing} || {{ echo "failed" >&2; exit 1; }}\n'
-            f"case $* in *get-all-rules) cat {folder}/listed;; esac\n"
+            f"case $* in *get-all-rules|-S) cat {folder}/listed;; esac\n"
         )
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return folder
 
 
-def test_a_program_that_fails_leaves_the_files_of_ufw_as_they_were(tmp_path: Path, programs: Path) -> None:
+def test_a_file_that_ufw_could_not_load_is_left_as_it_was(tmp_path: Path, programs: Path) -> None:
     rules = tmp_path / "before.rules"
     rules.write_text(UFW)
     rules.chmod(0o640)
-    line = "-A ufw-before-input -m comment --comment doorward -j ACCEPT"
-    commands = [f"sed -i -e '/^# End required lines/a {line}' {rules}", "ufw reload"]
+    rule = "ufw-before-input -m comment --comment doorward -j ACCEPT"
+    test, insert = f"iptables-restore --noflush --test {rules}", f"iptables -I {rule}"
+    commands = [f"sed -i -e '/^# End required lines/a -A {rule}' {rules}", test, insert]
     fix.perform(commands)
-    assert rules.read_text() == UFW.replace("lines\n", f"lines\n{line}\n")
-    rules.write_text(UFW)
-    (programs / "failing").write_text("ufw reload")
+    assert rules.read_text() == UFW.replace("lines\n", f"lines\n-A {rule}\n")
+    for failing in test, insert:
+        rules.write_text(UFW)
+        (programs / "failing").write_text(failing)
+        with raises(HostError, "program-failed"):
+            fix.perform(commands)
+        assert (rules.read_text(), rules.stat().st_mode & 0o777) == (UFW, 0o640)
+    fix.perform([f"iptables -D {rule}"])
+    (programs / "failing").write_text("iptables -L")
     with raises(HostError, "program-failed"):
-        fix.perform(commands)
-    assert (rules.read_text(), rules.stat().st_mode & 0o777) == (UFW, 0o640)
-    assert (programs / "log").read_text() == "ufw reload\n" * 3  # the last one with the old rules
+        fix.perform([f"iptables -D {rule}", "iptables -L"])
+    log = (programs / "log").read_text().splitlines()
+    assert [line for line in log if not line.startswith("iptables-restore")] == [
+        *(insert, insert),
+        *(f"iptables -D {rule}", f"iptables -D {rule}", "iptables -L", insert),
+    ]
     assert {*tmp_path.iterdir()} == {rules, programs}
 
 
 def test_ufw_accepts_one_mark_however_often_it_is_fixed(tmp_path: Path, programs: Path) -> None:
     rules = tmp_path / "before.rules"
     rules.write_text(UFW)
-    table = ForeignRuleset("iptables-nft", "ip", "filter", ":ufw-before-input - [0:0]\n")
+    text = ":ufw-before-input - [0:0]\n-A ufw-before-input -i lo -j ACCEPT\n"
     for value in (0x1000, 0x2000, 0x2000):
-        edit, *_ = build_remedy(blocked("", table), Mark(value, value), Scope([SSH], {"new"})).commands
-        fix.perform([edit.replace("/etc/ufw/before.rules", str(rules))])
-    line = "-A ufw-before-input -m mark --mark 0x2000/0x2000 -m comment --comment doorward -j ACCEPT"
-    assert rules.read_text() == UFW.replace("lines\n", f"lines\n{line}\n")
+        table = ForeignRuleset("iptables-nft", "ip", "filter", text)
+        commands = build_remedy(blocked("", table), Mark(value, value), Scope([SSH], {"new"})).commands
+        fix.perform([command.replace("/etc/ufw/before.rules", str(rules)) for command in commands])
+        text = rules.read_text()
+    line = "ufw-before-input -m mark --mark 0x2000/0x2000 -m comment --comment doorward -j ACCEPT"
+    assert rules.read_text() == UFW.replace("lines\n", f"lines\n-A {line}\n")
+    changes = [command for command in (programs / "log").read_text().splitlines() if "-restore" not in command]
+    first = f"iptables -I {line.replace('2000', '1000')}"
+    assert changes == [
+        first,
+        first.replace("-I", "-D"),
+        f"iptables -I {line}",
+        f"iptables -D {line}",
+        f"iptables -I {line}",
+    ]
 
 
 def test_a_port_is_not_opened_where_the_rule_before_it_is_missing(programs: Path) -> None:
@@ -171,6 +207,16 @@ def test_a_port_is_not_opened_where_the_rule_before_it_is_missing(programs: Path
         f"firewall-cmd --permanent {rule.replace('add', 'remove')}",
         f"firewall-cmd {rule.replace('add', 'remove')}",
     ]
+
+
+def test_what_firewalld_had_before_stays_when_a_program_fails(programs: Path) -> None:
+    (programs / "firewall-cmd").write_text(
+        f'#!/bin/sh\necho "$*" >> {programs}/log\necho Warning: ALREADY_ENABLED: >&2\n'
+    )
+    (programs / "failing").write_text("iptables -C INPUT")
+    with raises(HostError, "program-failed"):
+        fix.perform(["firewall-cmd --add-port=1/tcp", "iptables -C INPUT"])
+    assert (programs / "log").read_text().splitlines() == ["--add-port=1/tcp", "iptables -C INPUT"]
 
 
 def test_missing_programs_lines_and_links_change_nothing(tmp_path: Path, programs: Path) -> None:
@@ -195,29 +241,45 @@ def test_removal_touches_only_what_has_rules_of_doorward(
     files = [tmp_path / name for name in ("before.rules", "before6.rules", "direct.xml")]
     for file in files:
         file.write_text(UFW)
-    monkeypatch.setattr(fix, "UFW_FILES", (*map(str, files[:2]), "/nonexistent"))
+    monkeypatch.setattr(fix, "UFW_FILES", dict(zip(("iptables", "ip6tables"), map(str, files), strict=False)))
     monkeypatch.setattr(fix, "_DIRECT_RULES", files[2])
     assert fix.removal_commands() == []
     assert not (programs / "log").exists()
     for file in files:
         file.write_text(f"{UFW}-A x -m comment --comment doorward -j ACCEPT\n")
-    (programs / "listed").write_text(LISTED)
+    rule = "ufw-before-input -m comment --comment doorward -j ACCEPT"
+    (programs / "listed").write_text(f"{LISTED}-P INPUT DROP\n-A {rule}\n-A INPUT {rule}\n")
     commands = fix.removal_commands()
     assert [command for command in commands if "firewall" not in command] == [
-        *(f"sed -i -e '/ --comment doorward /d' {file}" for file in files[:2]),
-        "ufw reload",
+        command
+        for program, file in (("iptables", "before.rules"), ("ip6tables", "before6.rules"))
+        for command in (f"{program} -D {rule}", f"sed -i -e '/ --comment doorward /d' /etc/ufw/{file}")
     ]
-    fix.perform(commands)
+    fix.perform([command.replace("/etc/ufw", str(tmp_path)) for command in commands])
     assert [file.read_text() for file in files[:2]] == [UFW, UFW]
+
+
+def test_off_reports_the_ports_that_firewalld_keeps_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "direct.xml"
+    monkeypatch.setattr(fix, "_DIRECT_RULES", rules)
+    off._report_firewalld()
+    rules.write_bytes(b"\xff")
+    off._report_firewalld()
+    assert capsys.readouterr().out == ""
+    rules.write_text("<rule>-m comment --comment doorward:public -j DROP</rule>")
+    off._report_firewalld()
+    assert "`doorward doctor --undo`" in capsys.readouterr().out
 
 
 def problem(*commands: str) -> Problem:
     return Problem("firewall-blocks", Level.WARNING, "there", "drops", "have it accept the mark", commands)
 
 
-def test_ufw_is_reloaded_once_and_other_firewalls_are_left_to_the_operator() -> None:
-    found = [problem("sed 4", "ufw reload"), problem("iptables-nft -t filter -I INPUT"), problem("sed 6", "ufw reload")]
-    assert fix.lasting_commands(found) == ["sed 4", "sed 6", "ufw reload"]
+def test_each_command_is_run_once_and_other_firewalls_are_left_to_the_operator() -> None:
+    found = [problem("sed 4", "iptables"), problem("iptables-nft -t filter -I INPUT"), problem("sed 4", "ip6tables")]
+    assert fix.lasting_commands(found) == ["sed 4", "iptables", "ip6tables"]
 
 
 @pytest.fixture
@@ -225,8 +287,8 @@ def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list to which commands are added in place of being run; ufw blocks until there are any."""
     done: list[str] = []
     monkeypatch.setattr(fix, "perform", done.extend)
-    monkeypatch.setattr(fix, "removal_commands", lambda: ["ufw reload"])
-    monkeypatch.setattr(doctor, "_check", lambda *_: [] if done else [problem("ufw reload")])
+    monkeypatch.setattr(fix, "removal_commands", lambda: ["sed 4"])
+    monkeypatch.setattr(doctor, "_check", lambda *_: [] if done else [problem("sed 4")])
     return done
 
 
@@ -263,10 +325,11 @@ def test_only_a_typed_yes_changes_anything(
         with raises(NegativeResult, "not-confirmed"):
             run(tmp_path / "f", option)
     assert performed == []
-    assert capsys.readouterr().out.count("\n  # ufw reload\n") == 4
+    assert capsys.readouterr().out.count("\n  # sed 4\n") == 4
     answer(monkeypatch, "yes")
     assert run(tmp_path / "f", option) == 0
-    assert performed == ["ufw reload"]
+    assert performed == ["sed 4"]
+    assert ("may now drop" in capsys.readouterr().out) == (option == "--undo")
 
 
 def test_fix_needs_the_mark_and_a_result(
@@ -276,13 +339,13 @@ def test_fix_needs_the_mark_and_a_result(
     with raises(UsageError, "no-accept-mark"):
         run(tmp_path / "f", "--fix", mark="")
     assert performed == []
-    monkeypatch.setattr(doctor, "_check", lambda *_: [problem("ufw reload")])
+    monkeypatch.setattr(doctor, "_check", lambda *_: [problem("sed 4")])
     with raises(NegativeResult, "still-blocked"):
         run(tmp_path / "f", "--fix")
     monkeypatch.setattr(doctor, "_check", lambda *_: [problem("iptables -I INPUT")])
     assert run(tmp_path / "f", "--fix") == 0
     assert "no changes to" in capsys.readouterr().out
-    assert performed == ["ufw reload"]
+    assert performed == ["sed 4"]
     monkeypatch.setattr(doctor, "os", SimpleNamespace(geteuid=lambda: 1000))
     for option in ("--fix", "--undo"):
         with raises(UsageError, "needs-root"):
