@@ -1,7 +1,8 @@
 """What the gate has for the shield: a chain that opens for a packet that, as the shield reports, completes a knock.
 
-The shield puts a token and the state into the packet's priority. Anyone can set a priority: the rule accepts it only
-on an interface that has a shield, which lo never has, and there the shield clears the token on all other packets.
+The shield puts a token and the state into the packet's priority, with the state 0 if it counted the packet and no knock
+is complete. Anyone can set a priority: the rule accepts it only on an interface that has a shield, which lo never has,
+and there the shield clears the token on all other packets.
 """
 
 from __future__ import annotations
@@ -36,4 +37,5 @@ def shielded(mark: ShieldMark | None, banned: Sequence[str]) -> str:
     if mark is None:
         return ""
     state = f"meta priority set meta priority & {classid(mark.state_mask)}"
-    return chain("shielded", [state, *banned, "jump entered", "meta priority set 0:0", "goto needs"])
+    judged = "meta priority 0:0 goto needs"  # and it completes nothing: not to be counted again
+    return chain("shielded", [state, judged, *banned, "jump entered", "meta priority set 0:0", "goto needs"])

@@ -17,12 +17,13 @@ from typing import Any
 from doorward.errors import HostError
 from doorward.shield.tables import UDP_PORTS, ShieldTables, edge_bits
 
-OBJECT = Path(__file__).with_name("shield.bpf.o")  # compiled when the package is built
+# Compiled when the package is built. The kernel loads the first where it may ask conntrack.
+OBJECTS = tuple(Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
 COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
-UDP_BUSY_S = 600  # how long after this host last sent from a UDP port packets to it pass
+UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LIBRARY = "libbpf.so.1"
 _CONFIG = struct.Struct("<QQ9I4x")
 CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
@@ -102,7 +103,8 @@ def source_sets(memory_bytes: int) -> int:
 class ShieldProgram:
     """The two programs and their maps, loaded. The kernel frees them with the last descriptor.
 
-    With `before`, sources and ports in use are those of an earlier program.
+    With `before`, sources and ports in use are those of an earlier program. `asks_conntrack`: it knows which packets
+    are answers to this host; otherwise those to ports in use pass.
     """
 
     def __init__(
@@ -112,15 +114,18 @@ class ShieldProgram:
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
-        library = _library()
-        self._object = _checked(library.bpf_object__open_file(str(OBJECT).encode(), None), str(OBJECT))
-        try:
-            if before is not None:
-                self._reuse(before, is_same=is_same)
-            self._load(tables, sets, is_test=is_test)
-        except BaseException:
-            self.close()
-            raise
+        for path in OBJECTS:
+            self.asks_conntrack = path == OBJECTS[0]
+            self._object = _checked(_library().bpf_object__open_file(str(path).encode(), None), str(path))
+            try:
+                if before is not None:
+                    self._reuse(before, is_same=is_same)
+                self._load(tables, sets, is_test=is_test)
+                break
+            except BaseException as error:
+                self.close()
+                if path == OBJECTS[-1] or not isinstance(error, HostError):
+                    raise
 
     def _reuse(self, before: ShieldProgram, *, is_same: bool) -> None:
         for name in ("busy", "sources") if is_same else ("busy",):
@@ -138,7 +143,7 @@ class ShieldProgram:
         found = ctypes.c_size_t()
         where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
         if found.value != len(config):
-            raise HostError("shield-version", f"{OBJECT} is of another version; install doorward again")
+            raise HostError("shield-version", "the shield is of another version; install doorward again")
         ctypes.memmove(where, config, len(config))
         _checked(library.bpf_object__load(self._object), "the kernel does not load the shield")
         self.ingress = self._program("shield_ingress")
@@ -159,7 +164,8 @@ class ShieldProgram:
     def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
         """Treat UDP ports as in use, as if this host had just sent from them."""
         indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
-        self._put("busy", indices, struct.pack("<I", int(time.monotonic()) + 1) * len(ports), len(ports))
+        mark = int(time.monotonic()) + 1 << 1 | self.asks_conntrack
+        self._put("busy", indices, struct.pack("<I", mark) * len(ports), len(ports))
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -183,9 +189,9 @@ class ShieldProgram:
         else:
             _library().bpf_map_delete_elem(self.map("local"), key)
 
-    def renew(self, until_ns: int, test_ms: int = 0) -> None:
-        """Set the time, on CLOCK_MONOTONIC, from which on everything passes."""
-        self._set(".bss", struct.pack("<I", 0), struct.pack("<QI4x", until_ns, test_ms))
+    def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S) -> None:
+        """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use."""
+        self._set(".bss", struct.pack("<I", 0), struct.pack("<QII", until_ns, test_ms, udp_busy_s))
 
     def counters(self) -> dict[str, int]:
         """Return the counters since it was loaded."""

@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9._@+-]+")  # of an interface, in a command for nf
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
-_UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream")
+_UDP_TIMEOUTS = "nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"
 _ETHERNET = "1"  # ARPHRD_ETHER
 _XFRM, _GET_POLICY = 6, 21  # NETLINK_XFRM, XFRM_MSG_GETPOLICY
 _GET_OBJECT, _OBJECT_TYPE = 10 << 8 | 19, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE
@@ -129,7 +129,7 @@ class ShieldLoader:
             before = program
             program = self._program = self._made(self._tables, before)
             self._is_new = False
-        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000)
+        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s())
         for key, link in list(self._links.items()):
             try:
                 program.replace(link, is_ingress=key[1])
@@ -138,7 +138,9 @@ class ShieldLoader:
                 program.expect_answers()
         if before is not None:
             before.close()
-        if is_forwarding(4) or is_forwarding(6):
+        if program.asks_conntrack:
+            pass  # which knows of flows in which this host sends nothing any more
+        elif is_forwarding(4) or is_forwarding(6):
             program.expect_answers()  # of hosts behind this one, which may send nothing for as long as they receive
         else:
             program.expect_answers(_udp_ports())
@@ -229,10 +231,16 @@ def _obstacle() -> str:
     request = netlink.message(_GET_OBJECT, netlink.REQUEST | netlink.DUMP, netlink.FAMILY_HEADER.pack(0, 0, 0))
     if _has_replies(netlink.NETFILTER, request, _is_unseen):
         return "nftables has conntrack helpers, timeouts or expectations, and it cannot see which packets they let in"
-    with suppress(OSError, ValueError):  # no conntrack
-        if int(_UDP_TIMEOUT.read_text()) > UDP_BUSY_S:
-            return f"{_UDP_TIMEOUT} is more than {UDP_BUSY_S} s, and it would drop answers that come so late"
     return ""
+
+
+def _udp_busy_s() -> int:
+    """Return the most seconds that conntrack keeps a flow of UDP after its last packet, rounded up."""
+    found = [UDP_BUSY_S]
+    for name in _UDP_TIMEOUTS:
+        with suppress(OSError, ValueError):  # no conntrack
+            found.append(int(Path("/proc/sys/net/netfilter", name).read_text()) + 60)
+    return max(found)
 
 
 def _is_unseen(reply: netlink.NetlinkMessage) -> bool:

@@ -7,19 +7,16 @@
  * as it is. Nothing here waits or locks: two processors that see packets of one source at the same moment may lose a
  * step.
  */
-#include "kernel.h"
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "config.h"
+#include "flows.h"
+#include "packet.h"
 
-#define WAYS 3         // sources in a set, which fills a cache line
-#define NO_WAY WAYS    // neither is the source there, nor may it take another's place
-#define TOKEN_MS 50    // 20 knock packets a second
-#define BUCKET_MS 2000 // a bucket of 40 is full again after that long
-#define HEAVY_MS 100   // a source that sent more than two packets of late is not forgotten for another
-#define MAX_FALLS 31   // failure links in a row
-#define UDP_BUSY_S 600 // nf_conntrack_udp_timeout_stream is not more, or the loader does not attach it
-#define TCP_BUSY_S 240 // more than nf_conntrack_tcp_timeout_syn_sent
-#define HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
+#define WAYS 3               // sources in a set, which fills a cache line
+#define NO_WAY WAYS          // neither is the source there, nor may it take another's place
+#define TOKEN_MS 50          // 20 knock packets a second
+#define BUCKET_MS 2000       // a bucket of 40 is full again after that long
+#define HEAVY_MS 100         // a source that sent more than two packets of late is not forgotten for another
+#define MAX_FALLS 31         // failure links in a row
 #define START 0              // the automaton's root
 #define PAUSED 0xffffffffu   // a state: over the rate, ignored until `began`
 #define SAME 0xfffffffeu     // in place of an edge: the packet repeats the last one
@@ -31,23 +28,6 @@
 #define NEEDED 4          // DHCP: a knock packet, and the gate decides whether it is dropped
 #define FIRST_COMPLETES 8 // a sequence of one packet
 #define FIRST_SHIFT 8
-
-// What the loader fills in before the program is loaded (shield/libbpf.py).
-const volatile struct config {
-    __u64 seed[2];
-    __u32 set_mask;   // of the number of a set of sources
-    __u32 edge_mask;  // of a word of `edge_bits`
-    __u32 state_mask; // the bits of a priority that have the state; the others have the token
-    __u32 token;
-    __u32 root; // the number that the gate has for START
-    __u32 within_ms;
-    __u32 firsts;     // states 1 to this are one knock packet from the start
-    __u32 known_only; // other ports than those of sequences are not knock packets (wrong_port = "known")
-    __u32 is_test;    // the time is `test_ms`
-} cfg;
-
-volatile __u64 deadline_ns; // the daemon renews it; from then on everything passes
-volatile __u32 test_ms;
 
 struct progress {
     __u32 state, began;
@@ -66,12 +46,6 @@ struct edge {
     __u32 state, symbol;
 };
 
-struct address {
-    __be32 word[4]; // an IPv4 address is in the last one, after 0, 0, 0xffff
-};
-
-enum counter { DROPPED, KNOCKED, THROTTLED, NO_ROOM, EVICTED, RACED, COUNTERS };
-
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __type(key, __u32);
@@ -86,14 +60,6 @@ struct {
     __type(value, __u32);
     __uint(max_entries, 1 << 17);
 } ports SEC(".maps");
-
-// When this host last sent from a port, in seconds. A packet to it may be an answer, which only conntrack knows.
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __type(key, __u32);
-    __type(value, __u32);
-    __uint(max_entries, 1 << 17);
-} busy SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -124,29 +90,6 @@ struct {
     __uint(max_entries, 4096);
 } local SEC(".maps");
 
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __type(key, __u32);
-    __type(value, __u64);
-    __uint(max_entries, COUNTERS);
-} counters SEC(".maps");
-
-struct packet {
-    __be32 source[4]; // IPv4: the first word
-    struct address destination;
-    __u32 port; // an index of `ports`
-    __u32 is_v6;
-};
-
-static __always_inline void count(enum counter which)
-{
-    __u32 key = which;
-    __u64 *number = bpf_map_lookup_elem(&counters, &key);
-
-    if (number)
-        (*number)++;
-}
-
 // A keyed permutation of 64 bits.
 static __always_inline __u64 mix(__u64 x)
 {
@@ -156,16 +99,6 @@ static __always_inline __u64 mix(__u64 x)
     x ^= (x >> 29) ^ cfg.seed[1];
     x *= 0xa0761d6478bd642full;
     return x ^ x >> 32;
-}
-
-static __always_inline __u32 now_ms(void)
-{
-    return cfg.is_test ? test_ms : bpf_ktime_get_coarse_ns() / 1000000;
-}
-
-static __always_inline __u32 now_s(void)
-{
-    return bpf_ktime_get_coarse_ns() / 1000000000 + 1; // 0 is never
 }
 
 // How long until the bucket is full. Milliseconds start again after 49 days: what is too long is past.
@@ -356,67 +289,6 @@ static __always_inline __u32 knock(const struct packet *packet, __u32 port)
     return to & COMPLETES ? to & ~(COMPLETES | FALLS) : 0;
 }
 
-// Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
-// headers, other protocols and flags, lengths that the kernel would reject).
-static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
-{
-    __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
-
-    // Some drivers leave the headers in pages.
-    if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
-        return 0;
-    void *data = (void *)(long)skb->data + ETH_HLEN, *end = (void *)(long)skb->data_end;
-    __u32 size, protocol, before;
-    void *next;
-
-    if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        struct iphdr *ip = data;
-        if ((void *)(ip + 1) > end || ip->version_ihl != 0x45 || ip->frag_off & bpf_htons(0x3fff))
-            return 0;
-        packet->source[0] = ip->saddr;
-        packet->destination.word[2] = bpf_htonl(0xffff);
-        packet->destination.word[3] = ip->daddr;
-        protocol = ip->protocol;
-        before = ETH_HLEN + sizeof(*ip);
-        size = bpf_ntohs(ip->tot_len) - sizeof(*ip);
-        next = ip + 1;
-    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-        struct ipv6hdr *ip = data;
-        if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
-            return 0;
-        __builtin_memcpy(packet->source, ip->saddr, sizeof(packet->source));
-        __builtin_memcpy(&packet->destination, ip->daddr, sizeof(packet->destination));
-        packet->is_v6 = 1;
-        protocol = ip->nexthdr;
-        before = ETH_HLEN + sizeof(*ip);
-        size = bpf_ntohs(ip->payload_len);
-        next = ip + 1;
-    } else {
-        return 0;
-    }
-    if (size > skb->len - before)
-        return 0;
-    if (protocol == IPPROTO_TCP) {
-        struct tcphdr *tcp = next;
-        if ((void *)(tcp + 1) > end || size < sizeof(*tcp) || (tcp->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-            return 0;
-        packet->port = bpf_ntohs(tcp->dest);
-        return 1;
-    }
-    struct udphdr *udp = next;
-    if (protocol != IPPROTO_UDP || (void *)(udp + 1) > end || size < sizeof(*udp) || bpf_ntohs(udp->len) < sizeof(*udp))
-        return 0;
-    packet->port = 1 << 16 | bpf_ntohs(udp->dest);
-    return 1;
-}
-
-static __always_inline int is_busy(__u32 port)
-{
-    __u32 *used = bpf_map_lookup_elem(&busy, &port);
-
-    return used && *used && now_s() - *used <= (port >> 16 ? UDP_BUSY_S : TCP_BUSY_S);
-}
-
 SEC("tc")
 int shield_ingress(struct __sk_buff *skb)
 {
@@ -431,20 +303,19 @@ int shield_ingress(struct __sk_buff *skb)
     __u32 *port = bpf_map_lookup_elem(&ports, &packet.port);
     if (!port || *port & PASSED || !bpf_map_lookup_elem(&local, &packet.destination))
         return TCX_NEXT;
-    if (cfg.known_only && !(*port & ~NEEDED)) {
-        if (*port || is_busy(packet.port))
-            return TCX_NEXT;
-        count(DROPPED);
-        return TCX_DROP;
-    }
-    __u32 state = knock(&packet, *port);
+    enum flow flow = flow_of(skb, &packet);
+    if (flow == ESTABLISHED)
+        return TCX_NEXT;
+    __u32 state = cfg.known_only && !(*port & ~NEEDED) ? 0 : knock(&packet, *port);
     if (state) {
         count(KNOCKED);
         skb->priority = cfg.token | (cfg.root + state);
         return TCX_NEXT;
     }
-    if (*port & NEEDED || is_busy(packet.port))
+    if (*port & NEEDED || flow == UNSURE) {
+        skb->priority = cfg.token; // and no state: the gate does not count it again
         return TCX_NEXT;
+    }
     count(DROPPED);
     return TCX_DROP;
 }
@@ -453,44 +324,10 @@ int shield_ingress(struct __sk_buff *skb)
 SEC("tc")
 int shield_egress(struct __sk_buff *skb)
 {
-    struct {
-        __be16 source;
-        __u8 other[11], flags;
-    } header;
-    __u32 offset, protocol, index, now = now_s();
-    __u8 first;
+    struct packet answer = {};
 
-    if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        struct iphdr ip;
-        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-            return TCX_NEXT;
-        first = ip.version_ihl;
-        protocol = ip.protocol;
-        offset = (first & 0xf) * 4;
-    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-        if (bpf_skb_load_bytes_relative(skb, 6, &first, sizeof(first), BPF_HDR_START_NET))
-            return TCX_NEXT;
-        protocol = first;
-        offset = sizeof(struct ipv6hdr);
-    } else {
-        return TCX_NEXT;
-    }
-    if (protocol == IPPROTO_TCP) {
-        if (bpf_skb_load_bytes_relative(skb, offset, &header, sizeof(header), BPF_HDR_START_NET) ||
-            !(header.flags & TCP_SYN))
-            return TCX_NEXT;
-        index = 0;
-    } else if (protocol == IPPROTO_UDP) {
-        if (bpf_skb_load_bytes_relative(skb, offset, &header.source, sizeof(header.source), BPF_HDR_START_NET))
-            return TCX_NEXT;
-        index = 1 << 16;
-    } else {
-        return TCX_NEXT;
-    }
-    index |= bpf_ntohs(header.source);
-    __u32 *used = bpf_map_lookup_elem(&busy, &index);
-    if (used && *used != now)
-        *used = now;
+    if (parse_sent(skb, &answer))
+        note_sent(skb, &answer);
     return TCX_NEXT;
 }
 

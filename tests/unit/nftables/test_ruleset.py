@@ -93,6 +93,7 @@ def test_shield_adds_a_set_a_rule_and_a_chain() -> None:
         "}",
         "chain shielded {",
         "meta priority set meta priority & 0:f",
+        "meta priority 0:0 goto needs",
         "ip saddr @banned4 counter name banned drop",
         "ip6 saddr & ffff:ffff:ffff:ffff:: @banned6 counter name banned drop",
         "jump entered",

@@ -21,6 +21,8 @@ ALL = range(0)
 class Program:
     """What the loader calls of ShieldProgram."""
 
+    asks_conntrack = False
+
     def __init__(self, *_: object) -> None:
         self.expected: list[Collection[int]] = []
 
@@ -36,11 +38,17 @@ class Program:
     renew = replace = close = set_local
 
 
-@pytest.mark.parametrize(("version", "expected"), [(0, {53}), (4, ALL), (6, ALL)])
+@pytest.mark.parametrize(
+    ("asks", "version", "expected"), [(False, 0, [{53}]), (False, 4, [ALL]), (False, 6, [ALL]), (True, 4, [])]
+)
 def test_host_that_forwards_leaves_udp_to_the_gate(
-    monkeypatch: pytest.MonkeyPatch, version: int, expected: Collection[int]
+    monkeypatch: pytest.MonkeyPatch, asks: bool, version: int, expected: list[Collection[int]]
 ) -> None:
-    """A host behind it may receive for hours and send nothing; on others, only ports with a socket stay in use."""
+    """A host behind it may receive for hours and send nothing; on others, only ports with a socket stay in use.
+
+    Conntrack knows of such flows, if it can be asked.
+    """
+    monkeypatch.setattr(Program, "asks_conntrack", asks)
     for name, value in (
         ("ShieldProgram", Program),
         ("_obstacle", lambda: ""),
@@ -53,8 +61,8 @@ def test_host_that_forwards_leaves_udp_to_the_gate(
     os.write(descriptor, form)
     loading.answer(loader.LOAD, [descriptor])
     program: Any = loading._program
-    assert program.expected == [ALL, expected]
+    assert program.expected == [ALL, *expected]
     loading.answer(loader.RENEW, [])
-    assert program.expected[2:] == [expected]
+    assert program.expected == [ALL, *expected, *expected]
     loading.answer(loader.END, [])
     loading.monitor.close()
