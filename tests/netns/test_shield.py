@@ -36,6 +36,10 @@ public = ["80/tcp"]
 [doors.ssh]
 knock = ["7001/tcp", "7002/udp", "7003/tcp"]
 opens = ["22/tcp"]
+[doors.quick]
+knock = ["7001/tcp", "7004/udp"]
+opens = ["22/tcp"]
+within = "3s"
 """
 ROUTER_CONFIG = """
 [gate]
@@ -104,7 +108,10 @@ def test_knock_succeeds_through_the_shield(daemon: RunningDaemon, visitors: Visi
     guest, stranger = visitors.fresh(version), visitors.fresh(version)
     assert not guest.gets_in()
     guest.knock_and_connect(*KNOCK).close()
-    daemon.event("opened", address=str(guest), by="knock")
+    daemon.event("opened", address=str(guest), by="knock", door="ssh")
+    other = visitors.fresh(version)
+    other.knock_and_connect("7001", "7004:udp").close()
+    daemon.event("opened", address=str(other), by="knock", door="quick")
     assert not stranger.gets_in()
     assert stranger.gets_in(80)
     assert daemon.host.interface in listed(daemon)

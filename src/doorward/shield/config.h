@@ -6,18 +6,29 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Filled in before the program is loaded (shield/libbpf.py).
+#define MACHINES 8 // automata that run side by side: doors with other `flags` or another `within`
+
+struct machine {
+    __u32 within_ms;
+    __u8 flags_mask, flags_value; // of TCP packets
+    __u16 spare;
+};
+
+// Filled in before the program is loaded (shield/libbpf.py). The verifier knows these values and removes what they rule
+// out, so that one automaton does not pay for eight.
 const volatile struct config {
     __u64 seed[2];
     __u32 set_mask;   // of the number of a set of sources
     __u32 edge_mask;  // of a word of `edge_bits`
     __u32 state_mask; // the bits of a priority that have the state; the others have the token
     __u32 token;
-    __u32 root; // the number that the gate has for START
-    __u32 within_ms;
-    __u32 firsts;     // states 1 to this are one knock packet from the start
+    __u32 root;      // the number that the gate has for START, of the first automaton
+    __u32 within_ms; // the longest
+    __u32 machines;
     __u32 known_only; // other ports than those of sequences are not knock packets (wrong_port = "known")
     __u32 is_test;    // the time is `test_ms`
+    __u32 spare;
+    struct machine machine[MACHINES];
 } cfg;
 
 // Set while it runs.

@@ -2,8 +2,9 @@
 /* Which packets belong to a flow that the gate accepts before it looks for knocks ("ct state established").
  *
  * Conntrack knows that. To ask it costs more than the rest of the shield, so the program at egress notes from which
- * ports this host sends: a packet to any other port belongs to no flow. It notes too whether conntrack, asked for the
- * answer, knows one; if not, since it is in another zone or is not tracked, a packet to that port may be an answer.
+ * ports this host sends: a packet to any other port that may begin a flow belongs to none. It notes too whether
+ * conntrack, asked for the answer, knows one; if not, since it is in another zone or is not tracked, a packet to that
+ * port may be an answer.
  *
  * Where the kernel has conntrack in a module, only a loader with CAP_SYS_ADMIN can find the function, and the shield is
  * compiled without CONNTRACK: then every packet to such a port may be an answer.
@@ -79,6 +80,8 @@ static __always_inline enum flow flow_of(struct __sk_buff *skb, const struct pac
 {
     __u32 *used = bpf_map_lookup_elem(&busy, &packet->port), now = now_s();
 
+    if (!is_first(packet))
+        return ask_conntrack(skb, packet);
     if (!used || !*used || now - (*used >> 1) > (packet->protocol == IPPROTO_UDP ? udp_busy_s : TCP_BUSY_S))
         return NEW;
     if (!(*used & 1))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from doorward.errors import HostError
-from doorward.shield.tables import UDP_PORTS, ShieldTables, edge_bits
+from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
 OBJECTS = tuple(Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
@@ -25,7 +25,7 @@ MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LIBRARY = "libbpf.so.1"
-_CONFIG = struct.Struct("<QQ9I4x")
+_CONFIG = struct.Struct("<QQ9I4x64s")
 CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
 _MAP_LOOKUP, _LINK_CREATE, _LINK_UPDATE = 1, 28, 29
 _INGRESS, _EGRESS = 46, 47  # BPF_TCX_INGRESS, BPF_TCX_EGRESS, which libbpf 1.1 does not know
@@ -110,12 +110,15 @@ class ShieldProgram:
     def __init__(
         self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None, *, is_test: bool = False
     ) -> None:
-        self.digest = tables.digest
+        self.digest, self._targets = tables.digest, frozenset(tables.targets)
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
         for path in OBJECTS:
             self.asks_conntrack = path == OBJECTS[0]
+            if tables.needs_conntrack and not self.asks_conntrack:
+                what = "doors have `flags` of established connections, and the kernel does not let it ask conntrack"
+                raise HostError("shield-flags", f"{what}; leave out `flags`")
             self._object = _checked(_library().bpf_object__open_file(str(path).encode(), None), str(path))
             try:
                 if before is not None:
@@ -134,12 +137,14 @@ class ShieldProgram:
     def _load(self, tables: ShieldTables, sets: int, *, is_test: bool) -> None:
         library, bits = _library(), edge_bits(tables.edges)
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
-        sizes = {"sources": sets, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
+        ports = len(tables.machines) * PORTS
+        sizes = {"sources": sets, "ports": ports, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
         for name, size in sizes.items():
             _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
         masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
-        settings = tables.root, tables.within_ms, tables.firsts, tables.known_only, is_test
-        config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings)
+        longest = max(within_ms for within_ms, _, _ in tables.machines)
+        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test
+        config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
         where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
         if found.value != len(config):
@@ -182,9 +187,9 @@ class ShieldProgram:
         _bpf(_LINK_UPDATE, struct.pack("=4I", link, program, 0, 0), "replace the shield")
 
     def set_local(self, address: bytes, *, is_local: bool) -> None:
-        """Note whether an address, packed, is one of this host's."""
-        key = address if len(address) == 16 else bytes(10) + b"\xff\xff" + address
-        if is_local:
+        """Note whether an address, packed, is one of this host's. Packets to a door's `target` pass in any case."""
+        key = packed_address(address)
+        if is_local and key not in self._targets:
             self._set("local", key, struct.pack("<I", 1))
         else:
             _library().bpf_map_delete_elem(self.map("local"), key)

@@ -22,7 +22,7 @@ struct packet {
 };
 
 // Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
-// headers, other protocols and flags, lengths that the kernel would reject).
+// headers, other protocols, lengths that the kernel would reject).
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 {
     __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
@@ -63,7 +63,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         return 0;
     if (packet->protocol == IPPROTO_TCP) {
         struct tcphdr *tcp = next;
-        if ((void *)(tcp + 1) > end || size < sizeof(*tcp) || (tcp->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+        if ((void *)(tcp + 1) > end || size < sizeof(*tcp))
             return 0;
         packet->source_port = tcp->source;
         packet->destination_port = tcp->dest;
@@ -79,6 +79,13 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
     packet->destination_port = udp->dest;
     packet->port = UDP_PORTS | bpf_ntohs(udp->dest);
     return 1;
+}
+
+// Return whether a packet may begin a flow: conntrack knows the others, and the gate those of connections older than
+// it.
+static __always_inline int is_first(const struct packet *packet)
+{
+    return packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 // Read what this host, or one behind it, sends, as if it were the packet that answers it. False: it begins no flow that
