@@ -158,6 +158,12 @@ def test_banned_source_opens_nothing(daemon: RunningDaemon, visitors: Visitors) 
     guest.knock(*KNOCK)
     assert not guest.gets_in()
     assert guest.element() not in daemon.elements()
+    guest.knock(*KNOCK[:2])
+    daemon.run("unban", guest.source)
+    guest.knock(KNOCK[2])  # of a knock that began under the ban
+    assert not guest.gets_in()
+    guest.knock(*KNOCK)
+    assert guest.gets_in()
 
 
 def test_answers_to_the_host_pass(daemon: RunningDaemon, direct_lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
@@ -17,6 +18,7 @@ from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.nftables.ban_sets import ban_network
 from doorward.shield import tables
 from doorward.shield.libbpf import ShieldProgram
 from tests.support import shields
@@ -226,6 +228,21 @@ def test_rate_limit_resets_every_automaton() -> None:
             program.renew(0, 1200)
             _, priority = program.run(shields.frame(source, PORTS[2], 1))
             assert (priority != made.token) == is_complete
+
+
+@pytest.mark.parametrize("source", [SOURCES[0], SOURCES[2]])
+def test_packets_of_banned_sources_do_not_count(source: bytes) -> None:
+    """A knock that began under a ban opens nothing after it, as in the gate."""
+    ban = ban_network(ip_address(source))
+    later_ns = time.monotonic_ns() + 10**12
+    with loaded(compiled(*PORTS[:2])) as program:
+        for end_ns, is_ignored in ((later_ns, True), (1, False), (later_ns, True), (0, False)):
+            program.set_bans(tables.parse_bans(tables.pack_bans({ban: end_ns})))
+            program.renew(0, 1000)
+            assert program.run(shields.frame(source, PORTS[0])) == (DROP, 0)
+            program.set_bans(tables.parse_bans(tables.pack_bans({ban: 0})))
+            verdict, _ = program.run(shields.frame(source, PORTS[1]))
+            assert verdict == (DROP if is_ignored else PASS)
 
 
 def everything() -> tables.ShieldTables:

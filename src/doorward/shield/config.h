@@ -35,6 +35,7 @@ const volatile struct config {
 volatile __u64 deadline_ns; // the daemon renews it; from then on everything passes
 volatile __u32 test_ms;
 volatile __u32 udp_busy_s; // no flow of UDP lives longer in conntrack after its last packet
+volatile __u32 has_bans;
 
 enum counter { DROPPED, KNOCKED, THROTTLED, NO_ROOM, EVICTED, RACED, COUNTERS };
 

@@ -22,7 +22,7 @@ enum {
     BPF_MAP_TYPE_ARRAY = 2,
     BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 };
-enum { BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 enum { BPF_HDR_START_NET = 1 };
 enum { BPF_F_CURRENT_NETNS = -1 };
 enum { TCX_NEXT = -1, TCX_DROP = 2 };

@@ -8,7 +8,7 @@ import platform
 import secrets
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -111,6 +111,7 @@ class ShieldProgram:
         self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None, *, is_test: bool = False
     ) -> None:
         self.digest, self._targets = tables.digest, frozenset(tables.targets)
+        self._settings, self._bans = (0, 0, UDP_BUSY_S), set[bytes]()
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
@@ -196,7 +197,19 @@ class ShieldProgram:
 
     def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S) -> None:
         """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use."""
-        self._set(".bss", struct.pack("<I", 0), struct.pack("<QII", until_ns, test_ms, udp_busy_s))
+        self._settings = until_ns, test_ms, udp_busy_s
+        self._set(".bss", struct.pack("<I", 0), struct.pack("<QIII4x", *self._settings, bool(self._bans)))
+
+    def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
+        """Set ends of bans (tables.parse_bans); knock packets of these sources do not count until then."""
+        for key, end_ns in ends_ns.items():
+            if end_ns:
+                self._set("banned", key, struct.pack("<Q", end_ns))
+                self._bans.add(key)
+            else:
+                _library().bpf_map_delete_elem(self.map("banned"), key)
+                self._bans.discard(key)
+        self.renew(*self._settings)
 
     def counters(self) -> dict[str, int]:
         """Return the counters since it was loaded."""

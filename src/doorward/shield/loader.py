@@ -1,8 +1,8 @@
 """The process that loads the shield, attaches it to the interfaces and notes this host's addresses for it.
 
 It has rights that the daemon has not (CAP_BPF, CAP_PERFMON), so it compiles nothing, reads no configuration, and takes
-three requests: tables in a fixed form, a renewal, the end. Programs and maps are its own, unpinned: they are gone with
-it, and it ends with the daemon.
+requests in a fixed form alone: tables, a renewal, bans, the end. Programs and maps are its own, unpinned: they are gone
+with it, and it ends with the daemon.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.sock_diag import sockets
 from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
-from doorward.shield.tables import ShieldTables, parse_tables
+from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
-LOAD, RENEW, END = b"load", b"renew", b"end"
+LOAD, RENEW, END, BANS = b"load", b"renew", b"end", b"bans"
 REPORT_BYTES = 1 << 16
 _MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
 _TROUBLE_LENGTH = 500
@@ -78,12 +78,16 @@ class ShieldLoader:
         self._links: dict[tuple[int, bool], int] = {}  # by interface and direction
         self._interfaces: dict[int, str] = {}  # with the ingress program
         self._addresses: frozenset[bytes] = frozenset()
+        self._bans: dict[bytes, int] = {}
 
     def answer(self, request: bytes, descriptors: list[int]) -> None:
         """Do what the daemon requests; a failure is in `trouble`, and then no shield is loaded."""
         try:
             if request == LOAD and len(descriptors) == 1:
                 self._tables, self._is_new = parse_tables(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)), True
+            elif request == BANS and len(descriptors) == 1:
+                self._change_bans(parse_bans(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)))
+                return
             elif request == END:
                 self._tables = None
                 self._end()
@@ -153,9 +157,21 @@ class ShieldLoader:
         program = ShieldProgram(tables, self._sets, before)
         if before is None:
             program.expect_answers()
+        program.set_bans(self._bans)
         self._addresses = frozenset()
         self._note_addresses(program)
         return program
+
+    def _change_bans(self, changed: dict[bytes, int]) -> None:
+        """Note bans, with 0 for one that was removed, and forget those that ended."""
+        now_ns = time.monotonic_ns()
+        changed |= {key: 0 for key, end_ns in self._bans.items() if end_ns <= now_ns and key not in changed}
+        bans = {key: end_ns for key, end_ns in {**self._bans, **changed}.items() if end_ns}
+        if len(bans) > MAX_BANS:
+            raise MalformedError("shield-request", f"shield: more than {MAX_BANS:,} bans")
+        self._bans = bans
+        if self._program is not None:
+            self._program.set_bans(changed)
 
     def _note_addresses(self, program: ShieldProgram) -> None:
         found = self.monitor.local_addresses().addresses

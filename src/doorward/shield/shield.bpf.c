@@ -67,6 +67,15 @@ struct {
     __uint(max_entries, 4096);
 } local SEC(".maps");
 
+// Until when a source is banned, in nanoseconds; the key is as for its bucket.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __type(key, __u64);
+    __type(value, __u64);
+    __uint(max_entries, 1 << 14);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+} banned SEC(".maps");
+
 static __always_inline __u32 *edge_from(__u32 state, __u32 symbol)
 {
     struct edge edge = {state & NUMBER, symbol};
@@ -103,6 +112,23 @@ static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
             return *to;
     }
     return first;
+}
+
+// Return what has a bucket and can be banned: an IPv4 address, or the /64 of an IPv6 address.
+static __always_inline __u64 network_of(const struct packet *packet)
+{
+    const __be32 *source = packet->source;
+
+    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : 1ull << 32 | source[0];
+}
+
+// Return whether the gate ignores this source's knock packets.
+static __always_inline int is_banned(const struct packet *packet)
+{
+    __u64 network = network_of(packet);
+    __u64 *until = has_bans ? bpf_map_lookup_elem(&banned, &network) : 0;
+
+    return until && bpf_ktime_get_coarse_ns() < *until;
 }
 
 struct knock {
@@ -172,7 +198,7 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
 {
     const __be32 *source = packet->source;
     struct knock knock = {
-        .network = mix(packet->is_v6 ? (__u64)source[0] << 32 | source[1] : 1ull << 32 | source[0]),
+        .network = mix(network_of(packet)),
         .now = now_ms(),
         .symbol = packet->protocol << 16 | (packet->port & 0xffff),
         .port = packet->port,
@@ -235,7 +261,7 @@ int shield_ingress(struct __sk_buff *skb)
     enum flow flow = flow_of(skb, &packet);
     if (flow == ESTABLISHED)
         return TCX_NEXT;
-    int counts = matching && (!cfg.known_only || *port & KNOWN);
+    int counts = matching && (!cfg.known_only || *port & KNOWN) && !is_banned(&packet);
     __u32 state = counts ? knock_on(&packet, *port, matching) : 0;
     if (state) {
         count(KNOCKED);

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.automaton import Automaton, Machine, pack_symbol, split_edge
 from doorward.errors import MalformedError
-from doorward.model import DEFAULT_FLAGS, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Port, Protocol, Source
 
 PORTS = 1 << 17  # the index of a port: its number, UDP_PORTS more for UDP, and PORTS more for each further automaton
 UDP_PORTS = 1 << 16
@@ -20,6 +21,7 @@ MAX_STATES = 1 << 22  # the other bits of a packet's priority have the token
 MAX_EDGES = 1 << 23
 MAX_INTERFACES = 64
 MAX_TARGETS = 1 << 16
+MAX_BANS = 1 << 14
 # As in shield.bpf.c.
 SAME, COMPLETES, FALLS = 0xFFFFFFFE, 1 << 31, 1 << 30
 PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, FIRST_SHIFT = 1, 2, 4, 8, 16, 32, 8
@@ -30,6 +32,7 @@ _MACHINE, _NAME, _TARGET = struct.Struct("<IBB2x"), struct.Struct("16s"), struct
 _PORT, _EDGE, _LINK = struct.Struct("<II"), struct.Struct("<III"), struct.Struct("<II")
 _PARTS = (_MACHINE, _NAME, _TARGET, _PORT, _EDGE, _LINK)
 _BOUNDS = (MAX_MACHINES, MAX_INTERFACES, MAX_TARGETS, MAX_MACHINES * PORTS, MAX_EDGES, MAX_EDGES)
+_BAN = struct.Struct("<8sQ")
 _INTERFACE = re.compile(r"[^/\s*\0]{1,15}\*?")
 
 
@@ -188,6 +191,23 @@ def digest_of(machines: Sequence[Machine]) -> bytes:
         (machine.flags, machine.within_ms, machine.root, machine.edges, machine.completes) for machine in machines
     ]
     return hashlib.blake2s(repr(tables).encode(), digest_size=8).digest()
+
+
+def pack_bans(ends_ns: Mapping[Source, int]) -> bytes:
+    """Return changes of the bans as the loader accepts them: ends on CLOCK_MONOTONIC, 0 for a ban that was removed."""
+    return b"".join(_BAN.pack(_ban_key(ban), end_ns) for ban, end_ns in ends_ns.items())
+
+
+def parse_bans(raw: bytes) -> dict[bytes, int]:
+    """Parse that: the end of each ban, by its key in the program's map. MalformedError: it is invalid."""
+    if len(raw) % _BAN.size:
+        raise MalformedError("shield-form", f"shield: bans of {len(raw)} bytes, each has {_BAN.size}")
+    return dict(_BAN.iter_unpack(raw))
+
+
+def _ban_key(ban: Source) -> bytes:
+    packed = (ban if isinstance(ban, IPv4Address | IPv6Address) else ban.network_address).packed
+    return packed + b"\1\0\0\0" if len(packed) == 4 else packed[4:8] + packed[:4]
 
 
 def packed_address(address: bytes) -> bytes:

@@ -35,7 +35,7 @@ class Program:
     def set_local(self, *_: object, **__: object) -> None:
         pass
 
-    renew = replace = close = set_local
+    renew = replace = close = set_bans = set_local
 
 
 @pytest.mark.parametrize(
