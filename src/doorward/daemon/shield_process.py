@@ -23,6 +23,7 @@ from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import TABLE
 from doorward.nftables.shield_chains import INTERFACES
 from doorward.shield import loader
+from doorward.shield.attachment import remove_filters
 
 RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
 _NOT_STARTED = "its process was not started; restart the daemon"
@@ -31,6 +32,7 @@ _NOT_STARTED = "its process was not started; restart the daemon"
 def start_early(config: Path, identity: Identity | None) -> Worker | None:
     """Start the loader where the file may want it; then give up the rights for that, if the unit gave them."""
     worker = None
+    remove_filters()
     for path in (config, path_of(config)):
         with suppress(DoorwardError):
             if "shield" in read_text(path):  # the doors alone may take seconds to parse
@@ -92,6 +94,7 @@ class ShieldControl:
             self._loop.unregister(self._worker.fileno())
             self._worker.close()
             self._worker = None
+            remove_filters()
 
     def _renew(self) -> None:
         self._loop.at(self._loop.now_s() + RENEW_S, self._renew)

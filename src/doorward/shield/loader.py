@@ -2,7 +2,7 @@
 
 It has rights that the daemon has not (CAP_BPF, CAP_PERFMON), so it compiles nothing, reads no configuration, and takes
 three requests: tables in a fixed form, a renewal, the end. Programs and maps are its own, unpinned: they are gone with
-it, and it ends with the daemon.
+it, and it ends with the daemon. Only a filter of tc(8) remains if it is killed, until the daemon removes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.kernel.sock_diag import sockets
+from doorward.shield.attachment import Attachment, attach
 from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
 from doorward.shield.tables import ShieldTables, parse_tables
 
@@ -48,9 +50,17 @@ def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
     """Answer the daemon until it ends."""
     close_descriptors_except([daemon.fileno(), *STANDARD])
     privileges.drop_privileges(identity, _RIGHTS)
-    privileges.exit_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    privileges.exit_with_parent(signal.SIGTERM)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     loader = ShieldLoader(source_sets(memory))
+    try:
+        _serve(daemon, loader)
+    finally:
+        loader.end()
+
+
+def _serve(daemon: socket.socket, loader: ShieldLoader) -> None:
     while True:
         readable = select.select([daemon.fileno(), loader.monitor.fileno()], [], [])[0]
         if daemon.fileno() not in readable:
@@ -75,7 +85,7 @@ class ShieldLoader:
         self._tables: ShieldTables | None = None
         self._is_new = False  # they are not loaded yet
         self._program: ShieldProgram | None = None
-        self._links: dict[tuple[int, bool], int] = {}  # by interface and direction
+        self._attachments: dict[tuple[int, bool], Attachment] = {}  # by interface and direction
         self._interfaces: dict[int, str] = {}  # with the ingress program
         self._addresses: frozenset[bytes] = frozenset()
 
@@ -86,12 +96,12 @@ class ShieldLoader:
                 self._tables, self._is_new = parse_tables(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)), True
             elif request == END:
                 self._tables = None
-                self._end()
+                self.end()
             elif request != RENEW:
                 raise MalformedError("shield-request", "shield: an unknown request")
             self._refresh()
         except (DoorwardError, OSError) as error:
-            self._end()
+            self.end()
             self.trouble = str(error)
         finally:
             for descriptor in descriptors:
@@ -104,7 +114,7 @@ class ShieldLoader:
                 self._note_addresses(self._program)
                 self._attach(self._program)
         except (DoorwardError, OSError) as error:
-            self._end()
+            self.end()
             self.trouble = str(error)
 
     def as_dict(self) -> dict[str, object]:
@@ -121,7 +131,7 @@ class ShieldLoader:
         if self._tables is None:
             return
         if obstacle := _obstacle():
-            self._end()
+            self.end()
             self.trouble = obstacle
             return
         program, before = self._program, None
@@ -130,11 +140,11 @@ class ShieldLoader:
             program = self._program = self._made(self._tables, before)
             self._is_new = False
         program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000)
-        for key, link in list(self._links.items()):
+        for key, attachment in list(self._attachments.items()):
             try:
-                program.replace(link, is_ingress=key[1])
+                attachment.replace(program.ingress if key[1] else program.egress)
             except HostError:  # another program detached it, and what was sent since is not known
-                os.close(self._links.pop(key))
+                self._attachments.pop(key).close()
                 program.expect_answers()
         if before is not None:
             before.close()
@@ -166,21 +176,29 @@ class ShieldLoader:
     def _attach(self, program: ShieldProgram) -> None:
         """Attach to the interfaces that have none yet, first the program that notes what this host sends."""
         present = {index: name for index, name in socket.if_nameindex() if name != "lo"}
-        for key in [key for key in self._links if key[0] not in present]:
-            os.close(self._links.pop(key))
+        for key in [key for key in self._attachments if key[0] not in present]:
+            self._attachments.pop(key).close()
         fitting = [index for index, name in present.items() if self._is_watched(name) and _can_shield(name)]
         shielded = {index: present[index] for index in sorted(fitting)[:_MAX_ATTACHED]}
-        for key in [key for key in self._links if key[1] and key[0] not in shielded]:
-            os.close(self._links.pop(key))
+        for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
+            self._attachments.pop(key).close()
         for index in present:
             self._link(program, index, is_ingress=False)
         for index in shielded:
             self._link(program, index, is_ingress=True)
-        self._interfaces = shielded
+        self._interfaces = {index: name for index, name in shielded.items() if (index, True) in self._attachments}
+        if any(found.may_be_skipped() for (_, is_ingress), found in self._attachments.items() if not is_ingress):
+            program.expect_answers()
 
     def _link(self, program: ShieldProgram, index: int, *, is_ingress: bool) -> None:
-        if (index, is_ingress) not in self._links:
-            self._links[index, is_ingress] = program.attach(index, is_ingress=is_ingress)
+        if (index, is_ingress) in self._attachments:
+            return
+        which = program.ingress if is_ingress else program.egress
+        try:
+            self._attachments[index, is_ingress] = attach(which, index, is_ingress=is_ingress)
+        except HostError:
+            if index in dict(socket.if_nameindex()):  # else it is gone meanwhile
+                raise
 
     def _is_watched(self, name: str) -> bool:
         patterns = self._tables.interfaces if self._tables is not None else ()
@@ -188,10 +206,10 @@ class ShieldLoader:
             name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
         )
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Detach, and free everything."""
-        while self._links:
-            os.close(self._links.popitem()[1])
+        while self._attachments:
+            self._attachments.popitem()[1].close()
         if self._program is not None:
             self._program.close()
         self._program, self._interfaces = None, {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -27,34 +27,67 @@ class Program:
     def expect_answers(self, ports: Collection[int] = ALL) -> None:
         self.expected.append(ports)
 
-    def attach(self, *_: object, **__: object) -> int:
-        return os.open(os.devnull, os.O_RDONLY)
-
     def set_local(self, *_: object, **__: object) -> None:
         pass
 
-    renew = replace = close = set_local
+    ingress, egress = range(2)
+    renew = close = set_local
 
 
-@pytest.mark.parametrize(("version", "expected"), [(0, {53}), (4, ALL), (6, ALL)])
-def test_host_that_forwards_leaves_udp_to_the_gate(
-    monkeypatch: pytest.MonkeyPatch, version: int, expected: Collection[int]
-) -> None:
-    """A host behind it may receive for hours and send nothing; on others, only ports with a socket stay in use."""
+class Attached:
+    """A program that sees every packet, or with `may_be_skipped` not surely."""
+
+    is_skipped = False
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def may_be_skipped(self) -> bool:
+        return self.is_skipped
+
+    replace = close = __init__
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
     for name, value in (
         ("ShieldProgram", Program),
+        ("attach", Attached),
         ("_obstacle", lambda: ""),
         ("_udp_ports", lambda: {53}),
-        ("is_forwarding", lambda asked: asked == version),
+        ("is_forwarding", lambda _: False),
     ):
         monkeypatch.setattr(loader, name, value)
-    form = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key").pack()
-    loading, descriptor = loader.ShieldLoader(1 << 10), os.memfd_create("form")
-    os.write(descriptor, form)
-    loading.answer(loader.LOAD, [descriptor])
-    program: Any = loading._program
-    assert program.expected == [ALL, expected]
-    loading.answer(loader.RENEW, [])
-    assert program.expected[2:] == [expected]
-    loading.answer(loader.END, [])
+    loading = loader.ShieldLoader(1 << 10)
+    yield loading
+    loading.end()
     loading.monitor.close()
+
+
+def expected(loading: loader.ShieldLoader, request: bytes) -> list[Collection[int]]:
+    """Send a request; return the ports that the program is to treat as in use since."""
+    form = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key").pack()
+    before = [] if loading._program is None else [*cast(Any, loading._program).expected]
+    descriptors = []
+    if request == loader.LOAD:
+        descriptors.append(os.memfd_create("form"))
+        os.write(descriptors[0], form)
+    loading.answer(request, descriptors)
+    return cast(Any, loading._program).expected[len(before) :]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("version", "ports"), [(0, {53}), (4, ALL), (6, ALL)])
+def test_host_that_forwards_leaves_udp_to_the_gate(
+    loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch, version: int, ports: Collection[int]
+) -> None:
+    """A host behind it may receive for hours and send nothing; on others, only ports with a socket stay in use."""
+    monkeypatch.setattr(loader, "is_forwarding", lambda asked: asked == version)
+    assert expected(loading, loader.LOAD) == [ALL, ports]
+    assert expected(loading, loader.RENEW) == [ports]
+
+
+def test_filters_before_it_leave_udp_to_the_gate(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may keep the program from seeing what this host sends."""
+    assert expected(loading, loader.LOAD) == [ALL, {53}]
+    monkeypatch.setattr(Attached, "is_skipped", True)
+    assert expected(loading, loader.RENEW) == [{53}, ALL]
