@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError
 
 import pytest
 
+from doorward.config.schema import Gate, Mode
+from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
+from doorward.model import Door, Port
+from doorward.shield.attachment import TcFilter, TcxLink, has_tcx
+from doorward.shield.libbpf import ShieldProgram
+from doorward.shield.tables import compile_tables
 from tests.support import shields
 from tests.support.daemon import RunningDaemon, Visitors, until
 from tests.support.shields import FINAL, attached, attachments, loader_of, shield, token_of
@@ -135,6 +142,42 @@ def test_token_of_another_filter_opens_nothing(direct_lab: Lab, tmp_path: Path, 
         assert not visitors.fresh(4).gets_in()
         assert daemon.elements() == {}
         visitors.fresh(4).knock_and_connect(*KNOCK).close()
+
+
+@contextmanager
+def two_programs() -> Iterator[list[ShieldProgram]]:
+    shields.compiled()
+    automaton = compile_doors([Door("ssh", (Port.parse("7001/tcp"),), (Port.parse("22/tcp"),))])
+    made = compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
+    with ExitStack() as stack:
+        programs = [ShieldProgram(made, 1) for _ in range(2)]
+        for program in programs:
+            stack.callback(program.close)
+        yield programs
+
+
+def test_filter_at_egress_may_come_after_another(direct_lab: Lab) -> None:
+    """Which could end the search, so that the shield does not see what this host sends."""
+    server = direct_lab.server
+    index = server.call(socket.if_nametoindex, server.interface)
+    with two_programs() as programs:
+        ours = server.call(TcFilter, programs[0].egress, index, is_ingress=False)
+        assert not server.call(ours.may_be_skipped)
+        tc(direct_lab, f"filter add {{at}} egress {OTHER}")
+        assert server.call(ours.may_be_skipped)
+        server.call(ours.close)
+        assert "u32" in tc(direct_lab, "filter show {at} egress")
+
+
+def test_link_at_egress_comes_before_others(direct_lab: Lab) -> None:
+    server = direct_lab.server
+    index = server.call(socket.if_nametoindex, server.interface)
+    if not has_tcx():
+        pytest.skip("this kernel has no tcx")
+    with two_programs() as programs, closing(server.call(TcxLink, programs[0].egress, index, is_ingress=False)):
+        [other] = server.call(shields.at_tcx, index, 47)
+        with closing(server.call(TcxLink, programs[1].egress, index, is_ingress=False)):
+            assert server.call(shields.at_tcx, index, 47)[1:] == [other]
 
 
 def test_qdisc_without_egress_is_refused(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:

@@ -67,13 +67,19 @@ def programs_at(interface: str) -> int:
     index, count = socket.if_nametoindex(interface), 0
     for kind, parent in ((46, attachment._INGRESS), (47, attachment._EGRESS)):
         count += sum(name == attachment._OURS for _, name in attachment._filters(index, parent))
-        raw = ctypes.create_string_buffer(struct.pack("=4IQI", index, kind, 0, 0, 0, 0), 128)
-        call = attachment.BPF_CALLS[platform.machine()]
-        if ctypes.CDLL(None, use_errno=True).syscall(call, _PROG_QUERY, raw, len(raw)) >= 0:
-            count += struct.unpack_from("=I", raw, 24)[0]
-        elif attachment.has_tcx():
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        count += len(at_tcx(index, kind)) if attachment.has_tcx() else 0
     return count
+
+
+def at_tcx(index: int, kind: int) -> list[int]:
+    """Return the numbers of the programs that are attached to an interface by tcx, in their order."""
+    numbers = (ctypes.c_uint32 * 64)()
+    query = struct.pack("=4IQI", index, kind, 0, 0, ctypes.addressof(numbers), len(numbers))
+    raw = ctypes.create_string_buffer(query, 128)
+    call = attachment.BPF_CALLS[platform.machine()]
+    if ctypes.CDLL(None, use_errno=True).syscall(call, _PROG_QUERY, raw, len(raw)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return numbers[: struct.unpack_from("=I", raw, 24)[0]]
 
 
 def shield(daemon: RunningDaemon) -> dict[str, Any]:
