@@ -32,7 +32,6 @@ _NOT_STARTED = "its process was not started; restart the daemon"
 def start_early(config: Path, identity: Identity | None) -> Worker | None:
     """Start the loader where the file may want it; then give up the rights for that, if the unit gave them."""
     worker = None
-    remove_filters()
     for path in (config, path_of(config)):
         with suppress(DoorwardError):
             if "shield" in read_text(path):  # the doors alone may take seconds to parse
@@ -54,6 +53,7 @@ class ShieldControl:
         self._tables = b""  # for the gate in force
         self._is_loaded = False
         self._listed: list[str] | None = None  # in the set
+        remove_filters()  # no other daemon runs
         if worker is not None:
             loop.on_readable(worker.fileno(), self._read)
             loop.at(loop.now_s() + RENEW_S, self._renew)
