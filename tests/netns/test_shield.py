@@ -19,7 +19,7 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
 from doorward.shield import tables
-from doorward.shield.attachment import Attachment, attach
+from doorward.shield.attachment import Attachment, attach, has_tcx
 from doorward.shield.libbpf import ShieldProgram
 from tests.support import routed, shields
 from tests.support.daemon import SILENCE_S, RunningDaemon, Visitors, running_daemon, until
@@ -175,7 +175,10 @@ def test_killed_loader_leaves_the_gate(daemon: RunningDaemon, visitors: Visitors
 
 @pytest.mark.netns("bpftool")
 def test_detached_link_comes_back(daemon: RunningDaemon, visitors: Visitors) -> None:
+    """What `test_other_filters_stay` has for filters."""
     attached(daemon)
+    if not has_tcx():
+        pytest.skip("this kernel has no tcx")
     infos = [path.read_text() for path in Path(f"/proc/{loader_of(daemon)}/fdinfo").iterdir()]
     links = [line.split()[1] for info in infos for line in info.splitlines() if line.startswith("link_id:")]
     for link in links:
@@ -214,6 +217,23 @@ def test_interfaces_that_come_and_go_are_shielded(daemon: RunningDaemon) -> None
     daemon.host.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
     until(lambda: "new0" in listed(daemon), lambda: shield(daemon))
     assert shield(daemon)["trouble"] == ""
+
+
+def test_tagged_packets_count_at_the_interface_of_their_vlan(daemon: RunningDaemon, direct_lab: Lab) -> None:
+    """And once: at the interface below they pass."""
+    attached(daemon)
+    for host, address in ((direct_lab.client, "203.0.113.1/24"), (direct_lab.server, "203.0.113.2/24")):
+        words = f"ip link add link {host.interface} name tagged type vlan id 5".split()
+        if host.run(words, check=False).returncode:
+            pytest.skip("this kernel has no VLANs")
+        host.ip("address", "add", address, "dev", "tagged")
+        host.ip("link", "set", "tagged", "up")
+    until(lambda: "tagged" in listed(daemon))
+    assert shield(daemon)["interfaces"] == sorted([daemon.host.interface, "tagged"])
+    assert not routed.gets_in(direct_lab.client, "203.0.113.2")
+    routed.knock(direct_lab.client, "203.0.113.2", "7001/tcp", "7002/udp", "7003/tcp")
+    daemon.event("opened", address="203.0.113.1", by="knock")
+    assert routed.gets_in(direct_lab.client, "203.0.113.2")
 
 
 def test_gate_that_it_does_not_fit_works_without(daemon: RunningDaemon, visitors: Visitors) -> None:

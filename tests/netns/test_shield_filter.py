@@ -133,7 +133,7 @@ def test_token_of_another_filter_opens_nothing(direct_lab: Lab, tmp_path: Path, 
     with running(direct_lab, tmp_path) as daemon:
         attached(daemon)
         forged = token_of(daemon) | FINAL
-        action = f"action skbedit priority {forged >> 16:x}:{forged & 0xFFFF:x}"
+        action = f"action skbedit priority {forged >> 16:x}:{forged & 0xFFFF:x} continue"
         try:
             tc(direct_lab, f"filter add {{at}} ingress pref 7 matchall {action}")
         except CalledProcessError as error:

@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from doorward.kernel import netlink, privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.interfaces import InterfaceMonitor
+from doorward.kernel.routes import ROUTE
 from doorward.kernel.sock_diag import sockets
 from doorward.shield.attachment import Attachment, attach
 from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
@@ -41,6 +41,7 @@ _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
 _UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream")
 _ETHERNET = "1"  # ARPHRD_ETHER
+_GET_LINK, _LINK_BYTES, _LINK_INFO, _INFO_KIND = 18, 16, 18, 1  # struct ifinfomsg, IFLA_LINKINFO
 _XFRM, _GET_POLICY = 6, 21  # NETLINK_XFRM, XFRM_MSG_GETPOLICY
 _GET_OBJECT, _OBJECT_TYPE = 10 << 8 | 19, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE
 _UNSEEN = 3, 7, 9  # NFT_OBJECT_CT_HELPER, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_CT_EXPECT
@@ -50,19 +51,24 @@ def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
     """Answer the daemon until it ends."""
     close_descriptors_except([daemon.fileno(), *STANDARD])
     privileges.drop_privileges(identity, _RIGHTS)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    ended, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGTERM, lambda *_: None)
     privileges.exit_with_parent(signal.SIGTERM)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     loader = ShieldLoader(source_sets(memory))
     try:
-        _serve(daemon, loader)
+        _serve(daemon, ended, loader)
     finally:
         loader.end()
 
 
-def _serve(daemon: socket.socket, loader: ShieldLoader) -> None:
+def _serve(daemon: socket.socket, ended: socket.socket, loader: ShieldLoader) -> None:
     while True:
-        readable = select.select([daemon.fileno(), loader.monitor.fileno()], [], [])[0]
+        readable = select.select([daemon.fileno(), ended.fileno(), loader.monitor.fileno()], [], [])[0]
+        if ended.fileno() in readable:
+            return
         if daemon.fileno() not in readable:
             loader.follow_host()
             with suppress(BlockingIOError):  # the daemon has reports to read
@@ -238,10 +244,8 @@ def _can_shield(name: str) -> bool:
 
 def _obstacle() -> str:
     """Return what makes the shield drop packets that the gate accepts, or ""."""
-    for uevent in _DEVICES.glob("*/uevent"):
-        with suppress(OSError):
-            if "DEVTYPE=vrf" in uevent.read_text():
-                return "there is a VRF, and which addresses are local depends on it"
+    if _has_replies(ROUTE, netlink.message(_GET_LINK, netlink.REQUEST | netlink.DUMP, bytes(_LINK_BYTES)), is_vrf):
+        return "there is a VRF, and which addresses are local depends on it"
     if _has_replies(_XFRM, netlink.message(_GET_POLICY, netlink.REQUEST | netlink.DUMP, bytes(64))):
         return "there are IPsec policies, and it cannot see which packets answer those in a tunnel"
     request = netlink.message(_GET_OBJECT, netlink.REQUEST | netlink.DUMP, netlink.FAMILY_HEADER.pack(0, 0, 0))
@@ -251,6 +255,12 @@ def _obstacle() -> str:
         if int(_UDP_TIMEOUT.read_text()) > UDP_BUSY_S:
             return f"{_UDP_TIMEOUT} is more than {UDP_BUSY_S} s, and it would drop answers that come so late"
     return ""
+
+
+def is_vrf(reply: netlink.NetlinkMessage) -> bool:
+    """Return whether a description of an interface is that of a VRF."""
+    info = netlink.attributes(reply.body[_LINK_BYTES:]).get(_LINK_INFO, memoryview(b""))
+    return netlink.attributes(info).get(_INFO_KIND, memoryview(b"")).tobytes() == b"vrf\0"
 
 
 def _is_unseen(reply: netlink.NetlinkMessage) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
+from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
 from doorward.shield.tables import compile_tables
@@ -74,6 +75,14 @@ def expected(loading: loader.ShieldLoader, request: bytes) -> list[Collection[in
         os.write(descriptors[0], form)
     loading.answer(request, descriptors)
     return cast(Any, loading._program).expected[len(before) :]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "is_one"), [("vrf", True), ("bridge", False), ("vrf2", False)])
+def test_vrf_is_known_by_its_kind(kind: str, is_one: bool) -> None:
+    info = netlink.attribute(1, kind.encode() + b"\0")
+    body = bytes(16) + netlink.attribute(3, b"vrf\0") + netlink.attribute(18, info)  # its name may be any
+    assert loader.is_vrf(netlink.NetlinkMessage(16, memoryview(body))) is is_one
+    assert not loader.is_vrf(netlink.NetlinkMessage(16, memoryview(body[:24])))
 
 
 @pytest.mark.parametrize(("version", "ports"), [(0, {53}), (4, ALL), (6, ALL)])
