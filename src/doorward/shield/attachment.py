@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from doorward.errors import DoorwardError, HostError
+from doorward.escape import visible
 from doorward.kernel import netlink
 from doorward.kernel.routes import ROUTE
 
@@ -70,11 +71,11 @@ class TcxLink:
     def __init__(self, program: int, interface: int, *, is_ingress: bool) -> None:
         kind, flags = (_TCX_INGRESS, 0) if is_ingress else (_TCX_EGRESS, _FIRST)
         attributes = struct.pack("=4I", program, interface, kind, flags)
-        self._link = _checked(_bpf(_LINK_CREATE, attributes), interface)
+        self._interface, self._link = interface, _checked(_bpf(_LINK_CREATE, attributes), interface)
 
     def replace(self, program: int) -> None:
         """Put another program in its place, between two packets. HostError: something else detached it."""
-        _checked(_bpf(_LINK_UPDATE, struct.pack("=4I", self._link, program, 0, 0)), 0)
+        _checked(_bpf(_LINK_UPDATE, struct.pack("=4I", self._link, program, 0, 0)), self._interface)
 
     def close(self) -> None:
         """Detach it."""
@@ -89,10 +90,14 @@ class TcFilter:
     """A program as a filter of the qdisc clsact. It stays when this process is killed: see `remove_filters`."""
 
     def __init__(self, program: int, interface: int, *, is_ingress: bool) -> None:
-        self._interface, self._parent = interface, _INGRESS if is_ingress else _EGRESS
         try:
-            self._filter = _Filter(interface, self._parent, _OWNER if _make_qdisc(interface) else _GUEST)
-            self._set(program, _CREATE | _EXCLUSIVE)
+            handle = _OWNER if _make_qdisc(interface) else _GUEST
+            self._filter = _Filter(interface, _INGRESS if is_ingress else _EGRESS, handle)
+            try:
+                self._set(program, _CREATE | _EXCLUSIVE)
+            except OSError:
+                self.close()
+                raise
         except OSError as error:
             raise _not_attached(interface, error.errno) from None
 
@@ -101,7 +106,7 @@ class TcFilter:
         try:
             self._set(program, 0)
         except OSError as error:
-            raise _not_attached(self._interface, error.errno) from None
+            raise _not_attached(self._filter.interface, error.errno) from None
 
     def close(self) -> None:
         """Remove it, and the qdisc if it was made for it and has no other filter."""
@@ -109,7 +114,7 @@ class TcFilter:
 
     def may_be_skipped(self) -> bool:
         """Return whether packets may pass without it."""
-        return any(name != _OURS for _, name in _filters(self._interface, self._parent))
+        return any(name != _OURS for _, name in _filters(self._filter.interface, self._filter.parent))
 
     def _set(self, program: int, flags: int) -> None:
         fields = (_FD, struct.pack("=I", program)), (_NAME, _OURS), (_FLAGS, struct.pack("=I", _DIRECT_ACTION))
@@ -202,8 +207,10 @@ def _checked(result: int, interface: int) -> int:
 
 
 def _not_attached(interface: int, number: int | None) -> HostError:
-    reason = os.strerror(number or 0)
+    name, reason = str(interface), os.strerror(number or 0)
+    with suppress(OSError):  # it is gone
+        name = socket.if_indextoname(interface)
     return HostError(
         "shield-not-attached",
-        f"the shield cannot be attached to interface {interface}: {reason}; see doorward.toml(5), `shield`",
+        f"the shield cannot be attached to {visible(name)}: {reason}; see doorward.toml(5), `shield`",
     )
