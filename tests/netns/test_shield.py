@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,11 +19,12 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
 from doorward.shield import tables
+from doorward.shield.attachment import Attachment, attach, has_tcx
 from doorward.shield.libbpf import ShieldProgram
 from tests.support import routed, shields
 from tests.support.daemon import SILENCE_S, RunningDaemon, Visitors, running_daemon, until
 from tests.support.frames import FrameSender
-from tests.support.service_user import children_of
+from tests.support.shields import FINAL, attached, attachments, loader_of, shield, token_of
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -73,33 +73,8 @@ def visitors(direct_lab: Lab) -> Visitors:
     return Visitors(direct_lab)
 
 
-def shield(daemon: RunningDaemon) -> dict[str, Any]:
-    found: dict[str, Any] = daemon.ask("status")["shield"]
-    return found
-
-
-def attached(daemon: RunningDaemon) -> list[str]:
-    """Wait until the shield is attached, and return where; the test is skipped where this kernel cannot."""
-    until(lambda: shield(daemon)["interfaces"] or shield(daemon)["trouble"], lambda: daemon.lines)
-    if trouble := shield(daemon)["trouble"]:
-        shields.cannot_load(trouble)
-    interfaces: list[str] = shield(daemon)["interfaces"]
-    assert {daemon.host.call(shields.programs_at, name) for name in interfaces} == {2}
-    return interfaces
-
-
 def listed(daemon: RunningDaemon) -> str:
     return daemon.host.run(["nft", "list", "set", "inet", "doorward", "shielded"]).stdout
-
-
-def loader_of(daemon: RunningDaemon) -> int:
-    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children_of(daemon.process.pid)}
-    [pid] = [pid for pid, name in names.items() if name == "doorward-shield"]
-    return pid
-
-
-def attachments(daemon: RunningDaemon) -> int:
-    return daemon.host.call(shields.programs_at, daemon.host.interface)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -138,13 +113,8 @@ def test_wrong_packet_between_resets(daemon: RunningDaemon, visitors: Visitors) 
 def test_priority_of_a_local_program_opens_nothing(daemon: RunningDaemon, direct_lab: Lab) -> None:
     """Not even with the token; `test_token_of_others_is_cleared` has the other interfaces."""
     attached(daemon)
-    text = daemon.host.run(["nft", "list", "chain", "inet", "doorward", "prerouting"]).stdout
-    [rule] = [line for line in text.splitlines() if "goto shielded" in line]
-    assert rule.strip().startswith("iifname @shielded ")
-    major, minor = (int(part, 16) for part in rule.split("== ")[1].split()[0].split(":"))
     with closing(daemon.host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as local:
-        final = struct.pack("=I", major << 16 | minor | 4)  # the state after the third packet
-        local.setsockopt(socket.SOL_SOCKET, SO_PRIORITY, final)
+        local.setsockopt(socket.SOL_SOCKET, SO_PRIORITY, struct.pack("=I", token_of(daemon) | FINAL))
         local.sendto(b"", (str(direct_lab.server.ipv4), 7003))
     time.sleep(SILENCE_S)
     assert daemon.elements() == {}
@@ -243,7 +213,10 @@ def test_killed_loader_leaves_the_gate(daemon: RunningDaemon, visitors: Visitors
 
 @pytest.mark.netns("bpftool")
 def test_detached_link_comes_back(daemon: RunningDaemon, visitors: Visitors) -> None:
+    """What `test_other_filters_stay` has for filters."""
     attached(daemon)
+    if not has_tcx():
+        pytest.skip("this kernel has no tcx")
     infos = [path.read_text() for path in Path(f"/proc/{loader_of(daemon)}/fdinfo").iterdir()]
     links = [line.split()[1] for info in infos for line in info.splitlines() if line.startswith("link_id:")]
     for link in links:
@@ -269,7 +242,7 @@ def test_off_takes_the_shield_away(daemon: RunningDaemon) -> None:
     assert attachments(daemon) == 0
 
 
-def test_new_interface_is_shielded(daemon: RunningDaemon) -> None:
+def test_interfaces_that_come_and_go_are_shielded(daemon: RunningDaemon) -> None:
     attached(daemon)
     daemon.host.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
     daemon.host.ip("link", "add", "br0", "type", "bridge")
@@ -277,6 +250,28 @@ def test_new_interface_is_shielded(daemon: RunningDaemon) -> None:
     wanted = sorted(["br0", daemon.host.interface, "new0"])  # not a port of the bridge: it would count packets twice
     until(lambda: shield(daemon)["interfaces"] == wanted, lambda: shield(daemon))
     until(lambda: "new0" in listed(daemon))
+    daemon.host.ip("link", "delete", "new0")
+    until(lambda: "new0" not in listed(daemon))
+    daemon.host.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
+    until(lambda: "new0" in listed(daemon), lambda: shield(daemon))
+    assert shield(daemon)["trouble"] == ""
+
+
+def test_tagged_packets_count_at_the_interface_of_their_vlan(daemon: RunningDaemon, direct_lab: Lab) -> None:
+    """And once: at the interface below they pass."""
+    attached(daemon)
+    for host, address in ((direct_lab.client, "203.0.113.1/24"), (direct_lab.server, "203.0.113.2/24")):
+        words = f"ip link add link {host.interface} name tagged type vlan id 5".split()
+        if host.run(words, check=False).returncode:
+            pytest.skip("this kernel has no VLANs")
+        host.ip("address", "add", address, "dev", "tagged")
+        host.ip("link", "set", "tagged", "up")
+    until(lambda: "tagged" in listed(daemon))
+    assert shield(daemon)["interfaces"] == sorted([daemon.host.interface, "tagged"])
+    assert not routed.gets_in(direct_lab.client, "203.0.113.2")
+    routed.knock(direct_lab.client, "203.0.113.2", "7001/tcp", "7002/udp", "7003/tcp")
+    daemon.event("opened", address="203.0.113.1", by="knock")
+    assert routed.gets_in(direct_lab.client, "203.0.113.2")
 
 
 def test_gate_that_it_does_not_fit_works_without(daemon: RunningDaemon, visitors: Visitors) -> None:
@@ -345,19 +340,19 @@ def test_deadline_lets_everything_pass(direct_lab: Lab) -> None:
     made = tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
     server = direct_lab.server
 
-    def load() -> tuple[ShieldProgram, int]:
+    def load() -> tuple[ShieldProgram, Attachment]:
         program = ShieldProgram(made, 1 << 10)
         program.set_local(server.ipv4.packed, is_local=True)
-        return program, program.attach(socket.if_nametoindex(server.interface), is_ingress=True)
+        return program, attach(program.ingress, socket.if_nametoindex(server.interface), is_ingress=True)
 
-    program, link = server.call(load)
+    program, attachment = server.call(load)
     try:
         program.renew(time.monotonic_ns() + 10**12)
         assert answer(direct_lab.client, str(server.ipv4)) == "silent"
         program.renew(time.monotonic_ns() - 10**9)  # its clock is coarse
         assert answer(direct_lab.client, str(server.ipv4)) == "refused"
     finally:
-        os.close(link)
+        server.call(attachment.close)
         program.close()
 
 

@@ -26,6 +26,7 @@ from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import TABLE
 from doorward.nftables.shield_chains import INTERFACES
 from doorward.shield import loader
+from doorward.shield.attachment import remove_filters
 from doorward.shield.tables import pack_bans
 
 RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
@@ -56,6 +57,7 @@ class ShieldControl:
         self._tables = b""  # for the gate in force
         self._is_loaded = False
         self._listed: list[str] | None = None  # in the set
+        remove_filters()  # no other daemon runs
         if worker is not None:
             loop.on_readable(worker.fileno(), self._read)
             loop.at(loop.now_s() + RENEW_S, self._renew)
@@ -110,6 +112,7 @@ class ShieldControl:
             self._loop.unregister(self._worker.fileno())
             self._worker.close()
             self._worker = None
+            remove_filters()
 
     def _renew(self) -> None:
         self._loop.at(self._loop.now_s() + RENEW_S, self._renew)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import secrets
 import struct
 import time
@@ -26,9 +25,6 @@ DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LIBRARY = "libbpf.so.1"
 _CONFIG = struct.Struct("<QQ9I4x64s")
-CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
-_MAP_LOOKUP, _LINK_CREATE, _LINK_UPDATE = 1, 28, 29
-_INGRESS, _EGRESS = 46, 47  # BPF_TCX_INGRESS, BPF_TCX_EGRESS, which libbpf 1.1 does not know
 
 
 class _TestRun(ctypes.Structure):
@@ -103,8 +99,8 @@ def source_sets(memory_bytes: int) -> int:
 class ShieldProgram:
     """The two programs and their maps, loaded. The kernel frees them with the last descriptor.
 
-    With `before`, sources and ports in use are those of an earlier program. `asks_conntrack`: it knows which packets
-    are answers to this host; otherwise those to ports in use pass.
+    With `before`, counters, ports in use and, of the same automata, sources are those of an earlier program.
+    `asks_conntrack`: it knows which packets are answers to this host; otherwise those to ports in use pass.
     """
 
     def __init__(
@@ -132,7 +128,7 @@ class ShieldProgram:
                     raise
 
     def _reuse(self, before: ShieldProgram, *, is_same: bool) -> None:
-        for name in ("busy", "sources") if is_same else ("busy",):
+        for name in ("busy", "counters", *(["sources"] if is_same else [])):
             _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
     def _load(self, tables: ShieldTables, sets: int, *, is_test: bool) -> None:
@@ -177,16 +173,6 @@ class ShieldProgram:
         """Close the descriptors."""
         _library().bpf_object__close(self._object)
 
-    def attach(self, interface: int, *, is_ingress: bool) -> int:
-        """Attach a program to an interface by its index; return the link, a descriptor that holds it there."""
-        program, kind = (self.ingress, _INGRESS) if is_ingress else (self.egress, _EGRESS)
-        return _bpf(_LINK_CREATE, struct.pack("=4I", program, interface, kind, 0), f"attach to interface {interface}")
-
-    def replace(self, link: int, *, is_ingress: bool) -> None:
-        """Put this program in the place of the one that a link holds, between two packets."""
-        program = self.ingress if is_ingress else self.egress
-        _bpf(_LINK_UPDATE, struct.pack("=4I", link, program, 0, 0), "replace the shield")
-
     def set_local(self, address: bytes, *, is_local: bool) -> None:
         """Note whether an address, packed, is one of this host's. Packets to a door's `target` pass in any case."""
         key = packed_address(address)
@@ -212,7 +198,7 @@ class ShieldProgram:
         self.renew(*self._settings)
 
     def counters(self) -> dict[str, int]:
-        """Return the counters since it was loaded."""
+        """Return the counters, which go on from those of an earlier program."""
         possible = _possible_processors()
         values = ctypes.create_string_buffer(8 * possible)
         found = {}
@@ -259,14 +245,6 @@ class ShieldProgram:
         if count:
             size = ctypes.c_uint32(count)
             _checked(_library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
-
-
-def _bpf(command: int, attributes: bytes, what: str) -> int:
-    call = CALLS.get(platform.machine())
-    if call is None:
-        raise HostError("shield-not-loaded", f"{what}: the number of bpf(2) on {platform.machine()} is not known")
-    raw = ctypes.create_string_buffer(attributes, 128)
-    return _checked(int(ctypes.CDLL(None, use_errno=True).syscall(call, command, raw, len(raw))), what)
 
 
 def _possible_processors() -> int:

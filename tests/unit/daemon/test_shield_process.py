@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from doorward.config.schema import Gate, Mode, Shield
+from doorward.daemon import shield_process
 from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
 from doorward.daemon.shield_process import ShieldControl
@@ -85,7 +86,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(shield_process, "remove_filters", lambda: None)
     site = Site()
     yield site
     site.control.close()
