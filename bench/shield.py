@@ -32,6 +32,7 @@ from doorward.shield.loader import NAME
 SECONDS = 0.25
 WARM_UP_S = 0.1
 SENDER_CPU = 0
+HIGHEST = -20  # priority: others on the sender's processor would empty its cache, which the shield depends on
 DOORS = 1, 100_000
 READY_S = 600  # until 100,000 doors are loaded, on a busy machine
 ONE_SOURCE = int(IPv4Address("198.18.0.1"))
@@ -106,6 +107,8 @@ def rows(runs: int) -> list[Row]:
             for doors in DOORS
             for shield in (False, True)
         }
+        with suppress(OSError):  # a kernel without groups by session
+            File("/proc/self/autogroup").write_text(f"{HIGHEST}\n")
         for name, each in FLOODS.items():
             if each.kind.protocol == UDP:  # until then, packets to any UDP port may be answers
                 wait_until(max(gate.attached_s for gate in gates.values()) + UDP_BUSY_S + 1)
@@ -164,6 +167,7 @@ def rate(lab: Lab, what: Flood, seconds: float = SECONDS) -> float:
 
     def inside() -> float:
         os.sched_setaffinity(0, {SENDER_CPU})  # this thread, which ends with the call
+        os.setpriority(os.PRIO_PROCESS, 0, HIGHEST)
         began_ns = spent_ns()
         sent = flood(lab.client.interface, packets, seconds=seconds).sent
         return sent * 1e9 / (spent_ns() - began_ns)
