@@ -145,6 +145,7 @@ class Facts:
     signed_doors: frozenset[str] = frozenset()  # doors that some authorized key may open
     signed_error: str = ""  # why signed knocks fail although `[signed]` is configured
     off_since: str = ""  # when doorward was switched off; empty while it is on
+    can_shield: bool = False  # whether doorward was built with the shield, for a kernel like this one
     forwarding: frozenset[int] = frozenset((4, 6))  # the address families of which this host forwards packets
 
 

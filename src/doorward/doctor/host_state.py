@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,6 +25,9 @@ from doorward.kernel.owner_rights import owner_rights
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.ssh_session import ssh_connection
 from doorward.nftables.libnftables import NftFirewall
+from doorward.shield.libbpf import OBJECT
+
+_TCX = 6, 6  # the first kernel that has what the shield attaches to
 
 
 def collect_facts(configuration: Configuration, directory: Path) -> Facts:
@@ -63,6 +68,7 @@ def collect_facts(configuration: Configuration, directory: Path) -> Facts:
         signed_doors=signed_doors,
         signed_error=signed_error,
         off_since=off_since(),
+        can_shield=_can_shield(),
         forwarding=frozenset(filter(is_forwarding, (4, 6))),
     )
 
@@ -128,6 +134,11 @@ def _conntrack() -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return now, most
+
+
+def _can_shield() -> bool:
+    version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    return version >= _TCX and OBJECT.exists()
 
 
 def _assigns_helpers() -> bool:
