@@ -22,6 +22,7 @@ from tests.conftest import unavailable
 SOURCES = Path(libbpf.__file__).parent
 SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").packed}
 TCX = 6, 6  # the first kernel that has it
+_ADDED = 'mode = "stealth"\nshield = "on" # by DOORWARD_SHIELD'
 _PROG_QUERY = 16  # of bpf(2)
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
 
@@ -35,6 +36,20 @@ def compiled() -> None:
         unavailable("hatchling is not installed")
     if not compile_shield(SOURCES):
         unavailable("clang or libbpf-dev is not installed")
+
+
+def added(config_text: str) -> str:
+    """Return a configuration with the shield on, where DOORWARD_SHIELD=on wants it and the configuration permits it."""
+    permits = 'mode = "stealth"' in config_text and "knock = " in config_text and "shield" not in config_text
+    if os.environ.get("DOORWARD_SHIELD") != "on" or not permits:
+        return config_text
+    compiled()
+    return config_text.replace('mode = "stealth"', _ADDED)
+
+
+def is_added(config_text: str) -> bool:
+    """Return whether `added` changed it."""
+    return _ADDED in config_text
 
 
 def cannot_load(reason: str) -> NoReturn:
