@@ -18,7 +18,8 @@ from doorward.errors import HostError
 from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
-OBJECTS = tuple(Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
+ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
+OBJECTS = (ASKING, PLAIN)
 COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
@@ -116,7 +117,7 @@ class ShieldProgram:
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
         for path in OBJECTS:
-            self.asks_conntrack = path == OBJECTS[0]
+            self.asks_conntrack = path == ASKING
             if tables.needs_conntrack and not self.asks_conntrack:
                 what = "doors have `flags` of established connections, and the kernel does not let it ask conntrack"
                 raise HostError("shield-flags", f"{what}; leave out `flags`")
