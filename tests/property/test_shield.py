@@ -129,7 +129,8 @@ def test_shield_and_tracker_complete_the_same_knocks(
                 assert verdict == (DROP if begins and not opened and port not in (SSH, WEB, DHCP) else PASS)
                 counts = any(machine.matches(packet) for machine in machines) and port not in automaton.ignored_ports
                 is_marked = counts and verdict == PASS and port in known
-                assert priority == (made.token if is_marked else 0) | sum(opened)
+                marked = made.token if opened else made.counted
+                assert priority == (marked if is_marked else 0) | sum(opened)
 
 
 def wanted_flags(door: Door) -> int:
@@ -235,7 +236,7 @@ def test_rate_limit_resets_every_automaton() -> None:
                 program.run(shields.frame(source, OTHERS[0]))
             program.renew(0, 1200)
             _, priority = program.run(shields.frame(source, PORTS[2], 1))
-            assert (priority != made.token) == is_complete
+            assert (priority != made.counted) == is_complete
 
 
 def test_flags_of_established_connections_need_conntrack() -> None:
@@ -279,8 +280,9 @@ def test_token_of_others_is_cleared() -> None:
     with loaded(made) as program:
         program.renew(0, 1000)
         for port in (WEB, SSH, PORTS[2], DHCP):
-            _, priority = program.run(shields.frame(SOURCES[0], port), made.token | 4)
-            assert priority == (made.token if port == DHCP else 0)
+            for forged in (made.token | 4, made.counted):
+                _, priority = program.run(shields.frame(SOURCES[0], port), forged)
+                assert priority == (made.counted if port == DHCP else 0)
         assert program.run(shields.frame(SOURCES[0], WEB), 6) == (PASS, 6)  # other priorities are others' own
 
 
@@ -311,7 +313,7 @@ def test_packets_that_may_be_answers_pass_and_count() -> None:
     with loaded(made, objects=[libbpf.PLAIN]) as program:
         program.renew(0, 1000)
         program.expect_answers([udp.number])
-        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.token)
+        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.counted)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
 

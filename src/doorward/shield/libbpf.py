@@ -26,7 +26,7 @@ MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LIBRARY = "libbpf.so.1"
-_CONFIG = struct.Struct("<QQ9I4x64s")
+_CONFIG = struct.Struct("<QQ10I64s")
 CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
 _MAP_LOOKUP, _LINK_CREATE, _LINK_UPDATE = 1, 28, 29
 _INGRESS, _EGRESS = 46, 47  # BPF_TCX_INGRESS, BPF_TCX_EGRESS, which libbpf 1.1 does not know
@@ -145,7 +145,7 @@ class ShieldProgram:
             _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
         masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
         longest = max(within_ms for within_ms, _, _ in tables.machines)
-        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test
+        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test, tables.counted
         config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
         where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
