@@ -169,9 +169,9 @@ class ShieldProgram:
         self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
 
     def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
-        """Treat UDP ports as in use, as if this host had just sent from them."""
+        """Treat UDP ports as in use, as if this host had sent from them a second ago: the next packet is looked up."""
         indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
-        mark = int(time.monotonic()) + 1 << 1 | self.asks_conntrack
+        mark = int(time.monotonic()) << 1 | self.asks_conntrack
         self._put("busy", indices, struct.pack("<I", mark) * len(ports), len(ports))
 
     def close(self) -> None:
