@@ -136,9 +136,15 @@ def test_banned_source_opens_nothing(daemon: RunningDaemon, visitors: Visitors) 
     assert guest.gets_in()
 
 
-def test_answers_to_the_host_pass(daemon: RunningDaemon, direct_lab: Lab) -> None:
-    """Also those to a port that it did not use before the shield was attached."""
+@pytest.mark.parametrize("zone", [0, 5])
+def test_answers_to_the_host_pass(daemon: RunningDaemon, direct_lab: Lab, zone: int) -> None:
+    """Also those to a port that it did not use before the shield was attached, and in a zone that it does not ask."""
     attached(daemon)
+    hooks = "".join(
+        f"chain {hook} {{ type filter hook {hook} priority raw; ct zone set {zone}; }}; "
+        for hook in ("prerouting", "output")
+    )
+    daemon.host.run(["nft", f"add table inet zones {{ {hooks} }}"])
     with (
         closing(direct_lab.client.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as there,
         closing(daemon.host.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as here,

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -19,10 +21,11 @@ from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
 from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.ban_sets import ban_network
-from doorward.shield import tables
+from doorward.shield import libbpf, tables
 from doorward.shield.libbpf import ShieldProgram
 from tests.support import shields
 from tests.support.effort import EFFORT
+from tests.support.errors import raises
 
 PASS, DROP = -1, 2
 PORTS = [Port.parse(f"{1000 + n}/{'tcp' if n % 3 else 'udp'}") for n in range(5)]
@@ -71,10 +74,13 @@ def tables_of(gate: Gate, automaton: Automaton) -> tables.ShieldTables:
 
 
 @contextmanager
-def loaded(made: tables.ShieldTables, sets: int = 1 << 10) -> Iterator[ShieldProgram]:
+def loaded(
+    made: tables.ShieldTables, sets: int = 1 << 10, objects: Sequence[Path] = libbpf.OBJECTS
+) -> Iterator[ShieldProgram]:
     shields.compiled()
     try:
-        program = ShieldProgram(made, sets, is_test=True)
+        with patch.object(libbpf, "OBJECTS", objects):
+            program = ShieldProgram(made, sets, is_test=True)
     except HostError as error:
         shields.cannot_load(str(error))
     try:
@@ -89,11 +95,13 @@ def loaded(made: tables.ShieldTables, sets: int = 1 << 10) -> Iterator[ShieldPro
 @given(
     several_doors(),
     st.sampled_from(WrongPort),
+    st.booleans(),
     st.lists(st.one_of(bursts, bursts, follows), min_size=200, max_size=400),
 )
 def test_shield_and_tracker_complete_the_same_knocks(
     doors: Sequence[Door],
     wrong_port: WrongPort,
+    plain: bool,
     steps: Sequence[tuple[int, tuple[bytes, Port | int], int, int]],
 ) -> None:
     automaton = compile_doors(doors, public=[WEB], known_only=wrong_port is WrongPort.KNOWN)
@@ -102,7 +110,7 @@ def test_shield_and_tracker_complete_the_same_knocks(
     machines, known = tables.shielded_machines(automaton), automaton.known_ports or {*PORTS, *OTHERS}
     made, tracker = tables_of(gate, automaton), Tracker(automaton, 1 << 16)
     now_ms, sent = 100_000, 0
-    with loaded(made) as program:
+    with loaded(made, objects=[libbpf.PLAIN] if plain and not made.needs_conntrack else libbpf.OBJECTS) as program:
         for pause_ms, (source, what), times, some_flags in steps:
             now_ms += pause_ms
             program.renew(0, now_ms)
@@ -121,7 +129,8 @@ def test_shield_and_tracker_complete_the_same_knocks(
                 assert verdict == (DROP if begins and not opened and port not in (SSH, WEB, DHCP) else PASS)
                 counts = any(machine.matches(packet) for machine in machines) and port not in automaton.ignored_ports
                 is_marked = counts and verdict == PASS and port in known
-                assert priority == (made.token if is_marked else 0) | sum(opened)
+                marked = made.token if opened else made.counted
+                assert priority == (marked if is_marked else 0) | sum(opened)
 
 
 def wanted_flags(door: Door) -> int:
@@ -227,7 +236,15 @@ def test_rate_limit_resets_every_automaton() -> None:
                 program.run(shields.frame(source, OTHERS[0]))
             program.renew(0, 1200)
             _, priority = program.run(shields.frame(source, PORTS[2], 1))
-            assert (priority != made.token) == is_complete
+            assert (priority != made.counted) == is_complete
+
+
+def test_flags_of_established_connections_need_conntrack() -> None:
+    fin = Door("fin", tuple(PORTS[:2]), (SSH,), flags=FLAGS[1])
+    made = tables_of(Gate(mode=Mode.STEALTH), compile_doors([fin]))
+    shields.compiled()
+    with patch.object(libbpf, "OBJECTS", [libbpf.PLAIN]), raises(HostError, "shield-flags"):
+        ShieldProgram(made, 1 << 10, is_test=True)
 
 
 @pytest.mark.parametrize("source", [SOURCES[0], SOURCES[2]])
@@ -263,8 +280,9 @@ def test_token_of_others_is_cleared() -> None:
     with loaded(made) as program:
         program.renew(0, 1000)
         for port in (WEB, SSH, PORTS[2], DHCP):
-            _, priority = program.run(shields.frame(SOURCES[0], port), made.token | 4)
-            assert priority == (made.token if port == DHCP else 0)
+            for forged in (made.token | 4, made.counted):
+                _, priority = program.run(shields.frame(SOURCES[0], port), forged)
+                assert priority == (made.counted if port == DHCP else 0)
         assert program.run(shields.frame(SOURCES[0], WEB), 6) == (PASS, 6)  # other priorities are others' own
 
 
@@ -292,11 +310,10 @@ def test_packets_that_may_be_answers_pass_and_count() -> None:
     """Conntrack cannot be asked, or it did not know what the host sent: the port is in a zone, or not tracked."""
     udp, other = PORTS[0], PORTS[3]
     made = compiled(udp, PORTS[1])
-    with loaded(made) as program:
+    with loaded(made, objects=[libbpf.PLAIN]) as program:
         program.renew(0, 1000)
-        program.asks_conntrack = False
         program.expect_answers([udp.number])
-        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.token)
+        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.counted)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
 

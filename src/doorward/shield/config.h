@@ -27,7 +27,7 @@ const volatile struct config {
     __u32 machines;
     __u32 known_only; // other ports than those of sequences are not knock packets (wrong_port = "known")
     __u32 is_test;    // the time is `test_ms`
-    __u32 spare;
+    __u32 counted;    // in place of a token and a state: the packet was counted, and completes nothing
     struct machine machine[MACHINES];
 } cfg;
 

@@ -17,14 +17,15 @@ from doorward.errors import HostError
 from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
-OBJECTS = tuple(Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
+ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
+OBJECTS = (ASKING, PLAIN)
 COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LIBRARY = "libbpf.so.1"
-_CONFIG = struct.Struct("<QQ9I4x64s")
+_CONFIG = struct.Struct("<QQ10I64s")
 
 
 class _TestRun(ctypes.Structure):
@@ -112,7 +113,7 @@ class ShieldProgram:
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
         for path in OBJECTS:
-            self.asks_conntrack = path == OBJECTS[0]
+            self.asks_conntrack = path == ASKING
             if tables.needs_conntrack and not self.asks_conntrack:
                 what = "doors have `flags` of established connections, and the kernel does not let it ask conntrack"
                 raise HostError("shield-flags", f"{what}; leave out `flags`")
@@ -140,7 +141,7 @@ class ShieldProgram:
             _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
         masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
         longest = max(within_ms for within_ms, _, _ in tables.machines)
-        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test
+        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test, tables.counted
         config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
         where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
@@ -164,9 +165,9 @@ class ShieldProgram:
         self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
 
     def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
-        """Treat UDP ports as in use, as if this host had just sent from them."""
+        """Treat UDP ports as in use, as if this host had sent from them a second ago: the next packet is looked up."""
         indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
-        mark = int(time.monotonic()) + 1 << 1 | self.asks_conntrack
+        mark = int(time.monotonic()) << 1 | self.asks_conntrack
         self._put("busy", indices, struct.pack("<I", mark) * len(ports), len(ports))
 
     def close(self) -> None:

@@ -246,7 +246,7 @@ int shield_ingress(struct __sk_buff *skb)
 {
     struct packet packet = {};
 
-    if ((skb->priority & ~cfg.state_mask) == cfg.token)
+    if ((skb->priority & ~cfg.state_mask) == cfg.token || skb->priority == cfg.counted)
         skb->priority = 0; // nobody else may say that a knock is complete
     if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= deadline_ns)
         return TCX_NEXT;
@@ -270,7 +270,7 @@ int shield_ingress(struct __sk_buff *skb)
     }
     if (*port & NEEDED || flow == UNSURE || !is_first(&packet)) {
         if (counts)
-            skb->priority = cfg.token; // and no state: the gate does not count it again
+            skb->priority = cfg.counted; // the gate does not count it again
         return TCX_NEXT;
     }
     count(DROPPED);

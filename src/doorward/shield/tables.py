@@ -26,7 +26,7 @@ MAX_BANS = 1 << 14
 SAME, COMPLETES, FALLS = 0xFFFFFFFE, 1 << 31, 1 << 30
 PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, FIRST_SHIFT = 1, 2, 4, 8, 16, 32, 8
 _DHCP = Port(Protocol.UDP, 68), Port(Protocol.UDP, 546)
-_FORM = struct.Struct("<8s8s10I")  # magic, digest of the automata, numbers and counts; then the parts
+_FORM = struct.Struct("<8s8s11I")  # magic, digest of the automata, numbers and counts; then the parts
 _MAGIC = b"DWSHLD02"
 _MACHINE, _NAME, _TARGET = struct.Struct("<IBB2x"), struct.Struct("16s"), struct.Struct("16s")
 _PORT, _EDGE, _LINK = struct.Struct("<II"), struct.Struct("<III"), struct.Struct("<II")
@@ -49,6 +49,7 @@ class ShieldTables:
     digest: bytes
     token: int
     state_mask: int
+    counted: int
     root: int
     known_only: bool
     machines: tuple[tuple[int, int, int], ...]
@@ -79,7 +80,7 @@ class ShieldTables:
             self.links,
         )
         counts = (len(part) // item.size for part, item in zip(parts, _PARTS, strict=True))
-        numbers = (self.token, self.state_mask, self.root, self.known_only)
+        numbers = (self.token, self.state_mask, self.counted, self.root, self.known_only)
         return _FORM.pack(_MAGIC, self.digest, *numbers, *counts) + b"".join(parts)
 
 
@@ -87,7 +88,7 @@ def parse_tables(raw: bytes) -> ShieldTables:
     """Parse the form, which comes from a process with fewer rights. MalformedError: it is invalid."""
     if len(raw) < _FORM.size:
         raise MalformedError("shield-form", f"shield: a form of {len(raw)} bytes, its header needs {_FORM.size}")
-    magic, digest, token, mask, root, known_only, *counts = _FORM.unpack_from(raw)
+    magic, digest, token, mask, counted, root, known_only, *counts = _FORM.unpack_from(raw)
     sizes = [count * item.size for count, item in zip(counts, _PARTS, strict=True)]
     if magic != _MAGIC or len(raw) != _FORM.size + sum(sizes) or any(map(int.__gt__, counts, _BOUNDS)):
         raise MalformedError("shield-form", f"shield: a form of {len(raw)} bytes that is of another version or size")
@@ -106,7 +107,7 @@ def parse_tables(raw: bytes) -> ShieldTables:
     if not machines or known_only > 1 or any(at >= len(machines) * PORTS for at, _ in _PORT.iter_unpack(parts[3])):
         raise MalformedError("shield-form", "shield: a form with an invalid automaton or port")
     targets = tuple(target for (target,) in _TARGET.iter_unpack(parts[2]))
-    return ShieldTables(digest, token, mask, root, bool(known_only), machines, names, targets, *parts[3:])
+    return ShieldTables(digest, token, mask, counted, root, bool(known_only), machines, names, targets, *parts[3:])
 
 
 def shielded_machines(automaton: Automaton) -> list[Machine]:
@@ -131,14 +132,17 @@ def unsupported(gate: Gate, automaton: Automaton) -> str:
     return ""
 
 
-def mark_of(machines: Sequence[Machine], key: bytes) -> tuple[int, int]:
-    """Return the token and the bits of a priority that have the state.
+def mark_of(machines: Sequence[Machine], key: bytes) -> tuple[int, int, int]:
+    """Return the token, the bits of a priority that have the state, and the mark of packets that were only counted.
 
-    The token is random to everyone without `key`, and another one where states mean something else.
+    Token and mark are random to everyone without `key`, and others where states mean something else. They have nothing
+    in common: a local program can read the priority of a packet that it receives (SO_RCVPRIORITY).
     """
     mask = (1 << _last_state(machines).bit_length()) - 1
-    drawn = hashlib.blake2s(digest_of(machines), key=key, digest_size=4).digest()
-    return int.from_bytes(drawn) & ~mask & 0xFFFFFFFF or mask + 1, mask
+    drawn = hashlib.blake2s(digest_of(machines), key=key, digest_size=8).digest()
+    token = int.from_bytes(drawn[:4]) & ~mask & 0xFFFFFFFF or mask + 1
+    choices = int.from_bytes(drawn[4:]) & ~mask & 0xFFFFFFFF, mask + 1 << 1, mask + 1 << 2
+    return token, mask, next(choice for choice in choices if choice not in (0, token))
 
 
 def compile_tables(gate: Gate, automaton: Automaton, key: bytes) -> ShieldTables:
