@@ -13,19 +13,20 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 def compile_shield(directory: Path) -> bool:
-    """Compile the shield where clang and libbpf's headers are; return whether it was compiled."""
-    source, made = directory / "shield.bpf.c", directory / f"{os.getpid()}.bpf.o"
+    """Compile the objects of the shield where clang and libbpf's headers are; return whether they were compiled."""
     clang, strip = shutil.which("clang"), shutil.which("llvm-strip")
     if clang is None:
         return False
     options = ["-O2", "-g", "-target", "bpfel", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]
     prefix = f"-ffile-prefix-map={directory}=."  # the same object wherever it is built
-    process = subprocess.run([clang, *options, prefix, "-c", source, "-o", made], check=False)
-    if process.returncode:
-        return False
-    if strip is not None:
-        subprocess.run([strip, "-g", made], check=True)  # DWARF; the kernel reads BTF
-    made.rename(directory / "shield.bpf.o")  # tests run side by side
+    for source in sorted(directory.glob("*.bpf.c")):
+        made = directory / f"{source.stem}.{os.getpid()}"
+        process = subprocess.run([clang, *options, prefix, "-c", source, "-o", made], check=False)
+        if process.returncode:
+            return False
+        if strip is not None:
+            subprocess.run([strip, "-g", made], check=True)  # DWARF; the kernel reads BTF
+        made.rename(source.with_suffix(".o"))  # tests run side by side
     return True
 
 
@@ -42,7 +43,8 @@ class Share(BuildHookInterface[Any]):
             return
         shield = root / "src" / "doorward" / "shield"
         if not compile_shield(shield):
-            (shield / "shield.bpf.o").unlink(missing_ok=True)  # of an earlier build, and perhaps of another version
+            for made in shield.glob("*.bpf.o"):  # of an earlier build, and perhaps of another version
+                made.unlink()
         sys.path[:0] = [str(root / "src"), str(root)]
         from manual.share import write
 

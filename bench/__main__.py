@@ -8,7 +8,7 @@ from importlib import import_module
 
 from bench.table import Row, table
 
-PARTS = ("latency", "path", "passing", "siege", "daemon", "compiling", "ring", "openings", "once", "signed")
+PARTS = ("latency", "path", "shield", "passing", "siege", "daemon", "compiling", "ring", "openings", "once", "signed")
 ASKED_FOR = ("fleet", "start")  # fleet needs etcd, and some minutes; start a machine that does nothing else
 
 

@@ -24,14 +24,14 @@ from itertools import cycle
 from pathlib import Path as File
 from typing import NamedTuple
 
-from bench.flood import BATCH, MAX_SECONDS, MAX_SOURCES, Flooded, Window, in_named_namespace
-from bench.frames import Path, fold, random_sources, words
+from bench.flood import BATCH, MAX_SECONDS, Flooded, Window, in_named_namespace
+from bench.frames import UDP, Path, random_sources
 from bench.rig import PATIENCE_S
 from doorward.lab.topology import Lab
 
 HEADER_BYTES = 42  # Ethernet 14, IPv4 20, UDP 8
 SLOT_BYTES = 64
-UDP = 17
+MAX_SOURCES = 1 << 20  # 64 MiB of headers
 IP_AND_UDP_BYTES, UDP_BYTES = 28, 8
 SENDER_CPU = 0
 # Ethernet: to, from, type | IPv4: version.., length, id, fragment, ttl.protocol, checksum, from, to
@@ -92,6 +92,18 @@ def pouring(lab: Lab, port: int, stream: Stream) -> Iterator[Flooding]:
         if process.stdout.readline() != "sending\n":
             raise RuntimeError("the flood did not begin")
     yield Flooding(process)
+
+
+def fold(total: int) -> int:
+    """Return the internet checksum (RFC 1071) of words that add up to `total`."""
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
+
+
+def words(address: int) -> int:
+    """Add up an address's two words, as the checksum does."""
+    return (address >> 16) + (address & 0xFFFF)
 
 
 def headers(path: Path, port: int, payloads: Sequence[bytes], sources: Sequence[int], seed: int) -> bytearray:

@@ -18,15 +18,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
 from pathlib import Path as File
+from typing import NamedTuple
 
-from bench.frames import FRAME_BYTES, SLOT_BYTES, Path, random_sources, syn_frames
+from bench.frames import FRAME_BYTES, SLOT_BYTES, SPOOFED, SYN, Kind, Path, frames, random_sources
 from doorward.lab.namespace import NAMESPACES
 
 BATCH = 256  # frames a system call; beyond it the gain is lost in noise
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20  # linux/socket.h, linux/if_packet.h
 MAX_SECONDS = 60.0  # the bench needs no more, and nobody floods for long by mistake
-MAX_SOURCES = 1 << 20  # 64 MiB of frames
-ONE_SOURCE_FRAMES = BATCH * 64  # frames of one source, which differ in source port and sequence number
+MAX_SOURCES = 1 << 22
+MAX_FRAMES = 1 << 16  # more sources differ from these in their first octet, which is replaced at each turn
+ONE_SOURCE_FRAMES = BATCH * 64
+FIRST_OCTET = SPOOFED.start >> 24
 FULL_FOR_NOW = {errno.ENOBUFS, errno.EAGAIN, errno.EINTR}
 
 
@@ -71,18 +74,20 @@ class Window:
     Each slot holds a frame's first bytes; `bodies` what follows them, where that is more than nothing.
     """
 
-    def __init__(self, interface: str, frame_bytes: int = FRAME_BYTES, body_bytes: int = 0) -> None:
+    def __init__(
+        self, interface: str, frame_bytes: int = FRAME_BYTES, body_bytes: int = 0, slot_bytes: int = SLOT_BYTES
+    ) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         self._socket.bind((interface, 0))
-        self._slots = (ctypes.c_char * (BATCH * SLOT_BYTES))()
+        self._slots = (ctypes.c_char * (BATCH * slot_bytes))()
         self._bodies = (ctypes.c_char * (BATCH * body_bytes))()
         start, behind = ctypes.addressof(self._slots), ctypes.addressof(self._bodies)
         self._vectors = (IoVector * (2 * BATCH))()
         self._messages = (Message * BATCH)()
         for i, message in enumerate(self._messages):
             head, body = self._vectors[2 * i : 2 * i + 2]
-            head.base, head.length = start + i * SLOT_BYTES, frame_bytes
+            head.base, head.length = start + i * slot_bytes, frame_bytes
             body.base, body.length = behind + i * body_bytes, body_bytes
             message.header.vectors = ctypes.addressof(head)
             message.header.vector_count = 2 if body_bytes else 1
@@ -99,23 +104,58 @@ class Window:
         return 0
 
 
-def flood(interface: str, frames: bytearray, *, seconds: float, count: int, pps: float) -> Flooded:
-    """Send the frames over and over until time or count runs out, at most `pps` (0: as fast as it goes)."""
-    window, view, size = Window(interface), memoryview(frames), BATCH * SLOT_BYTES
-    batches = len(frames) // size
-    sent = turn = 0
+class Traffic(NamedTuple):
+    """What to send: frames of one kind, over and over, from so many sources in all."""
+
+    kind: Kind
+    frames: bytearray
+    sources: int
+
+    @property
+    def turns(self) -> int:
+        """Return in how many turns of all frames each source sends once."""
+        return max(1, self.sources * self.kind.slot_bytes // len(self.frames))
+
+
+def traffic(path: Path, kind: Kind, sources: int, ports: Sequence[int], seed: int) -> Traffic:
+    """Build packets from so many random sources, or from whole batches of as many as fit, to the ports in turn."""
+    few = whole_batches(random_sources(min(sources, MAX_FRAMES), seed))
+    return Traffic(kind, frames(path, kind, few, ports, seed), sources)
+
+
+def from_one(path: Path, kind: Kind, source: int, ports: Sequence[int], seed: int) -> Traffic:
+    """Build packets from one source to the ports in turn, which differ in source port and sequence number."""
+    return Traffic(kind, frames(path, kind, [source] * ONE_SOURCE_FRAMES, ports, seed), 1)
+
+
+def flood(interface: str, traffic: Traffic, *, seconds: float, count: int = 1 << 40, pps: float = 0) -> Flooded:
+    """Send until time or count runs out, at most `pps` (0: as fast as it goes)."""
+    kind, view = traffic.kind, memoryview(traffic.frames)
+    window, size = Window(interface, kind.frame_bytes, slot_bytes=kind.slot_bytes), BATCH * kind.slot_bytes
+    batches = len(traffic.frames) // size
+    sent = batch = 0
     start_s = now_s = time.perf_counter()
     while (elapsed_s := now_s - start_s) < seconds and sent < count:
         due = min(BATCH, count - sent, int(elapsed_s * pps) - sent if pps else BATCH)
         if due > 0:
-            offset = turn % batches * size
+            offset = batch % batches * size
             window.slots[:] = view[offset : offset + size]
+            if traffic.turns > 1:
+                replace_first_octets(window.slots, kind, FIRST_OCTET + batch // batches % traffic.turns)
             sent += window.send(due)
-            turn += 1
+            batch += 1
         else:
             time.sleep(min(1 / pps, 0.001))
         now_s = time.perf_counter()
     return Flooded(sent, round(now_s - start_s, 3), round(sent / (now_s - start_s)))
+
+
+def replace_first_octets(slots: memoryview, kind: Kind, octet: int) -> None:
+    """Change the first octet of all sources, and with it what keeps the checksums right."""
+    source_at, complements_at = kind.octets_at
+    slots[source_at :: kind.slot_bytes] = bytes([octet]) * BATCH
+    for at in complements_at:
+        slots[at :: kind.slot_bytes] = bytes([255 - octet]) * BATCH
 
 
 def whole_batches(sources: Sequence[int]) -> list[int]:
@@ -165,12 +205,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.cpu is not None:
         os.sched_setaffinity(0, {args.cpu})
-    many = args.mode == "random"
-    sources = random_sources(args.sources, args.seed) if many else [int(args.source)] * ONE_SOURCE_FRAMES
     own_mac = bytes.fromhex(File(f"/sys/class/net/{args.interface}/address").read_text().strip().replace(":", ""))
     path = Path(bytes.fromhex(args.mac.replace(":", "")), own_mac, args.destination)
-    frames = syn_frames(path, whole_batches(sources), args.ports, args.seed)
-    done = flood(args.interface, frames, seconds=args.seconds, count=args.count, pps=args.pps)
+    packets = (
+        traffic(path, SYN, args.sources, args.ports, args.seed)
+        if args.mode == "random"
+        else from_one(path, SYN, int(args.source), args.ports, args.seed)
+    )
+    done = flood(args.interface, packets, seconds=args.seconds, count=args.count, pps=args.pps)
     print(json.dumps(asdict(done)))
 
 

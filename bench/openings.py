@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench.frames import FRAME_BYTES, SLOT_BYTES, random_sources, syn_frames
+from bench.frames import FRAME_BYTES, SLOT_BYTES, SYN, frames, random_sources
 from bench.frames import Path as Wire
 from bench.rig import PATIENCE_S
 from bench.table import Bound, Row
@@ -60,11 +60,11 @@ def standing(command: Sequence[str]) -> tuple[int, float]:
 def knock_once_each(lab: Lab) -> None:
     to_mac, from_mac = (bytes.fromhex(host.mac.replace(":", "")) for host in (lab.server, lab.client))
     wire_path = Wire(to_mac, from_mac, lab.server.ipv4)
-    frames = memoryview(syn_frames(wire_path, random_sources(OPENINGS, 1), [PORT], 1))
+    knocks = memoryview(frames(wire_path, SYN, random_sources(OPENINGS, 1), [PORT], 1))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((lab.client.interface, 0))
-        for slot in range(0, len(frames), SLOT_BYTES):
-            wire.send(frames[slot : slot + FRAME_BYTES])
+        for slot in range(0, len(knocks), SLOT_BYTES):
+            wire.send(knocks[slot : slot + FRAME_BYTES])
             time.sleep(PAUSE_S)
 
 

@@ -15,6 +15,7 @@ table inet plain {
     chain prerouting {
         type filter hook prerouting priority mangle; policy accept
         tcp dport 1-65535 drop
+        udp dport 1-65535 drop
     }
 }"""
 

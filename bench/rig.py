@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from doorward.daemon.control_client import ask
 from doorward.lab.topology import Lab
 from doorward.model import Port
 
@@ -21,19 +22,20 @@ KNOCK = tuple(map(Port.parse, ("7000/tcp", "8000/udp", "9000/tcp")))
 PATIENCE_S = 60.0
 
 
-def doors_toml(count: int, mode: str, within: str = "15s", *, once: bool = False) -> str:
-    """Return a configuration of `count` doors: the first is KNOCK, the others have ports of their own."""
-    doors = ["ssh", *(f"door{n}" for n in range(1, count))]
+def doors_toml(count: int, mode: str, within: str = "15s", *, once: bool = False, shield: bool = False) -> str:
+    """Return a configuration of `count` doors: the first is KNOCK, the others have sequences of their own."""
+    others = range(1, count)
+    doors = ["ssh", *(f"door{n}" for n in others)]
     knocks = [
         list(map(str, KNOCK)),
-        *([f"{10000 + n}/tcp", f"{20000 + n}/udp", f"{30000 + n}/tcp"] for n in range(1, count)),
+        *([f"{10000 + n % 50000}/tcp", f"{20000 + n % 40009}/udp", f"{30000 + n % 20011}/tcp"] for n in others),
     ]
     blocks = [
         f'[doors.{name}]\nknock = {json.dumps(knock)}\nopens = ["22/tcp"]\nwithin = "{within}"\n'
         f"once = {str(once).lower()}\n"
         for name, knock in zip(doors, knocks, strict=True)
     ]
-    return f'[gate]\nmode = "{mode}"\n\n' + "\n".join(blocks)
+    return f'[gate]\nmode = "{mode}"\nshield = "{"on" if shield else "off"}"\n\n' + "\n".join(blocks)
 
 
 @contextmanager
@@ -42,11 +44,22 @@ def doorward(lab: Lab, configuration: str) -> Iterator[subprocess.Popen[str]]:
     with tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
         Path(folder, "doorward.toml").write_text(configuration)
         with doorward_in(lab, Path(folder)) as daemon:
+            if 'shield = "on"' in configuration:
+                attached(Path(folder))
             yield daemon
 
 
+def attached(folder: Path) -> None:
+    """Wait until the shield of the daemon that keeps its files in `folder` is attached."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not (shield := ask(folder / "control.sock", {"command": "status"})["shield"])["interfaces"]:
+        if shield["trouble"] or time.monotonic() > until_s:
+            raise RuntimeError(f"no shield: {shield}")
+        time.sleep(0.01)
+
+
 @contextmanager
-def doorward_in(lab: Lab, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def doorward_in(lab: Lab, folder: Path, ready_s: float = PATIENCE_S) -> Iterator[subprocess.Popen[str]]:
     """Run the daemon with what `folder` holds; it keeps its ledger and its socket there too."""
     names = ("CONFIGURATION_DIRECTORY", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
     env = dict.fromkeys(names, str(folder)) | {"NOTIFY_SOCKET": f"{folder}/notify"}
@@ -54,7 +67,7 @@ def doorward_in(lab: Lab, folder: Path) -> Iterator[subprocess.Popen[str]]:
         ready.bind(env["NOTIFY_SOCKET"])
         command = [sys.executable, "-m", "doorward", "run"]
         daemon = lab.server.popen(command, env=env, stdout=log, stderr=log)
-        if not select.select([ready], [], [], PATIENCE_S)[0]:
+        if not select.select([ready], [], [], ready_s)[0]:
             raise RuntimeError(f"the daemon is not ready: {(folder / 'log').read_text()}")
     try:
         yield daemon
@@ -89,10 +102,12 @@ def knockd(lab: Lab) -> Iterator[subprocess.Popen[str]]:
             daemon.wait(PATIENCE_S)
 
 
-def flood(lab: Lab, mode: str, ports: Sequence[int], *, seconds: float, cpu: int | None = 0) -> subprocess.Popen[str]:
+def flood(
+    lab: Lab, mode: str, ports: Sequence[int], *, seconds: float, cpu: int | None = 0, sources: int = 1_000_000
+) -> subprocess.Popen[str]:
     """Start a flood from the lab's client to its server; `finished` gives its rate."""
     words = ["--interface", lab.client.interface, "--mac", lab.server.mac, "--destination", lab.server.ipv4]
-    words += ["--mode", mode, "--ports", ",".join(map(str, ports)), "--seconds", seconds, "--sources", 1_000_000]
+    words += ["--mode", mode, "--ports", ",".join(map(str, ports)), "--seconds", seconds, "--sources", sources]
     pin = ["--cpu", cpu] if cpu is not None else []
     return lab.client.popen([sys.executable, "-m", "bench.flood", *words, *pin])
 

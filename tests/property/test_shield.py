@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -16,11 +19,13 @@ from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
-from doorward.model import Door, FlagFilter, Packet, Port
-from doorward.shield import tables
+from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.nftables.ban_sets import ban_network
+from doorward.shield import libbpf, tables
 from doorward.shield.libbpf import ShieldProgram
 from tests.support import shields
 from tests.support.effort import EFFORT
+from tests.support.errors import raises
 
 PASS, DROP = -1, 2
 PORTS = [Port.parse(f"{1000 + n}/{'tcp' if n % 3 else 'udp'}") for n in range(5)]
@@ -30,15 +35,36 @@ SOURCES = [
     ip_address(text).packed for text in ("10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
 ]
 KEY = b"key"
+SYN = 2
+
+TARGET = ip_address("198.51.100.2")  # an own address, which a door may have as its target
+FLAGS = [FlagFilter.parse(words) for words in (("syn", "!ack"), ("fin",), ("ack", "!psh"), ("!syn",), ())]
 
 sequences = st.lists(st.sampled_from(PORTS), min_size=1, max_size=5).map(tuple)
-doors = st.lists(sequences, min_size=1, max_size=8, unique=True).map(
-    lambda knocks: [Door(f"d{n}", knock, (SSH,)) for n, knock in enumerate(knocks)]
+groups = st.lists(
+    st.tuples(st.sampled_from(FLAGS), st.sampled_from([15_000, 2000])), min_size=1, max_size=5, unique=True
 )
+
+
+@st.composite
+def several_doors(draw: st.DrawFn) -> list[Door]:
+    """Doors of one automaton, or of several with different last packets each; one of them may have a target."""
+    kinds = draw(st.one_of(st.just([(DEFAULT_FLAGS, 15_000)]), groups))
+    last = dict(zip(kinds, draw(st.permutations(PORTS)), strict=False)) if len(kinds) > 1 else {}
+    knocks = draw(st.lists(st.tuples(st.sampled_from(kinds), sequences), min_size=1, max_size=8, unique=True))
+    found = [
+        Door(f"d{n}", (*knock[:4], last[kind]) if last else knock, (SSH,), flags=kind[0], within_ms=kind[1])
+        for n, (kind, knock) in enumerate(knocks)
+    ]
+    behind = Door("behind", (PORTS[0],), (SSH,), target=TARGET)
+    return [*found, *([behind] if draw(st.integers(0, 3)) == 0 else [])]
+
+
 pauses_ms = st.sampled_from([0, 0, 0, 1, 5, 20, 49, 50, 51, 300, 1950, 2000, 14_999, 15_000, 16_000])
+flags = st.sampled_from([SYN] * 6 + [1, 16, 18, 3, 24])
 packets = st.tuples(st.sampled_from(SOURCES), st.sampled_from(PORTS * 4 + OTHERS))
-bursts = st.tuples(pauses_ms, packets, st.sampled_from([1] * 12 + [2, 3, 45]))
-follows = st.tuples(st.just(0), st.tuples(st.sampled_from(SOURCES), st.integers(0, 7)), st.just(0))
+bursts = st.tuples(pauses_ms, packets, st.sampled_from([1] * 12 + [2, 3, 45]), flags)
+follows = st.tuples(st.just(0), st.tuples(st.sampled_from(SOURCES), st.integers(0, 8)), st.just(0), st.just(0))
 
 
 def tables_of(gate: Gate, automaton: Automaton) -> tables.ShieldTables:
@@ -48,10 +74,13 @@ def tables_of(gate: Gate, automaton: Automaton) -> tables.ShieldTables:
 
 
 @contextmanager
-def loaded(made: tables.ShieldTables, sets: int = 1 << 10) -> Iterator[ShieldProgram]:
+def loaded(
+    made: tables.ShieldTables, sets: int = 1 << 10, objects: Sequence[Path] = libbpf.OBJECTS
+) -> Iterator[ShieldProgram]:
     shields.compiled()
     try:
-        program = ShieldProgram(made, sets, is_test=True)
+        with patch.object(libbpf, "OBJECTS", objects):
+            program = ShieldProgram(made, sets, is_test=True)
     except HostError as error:
         shields.cannot_load(str(error))
     try:
@@ -62,36 +91,50 @@ def loaded(made: tables.ShieldTables, sets: int = 1 << 10) -> Iterator[ShieldPro
         program.close()
 
 
-@settings(max_examples=15 * EFFORT)
+@settings(max_examples=25 * EFFORT)
 @given(
-    doors,
+    several_doors(),
     st.sampled_from(WrongPort),
+    st.booleans(),
     st.lists(st.one_of(bursts, bursts, follows), min_size=200, max_size=400),
 )
 def test_shield_and_tracker_complete_the_same_knocks(
-    given_doors: Sequence[Door], wrong_port: WrongPort, steps: Sequence[tuple[int, tuple[bytes, Port | int], int]]
+    doors: Sequence[Door],
+    wrong_port: WrongPort,
+    plain: bool,
+    steps: Sequence[tuple[int, tuple[bytes, Port | int], int, int]],
 ) -> None:
-    known = wrong_port is WrongPort.KNOWN
-    automaton = compile_doors(given_doors, public=[WEB], known_only=known)
+    automaton = compile_doors(doors, public=[WEB], known_only=wrong_port is WrongPort.KNOWN)
     gate = Gate(mode=Mode.STEALTH, shield=Shield.ON, wrong_port=wrong_port)
+    assert tables.unsupported(gate, automaton) == ""
+    machines, known = tables.shielded_machines(automaton), automaton.known_ports or {*PORTS, *OTHERS}
     made, tracker = tables_of(gate, automaton), Tracker(automaton, 1 << 16)
     now_ms, sent = 100_000, 0
-    with loaded(made) as program:
-        for pause_ms, (source, what), times in steps:
+    with loaded(made, objects=[libbpf.PLAIN] if plain and not made.needs_conntrack else libbpf.OBJECTS) as program:
+        for pause_ms, (source, what), times, some_flags in steps:
             now_ms += pause_ms
             program.renew(0, now_ms)
-            ports = given_doors[what % len(given_doors)].knock if isinstance(what, int) else [what] * times
+            ports = doors[what % len(doors)].knock if isinstance(what, int) else [what] * times
+            tcp_flags = wanted_flags(doors[what % len(doors)]) if isinstance(what, int) else some_flags
             for port in ports:
-                verdict, priority = program.run(shields.frame(source, port))
+                verdict, priority = program.run(shields.frame(source, port, tcp_flags))
+                if made.targets and len(source) == 4:
+                    assert (verdict, priority) == (PASS, 0)
+                    continue
                 sent += 1
                 now_s = now_ms / 1000 + sent * 1e-9  # no ties: floats are not exact
-                moves = tracker.transitions(Packet(source, port, 2, None, local=True), now_s)
-                opened = [move.state for move in moves if move.opened]
-                state = priority & made.state_mask if priority else None
-                assert ([] if state is None else [state]) == opened
-                passes = opened or port in (SSH, WEB, DHCP)
-                assert verdict == (PASS if passes else DROP)
-                assert priority in (0, made.token | (state or 0))
+                packet = Packet(source, port, tcp_flags, None, local=True)
+                opened = [move.state for move in tracker.transitions(packet, now_s) if move.opened]
+                begins = port.protocol is Protocol.UDP or tcp_flags & 18 == SYN
+                assert verdict == (DROP if begins and not opened and port not in (SSH, WEB, DHCP) else PASS)
+                counts = any(machine.matches(packet) for machine in machines) and port not in automaton.ignored_ports
+                is_marked = counts and verdict == PASS and port in known
+                marked = made.token if opened else made.counted
+                assert priority == (marked if is_marked else 0) | sum(opened)
+
+
+def wanted_flags(door: Door) -> int:
+    return next(flags for flags in (SYN, 1, 16) if door.flags.passes(flags))
 
 
 EVERYTHING = """
@@ -146,9 +189,9 @@ def test_host_behind_this_one_is_left_to_the_gate() -> None:
     ("gate", "changes", "reason"),
     [
         (Gate(mode=Mode.GUARD), {}, "works in mode"),
-        (Gate(mode=Mode.STEALTH), {"knock": ()}, "no door has a port sequence"),
-        (Gate(mode=Mode.STEALTH), {"flags": FlagFilter.parse(("fin",))}, "`flags`"),
-        (Gate(mode=Mode.STEALTH), {"target": ip_address("10.7.0.2")}, "`target`"),
+        (Gate(mode=Mode.STEALTH), {"knock": ()}, "has a port sequence"),
+        (Gate(mode=Mode.STEALTH), {"target": ip_address("10.7.0.2")}, "without `target`"),
+        (Gate(mode=Mode.STEALTH), {"flags": FlagFilter.parse(("fin",))}, ""),
         (Gate(mode=Mode.STEALTH), {}, ""),
     ],
 )
@@ -159,9 +202,64 @@ def test_gates_that_it_does_not_fit(gate: Gate, changes: dict[str, Any], reason:
     assert bool(found) == bool(reason)
 
 
-def test_gate_of_several_machines_does_not_fit() -> None:
-    doors = [Door("ssh", tuple(PORTS[:3]), (SSH,)), Door("web", tuple(PORTS[:3]), (WEB,), within_ms=3000)]
-    assert "`within`" in tables.unsupported(Gate(mode=Mode.STEALTH), compile_doors(doors))
+def test_bounds_of_several_automata() -> None:
+    """A priority has one state: a packet that completes knocks of two automata could open for one of them only."""
+    gate = Gate(mode=Mode.STEALTH)
+    many = [Door(f"d{n}", (PORTS[0], Port.parse(f"{n + 1}/tcp")), (SSH,), within_ms=1000 + n) for n in range(9)]
+    assert tables.unsupported(gate, compile_doors(many[:8])) == ""
+    assert "more than 8" in tables.unsupported(gate, compile_doors(many))
+    ends_alike = [many[0], many[1]._replace(knock=many[0].knock[1:])]
+    assert "same last knock packet" in tables.unsupported(gate, compile_doors(ends_alike))
+
+
+def test_eight_automata() -> None:
+    knocks = [(PORTS[0], Port.parse(f"{n + 1}/tcp")) for n in range(8)]
+    doors = [Door(f"d{n}", knock, (SSH,), within_ms=1000 + n) for n, knock in enumerate(knocks)]
+    automaton = compile_doors(doors)
+    made = tables_of(Gate(mode=Mode.STEALTH), automaton)
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        for machine, (first, last) in zip(automaton.machines, knocks, strict=True):
+            program.run(shields.frame(SOURCES[0], first))
+            assert program.run(shields.frame(SOURCES[0], last)) == (PASS, made.token | machine.root + 2)
+
+
+def test_rate_limit_resets_every_automaton() -> None:
+    """Also one whose flags the packets do not have that exceed it."""
+    fin = Door("fin", (PORTS[1], PORTS[2]), (SSH,), flags=FLAGS[1])
+    made = tables_of(Gate(mode=Mode.STEALTH), compile_doors([Door("syn", (PORTS[4],), (SSH,)), fin]))
+    with loaded(made) as program:
+        for source, syns, is_complete in ((SOURCES[0], 39, True), (SOURCES[1], 41, False), (SOURCES[2], 41, False)):
+            program.renew(0, 1000)
+            program.run(shields.frame(source, PORTS[1], 1))
+            for _ in range(syns):
+                program.run(shields.frame(source, OTHERS[0]))
+            program.renew(0, 1200)
+            _, priority = program.run(shields.frame(source, PORTS[2], 1))
+            assert (priority != made.counted) == is_complete
+
+
+def test_flags_of_established_connections_need_conntrack() -> None:
+    fin = Door("fin", tuple(PORTS[:2]), (SSH,), flags=FLAGS[1])
+    made = tables_of(Gate(mode=Mode.STEALTH), compile_doors([fin]))
+    shields.compiled()
+    with patch.object(libbpf, "OBJECTS", [libbpf.PLAIN]), raises(HostError, "shield-flags"):
+        ShieldProgram(made, 1 << 10, is_test=True)
+
+
+@pytest.mark.parametrize("source", [SOURCES[0], SOURCES[2]])
+def test_packets_of_banned_sources_do_not_count(source: bytes) -> None:
+    """A knock that began under a ban opens nothing after it, as in the gate."""
+    ban = ban_network(ip_address(source))
+    later_ns = time.monotonic_ns() + 10**12
+    with loaded(compiled(*PORTS[:2])) as program:
+        for end_ns, is_ignored in ((later_ns, True), (1, False), (later_ns, True), (0, False)):
+            program.set_bans(tables.parse_bans(tables.pack_bans({ban: end_ns})))
+            program.renew(0, 1000)
+            assert program.run(shields.frame(source, PORTS[0])) == (DROP, 0)
+            program.set_bans(tables.parse_bans(tables.pack_bans({ban: 0})))
+            verdict, _ = program.run(shields.frame(source, PORTS[1]))
+            assert verdict == (DROP if is_ignored else PASS)
 
 
 def everything() -> tables.ShieldTables:
@@ -182,8 +280,9 @@ def test_token_of_others_is_cleared() -> None:
     with loaded(made) as program:
         program.renew(0, 1000)
         for port in (WEB, SSH, PORTS[2], DHCP):
-            _, priority = program.run(shields.frame(SOURCES[0], port), made.token | 4)
-            assert priority == 0
+            for forged in (made.token | 4, made.counted):
+                _, priority = program.run(shields.frame(SOURCES[0], port), forged)
+                assert priority == (made.counted if port == DHCP else 0)
         assert program.run(shields.frame(SOURCES[0], WEB), 6) == (PASS, 6)  # other priorities are others' own
 
 
@@ -207,13 +306,14 @@ def test_sources_are_forgotten_only_near_the_start() -> None:
         assert program.run(shields.frame(ahead, third)) == (PASS, made.token | 4)
 
 
-def test_packets_to_a_port_in_use_pass_and_count() -> None:
+def test_packets_that_may_be_answers_pass_and_count() -> None:
+    """Conntrack cannot be asked, or it did not know what the host sent: the port is in a zone, or not tracked."""
     udp, other = PORTS[0], PORTS[3]
     made = compiled(udp, PORTS[1])
-    with loaded(made) as program:
+    with loaded(made, objects=[libbpf.PLAIN]) as program:
         program.renew(0, 1000)
         program.expect_answers([udp.number])
-        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.counted)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
 

@@ -28,6 +28,7 @@ from doorward.lab.topology import Lab
 from doorward.model import Address, Element, Port
 from doorward.nftables.libnftables import NftFirewall
 from tests.conftest import unavailable
+from tests.support import shields
 from tests.support.programs import KNOCK
 
 SLOWNESS = float(os.environ.get("DOORWARD_SLOWNESS", "1"))  # above 1 where a processor is emulated
@@ -82,7 +83,7 @@ class RunningDaemon:
             path.mkdir(parents=True, exist_ok=True)
         self.control, self.state = folders["RUNTIME"] / "control.sock", folders["STATE"]
         self.config = folders["CONFIGURATION"] / "doorward.toml"
-        self.config.write_text(config_text)
+        self.config.write_text(shields.added(config_text))
         self.env = {f"{kind}_DIRECTORY": str(path) for kind, path in folders.items()}
         self.lines: list[str] = []
         self._taken: set[int] = set()  # events that were awaited already
@@ -102,6 +103,7 @@ class RunningDaemon:
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self._reader.start()
         self.await_notice("READY=1")
+        self._await_shield()
 
     def await_notice(self, wanted: str) -> None:
         """Wait for a line sent to the service manager; each is given out once."""
@@ -184,10 +186,19 @@ class RunningDaemon:
 
     def reload(self, config_text: str) -> None:
         """Write another configuration and wait until it is in force."""
-        self.config.write_text(config_text)
+        was_added = shields.is_added(self.config.read_text())  # otherwise its loader was not started
+        self.config.write_text(shields.added(config_text) if was_added else config_text)
         self.process.send_signal(signal.SIGHUP)
         self.await_notice("READY=1")
         self.message("reloaded: ")
+        self._await_shield()
+
+    def _await_shield(self) -> None:
+        """Wait for the shield that DOORWARD_SHIELD=on adds: it is attached a moment later."""
+        if shields.is_added(self.config.read_text()):
+            until(lambda: (shield := self.ask("status")["shield"])["interfaces"] or shield["trouble"])
+            if trouble := self.ask("status")["shield"]["trouble"]:
+                shields.cannot_load(trouble)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and give the exit status."""

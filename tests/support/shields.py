@@ -11,37 +11,61 @@ import struct
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from doorward.model import Port, Protocol
-from doorward.shield import libbpf
+from doorward.shield import attachment, libbpf
 from tests.conftest import unavailable
+from tests.support.daemon import RunningDaemon, until
+from tests.support.service_user import children_of
 
-SOURCE = Path(libbpf.__file__).with_name("shield.bpf.c")
+SOURCES = Path(libbpf.__file__).parent
 SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").packed}
-TCX = 6, 6  # the first kernel that has it
+OLDEST = 6, 1  # the first kernel that it is tested on
+_ADDED = 'mode = "stealth"\nshield = "on" # by DOORWARD_SHIELD'
 _PROG_QUERY = 16  # of bpf(2)
+FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
 
 
 @cache
-def compiled() -> Path:
-    """Compile the object as the package build does; skip the test where that is not possible."""
+def compiled() -> None:
+    """Compile the objects as the package build does; skip the test where that is not possible."""
     try:
         from hatch_build import compile_shield
     except ImportError:
         unavailable("hatchling is not installed")
-    if not compile_shield(SOURCE.parent):
+    if not compile_shield(SOURCES):
         unavailable("clang or libbpf-dev is not installed")
-    return SOURCE.with_name("shield.bpf.o")
+
+
+def added(config_text: str) -> str:
+    """Return a configuration with the shield on, where DOORWARD_SHIELD=on wants it and the configuration permits it."""
+    permits = 'mode = "stealth"' in config_text and "knock = " in config_text and "shield" not in config_text
+    if os.environ.get("DOORWARD_SHIELD") != "on" or not permits:
+        return config_text
+    compiled()
+    return config_text.replace('mode = "stealth"', _ADDED)
+
+
+def is_added(config_text: str) -> bool:
+    """Return whether `added` changed it."""
+    return _ADDED in config_text
 
 
 def cannot_load(reason: str) -> NoReturn:
-    """Skip this test where the kernel has no tcx; elsewhere the shield loads."""
+    """Skip this test on kernels that the shield is not for; on others it loads."""
     version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-    (unavailable if version >= TCX else pytest.skip)(reason)
+    (unavailable if version >= OLDEST else pytest.skip)(reason)
+
+
+def needs_conntrack() -> None:
+    """Skip this test where conntrack is a module: a loader without CAP_SYS_ADMIN cannot find its function."""
+    found = [line.split() for line in Path("/proc/kallsyms").read_text().splitlines() if " bpf_skb_ct_lookup" in line]
+    if not any(len(words) == 3 for words in found):  # the fourth is a module
+        pytest.skip("this kernel has conntrack in a module, or none")
 
 
 def frame(source: bytes, port: Port, flags: int = 2, destination: bytes | None = None) -> bytes:
@@ -60,11 +84,57 @@ def frame(source: bytes, port: Port, flags: int = 2, destination: bytes | None =
 
 
 def programs_at(interface: str) -> int:
-    """Return how many programs are attached to an interface by tcx, of both directions."""
-    count = 0
-    for kind in (46, 47):
-        raw = ctypes.create_string_buffer(struct.pack("=4IQI", socket.if_nametoindex(interface), kind, 0, 0, 0, 0), 128)
-        if ctypes.CDLL(None, use_errno=True).syscall(libbpf.CALLS[platform.machine()], _PROG_QUERY, raw, len(raw)) < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        count += struct.unpack_from("=I", raw, 24)[0]
+    """Return how many programs are attached to an interface, of both directions: at tcx, or the shield's as filters."""
+    index, count = socket.if_nametoindex(interface), 0
+    for kind, parent in ((46, attachment._INGRESS), (47, attachment._EGRESS)):
+        count += sum(name == attachment._OURS for _, name in attachment._filters(index, parent))
+        count += len(at_tcx(index, kind)) if attachment.has_tcx() else 0
     return count
+
+
+def at_tcx(index: int, kind: int) -> list[int]:
+    """Return the numbers of the programs that are attached to an interface by tcx, in their order."""
+    numbers = (ctypes.c_uint32 * 64)()
+    query = struct.pack("=4IQI", index, kind, 0, 0, ctypes.addressof(numbers), len(numbers))
+    raw = ctypes.create_string_buffer(query, 128)
+    call = attachment.BPF_CALLS[platform.machine()]
+    if ctypes.CDLL(None, use_errno=True).syscall(call, _PROG_QUERY, raw, len(raw)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return numbers[: struct.unpack_from("=I", raw, 24)[0]]
+
+
+def shield(daemon: RunningDaemon) -> dict[str, Any]:
+    """Return what the daemon reports of its shield."""
+    found: dict[str, Any] = daemon.ask("status")["shield"]
+    return found
+
+
+def attached(daemon: RunningDaemon) -> list[str]:
+    """Wait until the shield is attached, and return where; the test is skipped where this kernel cannot."""
+    until(lambda: shield(daemon)["interfaces"] or shield(daemon)["trouble"], lambda: daemon.lines)
+    if trouble := shield(daemon)["trouble"]:
+        cannot_load(trouble)
+    interfaces: list[str] = shield(daemon)["interfaces"]
+    assert {daemon.host.call(programs_at, name) for name in interfaces} == {2}
+    return interfaces
+
+
+def attachments(daemon: RunningDaemon) -> int:
+    """Return how many programs are attached to the host's interface."""
+    return daemon.host.call(programs_at, daemon.host.interface)
+
+
+def loader_of(daemon: RunningDaemon) -> int:
+    """Return the process that loads the shield."""
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children_of(daemon.process.pid)}
+    [pid] = [pid for pid, name in names.items() if name == "doorward-shield"]
+    return pid
+
+
+def token_of(daemon: RunningDaemon) -> int:
+    """Return the token by which the gate accepts the shield's word, from its rule."""
+    text = daemon.host.run(["nft", "list", "chain", "inet", "doorward", "prerouting"]).stdout
+    [rule] = [line for line in text.splitlines() if "goto shielded" in line]
+    assert rule.strip().startswith("iifname @shielded ")
+    major, minor = (int(part, 16) for part in rule.split("== ")[1].split()[0].split(":"))
+    return major << 16 | minor

@@ -18,6 +18,7 @@ from doorward.daemon.control_client import answering, default_path
 from doorward.daemon.ledger import ledger_path
 from doorward.errors import DoorwardError, UsageError
 from doorward.nftables.libnftables import NftFirewall
+from doorward.shield.attachment import remove_filters
 
 _PATIENCE_S = 3.0  # for the daemon to end; it waits 2 s for running hooks, and longer only if it hangs
 _REPAIR_S = 0.5  # in which a daemon without the off switch would restore its table
@@ -43,6 +44,7 @@ def run(_: argparse.Namespace) -> int:
     # its table disappear checks the marker too, and ends; the request is for one that cannot see it.
     troubles = list(_create_marker())
     is_alone = _end_daemon()
+    remove_filters()
     troubles += [*_remove_table(is_alone=is_alone), *_remove_rulesets()]
     output.error_line(*(f"doorward: {trouble}" for trouble in troubles))
     if troubles:

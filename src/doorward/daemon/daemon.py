@@ -55,7 +55,6 @@ class Daemon:
         firewall, subscribers = NftFirewall(), Subscribers()
         self._stats = EventStats()
         log.listeners += [subscribers.publish, self._stats.count]
-        self._bans = BanList(ledger.path.with_name(bans.NAME), firewall, log.message)
         self._openings = OpeningsService(ledger, hooks, log, firewall)
         with ExitStack() as parts:  # a failed start leaves nothing behind
             for close in (ledger.close, self._loop.close, hooks.close):
@@ -67,6 +66,7 @@ class Daemon:
             parts.callback(reader.close)
             self._shield = ShieldControl(shield, self._loop, firewall, log)
             parts.callback(self._shield.close)
+            self._bans = BanList(ledger.path.with_name(bans.NAME), self._shield, log.message)
             self._gate = GateLoader(self._openings, firewall, config, control)
             self._gate.in_force, self._gate.restore_bans = self._configure, self._restore_sets
             self._gate.held_ports = lambda: replies.ports

@@ -115,7 +115,7 @@ def _compile_doors(configuration: Configuration) -> Automaton:
 def _shield_mark(gate: Gate, automaton: Automaton) -> ShieldMark | None:
     if gate.shield is Shield.OFF or tables.unsupported(gate, automaton):
         return None
-    return ShieldMark(*tables.mark_of(automaton.machines[0], _SHIELD_KEY))
+    return ShieldMark(*tables.mark_of(tables.shielded_machines(automaton), _SHIELD_KEY))
 
 
 def _shield_tables(configuration: Configuration) -> tuple[bytes, str]:

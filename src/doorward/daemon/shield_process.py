@@ -1,11 +1,13 @@
-"""The daemon's side of the shield: its process, started while there are rights, and the set of shielded interfaces."""
+"""The daemon's side of the shield: its process, started while there are rights, and what that and the gate share."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import time
 from array import array
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from doorward.errors import DoorwardError
 from doorward.kernel.child_process import Worker
 from doorward.kernel.event_loop import EventLoop
 from doorward.kernel.privileges import LOAD_PROGRAMS, Identity, drop_capabilities
+from doorward.model import Source
 from doorward.nftables.libnftables import NftFirewall
 from doorward.nftables.ruleset import TABLE
 from doorward.nftables.shield_chains import INTERFACES
 from doorward.shield import loader
+from doorward.shield.attachment import remove_filters
+from doorward.shield.tables import pack_bans
 
 RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
 _NOT_STARTED = "its process was not started; restart the daemon"
@@ -52,6 +57,7 @@ class ShieldControl:
         self._tables = b""  # for the gate in force
         self._is_loaded = False
         self._listed: list[str] | None = None  # in the set
+        remove_filters()  # no other daemon runs
         if worker is not None:
             loop.on_readable(worker.fileno(), self._read)
             loop.at(loop.now_s() + RENEW_S, self._renew)
@@ -86,12 +92,27 @@ class ShieldControl:
             "trouble": self._trouble,
         }
 
+    def ban(self, bans: Mapping[Source, float]) -> None:
+        """Add bans, each with its remaining seconds, to the sets of the gate and to the shield."""
+        self._firewall.ban(bans)
+        self._change_bans({ban: time.monotonic_ns() + int(left_s * 1e9) for ban, left_s in bans.items()})
+
+    def unban(self, ban: Source) -> None:
+        """Remove a ban from both."""
+        self._firewall.unban(ban)
+        self._change_bans({ban: 0})
+
+    def _change_bans(self, ends_ns: Mapping[Source, int]) -> None:
+        if self._worker is not None:
+            self._send(loader.BANS, pack_bans(ends_ns))
+
     def close(self) -> None:
         """End the process, and with it the shield, before the table can go."""
         if self._worker is not None:
             self._loop.unregister(self._worker.fileno())
             self._worker.close()
             self._worker = None
+            remove_filters()
 
     def _renew(self) -> None:
         self._loop.at(self._loop.now_s() + RENEW_S, self._renew)
@@ -106,15 +127,15 @@ class ShieldControl:
         except (DoorwardError, OSError):
             return False
 
-    def _send(self, request: bytes, tables: bytes = b"") -> None:
+    def _send(self, request: bytes, form: bytes = b"") -> None:
         if self._worker is None:
             self._set_trouble(self._trouble or _NOT_STARTED)
             return
         descriptors = []
         try:
-            if tables:
+            if form:
                 descriptors.append(os.memfd_create(loader.NAME))
-                os.write(descriptors[0], tables)
+                os.write(descriptors[0], form)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
             self._worker.socket.sendmsg([request], rights, socket.MSG_DONTWAIT)  # `send_fds` of 3.11 has no flags
         except OSError as error:  # a loader that hangs is not waited for: its deadline passes

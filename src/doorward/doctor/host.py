@@ -166,6 +166,7 @@ class Facts:
     signed_error: str = ""  # why signed knocks fail although `[signed]` is configured
     off_since: str = ""  # when doorward was switched off; empty while it is on
     firewalld_has_rules: bool = False  # whether it keeps some of `doctor --fix`
+    can_shield: bool = False  # whether doorward was built with the shield, for a kernel like this one
     forwarding: frozenset[int] = frozenset((4, 6))  # the address families of which this host forwards packets
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,6 +26,9 @@ from doorward.kernel.owner_rights import owner_rights
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.ssh_session import ssh_connection
 from doorward.nftables.libnftables import NftFirewall
+from doorward.shield.libbpf import OBJECTS
+
+_SHIELDED = 6, 1  # the first kernel that the shield is for
 
 
 def collect_facts(configuration: Configuration, directory: Path) -> Facts:
@@ -65,6 +70,7 @@ def collect_facts(configuration: Configuration, directory: Path) -> Facts:
         signed_error=signed_error,
         off_since=off_since(),
         firewalld_has_rules=_firewalld_has_rules(),
+        can_shield=_can_shield(),
         forwarding=frozenset(filter(is_forwarding, (4, 6))),
     )
 
@@ -136,6 +142,11 @@ def _firewalld_has_rules() -> bool:
     with suppress(DoorwardError):
         return has_firewalld_rules()
     return False
+
+
+def _can_shield() -> bool:
+    version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    return version >= _SHIELDED and OBJECTS[-1].exists()
 
 
 def _assigns_helpers() -> bool:

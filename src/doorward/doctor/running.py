@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Mode, Shield, WrongPort
-from doorward.core.automaton import compile_doors
+from doorward.core.automaton import Automaton, compile_doors
 from doorward.doctor.host import Facts
 from doorward.doctor.problem import ERROR, OK, WARNING, Problem
 from doorward.nftables.ruleset import default_capacity
+from doorward.shield import tables
 
 DAEMON, GATE = "doorward.service", "doorward-gate.service"
 _MAX_LISTED = 5  # doors listed in one finding
+_FULL = "ratelimit_full", "short_window", "short_window_full", "progress_full"  # counters: only a flood fills the sets
 _CONNTRACK_LIMIT = 0.9  # share of conntrack's table: a burst of a few seconds fills the rest
 
 
@@ -25,7 +27,7 @@ def check(file: str, configuration: Configuration, facts: Facts) -> Iterator[Pro
     else:
         yield _daemon(file, configuration, facts)
     if not facts.off_since:
-        yield from _shield(facts)
+        yield from _shield(configuration, facts)
         yield from _boot(configuration, facts)
     yield from _limits(configuration, facts)
     if configuration.signed is not None and facts.signed_error:
@@ -105,9 +107,15 @@ def _daemon(file: str, configuration: Configuration, facts: Facts) -> Problem:
     return Problem("daemon-running", OK, where, f"running: {status['summary']}")
 
 
-def _shield(facts: Facts) -> Iterator[Problem]:
-    shield = (facts.daemon or {}).get("shield")  # missing from an older daemon
+def _shield(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
+    status = facts.daemon or {}
+    shield = status.get("shield")  # missing from an older daemon
     if shield is None:
+        refused = sum(status.get("counters", {}).get(name, 0) for name in _FULL)
+        if refused and facts.can_shield and not tables.unsupported(configuration.gate, _automaton(configuration)):
+            what = f"floods filled the sets of sources: {refused:,} knock packets were ignored, or got a short deadline"
+            remedy = 'write shield = "auto" in [gate], and restart the daemon'
+            yield Problem("shield-advised", WARNING, "shield", what, remedy)
         return
     if shield["interfaces"] and not shield["trouble"]:
         yield Problem(
@@ -117,6 +125,11 @@ def _shield(facts: Facts) -> Iterator[Problem]:
     level = ERROR if shield["wanted"] == Shield.ON else WARNING
     what = f"{shield['trouble'] or 'it is not attached'}: the gate works without it, and a flood of packets costs more"
     yield Problem("no-shield", level, "shield", what, 'change that, or write shield = "off"')
+
+
+def _automaton(configuration: Configuration) -> Automaton:
+    gate = configuration.gate
+    return compile_doors(configuration.doors, public=gate.public, known_only=gate.wrong_port is WrongPort.KNOWN)
 
 
 def _boot(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
@@ -163,9 +176,7 @@ def _doors(names: list[str]) -> str:
 def _limits(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     gate = configuration.gate
     if gate.capacity is None:
-        known = gate.wrong_port is WrongPort.KNOWN
-        machines = compile_doors(configuration.doors, public=gate.public, known_only=known).machines
-        capacity = default_capacity(facts.memory_bytes, len(machines), DEFAULT_CAPACITY)
+        capacity = default_capacity(facts.memory_bytes, len(_automaton(configuration).machines), DEFAULT_CAPACITY)
         if capacity < DEFAULT_CAPACITY:
             what = (
                 f"with {facts.memory_bytes >> 20:,} MiB the gate tracks {capacity:,} sources per family, not "

@@ -1,7 +1,8 @@
 """What the gate has for the shield: a chain that opens for a packet that, as the shield reports, completes a knock.
 
-The shield puts a token and the state into the packet's priority. Anyone can set a priority: the rule accepts it only
-on an interface that has a shield, which lo never has, and there the shield clears the token on all other packets.
+The shield puts a token and the state into the packet's priority, or another mark if it counted the packet and no knock
+is complete. Anyone can set a priority: the rule accepts it only on an interface that has a shield, which lo never has,
+and there the shield clears the token on all other packets.
 """
 
 from __future__ import annotations
@@ -16,24 +17,31 @@ INTERFACES, SIZE = "shielded", 256  # the set of interfaces with a shield: the d
 
 
 class ShieldMark(NamedTuple):
-    """How the shield marks a packet that completes a knock: the token, and the bits of the priority with the state."""
+    """How the shield marks packets.
+
+    The token, and the bits of the priority with the state; `counted`: the priority of one that completes no knock.
+    """
 
     token: int
     state_mask: int
+    counted: int
 
 
 def look_up(mark: ShieldMark | None) -> list[str]:
-    """Return the rule for the packets that the shield marked; [] without a shield."""
+    """Return the rules for the packets that the shield marked; [] without a shield."""
     if mark is None:
         return []
-    token, mask = mark
-    test = f"iifname @{INTERFACES} meta priority & {classid(0xFFFF_FFFF & ~mask)} == {classid(token)}"
-    return [f"{test} goto shielded"]
+    match, state = f"iifname @{INTERFACES} meta priority", classid(0xFFFF_FFFF & ~mark.state_mask)
+    return [
+        f"{match} {classid(mark.counted)} goto counted",
+        f"{match} & {state} == {classid(mark.token)} goto shielded",
+    ]
 
 
 def shielded(mark: ShieldMark | None, banned: Sequence[str]) -> str:
-    """Return the chain for these packets; `banned` are the rules that drop those of banned sources."""
+    """Return the chains for these packets; `banned` are the rules that drop those of banned sources."""
     if mark is None:
         return ""
     state = f"meta priority set meta priority & {classid(mark.state_mask)}"
-    return chain("shielded", [state, *banned, "jump entered", "meta priority set 0:0", "goto needs"])
+    last = ["meta priority set 0:0", "goto needs"]
+    return chain("counted", last) + chain("shielded", [state, *banned, "jump entered", *last])

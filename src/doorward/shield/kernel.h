@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The few definitions of the kernel's interface that the shield uses, from linux/bpf.h, if_ether.h, ip.h, ipv6.h, tcp.h
- * and udp.h: those headers need an architecture, and vmlinux.h is of one kernel and has 100,000 lines.
+ * and udp.h, and of its conntrack: those headers need an architecture, and vmlinux.h is of one kernel and has 100,000
+ * lines.
  */
 #pragma once
 
@@ -21,8 +22,9 @@ enum {
     BPF_MAP_TYPE_ARRAY = 2,
     BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 };
-enum { BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 enum { BPF_HDR_START_NET = 1 };
+enum { BPF_F_CURRENT_NETNS = -1 };
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
 enum { PACKET_HOST = 0 };
 enum { ETH_HLEN = 14, ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
@@ -62,3 +64,28 @@ struct udphdr {
     __be16 source, dest, len;
     __u16 check;
 };
+
+struct bpf_sock_tuple {
+    union {
+        struct {
+            __be32 saddr, daddr;
+            __be16 sport, dport;
+        } ipv4;
+        struct {
+            __be32 saddr[4], daddr[4];
+            __be16 sport, dport;
+        } ipv6;
+    };
+};
+
+struct bpf_ct_opts { // as Linux 5.18 has it; later kernels accept this length
+    __s32 netns_id, error;
+    __u8 l4proto, dir, reserved[2];
+};
+
+struct nf_conn {
+    unsigned long status;
+} __attribute__((preserve_access_index));
+
+enum { IP_CT_DIR_REPLY = 1 };
+enum { IPS_SEEN_REPLY = 1 << 1 };

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import secrets
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from doorward.errors import HostError
-from doorward.shield.tables import UDP_PORTS, ShieldTables, edge_bits
+from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
-OBJECT = Path(__file__).with_name("shield.bpf.o")  # compiled when the package is built
+# Compiled when the package is built. The kernel loads the first where it may ask conntrack.
+ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
+OBJECTS = (ASKING, PLAIN)
 COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
-UDP_BUSY_S = 600  # how long after this host last sent from a UDP port packets to it pass
+UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LIBRARY = "libbpf.so.1"
-_CONFIG = struct.Struct("<QQ9I4x")
-CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
-_MAP_LOOKUP, _LINK_CREATE, _LINK_UPDATE = 1, 28, 29
-_INGRESS, _EGRESS = 46, 47  # BPF_TCX_INGRESS, BPF_TCX_EGRESS, which libbpf 1.1 does not know
+_CONFIG = struct.Struct("<QQ10I64s")
 
 
 class _TestRun(ctypes.Structure):
@@ -102,43 +100,53 @@ def source_sets(memory_bytes: int) -> int:
 class ShieldProgram:
     """The two programs and their maps, loaded. The kernel frees them with the last descriptor.
 
-    With `before`, sources and ports in use are those of an earlier program.
+    With `before`, counters, ports in use and, of the same automata, sources are those of an earlier program.
+    `asks_conntrack`: it knows which packets are answers to this host; otherwise those to ports in use pass.
     """
 
     def __init__(
         self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None, *, is_test: bool = False
     ) -> None:
-        self.digest = tables.digest
+        self.digest, self._targets = tables.digest, frozenset(tables.targets)
+        self._settings, self._bans = (0, 0, UDP_BUSY_S), set[bytes]()
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
-        library = _library()
-        self._object = _checked(library.bpf_object__open_file(str(OBJECT).encode(), None), str(OBJECT))
-        try:
-            if before is not None:
-                self._reuse(before, is_same=is_same)
-            self._load(tables, sets, is_test=is_test)
-        except BaseException:
-            self.close()
-            raise
+        for path in OBJECTS:
+            self.asks_conntrack = path == ASKING
+            if tables.needs_conntrack and not self.asks_conntrack:
+                what = "doors have `flags` of established connections, and the kernel does not let it ask conntrack"
+                raise HostError("shield-flags", f"{what}; leave out `flags`")
+            self._object = _checked(_library().bpf_object__open_file(str(path).encode(), None), str(path))
+            try:
+                if before is not None:
+                    self._reuse(before, is_same=is_same)
+                self._load(tables, sets, is_test=is_test)
+                break
+            except BaseException as error:
+                self.close()
+                if path == OBJECTS[-1] or not isinstance(error, HostError):
+                    raise
 
     def _reuse(self, before: ShieldProgram, *, is_same: bool) -> None:
-        for name in ("busy", "sources") if is_same else ("busy",):
+        for name in ("busy", "counters", *(["sources"] if is_same else [])):
             _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
     def _load(self, tables: ShieldTables, sets: int, *, is_test: bool) -> None:
         library, bits = _library(), edge_bits(tables.edges)
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
-        sizes = {"sources": sets, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
+        ports = len(tables.machines) * PORTS
+        sizes = {"sources": sets, "ports": ports, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
         for name, size in sizes.items():
             _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
         masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
-        settings = tables.root, tables.within_ms, tables.firsts, tables.known_only, is_test
-        config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings)
+        longest = max(within_ms for within_ms, _, _ in tables.machines)
+        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test, tables.counted
+        config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
         where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
         if found.value != len(config):
-            raise HostError("shield-version", f"{OBJECT} is of another version; install doorward again")
+            raise HostError("shield-version", "the shield is of another version; install doorward again")
         ctypes.memmove(where, config, len(config))
         _checked(library.bpf_object__load(self._object), "the kernel does not load the shield")
         self.ingress = self._program("shield_ingress")
@@ -157,38 +165,41 @@ class ShieldProgram:
         self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
 
     def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
-        """Treat UDP ports as in use, as if this host had just sent from them."""
+        """Treat UDP ports as in use, as if this host had sent from them a second ago: the next packet is looked up."""
         indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
-        self._put("busy", indices, struct.pack("<I", int(time.monotonic()) + 1) * len(ports), len(ports))
+        mark = int(time.monotonic()) << 1 | self.asks_conntrack
+        self._put("busy", indices, struct.pack("<I", mark) * len(ports), len(ports))
 
     def close(self) -> None:
         """Close the descriptors."""
         _library().bpf_object__close(self._object)
 
-    def attach(self, interface: int, *, is_ingress: bool) -> int:
-        """Attach a program to an interface by its index; return the link, a descriptor that holds it there."""
-        program, kind = (self.ingress, _INGRESS) if is_ingress else (self.egress, _EGRESS)
-        return _bpf(_LINK_CREATE, struct.pack("=4I", program, interface, kind, 0), f"attach to interface {interface}")
-
-    def replace(self, link: int, *, is_ingress: bool) -> None:
-        """Put this program in the place of the one that a link holds, between two packets."""
-        program = self.ingress if is_ingress else self.egress
-        _bpf(_LINK_UPDATE, struct.pack("=4I", link, program, 0, 0), "replace the shield")
-
     def set_local(self, address: bytes, *, is_local: bool) -> None:
-        """Note whether an address, packed, is one of this host's."""
-        key = address if len(address) == 16 else bytes(10) + b"\xff\xff" + address
-        if is_local:
+        """Note whether an address, packed, is one of this host's. Packets to a door's `target` pass in any case."""
+        key = packed_address(address)
+        if is_local and key not in self._targets:
             self._set("local", key, struct.pack("<I", 1))
         else:
             _library().bpf_map_delete_elem(self.map("local"), key)
 
-    def renew(self, until_ns: int, test_ms: int = 0) -> None:
-        """Set the time, on CLOCK_MONOTONIC, from which on everything passes."""
-        self._set(".bss", struct.pack("<I", 0), struct.pack("<QI4x", until_ns, test_ms))
+    def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S) -> None:
+        """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use."""
+        self._settings = until_ns, test_ms, udp_busy_s
+        self._set(".bss", struct.pack("<I", 0), struct.pack("<QIII4x", *self._settings, bool(self._bans)))
+
+    def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
+        """Set ends of bans (tables.parse_bans); knock packets of these sources do not count until then."""
+        for key, end_ns in ends_ns.items():
+            if end_ns:
+                self._set("banned", key, struct.pack("<Q", end_ns))
+                self._bans.add(key)
+            else:
+                _library().bpf_map_delete_elem(self.map("banned"), key)
+                self._bans.discard(key)
+        self.renew(*self._settings)
 
     def counters(self) -> dict[str, int]:
-        """Return the counters since it was loaded."""
+        """Return the counters, which go on from those of an earlier program."""
         possible = _possible_processors()
         values = ctypes.create_string_buffer(8 * possible)
         found = {}
@@ -235,14 +246,6 @@ class ShieldProgram:
         if count:
             size = ctypes.c_uint32(count)
             _checked(_library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
-
-
-def _bpf(command: int, attributes: bytes, what: str) -> int:
-    call = CALLS.get(platform.machine())
-    if call is None:
-        raise HostError("shield-not-loaded", f"{what}: the number of bpf(2) on {platform.machine()} is not known")
-    raw = ctypes.create_string_buffer(attributes, 128)
-    return _checked(int(ctypes.CDLL(None, use_errno=True).syscall(call, command, raw, len(raw))), what)
 
 
 def _possible_processors() -> int:

@@ -1,8 +1,8 @@
 """The process that loads the shield, attaches it to the interfaces and notes this host's addresses for it.
 
 It has rights that the daemon has not (CAP_BPF, CAP_PERFMON), so it compiles nothing, reads no configuration, and takes
-three requests: tables in a fixed form, a renewal, the end. Programs and maps are its own, unpinned: they are gone with
-it, and it ends with the daemon.
+requests in a fixed form alone: tables, a renewal, bans, the end. Programs and maps are its own, unpinned: they are gone
+with it, and it ends with the daemon. Only a filter of tc(8) remains if it is killed, until the daemon removes it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from doorward.kernel import netlink, privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.interfaces import InterfaceMonitor
+from doorward.kernel.routes import ROUTE
 from doorward.kernel.sock_diag import sockets
+from doorward.shield.attachment import Attachment, attach
 from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
-from doorward.shield.tables import ShieldTables, parse_tables
+from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
-LOAD, RENEW, END = b"load", b"renew", b"end"
+LOAD, RENEW, END, BANS = b"load", b"renew", b"end", b"bans"
 REPORT_BYTES = 1 << 16
 _MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
 _TROUBLE_LENGTH = 500
@@ -37,8 +39,9 @@ _NAME = re.compile(r"[A-Za-z0-9._@+-]+")  # of an interface, in a command for nf
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
-_UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream")
+_UDP_TIMEOUTS = "nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"
 _ETHERNET = "1"  # ARPHRD_ETHER
+_GET_LINK, _LINK_BYTES, _LINK_INFO, _INFO_KIND = 18, 16, 18, 1  # struct ifinfomsg, IFLA_LINKINFO
 _XFRM, _GET_POLICY = 6, 21  # NETLINK_XFRM, XFRM_MSG_GETPOLICY
 _GET_OBJECT, _OBJECT_TYPE = 10 << 8 | 19, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE
 _UNSEEN = 3, 7, 9  # NFT_OBJECT_CT_HELPER, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_CT_EXPECT
@@ -48,11 +51,24 @@ def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
     """Answer the daemon until it ends."""
     close_descriptors_except([daemon.fileno(), *STANDARD])
     privileges.drop_privileges(identity, _RIGHTS)
-    privileges.exit_with_parent(signal.SIGKILL)
+    ended, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    privileges.exit_with_parent(signal.SIGTERM)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     loader = ShieldLoader(source_sets(memory))
+    try:
+        _serve(daemon, ended, loader)
+    finally:
+        loader.end()
+
+
+def _serve(daemon: socket.socket, ended: socket.socket, loader: ShieldLoader) -> None:
     while True:
-        readable = select.select([daemon.fileno(), loader.monitor.fileno()], [], [])[0]
+        readable = select.select([daemon.fileno(), ended.fileno(), loader.monitor.fileno()], [], [])[0]
+        if ended.fileno() in readable:
+            return
         if daemon.fileno() not in readable:
             loader.follow_host()
             with suppress(BlockingIOError):  # the daemon has reports to read
@@ -75,23 +91,27 @@ class ShieldLoader:
         self._tables: ShieldTables | None = None
         self._is_new = False  # they are not loaded yet
         self._program: ShieldProgram | None = None
-        self._links: dict[tuple[int, bool], int] = {}  # by interface and direction
+        self._attachments: dict[tuple[int, bool], Attachment] = {}  # by interface and direction
         self._interfaces: dict[int, str] = {}  # with the ingress program
         self._addresses: frozenset[bytes] = frozenset()
+        self._bans: dict[bytes, int] = {}
 
     def answer(self, request: bytes, descriptors: list[int]) -> None:
         """Do what the daemon requests; a failure is in `trouble`, and then no shield is loaded."""
         try:
             if request == LOAD and len(descriptors) == 1:
                 self._tables, self._is_new = parse_tables(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)), True
+            elif request == BANS and len(descriptors) == 1:
+                self._change_bans(parse_bans(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)))
+                return
             elif request == END:
                 self._tables = None
-                self._end()
+                self.end()
             elif request != RENEW:
                 raise MalformedError("shield-request", "shield: an unknown request")
             self._refresh()
         except (DoorwardError, OSError) as error:
-            self._end()
+            self.end()
             self.trouble = str(error)
         finally:
             for descriptor in descriptors:
@@ -104,7 +124,7 @@ class ShieldLoader:
                 self._note_addresses(self._program)
                 self._attach(self._program)
         except (DoorwardError, OSError) as error:
-            self._end()
+            self.end()
             self.trouble = str(error)
 
     def as_dict(self) -> dict[str, object]:
@@ -121,7 +141,7 @@ class ShieldLoader:
         if self._tables is None:
             return
         if obstacle := _obstacle():
-            self._end()
+            self.end()
             self.trouble = obstacle
             return
         program, before = self._program, None
@@ -129,16 +149,18 @@ class ShieldLoader:
             before = program
             program = self._program = self._made(self._tables, before)
             self._is_new = False
-        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000)
-        for key, link in list(self._links.items()):
+        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s())
+        for key, attachment in list(self._attachments.items()):
             try:
-                program.replace(link, is_ingress=key[1])
+                attachment.replace(program.ingress if key[1] else program.egress)
             except HostError:  # another program detached it, and what was sent since is not known
-                os.close(self._links.pop(key))
+                self._attachments.pop(key).close()
                 program.expect_answers()
         if before is not None:
             before.close()
-        if is_forwarding(4) or is_forwarding(6):
+        if program.asks_conntrack:
+            pass  # which knows of flows in which this host sends nothing any more
+        elif is_forwarding(4) or is_forwarding(6):
             program.expect_answers()  # of hosts behind this one, which may send nothing for as long as they receive
         else:
             program.expect_answers(_udp_ports())
@@ -151,9 +173,21 @@ class ShieldLoader:
         program = ShieldProgram(tables, self._sets, before)
         if before is None:
             program.expect_answers()
+        program.set_bans(self._bans)
         self._addresses = frozenset()
         self._note_addresses(program)
         return program
+
+    def _change_bans(self, changed: dict[bytes, int]) -> None:
+        """Note bans, with 0 for one that was removed, and forget those that ended."""
+        now_ns = time.monotonic_ns()
+        changed |= {key: 0 for key, end_ns in self._bans.items() if end_ns <= now_ns and key not in changed}
+        bans = {key: end_ns for key, end_ns in {**self._bans, **changed}.items() if end_ns}
+        if len(bans) > MAX_BANS:
+            raise MalformedError("shield-request", f"shield: more than {MAX_BANS:,} bans")
+        self._bans = bans
+        if self._program is not None:
+            self._program.set_bans(changed)
 
     def _note_addresses(self, program: ShieldProgram) -> None:
         found = self.monitor.local_addresses().addresses
@@ -166,21 +200,29 @@ class ShieldLoader:
     def _attach(self, program: ShieldProgram) -> None:
         """Attach to the interfaces that have none yet, first the program that notes what this host sends."""
         present = {index: name for index, name in socket.if_nameindex() if name != "lo"}
-        for key in [key for key in self._links if key[0] not in present]:
-            os.close(self._links.pop(key))
+        for key in [key for key in self._attachments if key[0] not in present]:
+            self._attachments.pop(key).close()
         fitting = [index for index, name in present.items() if self._is_watched(name) and _can_shield(name)]
         shielded = {index: present[index] for index in sorted(fitting)[:_MAX_ATTACHED]}
-        for key in [key for key in self._links if key[1] and key[0] not in shielded]:
-            os.close(self._links.pop(key))
+        for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
+            self._attachments.pop(key).close()
         for index in present:
             self._link(program, index, is_ingress=False)
         for index in shielded:
             self._link(program, index, is_ingress=True)
-        self._interfaces = shielded
+        self._interfaces = {index: name for index, name in shielded.items() if (index, True) in self._attachments}
+        if any(found.may_be_skipped() for (_, is_ingress), found in self._attachments.items() if not is_ingress):
+            program.expect_answers()
 
     def _link(self, program: ShieldProgram, index: int, *, is_ingress: bool) -> None:
-        if (index, is_ingress) not in self._links:
-            self._links[index, is_ingress] = program.attach(index, is_ingress=is_ingress)
+        if (index, is_ingress) in self._attachments:
+            return
+        which = program.ingress if is_ingress else program.egress
+        try:
+            self._attachments[index, is_ingress] = attach(which, index, is_ingress=is_ingress)
+        except HostError:
+            if index in dict(socket.if_nameindex()):  # else it is gone meanwhile
+                raise
 
     def _is_watched(self, name: str) -> bool:
         patterns = self._tables.interfaces if self._tables is not None else ()
@@ -188,10 +230,10 @@ class ShieldLoader:
             name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
         )
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Detach, and free everything."""
-        while self._links:
-            os.close(self._links.popitem()[1])
+        while self._attachments:
+            self._attachments.popitem()[1].close()
         if self._program is not None:
             self._program.close()
         self._program, self._interfaces = None, {}
@@ -220,19 +262,29 @@ def _can_shield(name: str) -> bool:
 
 def _obstacle() -> str:
     """Return what makes the shield drop packets that the gate accepts, or ""."""
-    for uevent in _DEVICES.glob("*/uevent"):
-        with suppress(OSError):
-            if "DEVTYPE=vrf" in uevent.read_text():
-                return "there is a VRF, and which addresses are local depends on it"
+    if _has_replies(ROUTE, netlink.message(_GET_LINK, netlink.REQUEST | netlink.DUMP, bytes(_LINK_BYTES)), is_vrf):
+        return "there is a VRF, and which addresses are local depends on it"
     if _has_replies(_XFRM, netlink.message(_GET_POLICY, netlink.REQUEST | netlink.DUMP, bytes(64))):
         return "there are IPsec policies, and it cannot see which packets answer those in a tunnel"
     request = netlink.message(_GET_OBJECT, netlink.REQUEST | netlink.DUMP, netlink.FAMILY_HEADER.pack(0, 0, 0))
     if _has_replies(netlink.NETFILTER, request, _is_unseen):
         return "nftables has conntrack helpers, timeouts or expectations, and it cannot see which packets they let in"
-    with suppress(OSError, ValueError):  # no conntrack
-        if int(_UDP_TIMEOUT.read_text()) > UDP_BUSY_S:
-            return f"{_UDP_TIMEOUT} is more than {UDP_BUSY_S} s, and it would drop answers that come so late"
     return ""
+
+
+def _udp_busy_s() -> int:
+    """Return the most seconds that conntrack keeps a flow of UDP after its last packet, rounded up."""
+    found = [UDP_BUSY_S]
+    for name in _UDP_TIMEOUTS:
+        with suppress(OSError, ValueError):  # no conntrack
+            found.append(int(Path("/proc/sys/net/netfilter", name).read_text()) + 60)
+    return max(found)
+
+
+def is_vrf(reply: netlink.NetlinkMessage) -> bool:
+    """Return whether a description of an interface is that of a VRF."""
+    info = netlink.attributes(reply.body[_LINK_BYTES:]).get(_LINK_INFO, memoryview(b""))
+    return netlink.attributes(info).get(_INFO_KIND, memoryview(b"")).tobytes() == b"vrf\0"
 
 
 def _is_unseen(reply: netlink.NetlinkMessage) -> bool:

@@ -7,93 +7,36 @@
  * as it is. Nothing here waits or locks: two processors that see packets of one source at the same moment may lose a
  * step.
  */
-#include "kernel.h"
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "config.h"
+#include "flows.h"
+#include "packet.h"
+#include "sources.h"
 
-#define WAYS 3         // sources in a set, which fills a cache line
-#define NO_WAY WAYS    // neither is the source there, nor may it take another's place
-#define TOKEN_MS 50    // 20 knock packets a second
-#define BUCKET_MS 2000 // a bucket of 40 is full again after that long
-#define HEAVY_MS 100   // a source that sent more than two packets of late is not forgotten for another
-#define MAX_FALLS 31   // failure links in a row
-#define UDP_BUSY_S 600 // nf_conntrack_udp_timeout_stream is not more, or the loader does not attach it
-#define TCP_BUSY_S 240 // more than nf_conntrack_tcp_timeout_syn_sent
-#define HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
-#define START 0              // the automaton's root
-#define PAUSED 0xffffffffu   // a state: over the rate, ignored until `began`
-#define SAME 0xfffffffeu     // in place of an edge: the packet repeats the last one
-#define COMPLETES (1u << 31) // in an edge: the state that it leads to opens a door
-#define FALLS (1u << 30)     // in an edge and in a state: it has a failure link
+#define MAX_FALLS 31 // failure links in a row
+// A value of `edges`: the state that it leads to and its flags, or SAME.
+#define SAME 0xfffffffeu     // the packet repeats the last one
+#define COMPLETES (1u << 31) // the state opens a door
+#define NUMBER (FIRST - 1)   // of a state
 // A value of `ports`: these flags, and from FIRST_SHIFT on the state after a first knock packet to it, or 0.
 #define PASSED 1          // public, a door's, or for signed knocks: not a knock packet
 #define LATER 2           // some sequence has it after its first packet
 #define NEEDED 4          // DHCP: a knock packet, and the gate decides whether it is dropped
 #define FIRST_COMPLETES 8 // a sequence of one packet
+#define BEGINS 16         // some sequence has it first
+#define KNOWN 32          // a sequence has it, if only such ports are knock packets
 #define FIRST_SHIFT 8
-
-// What the loader fills in before the program is loaded (shield/libbpf.py).
-const volatile struct config {
-    __u64 seed[2];
-    __u32 set_mask;   // of the number of a set of sources
-    __u32 edge_mask;  // of a word of `edge_bits`
-    __u32 state_mask; // the bits of a priority that have the state; the others have the token
-    __u32 token;
-    __u32 root; // the number that the gate has for START
-    __u32 within_ms;
-    __u32 firsts;     // states 1 to this are one knock packet from the start
-    __u32 known_only; // other ports than those of sequences are not knock packets (wrong_port = "known")
-    __u32 is_test;    // the time is `test_ms`
-} cfg;
-
-volatile __u64 deadline_ns; // the daemon renews it; from then on everything passes
-volatile __u32 test_ms;
-
-struct progress {
-    __u32 state, began;
-} __attribute__((aligned(8)));
-
-struct set {
-    __u32 hand; // whose place to take next
-    __u32 tag[WAYS];
-    __u32 full[WAYS]; // when the bucket is full again
-    __u32 spare;
-    struct progress at[WAYS];
-    __u64 spare2;
-};
+#define PORTS (2 * UDP_PORTS) // of one automaton in `ports`
 
 struct edge {
     __u32 state, symbol;
 };
 
-struct address {
-    __be32 word[4]; // an IPv4 address is in the last one, after 0, 0, 0xffff
-};
-
-enum counter { DROPPED, KNOCKED, THROTTLED, NO_ROOM, EVICTED, RACED, COUNTERS };
-
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
-    __type(key, __u32);
-    __type(value, struct set);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE); // or else no element begins at a cache line
-} sources SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __type(key, __u32); // the port; 65,536 more for UDP
+    __type(key, __u32); // as in a packet, and PORTS more for each further automaton
     __type(value, __u32);
-    __uint(max_entries, 1 << 17);
+    __uint(max_entries, PORTS);
 } ports SEC(".maps");
-
-// When this host last sent from a port, in seconds. A packet to it may be an answer, which only conntrack knows.
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __type(key, __u32);
-    __type(value, __u32);
-    __uint(max_entries, 1 << 17);
-} busy SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -124,134 +67,18 @@ struct {
     __uint(max_entries, 4096);
 } local SEC(".maps");
 
+// Until when a source is banned, in nanoseconds; the key is as for its bucket.
 struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __type(key, __u32);
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __type(key, __u64);
     __type(value, __u64);
-    __uint(max_entries, COUNTERS);
-} counters SEC(".maps");
-
-struct packet {
-    __be32 source[4]; // IPv4: the first word
-    struct address destination;
-    __u32 port; // an index of `ports`
-    __u32 is_v6;
-};
-
-static __always_inline void count(enum counter which)
-{
-    __u32 key = which;
-    __u64 *number = bpf_map_lookup_elem(&counters, &key);
-
-    if (number)
-        (*number)++;
-}
-
-// A keyed permutation of 64 bits.
-static __always_inline __u64 mix(__u64 x)
-{
-    x ^= cfg.seed[0];
-    x ^= x >> 32;
-    x *= 0xd6e8feb86659fd93ull;
-    x ^= (x >> 29) ^ cfg.seed[1];
-    x *= 0xa0761d6478bd642full;
-    return x ^ x >> 32;
-}
-
-static __always_inline __u32 now_ms(void)
-{
-    return cfg.is_test ? test_ms : bpf_ktime_get_coarse_ns() / 1000000;
-}
-
-static __always_inline __u32 now_s(void)
-{
-    return bpf_ktime_get_coarse_ns() / 1000000000 + 1; // 0 is never
-}
-
-// How long until the bucket is full. Milliseconds start again after 49 days: what is too long is past.
-static __always_inline __u32 filling_ms(const struct set *set, __u32 way, __u32 now)
-{
-    __u32 left = set->full[way] - now;
-
-    return left <= BUCKET_MS ? left : 0;
-}
-
-static __always_inline __u32 state_of(const struct set *set, __u32 way, __u32 now)
-{
-    __u32 state = set->at[way].state;
-
-    return state == PAUSED || now - set->at[way].began >= cfg.within_ms ? START : state;
-}
-
-// Return where a source is in its set, or whose place it may take: that of a source at the start or, for a first knock
-// packet, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket would be refilled.
-__noinline __u32 find(const struct set *set, __u32 tag, __u32 now, __u32 is_first)
-{
-    if (!set)
-        return NO_WAY;
-    for (__u32 way = 0; way < WAYS; way++)
-        if (set->tag[way] == tag)
-            return way;
-    __u32 way = set->hand;
-    for (__u32 n = 0; n < WAYS; n++, way++) {
-        if (way >= WAYS)
-            way = 0;
-        __u32 state = state_of(set, way, now) & ~FALLS;
-        if (filling_ms(set, way, now) <= HEAVY_MS && (state == START || (is_first && state <= cfg.firsts)))
-            return way;
-    }
-    return NO_WAY;
-}
-
-// Return a way as it is, in a form that the verifier sees is within a set.
-static __always_inline __u32 bounded(__u32 way)
-{
-    asm volatile("%0 &= 3" : "+r"(way));
-    return way;
-}
-
-// Take a place for a source unless it has it. False: another processor was faster.
-static __always_inline int claim(struct set *set, __u32 way, __u32 tag, __u32 now)
-{
-    way = bounded(way);
-    __u32 before = set->tag[way];
-
-    if (before == tag)
-        return 1;
-    if (filling_ms(set, way, now) && before)
-        count(EVICTED);
-    if (!__sync_bool_compare_and_swap(&set->tag[way], before, tag))
-        return 0;
-    set->at[way].state = START;
-    set->at[way].began = set->full[way] = now;
-    set->hand = way + 1;
-    return 1;
-}
-
-// Count one knock packet. False: over the rate.
-static __always_inline int admit(struct set *set, __u32 way, __u32 now)
-{
-    way = bounded(way);
-    struct progress *at = &set->at[way];
-
-    if (at->state == PAUSED) {
-        if (at->began - now - 1 < TOKEN_MS)
-            return 0;
-        at->state = START;
-    }
-    __u32 filling = filling_ms(set, way, now);
-    if (filling > BUCKET_MS - TOKEN_MS) {
-        at->state = PAUSED;
-        at->began = now + TOKEN_MS;
-        return 0;
-    }
-    set->full[way] = now + filling + TOKEN_MS;
-    return 1;
-}
+    __uint(max_entries, 1 << 14);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+} banned SEC(".maps");
 
 static __always_inline __u32 *edge_from(__u32 state, __u32 symbol)
 {
-    struct edge edge = {state & ~FALLS, symbol};
+    struct edge edge = {state & NUMBER, symbol};
     __u32 bit = edge.state * 0x9e3779b1u ^ symbol * 0x85ebca6bu;
 
     bit ^= bit >> 15;
@@ -263,8 +90,10 @@ static __always_inline __u32 *edge_from(__u32 state, __u32 symbol)
 // Return the edge that a knock packet takes: the state with its flags, or SAME.
 static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
 {
-    __u32 first = port >> FIRST_SHIFT | (port & FIRST_COMPLETES ? COMPLETES : 0);
+    __u32 first = port >> FIRST_SHIFT;
 
+    if (first)
+        first |= FIRST | (port & FIRST_COMPLETES ? COMPLETES : 0);
     if (state == START)
         return first;
     if (!(port & LATER))
@@ -273,7 +102,7 @@ static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
     if (to)
         return *to;
     for (int n = 0; n < MAX_FALLS && state & FALLS; n++) {
-        __u32 bare = state & ~FALLS;
+        __u32 bare = state & NUMBER;
         __u32 *shorter = bpf_map_lookup_elem(&failure_links, &bare);
         if (!shorter)
             break;
@@ -285,136 +114,131 @@ static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
     return first;
 }
 
-// Find the source's place, or 0. Over IPv6 the /64 has a bucket, in the same set; `is_admitted` has its answer.
-static __always_inline struct set *place(const struct packet *packet, __u32 port, __u32 now, __u32 *way,
-                                         int *is_admitted)
+// Return what has a bucket and can be banned: an IPv4 address, or the /64 of an IPv6 address.
+static __always_inline __u64 network_of(const struct packet *packet)
 {
-    __u64 network = packet->is_v6 ? (__u64)packet->source[0] << 32 | packet->source[1] : 1ull << 32 | packet->source[0];
-    __u64 hash = mix(network);
-    __u32 index = hash & cfg.set_mask, tag = hash >> 32 | 1, is_first = port >> FIRST_SHIFT != 0;
-    struct set *set = bpf_map_lookup_elem(&sources, &index);
+    const __be32 *source = packet->source;
 
-    if (!set)
-        return 0;
-    if (packet->is_v6) {
-        *way = find(set, tag, now, 0);
-        if (*way >= WAYS || !claim(set, *way, tag, now)) {
-            count(NO_ROOM);
-            return 0;
-        }
-        *is_admitted = admit(set, *way, now);
-        tag = mix(hash ^ ((__u64)packet->source[2] << 32 | packet->source[3])) >> 32 & ~1u;
-    }
-    *way = find(set, tag, now, is_first);
-    if (*way >= WAYS) {
-        count(NO_ROOM);
-        return 0;
-    }
-    if (packet->is_v6 && set->tag[bounded(*way)] != tag && !(is_first && *is_admitted))
-        return 0; // an address at the start stays there
-    if (!claim(set, *way, tag, now)) {
-        count(RACED);
-        return 0;
-    }
-    if (packet->is_v6)
-        set->full[bounded(*way)] = now; // its network's bucket counts
-    else
-        *is_admitted = admit(set, *way, now);
-    return set;
+    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : 1ull << 32 | source[0];
 }
 
-// Process a knock packet; return the state if it completes a knock, else 0.
-static __always_inline __u32 knock(const struct packet *packet, __u32 port)
+// Return whether the gate ignores this source's knock packets.
+static __always_inline int is_banned(const struct packet *packet)
 {
-    __u32 now = now_ms(), way = 0, to = START;
-    int is_admitted = 0;
-    struct set *set = place(packet, port, now, &way, &is_admitted);
+    __u64 network = network_of(packet);
+    __u64 *until = has_bans ? bpf_map_lookup_elem(&banned, &network) : 0;
 
-    if (!set)
-        return 0;
-    way = bounded(way);
-    if (!is_admitted) {
-        count(THROTTLED);
-        if (packet->is_v6)
-            set->at[way].state = START;
-        return 0;
-    }
-    struct progress was = set->at[way];
-    __u32 state = now - was.began >= cfg.within_ms ? START : was.state;
-    __u32 symbol = (packet->port >> 16 ? IPPROTO_UDP : IPPROTO_TCP) << 16 | (packet->port & 0xffff);
-    to = step(state, symbol, port);
+    return until && bpf_ktime_get_coarse_ns() < *until;
+}
+
+struct knock {
+    __u64 network; // keyed hashes: of the IPv4 address or the /64,
+    __u64 address; // and of the address
+    __u32 now, symbol;
+    __u32 port; // its index in `ports`
+    __u32 is_v6, is_admitted;
+};
+
+// Take the step in one automaton; return the state if it completes a knock, else 0.
+static __always_inline __u32 advance(struct progress *at, const struct knock *knock, __u32 port, __u32 machine)
+{
+    struct progress was = *at;
+    __u32 state = knock->now - was.began >= cfg.machine[machine].within_ms ? START : was.state;
+    __u32 to = step(state, knock->symbol, port);
+
     if (to == SAME || (to == START && state == START))
         return 0;
     struct progress is = {to & ~COMPLETES, was.began};
-    if ((is.state & ~FALLS) - 1 < cfg.firsts)
-        is.began = now; // the deadline runs from the first knock packet
+    if (to & FIRST)
+        is.began = knock->now; // the deadline runs from the first knock packet
     __u64 from = (__u64)was.began << 32 | was.state, into = (__u64)is.began << 32 | is.state;
-    if (!__sync_bool_compare_and_swap((__u64 *)&set->at[way], from, into)) {
+    if (!__sync_bool_compare_and_swap((__u64 *)at, from, into)) {
         count(RACED);
         return 0;
     }
-    return to & COMPLETES ? to & ~(COMPLETES | FALLS) : 0;
+    return to & COMPLETES ? to & NUMBER : 0;
 }
 
-// Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
-// headers, other protocols and flags, lengths that the kernel would reject).
-static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
+// Find the state of a source in one automaton, and advance or reset it. The first has that of an IPv4 address beside
+// its bucket (`set`, `way`), and that of an IPv6 address in the set of its /64. The others have entries of their own.
+__noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u32 machine)
 {
-    __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
-
-    // Some drivers leave the headers in pages.
-    if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
+    if (!set || !knock)
         return 0;
-    void *data = (void *)(long)skb->data + ETH_HLEN, *end = (void *)(long)skb->data_end;
-    __u32 size, protocol, before;
-    void *next;
-
-    if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        struct iphdr *ip = data;
-        if ((void *)(ip + 1) > end || ip->version_ihl != 0x45 || ip->frag_off & bpf_htons(0x3fff))
-            return 0;
-        packet->source[0] = ip->saddr;
-        packet->destination.word[2] = bpf_htonl(0xffff);
-        packet->destination.word[3] = ip->daddr;
-        protocol = ip->protocol;
-        before = ETH_HLEN + sizeof(*ip);
-        size = bpf_ntohs(ip->tot_len) - sizeof(*ip);
-        next = ip + 1;
-    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-        struct ipv6hdr *ip = data;
-        if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
-            return 0;
-        __builtin_memcpy(packet->source, ip->saddr, sizeof(packet->source));
-        __builtin_memcpy(&packet->destination, ip->daddr, sizeof(packet->destination));
-        packet->is_v6 = 1;
-        protocol = ip->nexthdr;
-        before = ETH_HLEN + sizeof(*ip);
-        size = bpf_ntohs(ip->payload_len);
-        next = ip + 1;
-    } else {
+    machine &= MACHINES - 1;
+    __u32 index = machine * PORTS + knock->port;
+    __u32 *port = bpf_map_lookup_elem(&ports, &index);
+    if (!port)
         return 0;
+    if (machine || knock->is_v6) {
+        __u64 hash = machine ? mix(knock->address + machine) : knock->address;
+        __u32 tag = hash >> 32 & ~1u, now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
+        if (machine)
+            set = set_of(hash);
+        if (!set)
+            return 0;
+        way = find(set, tag, now, begins);
+        if (way >= WAYS || (set->tag[bounded(way)] != tag && !begins)) {
+            if (begins)
+                count(NO_ROOM);
+            return 0; // it is at the start, and stays there
+        }
+        if (!claim(set, way, tag, now)) {
+            count(RACED);
+            return 0;
+        }
+        if (!knock->is_admitted)
+            set->at[bounded(way)].state = START;
     }
-    if (size > skb->len - before)
-        return 0;
-    if (protocol == IPPROTO_TCP) {
-        struct tcphdr *tcp = next;
-        if ((void *)(tcp + 1) > end || size < sizeof(*tcp) || (tcp->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-            return 0;
-        packet->port = bpf_ntohs(tcp->dest);
-        return 1;
-    }
-    struct udphdr *udp = next;
-    if (protocol != IPPROTO_UDP || (void *)(udp + 1) > end || size < sizeof(*udp) || bpf_ntohs(udp->len) < sizeof(*udp))
-        return 0;
-    packet->port = 1 << 16 | bpf_ntohs(udp->dest);
-    return 1;
+    return knock->is_admitted ? advance(&set->at[bounded(way)], knock, *port, machine) : 0;
 }
 
-static __always_inline int is_busy(__u32 port)
+// Process a knock packet for the automata in `matching`, a bit each; return the state if it completes a knock, else 0.
+static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, __u32 matching)
 {
-    __u32 *used = bpf_map_lookup_elem(&busy, &port);
+    const __be32 *source = packet->source;
+    struct knock knock = {
+        .network = mix(network_of(packet)),
+        .now = now_ms(),
+        .symbol = packet->protocol << 16 | (packet->port & 0xffff),
+        .port = packet->port,
+        .is_v6 = packet->is_v6,
+    };
+    struct set *set = set_of(knock.network);
+    __u32 tag = knock.network >> 32 | 1, state = 0;
 
-    return used && *used && now_s() - *used <= (port >> 16 ? UDP_BUSY_S : TCP_BUSY_S);
+    if (!set)
+        return 0;
+    __u32 way = find(set, tag, knock.now, !packet->is_v6 && port & BEGINS);
+    if (way >= WAYS) {
+        count(NO_ROOM);
+        return 0;
+    }
+    if (!claim(set, way, tag, knock.now)) {
+        count(RACED);
+        return 0;
+    }
+    knock.is_admitted = admit(set, way, knock.now);
+    if (!knock.is_admitted)
+        count(THROTTLED);
+    if (packet->is_v6 || cfg.machines > 1)
+        knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
+    for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++)
+        if (matching >> n & 1 || !knock.is_admitted)
+            state |= run(set, way, &knock, n); // no packet completes knocks of two (shield/tables.py)
+    return state;
+}
+
+// Return the automata that a packet is a knock packet for, by its TCP flags.
+static __always_inline __u32 matching_of(const struct packet *packet)
+{
+    __u32 matching = 0;
+
+    if (packet->protocol == IPPROTO_UDP)
+        return (1 << MACHINES) - 1;
+    for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++)
+        matching |= ((packet->flags & cfg.machine[n].flags_mask) == cfg.machine[n].flags_value) << n;
+    return matching;
 }
 
 SEC("tc")
@@ -422,7 +246,7 @@ int shield_ingress(struct __sk_buff *skb)
 {
     struct packet packet = {};
 
-    if ((skb->priority & ~cfg.state_mask) == cfg.token)
+    if ((skb->priority & ~cfg.state_mask) == cfg.token || skb->priority == cfg.counted)
         skb->priority = 0; // nobody else may say that a knock is complete
     if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= deadline_ns)
         return TCX_NEXT;
@@ -431,20 +255,24 @@ int shield_ingress(struct __sk_buff *skb)
     __u32 *port = bpf_map_lookup_elem(&ports, &packet.port);
     if (!port || *port & PASSED || !bpf_map_lookup_elem(&local, &packet.destination))
         return TCX_NEXT;
-    if (cfg.known_only && !(*port & ~NEEDED)) {
-        if (*port || is_busy(packet.port))
-            return TCX_NEXT;
-        count(DROPPED);
-        return TCX_DROP;
-    }
-    __u32 state = knock(&packet, *port);
+    __u32 matching = matching_of(&packet);
+    if (!matching && !is_first(&packet))
+        return TCX_NEXT;
+    enum flow flow = flow_of(skb, &packet);
+    if (flow == ESTABLISHED)
+        return TCX_NEXT;
+    int counts = matching && (!cfg.known_only || *port & KNOWN) && !is_banned(&packet);
+    __u32 state = counts ? knock_on(&packet, *port, matching) : 0;
     if (state) {
         count(KNOCKED);
         skb->priority = cfg.token | (cfg.root + state);
         return TCX_NEXT;
     }
-    if (*port & NEEDED || is_busy(packet.port))
+    if (*port & NEEDED || flow == UNSURE || !is_first(&packet)) {
+        if (counts)
+            skb->priority = cfg.counted; // the gate does not count it again
         return TCX_NEXT;
+    }
     count(DROPPED);
     return TCX_DROP;
 }
@@ -453,44 +281,10 @@ int shield_ingress(struct __sk_buff *skb)
 SEC("tc")
 int shield_egress(struct __sk_buff *skb)
 {
-    struct {
-        __be16 source;
-        __u8 other[11], flags;
-    } header;
-    __u32 offset, protocol, index, now = now_s();
-    __u8 first;
+    struct packet answer = {};
 
-    if (skb->protocol == bpf_htons(ETH_P_IP)) {
-        struct iphdr ip;
-        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-            return TCX_NEXT;
-        first = ip.version_ihl;
-        protocol = ip.protocol;
-        offset = (first & 0xf) * 4;
-    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-        if (bpf_skb_load_bytes_relative(skb, 6, &first, sizeof(first), BPF_HDR_START_NET))
-            return TCX_NEXT;
-        protocol = first;
-        offset = sizeof(struct ipv6hdr);
-    } else {
-        return TCX_NEXT;
-    }
-    if (protocol == IPPROTO_TCP) {
-        if (bpf_skb_load_bytes_relative(skb, offset, &header, sizeof(header), BPF_HDR_START_NET) ||
-            !(header.flags & TCP_SYN))
-            return TCX_NEXT;
-        index = 0;
-    } else if (protocol == IPPROTO_UDP) {
-        if (bpf_skb_load_bytes_relative(skb, offset, &header.source, sizeof(header.source), BPF_HDR_START_NET))
-            return TCX_NEXT;
-        index = 1 << 16;
-    } else {
-        return TCX_NEXT;
-    }
-    index |= bpf_ntohs(header.source);
-    __u32 *used = bpf_map_lookup_elem(&busy, &index);
-    if (used && *used != now)
-        *used = now;
+    if (parse_sent(skb, &answer))
+        note_sent(skb, &answer);
     return TCX_NEXT;
 }
 

@@ -6,19 +6,23 @@ import io
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from doorward.config.schema import Gate, Mode, Shield
+from doorward.daemon import shield_process
 from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
 from doorward.daemon.shield_process import ShieldControl
 from doorward.kernel.event_loop import EventLoop
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import Existing
+from doorward.shield.tables import parse_bans
 
 REPORT = {"interfaces": ["eth0"], "counters": {"dropped": 3}, "trouble": ""}
 
@@ -29,6 +33,12 @@ class Table:
     def __init__(self) -> None:
         self.is_there = True
         self.listed: list[str] = []
+        self.bans: list[object] = []
+
+    def ban(self, bans: object) -> None:
+        self.bans.append(bans)
+
+    unban = ban
 
     def existing(self) -> list[Existing]:
         return [Existing("set", "shielded", 256)] if self.is_there else []
@@ -76,7 +86,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(shield_process, "remove_filters", lambda: None)
     site = Site()
     yield site
     site.control.close()
@@ -148,3 +159,15 @@ def test_loader_that_ends_is_reported_once(site: Site) -> None:
     assert site.control.as_dict() is not None
     site.control._renew()
     assert site.written.getvalue().count("its process ended") == 1
+
+
+def test_bans_go_to_the_gate_and_to_the_loader(site: Site) -> None:
+    ban, other = ip_address("192.0.2.7"), ip_network("2001:db8:a:b::/64")
+    site.control.ban({ban: 60.0, other: 3600.0})
+    site.control.unban(ban)
+    assert site.table.bans == [{ban: 60.0, other: 3600.0}, ban]
+    request, form = site.request()
+    ends = parse_bans(form)
+    assert request == b"bans"
+    assert [round(end_ns / 1e9 - time.monotonic(), -1) for end_ns in ends.values()] == [60, 3600]
+    assert site.request() == (b"bans", next(iter(ends)) + bytes(8))

@@ -122,10 +122,13 @@ def test_console_checks_the_ssh_port_if_it_listens() -> None:
     assert findings(lockout.check, BY_HAND, replace(console, listening=frozenset())) == []
 
 
+ATTACHED = {"wanted": "on", "interfaces": ["eth0"], "trouble": ""}
+
+
 @pytest.mark.parametrize(
     ("shield", "level", "code"),
     [
-        ({"wanted": "on", "interfaces": ["eth0"], "trouble": ""}, Level.OK, "shield-attached"),
+        (ATTACHED, Level.OK, "shield-attached"),
         ({"wanted": "auto", "interfaces": [], "trouble": "no libbpf"}, Level.WARNING, "no-shield"),
         ({"wanted": "on", "interfaces": [], "trouble": "no libbpf"}, Level.ERROR, "no-shield"),
         ({"wanted": "on", "interfaces": [], "trouble": ""}, Level.ERROR, "no-shield"),
@@ -134,6 +137,39 @@ def test_console_checks_the_ssh_port_if_it_listens() -> None:
 def test_shield_that_is_wanted_is_attached(shield: dict[str, object], level: Level, code: str) -> None:
     found = findings(running.check, KNOCKED, replace(WELL, daemon={**STATUS, "shield": shield}))
     assert [(one.level, one.code) for one in found if one.where == "shield"] == [(level, code)]
+
+
+FLOODED = {**STATUS, "shield": None, "counters": {"ratelimit_full": 0, "short_window": 1_200, "throttled": 5}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "is_advised"),
+    [
+        ('mode = "stealth"', {}, True),
+        ('mode = "stealth"', {"can_shield": False}, False),
+        ('mode = "stealth"', {"daemon": {**FLOODED, "counters": {"short_window": 0, "throttled": 9_000_000}}}, False),
+        ('mode = "stealth"', {"daemon": STATUS}, False),  # of a version without a shield
+        ('mode = "stealth"', {"daemon": {**FLOODED, "shield": ATTACHED}}, False),
+        ('mode = "stealth"', {"off_since": "2026-11-30 12:00:00"}, False),
+        ('mode = "guard"', {}, False),
+    ],
+)
+def test_shield_is_advised_after_floods(settings: str, changes: dict[str, Any], is_advised: bool) -> None:
+    facts = replace(WELL, can_shield=True, daemon=FLOODED)
+    found = findings(running.check, gate(settings), replace(facts, **changes))
+    advised = [one for one in found if one.code == "shield-advised"]
+    assert [one.level for one in advised] == [Level.WARNING] * is_advised
+    assert all("1,200 knock packets" in one.what and 'shield = "auto"' in one.remedy for one in advised)
+
+
+def test_shield_is_not_advised_where_doors_do_not_fit_it() -> None:
+    doors = KNOCKED.replace("opens", 'within = "5s"\nopens') + KNOCKED.replace("doors.a", "doors.b").replace(
+        "7000", "7001"
+    )
+    facts = replace(WELL, can_shield=True, daemon=FLOODED)
+    assert not [
+        one for one in findings(running.check, gate('mode = "stealth"', doors), facts) if one.code == "shield-advised"
+    ]
 
 
 @pytest.mark.parametrize(

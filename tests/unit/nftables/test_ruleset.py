@@ -80,17 +80,23 @@ def test_nft_accepts_the_text(name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_shield_adds_a_set_a_rule_and_a_chain() -> None:
+def test_shield_adds_a_set_rules_and_chains() -> None:
     gate, doors = GATES["stealth"], DOORS[:1]
     automaton = compile_doors(doors, public=gate.public)
     plain = compile_ruleset(doors, automaton, gate, CAPACITY).full_text()
-    shielded = compile_ruleset(doors, automaton, gate, CAPACITY, shield=ShieldMark(0xABCDEF10, 0xF)).full_text()
+    shielded = compile_ruleset(
+        doors, automaton, gate, CAPACITY, shield=ShieldMark(0xABCDEF10, 0xF, 0x12345670)
+    ).full_text()
     changes = [line for line in difflib.ndiff(plain.splitlines(), shielded.splitlines()) if line[0] in "+-"]
     assert [line[2:].strip() for line in changes if line[0] == "-"] == []
     assert [line[2:].strip() for line in changes] == [
         "set shielded {",
         "type ifname",
         "size 256",
+        "}",
+        "chain counted {",
+        "meta priority set 0:0",
+        "goto needs",
         "}",
         "chain shielded {",
         "meta priority set meta priority & 0:f",
@@ -100,6 +106,7 @@ def test_shield_adds_a_set_a_rule_and_a_chain() -> None:
         "meta priority set 0:0",
         "goto needs",
         "}",
+        "iifname @shielded meta priority 1234:5670 goto counted",
         "iifname @shielded meta priority & ffff:fff0 == abcd:ef10 goto shielded",
     ]
 

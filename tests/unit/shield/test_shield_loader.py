@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, cast
 
 import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
+from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
 from doorward.shield.tables import compile_tables
@@ -21,40 +22,93 @@ ALL = range(0)
 class Program:
     """What the loader calls of ShieldProgram."""
 
+    asks_conntrack = False
+
     def __init__(self, *_: object) -> None:
         self.expected: list[Collection[int]] = []
 
     def expect_answers(self, ports: Collection[int] = ALL) -> None:
         self.expected.append(ports)
 
-    def attach(self, *_: object, **__: object) -> int:
-        return os.open(os.devnull, os.O_RDONLY)
-
     def set_local(self, *_: object, **__: object) -> None:
         pass
 
-    renew = replace = close = set_local
+    ingress, egress = range(2)
+    renew = close = set_bans = set_local
 
 
-@pytest.mark.parametrize(("version", "expected"), [(0, {53}), (4, ALL), (6, ALL)])
-def test_host_that_forwards_leaves_udp_to_the_gate(
-    monkeypatch: pytest.MonkeyPatch, version: int, expected: Collection[int]
-) -> None:
-    """A host behind it may receive for hours and send nothing; on others, only ports with a socket stay in use."""
+class Attached:
+    """A program that sees every packet, or with `may_be_skipped` not surely."""
+
+    is_skipped = False
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def may_be_skipped(self) -> bool:
+        return self.is_skipped
+
+    replace = close = __init__
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
     for name, value in (
         ("ShieldProgram", Program),
+        ("attach", Attached),
         ("_obstacle", lambda: ""),
         ("_udp_ports", lambda: {53}),
-        ("is_forwarding", lambda asked: asked == version),
+        ("is_forwarding", lambda _: False),
     ):
         monkeypatch.setattr(loader, name, value)
-    form = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key").pack()
-    loading, descriptor = loader.ShieldLoader(1 << 10), os.memfd_create("form")
-    os.write(descriptor, form)
-    loading.answer(loader.LOAD, [descriptor])
-    program: Any = loading._program
-    assert program.expected == [ALL, expected]
-    loading.answer(loader.RENEW, [])
-    assert program.expected[2:] == [expected]
-    loading.answer(loader.END, [])
+    loading = loader.ShieldLoader(1 << 10)
+    yield loading
+    loading.end()
     loading.monitor.close()
+
+
+def expected(loading: loader.ShieldLoader, request: bytes) -> list[Collection[int]]:
+    """Send a request; return the ports that the program is to treat as in use since."""
+    form = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key").pack()
+    before = [] if loading._program is None else [*cast(Any, loading._program).expected]
+    descriptors = []
+    if request == loader.LOAD:
+        descriptors.append(os.memfd_create("form"))
+        os.write(descriptors[0], form)
+    loading.answer(request, descriptors)
+    return cast(Any, loading._program).expected[len(before) :]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "is_one"), [("vrf", True), ("bridge", False), ("vrf2", False)])
+def test_vrf_is_known_by_its_kind(kind: str, is_one: bool) -> None:
+    info = netlink.attribute(1, kind.encode() + b"\0")
+    body = bytes(16) + netlink.attribute(3, b"vrf\0") + netlink.attribute(18, info)  # its name may be any
+    assert loader.is_vrf(netlink.NetlinkMessage(16, memoryview(body))) is is_one
+    assert not loader.is_vrf(netlink.NetlinkMessage(16, memoryview(body[:24])))
+
+
+@pytest.mark.parametrize(
+    ("asks", "version", "ports"), [(False, 0, [{53}]), (False, 4, [ALL]), (False, 6, [ALL]), (True, 4, [])]
+)
+def test_host_that_forwards_leaves_udp_to_the_gate(
+    loading: loader.ShieldLoader,
+    monkeypatch: pytest.MonkeyPatch,
+    asks: bool,
+    version: int,
+    ports: list[Collection[int]],
+) -> None:
+    """A host behind it may receive for hours and send nothing; on others, only ports with a socket stay in use.
+
+    Conntrack knows of such flows, if it can be asked.
+    """
+    monkeypatch.setattr(Program, "asks_conntrack", asks)
+    monkeypatch.setattr(loader, "is_forwarding", lambda asked: asked == version)
+    assert expected(loading, loader.LOAD) == [ALL, *ports]
+    assert expected(loading, loader.RENEW) == ports
+
+
+def test_filters_before_it_leave_udp_to_the_gate(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may keep the program from seeing what this host sends."""
+    assert expected(loading, loader.LOAD) == [ALL, {53}]
+    monkeypatch.setattr(Attached, "is_skipped", True)
+    assert expected(loading, loader.RENEW) == [{53}, ALL]
