@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 from doorward.cli.main import main
 from doorward.daemon.control_client import ask
-from doorward.errors import HostError
+from doorward.errors import HostError, NegativeResult
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address, Element, Port
@@ -189,6 +189,27 @@ class RunningDaemon:
         self.await_notice("READY=1")
         self.message("reloaded: ")
 
+    def close_openings(self) -> None:
+        """Close what is open."""
+        for opening in self.openings():
+            with suppress(NegativeResult):  # it has ended meanwhile
+                self.ask("close", door=opening["door"], address=opening["address"])
+
+    def renew(self, config_text: str) -> None:
+        """Return to the state after the start, for another test: it runs with this configuration, nothing is open."""
+        self.forget()
+        has_ended = self.process.poll() is not None
+        if has_ended or self.config.read_text() != config_text:
+            if has_ended:
+                self.config.write_text(config_text)
+                self.start()
+            else:
+                self.reload(config_text)
+            if "[signed]" in config_text:
+                self.message("accepting signed knocks")
+        self.close_openings()
+        self.forget()
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and give the exit status."""
         if self.process.poll() is None:
@@ -204,6 +225,15 @@ class RunningDaemon:
         self._notices.shutdown(socket.SHUT_RD)  # wakes the listener, for good
         self._listener.join()
         self._notices.close()
+        self._check_lines()
+
+    def forget(self) -> None:
+        """Drop the log and the notices so far, for another test with the same daemon."""
+        with self._more:
+            self._check_lines()
+            self.lines, self._taken, self._noticed = [], set(), []
+
+    def _check_lines(self) -> None:
         foreign = [line for line in self.lines if not line.startswith("{")]
         assert not foreign, "".join(foreign)
 
