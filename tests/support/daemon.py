@@ -28,6 +28,7 @@ from doorward.lab.topology import Lab
 from doorward.model import Address, Element, Port
 from doorward.nftables.libnftables import NftFirewall
 from tests.conftest import unavailable
+from tests.support.forked import ForkedProcess
 from tests.support.programs import KNOCK
 
 SLOWNESS = float(os.environ.get("DOORWARD_SLOWNESS", "1"))  # above 1 where a processor is emulated
@@ -39,6 +40,7 @@ FIRST_SYN_S = min(0.2 * SLOWNESS, 0.9)
 DOORWARD = (sys.executable, "-m", "doorward")
 # Commands that ask the daemon or read the ledger. Many tests call them, and to start a process takes far longer.
 ASKING = {"ban", "close", "log", "open", "status", "unban"}
+HOST_FILES = Path("/etc/netns")  # `ip netns exec` puts what is in NAME/ over the files of /etc
 FIRST_USER = 20_000  # Debian's knock has no option for the source: each visitor's user has a route that says it
 
 Event = dict[str, Any]
@@ -96,9 +98,13 @@ class RunningDaemon:
     def start(self, *words: str) -> None:
         """Start, with these words after `run`, and wait for READY=1."""
         environment = {**self.env, "NOTIFY_SOCKET": str(self.folder / "notify")}
-        command = [*self.wrapper, *DOORWARD, "run", "--log-format", "json", *words]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        self.process = self.host.popen(command, env=environment, **pipes)
+        command = ["run", "--log-format", "json", *words]
+        if self.wrapper or HOST_FILES.joinpath(self.host.namespace).exists():
+            whole = [*self.wrapper, *DOORWARD, *command]
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+            self.process = self.host.popen(whole, env=environment, **pipes)
+        else:
+            self.process = ForkedProcess(self.host, "doorward", command, environment, subprocess.DEVNULL)
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self._reader.start()
         self.await_notice("READY=1")
