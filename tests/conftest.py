@@ -29,12 +29,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile("untimed", deadline=None)  # a machine that is busy elsewhere makes no example wrong
     settings.load_profile("untimed")
+    gc.disable()  # until the tests are collected
 
 
 def pytest_collection_finish() -> None:
     """Keep the modules and thousands of tests out of every garbage collection: that takes a quarter of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

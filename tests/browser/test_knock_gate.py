@@ -141,7 +141,7 @@ def opens_and_closes(site: Site, daemon: RunningDaemon, addresses: tuple[Address
 
 
 def test_page_opens_and_closes_a_door(site: Site) -> None:
-    """From a file, over https and without the site; by IPv4, by IPv6 and by both."""
+    """From a file by IPv4, by IPv6 and by both; and by both over https and without the site."""
     server, client = site.lab.server, site.lab.client
     certificate = Authority(site.folder, address=str(client.ipv4)).issue("site")
     sshd = running_sshd(server, site.folder / "sshd", [ssh_keygen.public_line(ssh_keygen.key("ed25519"))])
@@ -152,13 +152,13 @@ def test_page_opens_and_closes_a_door(site: Site) -> None:
             site.share(daemon, *addresses)
             site.open_allowed(daemon)
             opens_and_closes(site, daemon, addresses)
-            with page_site(client, site.page, str(client.ipv4), certificate=certificate) as address:
-                site.open_allowed(daemon, address)
-                opens_and_closes(site, daemon, addresses)
-                site.browser.evaluate("navigator.serviceWorker.ready.then(() => null)")
-                site.browser.until("caches.match(location.href)")  # the worker is fetching it
-            site.open(address)
+        with page_site(client, site.page, str(client.ipv4), certificate=certificate) as address:
+            site.open_allowed(daemon, address)
             opens_and_closes(site, daemon, addresses)
+            site.browser.evaluate("navigator.serviceWorker.ready.then(() => null)")
+            site.browser.until("caches.match(location.href)")  # the worker is fetching it
+        site.open(address)
+        opens_and_closes(site, daemon, addresses)
         assert not [each for each in daemon.events() if each["event"] == "refused"]
 
 

@@ -23,7 +23,7 @@ from doorward.lab.topology import Lab
 from doorward.model import Door, Element, Packet, Port
 from doorward.shield import tables
 from doorward.shield.libbpf import ShieldProgram
-from tests.support import shields
+from tests.support import shield_object, shields
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon, until
 from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
@@ -52,7 +52,7 @@ WITHOUT_BTF = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/kernel/btf
 
 @pytest.fixture
 def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
-    shields.compiled()
+    shield_object.compiled()
     direct_lab.server.start_greeter(22)
     with running_daemon(direct_lab.server, tmp_path, CONFIG) as running:
         attached(running)
@@ -123,7 +123,7 @@ def test_reload_during_a_flood_loses_no_knock(daemon: RunningDaemon, direct_lab:
 
 def test_kernel_without_btf(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
     """The object has its own; what the kernel has is not asked for."""
-    shields.compiled()
+    shield_object.compiled()
     direct_lab.server.start_greeter(22)
     running = RunningDaemon(direct_lab.server, tmp_path, CONFIG)
     running.wrapper = WITHOUT_BTF
@@ -137,7 +137,7 @@ def test_kernel_without_btf(direct_lab: Lab, tmp_path: Path, visitors: Visitors)
 
 def test_two_processors_lose_nothing_that_is_not_counted() -> None:
     """Both send whole knocks from the same sources: whatever the order, one of the two completes."""
-    shields.compiled()
+    shield_object.compiled()
     first, second = PORTS[0], PORTS[2]
     automaton = compile_doors([Door("ssh", (first, second), (SSH,))])
     program = ShieldProgram(tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key"), 1 << 10, is_test=True)

@@ -67,8 +67,23 @@ class Site(SignedSite):
         return packet, reply_secret(packet[:16], plaintext)
 
 
+@pytest.fixture(scope="module")
+def standing_site(module_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    module_lab.server.start_greeter(22)
+    site = Site(module_lab, tmp_path_factory.mktemp("gate"), config())
+    with site.running():
+        yield site
+
+
 @pytest.fixture
-def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+def site(standing_site: Site) -> Site:
+    standing_site.renew()
+    return standing_site
+
+
+@pytest.fixture
+def lone(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    """Run a daemon for this test alone: it bans, uses a limit up, or opens for what no command can close."""
     site = Site(direct_lab, tmp_path, config())
     with site.running():
         yield site
@@ -166,21 +181,21 @@ def test_nobody_else_receives_a_byte(site: Site) -> None:
         assert len(site.sent_by_gate(capture)) == 3  # two confirmations, and the marker before
 
 
-def test_a_banned_address_and_a_full_set_are_not_confirmed(site: Site) -> None:
-    daemon = site.daemon
-    guest, banned, late = site.visitors.crowd(4, 3)
-    site.files.authorize(f'addresses="10.0.0.0/8,192.0.2.0/24,{banned}" {site.laptop.line}')
+def test_a_banned_address_and_a_full_set_are_not_confirmed(lone: Site) -> None:
+    daemon = lone.daemon
+    guest, banned, late = lone.visitors.crowd(4, 3)
+    lone.files.authorize(f'addresses="10.0.0.0/8,192.0.2.0/24,{banned}" {lone.laptop.line}')
     daemon.message("accepting signed knocks")
     daemon.run("ban", banned)
-    with tcpdump(site.lab.server, *SENT_BY_GATE) as capture:
-        site.send(banned, site.packet()[0])
-        site.send(guest, site.packet(asked=banned.source)[0])
+    with tcpdump(lone.lab.server, *SENT_BY_GATE) as capture:
+        lone.send(banned, lone.packet()[0])
+        lone.send(guest, lone.packet(asked=banned.source)[0])
         daemon.event("refused", address=str(banned))
         fill = ", ".join(f"{ip_address(0x0A000000 + n)} . tcp . 22" for n in range(1 << 16))
         daemon.host.run(["nft", "-f", "-"], stdin=f"add element inet doorward open4 {{ {fill} }}")
-        site.send(late, site.packet()[0])
+        lone.send(late, lone.packet()[0])
         assert daemon.event("refused", address=str(late))
-        assert len(site.sent_by_gate(capture)) == 0
+        assert len(lone.sent_by_gate(capture)) == 0
 
 
 def test_a_copy_after_a_restart_and_a_kill_is_not_confirmed(site: Site) -> None:
@@ -201,18 +216,18 @@ def test_a_copy_after_a_restart_and_a_kill_is_not_confirmed(site: Site) -> None:
     assert open_reply(secret, reply).source == guest.source
 
 
-def test_sources_that_are_no_other_host_get_nothing(site: Site) -> None:
+def test_sources_that_are_no_other_host_get_nothing(lone: Site) -> None:
     """The client makes frames with any source, as an attacker on the network path can."""
-    server = site.lab.server
+    server = lone.lab.server
     with tcpdump(server, "-i", "any", "-Q", "out", f"udp and src port {PORT}") as capture:
         for source in (server.ipv4, ip_address("127.0.0.1"), ip_address("224.0.0.1"), ip_address("255.255.255.255")):
-            send_raw(site, source, server.ipv4, site.packet()[0], 40_000)
-        send_raw(site, site.visitors.fresh(4).source, server.ipv4, site.packet()[0], 0)  # port 0
+            send_raw(lone, source, server.ipv4, lone.packet()[0], 40_000)
+        send_raw(lone, lone.visitors.fresh(4).source, server.ipv4, lone.packet()[0], 0)  # port 0
         for text in ("::", "::1", str(server.ipv6), "ff02::1", "::ffff:192.0.2.9", "::ffff:127.0.0.1"):
-            send_raw(site, ip_address(text), server.ipv6, site.packet()[0], 40_000)
-        guest = site.visitors.fresh(4)
-        site.send(guest, site.packet()[0])
-        site.daemon.event("confirmed", to=str(guest))
+            send_raw(lone, ip_address(text), server.ipv6, lone.packet()[0], 40_000)
+        guest = lone.visitors.fresh(4)
+        lone.send(guest, lone.packet()[0])
+        lone.daemon.event("confirmed", to=str(guest))
         assert len(capture.await_frames(1)) == 1
 
 
@@ -231,13 +246,13 @@ def send_raw(site: Site, source: Address, to: Address, payload: bytes, port: int
     site.lab.client.call(go)
 
 
-def test_a_flood_of_good_knocks_is_answered_at_a_limited_rate(site: Site) -> None:
-    guest = site.visitors.fresh(4)
-    packets = [site.packet()[0] for _ in range(CONFIRMATIONS_AT_ONCE + 500)]
+def test_a_flood_of_good_knocks_is_answered_at_a_limited_rate(lone: Site) -> None:
+    guest = lone.visitors.fresh(4)
+    packets = [lone.packet()[0] for _ in range(CONFIRMATIONS_AT_ONCE + 500)]
     begun_s = time.monotonic()
-    site.send(guest, *packets)
+    lone.send(guest, *packets)
     for _ in range(500):
-        counts = site.daemon.ask("status")["signed"]["confirmations"]["counts"]
+        counts = lone.daemon.ask("status")["signed"]["confirmations"]["counts"]
         if sum(counts.values()) == len(packets):
             break
         time.sleep(0.02)
@@ -408,7 +423,6 @@ class TestClient:
         assert "the gate has the door 'shh' and has no name; known here: ssh" in done.stderr
 
     def test_the_proxy_connects_as_before(self, site: Site, env: dict[str, str]) -> None:
-        site.lab.server.start_greeter(22)
         words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
         assert site.lab.client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout
         site.daemon.event("confirmed")
@@ -416,13 +430,13 @@ class TestClient:
 
     def test_a_reply_that_is_lost_costs_nothing_else(self, site: Site, env: dict[str, str]) -> None:
         """`knock` says that none came, and the door is open; `proxy` connects."""
-        client, server = site.lab.client, site.lab.server
+        client = site.lab.client
         rules = "table ip lossy { chain in { type filter hook input priority 0; udp sport 62201 drop; }; }"
         client.run(["nft", "-f", "-"], stdin=rules)
         done = client.run([*DOORWARD, "knock", "home", "ssh"], env=env, check=False)
         assert done.returncode == 1
         assert "no confirmation within 1 s" in done.stderr
         site.daemon.event("confirmed")
-        server.start_greeter(22)
         words = " ".join(map(str, [*DOORWARD, "proxy", "home", "22", "ssh", "--timeout", "15s"]))
         assert client.run(["sh", "-c", f"echo hello | {words}"], env=env).stdout
+        client.run(["nft", "delete", "table", "ip", "lossy"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from doorward.lab.topology import Lab
 from scripts.pyz import write
 from tests.support import ssh_keygen
 from tests.support.consoles import Console
-from tests.support.daemon import Event, RunningDaemon
+from tests.support.daemon import Event, RunningDaemon, standing_lab
 from tests.support.docs_session import host_names
 from tests.support.documents import Call
 from tests.support.examples import CLIENT, NAMES, Seat, name_hosts, program
@@ -44,9 +44,8 @@ HOME = ("add", "home", "--address", "server.example", "--door", "ssh")
 class Site:
     """A server with its daemon and sshd, and a client whose user has a key."""
 
-    def __init__(self, lab: Lab, daemon: RunningDaemon, folder: Path) -> None:
-        self.lab, self.daemon = lab, daemon
-        self.key = daemon.run("key", "server").stdout.strip()
+    def __init__(self, lab: Lab, daemon: RunningDaemon, key: str, folder: Path) -> None:
+        self.lab, self.daemon, self.key = lab, daemon, key
         self.seat = seat = Seat(lab.client, folder)
         private = ssh_keygen.key("ed25519")
         (seat.at / ".ssh").mkdir(mode=0o700)
@@ -70,22 +69,35 @@ class Site:
         self.daemon.run("close", door, CLIENT)
 
 
-@pytest.fixture
-def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
+@pytest.fixture(scope="module")
+def standing_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with standing_lab() as lab, running_site(lab, tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@contextmanager
+def running_site(lab: Lab, folder: Path) -> Iterator[Site]:
     public = ssh_keygen.public_line(ssh_keygen.key("ed25519"))
-    keys = tmp_path / "configuration/authorized_keys"
+    keys = folder / "configuration/authorized_keys"
     keys.parent.mkdir()
     keys.write_text(f"{public}\n")
     name_hosts(lab)
     with ExitStack() as stack:
         stack.enter_context(host_names(lab.client, *[(name, lab.server.ipv4) for name in NAMES]))
-        stack.enter_context(running_sshd(lab.server, tmp_path / "sshd", [f'command="echo in" {public}']))
-        daemon = RunningDaemon(lab.server, tmp_path, CONFIG)
+        stack.enter_context(running_sshd(lab.server, folder / "sshd", [f'command="echo in" {public}']))
+        daemon = RunningDaemon(lab.server, folder, CONFIG)
         stack.callback(daemon.close)
-        daemon.run("key", "server")
+        key = daemon.run("key", "server").stdout.strip()
         daemon.start()
         daemon.message("accepting signed knocks")
-        yield Site(lab, daemon, tmp_path / "seat")
+        yield Site(lab, daemon, key, folder / "seat")
+
+
+@pytest.fixture
+def site(standing_site: Site, tmp_path: Path) -> Site:
+    """Return the server as it was at its start, and a user without files."""
+    standing_site.daemon.renew(CONFIG)
+    return Site(standing_site.lab, standing_site.daemon, standing_site.key, tmp_path)
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward knock")
@@ -181,9 +193,14 @@ def test_verify(site: Site, console: Console) -> None:
 
 
 @pytest.mark.console("docs/reference/commands.md", "doorward explain")
-def test_explain(site: Site, console: Console) -> None:
+def test_explain(lab: Lab, tmp_path: Path, console: Console) -> None:
     """The knock was captured here; that its last packet came late is written into the file."""
     (call,) = console
+    with running_site(lab, tmp_path) as site:
+        explains(site, call)
+
+
+def explains(site: Site, call: Call) -> None:
     with tcpdump(site.lab.server, "-i", "any", f"src host {CLIENT} and (tcp or udp)") as capture:
         site.seat.type(Call("$", "doorward knock server.example 7000 8000/udp 9000", ""))
         frames = capture.await_frames(3)

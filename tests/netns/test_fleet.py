@@ -31,10 +31,22 @@ DAY_S = 86_400
 YEAR_MS = 365 * DAY_S * 1000
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with running_fleet(Fleet(tmp_path, gates=2, nodes=1, fleet='for_max = "60d"', more=OWN)) as fleet:
+def two_gates(folder: Path) -> Fleet:
+    return Fleet(folder, gates=2, nodes=1, fleet='for_max = "60d"', more=OWN)
+
+
+@pytest.fixture(scope="module")
+def standing_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running_fleet(two_gates(tmp_path_factory.mktemp("fleet"))) as fleet:
+        for gate in fleet.gates:
+            gate.host.start_greeter(23)
         yield fleet
+
+
+@pytest.fixture
+def fleet(standing_fleet: Fleet) -> Fleet:
+    standing_fleet.renew()
+    return standing_fleet
 
 
 def test_knock_at_one_gate_opens_both(fleet: Fleet) -> None:
@@ -71,8 +83,6 @@ def test_close_at_one_gate_closes_both(fleet: Fleet) -> None:
 def test_connection_at_one_gate_closes_the_door_at_all(fleet: Fleet, is_killed: bool) -> None:
     """Also where the gate was killed before it could report the connection."""
     first, second = fleet.gates
-    for gate in fleet.gates:
-        gate.host.start_greeter(23)
     guest = fleet.visitor(first)
     there = fleet.visitor(second, guest.source)
     first.run("open", "once", guest)
@@ -104,7 +114,12 @@ def test_opening_by_hand_is_extended_at_another_gate(fleet: Fleet) -> None:
         assert 0 <= 60 * DAY_S - gate.elements()[guest.element()] < 10
 
 
-def test_etcd_writer_can_only_open_shared_doors_for_their_time(fleet: Fleet) -> None:
+def test_etcd_writer_can_only_open_shared_doors_for_their_time(tmp_path: Path) -> None:
+    with running_fleet(two_gates(tmp_path)) as fleet:
+        writer_only_opens_shared_doors(fleet)
+
+
+def writer_only_opens_shared_doors(fleet: Fleet) -> None:
     first, second = fleet.gates
     guest, insider = fleet.visitor(first), fleet.visitor(first)
     first.run("open", "own", insider)  # not shared: no other gate and no writer hears of it

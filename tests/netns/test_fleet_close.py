@@ -49,11 +49,22 @@ class CloseSite(Site):
         return [entry.key for entry in self.fleet.etcd().prefix(f"/doorward/example/{directory}/").entries]
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[CloseSite]:
-    site = CloseSite(tmp_path)
+@pytest.fixture(scope="module")
+def standing_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloseSite]:
+    site = CloseSite(tmp_path_factory.mktemp("fleet"))
     with site.running():
         yield site
+
+
+@pytest.fixture
+def site(standing_site: CloseSite) -> CloseSite:
+    standing_site.fleet.renew()
+    return standing_site
+
+
+def refused(reason: str, *gates: RunningDaemon) -> int:
+    """Return how many packets these gates have refused for a reason since they started."""
+    return sum(gate.ask("status")["signed"]["refused"].get(reason, 0) for gate in gates)
 
 
 def opened_everywhere(site: CloseSite, guest: Visitor, signer: Signer | None = None) -> None:
@@ -120,15 +131,16 @@ def test_close_by_an_operator_ends_all_shares_everywhere(site: CloseSite) -> Non
 def test_an_older_open_that_arrives_at_another_gate_opens_nothing(site: CloseSite) -> None:
     first, second = site.fleet.gates
     guest = site.fleet.visitor(first)
+    closed, used = refused("closed", first), refused("used", second)
     held_back, for_one_gate = site.fresh(), site.laptop.packet(site.files.server, gate="edge-1")
     site.knock(guest, second, flags=CLOSE)
     second.event("not_open", address=str(guest))
     site.send(guest, held_back, first)
     assert "its signer closed the door at that time or later" in site.refusal(guest, first)
     site.send(guest, for_one_gate, first)
-    until(lambda: first.ask("status")["signed"]["refused"].get("closed") == 2)
+    until(lambda: refused("closed", first) == closed + 2)
     site.send(guest, held_back, second)
-    until(lambda: second.ask("status")["signed"]["refused"].get("used") == 1)
+    until(lambda: refused("used", second) == used + 1)
     site.fleet.await_everywhere(set())
     assert site.keys("openings") == []
 
@@ -149,12 +161,13 @@ def test_an_older_close_ends_nothing_at_another_gate(site: CloseSite) -> None:
 def test_copies_of_a_close_at_both_gates_count_once(site: CloseSite) -> None:
     first, second = site.fleet.gates
     guest = site.fleet.visitor(first)
+    used = refused("used", *site.fleet.gates)
     opened_everywhere(site, guest)
     close = site.fresh(flags=CLOSE | CONFIRM)
     for gate in (first, second, first, second):
         site.send(guest, close, gate)
     site.fleet.await_everywhere(set())
-    until(lambda: sum(gate.ask("status")["signed"]["refused"].get("used", 0) for gate in site.fleet.gates) == 1)
+    until(lambda: refused("used", *site.fleet.gates) == used + 1)
     confirmed = [event for gate in site.fleet.gates for event in gate.events() if event["event"] == "confirmed"]
     assert len(confirmed) == 1
 
@@ -224,7 +237,7 @@ def test_without_etcd_a_close_counts_at_its_gate_and_then_at_the_others(tmp_path
         second.start()
         assert second.openings() == []
         site.send(guest, close, second)  # nothing is used twice, and nothing of it is confirmed
-        until(lambda: second.ask("status")["signed"]["refused"].get("used") == 1)
+        until(lambda: refused("used", second) == 1)
         site.fleet.switch.join("etcd1")
         first.event("closed", address=str(guest), by="fleet")
         site.fleet.await_everywhere(set())

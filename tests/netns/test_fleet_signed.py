@@ -56,11 +56,17 @@ class Site:
         return reason
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
+@pytest.fixture(scope="module")
+def standing_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("fleet"))
     with site.running():
         yield site
+
+
+@pytest.fixture
+def site(standing_site: Site) -> Site:
+    standing_site.fleet.renew()
+    return standing_site
 
 
 def test_signed_knock_is_accepted_once_per_fleet(site: Site) -> None:

@@ -47,12 +47,18 @@ table inet away {
 }"""
 
 
-@pytest.fixture
-def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
+@pytest.fixture(scope="module")
+def standing_daemon(module_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     for port in (22, 23, 24):
-        direct_lab.server.start_greeter(port)
-    with running_daemon(direct_lab.server, tmp_path, CONFIG) as running:
+        module_lab.server.start_greeter(port)
+    with running_daemon(module_lab.server, tmp_path_factory.mktemp("gate"), CONFIG) as running:
         yield running
+
+
+@pytest.fixture
+def daemon(standing_daemon: RunningDaemon) -> RunningDaemon:
+    standing_daemon.renew(CONFIG)
+    return standing_daemon
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -61,9 +67,14 @@ def version(request: pytest.FixtureRequest) -> int:
     return number
 
 
+@pytest.fixture(scope="module")
+def visitors(module_lab: Lab) -> Visitors:
+    return Visitors(module_lab)
+
+
 @pytest.fixture
-def visitor(direct_lab: Lab, version: int) -> Visitor:
-    return Visitors(direct_lab).fresh(version)
+def visitor(visitors: Visitors, version: int) -> Visitor:
+    return visitors.fresh(version)
 
 
 def element(visitor: Visitor, port: str = "22/tcp") -> Element:
@@ -116,10 +127,10 @@ def test_syn_is_sent_again_until_it_is_answered(daemon: RunningDaemon, visitor: 
 
 
 def test_what_is_no_first_packet_of_a_connection_uses_nothing_up(
-    direct_lab: Lab, daemon: RunningDaemon, visitor: Visitor
+    module_lab: Lab, daemon: RunningDaemon, visitor: Visitor
 ) -> None:
     opened(daemon, visitor)
-    frames = FrameSender(direct_lab.client, direct_lab.server)
+    frames = FrameSender(module_lab.client, module_lab.server)
     for flags in (16, 18, 4, 1, 0, 3, 6):
         frames.send(Packet(visitor.source.packed, Port.parse("22/tcp"), flags))
     frames.close()
@@ -262,13 +273,15 @@ def test_use_that_is_reported_late_does_not_end_a_new_opening(daemon: RunningDae
         assert not visitor.gets_in()
 
 
-def test_repair_under_connections_brings_nothing_back(daemon: RunningDaemon, direct_lab: Lab) -> None:
+def test_repair_under_connections_brings_nothing_back(direct_lab: Lab, tmp_path: Path) -> None:
     """Each connects at about the moment at which the ruleset is restored, and once more after it."""
-    for visitor in Visitors(direct_lab).crowd(4, 5):
-        visitor.knock(*KNOCK)
-        daemon.event("opened", address=str(visitor))
-        daemon.host.run(["nft", "flush", "table", "inet", "doorward"])  # the open sets stay
-        visitor.gets_in()
-        daemon.message("restored after")
-        assert not visitor.gets_in()
-        assert (element(visitor) in daemon.elements(), daemon.openings()) == (False, [])
+    direct_lab.server.start_greeter(22)
+    with running_daemon(direct_lab.server, tmp_path, CONFIG) as daemon:  # another would soon log no more repairs
+        for visitor in Visitors(direct_lab).crowd(4, 5):
+            visitor.knock(*KNOCK)
+            daemon.event("opened", address=str(visitor))
+            daemon.host.run(["nft", "flush", "table", "inet", "doorward"])  # the open sets stay
+            visitor.gets_in()
+            daemon.message("restored after")
+            assert not visitor.gets_in()
+            assert (element(visitor) in daemon.elements(), daemon.openings()) == (False, [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +15,19 @@ from tests.support.signed import Signer
 pytestmark = pytest.mark.netns("nft", "knock")
 
 
-@pytest.fixture
-def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
-    direct_lab.server.start_greeter(22)
-    site = Site(direct_lab, tmp_path)
+@pytest.fixture(scope="module")
+def standing_site(module_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    module_lab.server.start_greeter(22)
+    site = Site(module_lab, tmp_path_factory.mktemp("gate"))
     site.text += '\n[doors.dns]\nopens = ["53/udp"]\n[doors.mosh]\nopens = ["22/tcp", "60000-61000/udp"]\n'
     with site.running():
         yield site
+
+
+@pytest.fixture
+def site(standing_site: Site) -> Site:
+    standing_site.renew()
+    return standing_site
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -21,7 +21,7 @@ from doorward.daemon.bans import read_bans
 from doorward.daemon.ledger import Ledger
 from doorward.kernel import atomic_file
 from doorward.lab.topology import Lab
-from tests.support import shields
+from tests.support import shield_object
 from tests.support.daemon import DOORWARD, PATIENCE_S, RunningDaemon, Visitor, Visitors, running_daemon, until
 from tests.support.service_user import (
     AS_THE_UNIT,
@@ -425,7 +425,7 @@ def test_as_the_unit_starts_it(daemon: ServiceDaemon, visitors: Visitors, said: 
 def test_only_the_loader_of_the_shield_may_load_programs(
     daemon: ServiceDaemon, visitors: Visitors, is_as_the_unit: bool
 ) -> None:
-    shields.compiled()
+    shield_object.compiled()
     daemon.config.write_text(daemon.text("first", 'shield = "on"').replace("guard", "stealth"))
     if is_as_the_unit:
         sealed = [command.format(folder=daemon.folder) for command in SEALED]

@@ -21,7 +21,7 @@ from doorward.model import Door, Packet, Port
 from doorward.shield import tables
 from doorward.shield.attachment import Attachment, attach, has_tcx
 from doorward.shield.libbpf import ShieldProgram
-from tests.support import routed, shields
+from tests.support import routed, shield_object, shields
 from tests.support.daemon import SILENCE_S, RunningDaemon, Visitors, running_daemon, until
 from tests.support.frames import FrameSender
 from tests.support.shields import FINAL, attached, attachments, loader_of, shield, token_of
@@ -61,7 +61,7 @@ SO_PRIORITY = 12
 
 @pytest.fixture
 def daemon(direct_lab: Lab, tmp_path: Path) -> Iterator[RunningDaemon]:
-    shields.compiled()
+    shield_object.compiled()
     direct_lab.server.start_greeter(22)
     direct_lab.server.start_greeter(80)
     with running_daemon(direct_lab.server, tmp_path, CONFIG) as running:
@@ -327,7 +327,7 @@ def test_what_it_cannot_see_ends_it(daemon: RunningDaemon, visitors: Visitors) -
 
 def test_without_rights_the_gate_works(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
     """As in a unit without CAP_BPF: the loader has what the daemon has."""
-    shields.compiled()
+    shield_object.compiled()
     direct_lab.server.start_greeter(22)
     running = RunningDaemon(direct_lab.server, tmp_path, CONFIG)
     running.wrapper = ("setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin")
@@ -341,7 +341,7 @@ def test_without_rights_the_gate_works(direct_lab: Lab, tmp_path: Path, visitors
 
 def test_deadline_lets_everything_pass(direct_lab: Lab) -> None:
     """As behind a daemon that hangs; the gate, which is not loaded here, would still judge each packet."""
-    shields.compiled()
+    shield_object.compiled()
     automaton = compile_doors([Door("ssh", tuple(KNOCK_PORTS), (Port.parse("22/tcp"),))])
     made = tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
     server = direct_lab.server
@@ -364,7 +364,7 @@ def test_deadline_lets_everything_pass(direct_lab: Lab) -> None:
 
 def test_router_opens_what_is_behind_it(lab: Lab, tmp_path: Path) -> None:
     """Also a range, and a door for one connection."""
-    shields.compiled()
+    shield_object.compiled()
     lab.server.start_greeter(22)
     for port in (22, 3001):
         lab.router.start_greeter(port)

@@ -20,7 +20,7 @@ from doorward.model import Door, Port
 from doorward.shield.attachment import TcFilter, TcxLink, has_tcx
 from doorward.shield.libbpf import ShieldProgram
 from doorward.shield.tables import compile_tables
-from tests.support import shields
+from tests.support import shield_object, shields
 from tests.support.daemon import RunningDaemon, Visitors, until
 from tests.support.shields import FINAL, attached, attachments, loader_of, shield, token_of
 
@@ -41,7 +41,7 @@ OTHER = "protocol ip pref 7 u32 match ip protocol 132 0xff classid 1:1"
 
 @pytest.fixture
 def visitors(direct_lab: Lab) -> Visitors:
-    shields.compiled()
+    shield_object.compiled()
     direct_lab.server.start_greeter(22)
     return Visitors(direct_lab)
 
@@ -146,7 +146,7 @@ def test_token_of_another_filter_opens_nothing(direct_lab: Lab, tmp_path: Path, 
 
 @contextmanager
 def two_programs() -> Iterator[list[ShieldProgram]]:
-    shields.compiled()
+    shield_object.compiled()
     automaton = compile_doors([Door("ssh", (Port.parse("7001/tcp"),), (Port.parse("22/tcp"),))])
     made = compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
     with ExitStack() as stack:

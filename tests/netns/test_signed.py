@@ -65,8 +65,23 @@ class Site(SignedSite):
         return visitor.gets_in()
 
 
+@pytest.fixture(scope="module")
+def standing_site(module_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    module_lab.server.start_greeter(22)
+    site = Site(module_lab, tmp_path_factory.mktemp("gate"))
+    with site.running():
+        yield site
+
+
 @pytest.fixture
-def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+def site(standing_site: Site) -> Site:
+    standing_site.renew()
+    return standing_site
+
+
+@pytest.fixture
+def lone(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    """Run a daemon for this test alone: it counts what arrives, or ends processes."""
     direct_lab.server.start_greeter(22)
     site = Site(direct_lab, tmp_path)
     with site.running():
@@ -254,15 +269,15 @@ def test_a_revoked_key_and_an_expired_one(site: Site) -> None:
     assert site.in_after(guest)
 
 
-def test_without_its_files_nothing_is_taken(site: Site) -> None:
-    site.files.keys_file.unlink()
-    assert "no such file" in site.daemon.message("no signed knock is accepted")["message"]
-    site.files.authorize(site.laptop.line)
-    site.daemon.message("accepting signed knocks")
-    site.files.key_file.chmod(0o644)
-    assert "other users can read the server's key" in site.daemon.message("no signed knock is accepted")["message"]
-    site.files.key_file.chmod(0o600)
-    site.daemon.message("accepting signed knocks")
+def test_without_its_files_nothing_is_taken(lone: Site) -> None:
+    lone.files.keys_file.unlink()
+    assert "no such file" in lone.daemon.message("no signed knock is accepted")["message"]
+    lone.files.authorize(lone.laptop.line)
+    lone.daemon.message("accepting signed knocks")
+    lone.files.key_file.chmod(0o644)
+    assert "other users can read the server's key" in lone.daemon.message("no signed knock is accepted")["message"]
+    lone.files.key_file.chmod(0o600)
+    lone.daemon.message("accepting signed knocks")
 
 
 def test_a_network_that_may_be_asked_for(site: Site) -> None:
@@ -287,10 +302,10 @@ def test_a_network_that_may_be_asked_for(site: Site) -> None:
     assert not neighbour.gets_in()
 
 
-def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(site: Site) -> None:
-    guest = site.visitors.fresh(4)
-    crowd = site.visitors.crowd(4, 200)
-    packet = site.laptop.packet(site.files.server)
+def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(lone: Site) -> None:
+    guest = lone.visitors.fresh(4)
+    crowd = lone.visitors.crowd(4, 200)
+    packet = lone.laptop.packet(lone.files.server)
     changed = []
     for place in range(len(packet)):
         flipped = bytearray(packet)
@@ -298,11 +313,11 @@ def test_a_bit_changed_at_any_place_and_a_cut_at_any_length(site: Site) -> None:
         changed.append(bytes(flipped))
     lengths = [length for length in range(1401) if length != len(packet)]
     for number, garbage in enumerate([*changed, *((packet + bytes(1400))[:length] for length in lengths)]):
-        site.send(crowd[number % len(crowd)], garbage)
-    site.send(guest, packet)  # which is still good
-    assert site.in_after(guest)
-    assert [opening["address"] for opening in site.daemon.openings()] == [str(guest)]
-    counters = site.daemon.counters()
+        lone.send(crowd[number % len(crowd)], garbage)
+    lone.send(guest, packet)  # which is still good
+    assert lone.in_after(guest)
+    assert [opening["address"] for opening in lone.daemon.openings()] == [str(guest)]
+    counters = lone.daemon.counters()
     others = sum(length in PACKET_BYTES for length in lengths)  # the other lengths of packets
     assert counters["signed"] == len(packet) + 1 + others
     assert counters["signed_length"] == len(lengths) - others
@@ -346,116 +361,116 @@ def test_nothing_is_ever_answered_and_no_socket_is_there(site: Site) -> None:
     site.daemon.event("opened", address=str(guest))
 
 
-def test_one_source_is_limited(site: Site) -> None:
-    guest, flooder = site.visitors.crowd(4, 2)
-    site.send(flooder, *[bytes(190)] * (SIGNED_CALM_BURST + 500))
-    assert site.daemon.counters()["signed_throttled"] >= 100
-    site.knock(guest)
-    assert site.in_after(guest)
+def test_one_source_is_limited(lone: Site) -> None:
+    guest, flooder = lone.visitors.crowd(4, 2)
+    lone.send(flooder, *[bytes(190)] * (SIGNED_CALM_BURST + 500))
+    assert lone.daemon.counters()["signed_throttled"] >= 100
+    lone.knock(guest)
+    assert lone.in_after(guest)
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_forged_datagrams_from_an_address_do_not_shut_its_knocks_out(site: Site, version: int) -> None:
+def test_forged_datagrams_from_an_address_do_not_shut_its_knocks_out(lone: Site, version: int) -> None:
     """Before each of ten knocks 25 datagrams come from the same address, all as fast as they can be sent."""
-    guest = site.visitors.fresh(version)
+    guest = lone.visitors.fresh(version)
     for number in range(10):
-        site.send(guest, *[os.urandom(190) for _ in range(25)], site.laptop.packet(site.files.server))
-        site.await_opened(number + 1)
-    assert site.daemon.counters()["signed_throttled"] == 0
+        lone.send(guest, *[os.urandom(190) for _ in range(25)], lone.laptop.packet(lone.files.server))
+        lone.await_opened(number + 1)
+    assert lone.daemon.counters()["signed_throttled"] == 0
 
 
-def test_a_verifier_that_is_killed_is_replaced(site: Site) -> None:
-    guest = site.visitors.fresh(4)
-    (verifier,) = [pid for pid in children_of(site.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
+def test_a_verifier_that_is_killed_is_replaced(lone: Site) -> None:
+    guest = lone.visitors.fresh(4)
+    (verifier,) = [pid for pid in children_of(lone.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
     os.kill(verifier, signal.SIGKILL)
-    site.daemon.message("the verifier of signed knocks failed")
-    site.knock(guest)  # waits in the kernel
-    assert site.in_after(guest)
+    lone.daemon.message("the verifier of signed knocks failed")
+    lone.knock(guest)  # waits in the kernel
+    assert lone.in_after(guest)
 
 
-def test_a_verifier_that_is_killed_before_it_is_ready_is_replaced(site: Site) -> None:
+def test_a_verifier_that_is_killed_before_it_is_ready_is_replaced(lone: Site) -> None:
     """And the one before does not go on: it does not know what the file says now."""
-    before = set(children_of(site.daemon.process.pid))
+    before = set(children_of(lone.daemon.process.pid))
     (verifier,) = [pid for pid in before if status_of(pid)["Name"] == "doorward-verify"]
-    slow = site.files.keys_file.with_name("slow")
+    slow = lone.files.keys_file.with_name("slow")
     os.mkfifo(slow, 0o600)
-    slow.replace(site.files.keys_file)
-    with site.files.keys_file.open("w"):  # returns once somebody reads it
-        (beginner,) = set(children_of(site.daemon.process.pid)) - before
+    slow.replace(lone.files.keys_file)
+    with lone.files.keys_file.open("w"):  # returns once somebody reads it
+        (beginner,) = set(children_of(lone.daemon.process.pid)) - before
         os.kill(beginner, signal.SIGKILL)
-        failed = site.daemon.message("did not start")
+        failed = lone.daemon.message("did not start")
     assert "(the process ended)" in failed["message"]
-    assert verifier not in children_of(site.daemon.process.pid)
-    with site.files.keys_file.open("w"):  # another reads it
-        site.files.authorize(site.laptop.line)
-    site.daemon.message("accepting signed knocks")
-    guest = site.visitors.fresh(4)
-    site.knock(guest)
-    assert site.in_after(guest)
+    assert verifier not in children_of(lone.daemon.process.pid)
+    with lone.files.keys_file.open("w"):  # another reads it
+        lone.files.authorize(lone.laptop.line)
+    lone.daemon.message("accepting signed knocks")
+    guest = lone.visitors.fresh(4)
+    lone.knock(guest)
+    assert lone.in_after(guest)
 
 
-def test_untrusted_certificate_text_does_not_end_the_verifier(site: Site) -> None:
+def test_untrusted_certificate_text_does_not_end_the_verifier(lone: Site) -> None:
     """He needs the server's public key and an authority's; the longest names make the longest words."""
     authority, mine = ssh_keygen.key("ed25519", 7), ssh_keygen.public_line(ssh_keygen.key("ed25519", 8))
     wide = "\U0001f600" * 60
     certificate = ssh_keygen.certify(authority, mine, "-n", f"{wide},{wide[1:]}", name=wide)
-    site.files.authorize(site.laptop.line, f'cert-authority,principals="ops" {ssh_keygen.public_line(authority)}')
-    site.daemon.message("accepting signed knocks")
-    (verifier,) = [pid for pid in children_of(site.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
+    lone.files.authorize(lone.laptop.line, f'cert-authority,principals="ops" {ssh_keygen.public_line(authority)}')
+    lone.daemon.message("accepting signed knocks")
+    (verifier,) = [pid for pid in children_of(lone.daemon.process.pid) if status_of(pid)["Name"] == "doorward-verify"]
     os.kill(verifier, signal.SIGSTOP)  # so that it finds them all at once
-    for stranger in site.visitors.crowd(4, 8):
+    for stranger in lone.visitors.crowd(4, 8):
         for _ in range(20):
-            body = pack_body(site.laptop.request(signer=signer_hash(certificate), flags=CERTIFICATE))
-            site.send(stranger, sealed(site.files.server, body, b"", 1368, certificate))
+            body = pack_body(lone.laptop.request(signer=signer_hash(certificate), flags=CERTIFICATE))
+            lone.send(stranger, sealed(lone.files.server, body, b"", 1368, certificate))
     os.kill(verifier, signal.SIGCONT)
-    guest = site.visitors.fresh(4)
-    site.knock(guest)
-    assert site.in_after(guest)
+    guest = lone.visitors.fresh(4)
+    lone.knock(guest)
+    assert lone.in_after(guest)
     assert status_of(verifier)["Name"] == "doorward-verify"
 
 
-def test_reload_switches_to_other_settings(site: Site) -> None:
-    guest, late = site.visitors.crowd(4, 2)
-    site.daemon.reload(site.text.replace("[signed]", '[signed]\nwindow = "10m"'))
-    site.daemon.message("accepting signed knocks")
-    site.knock(late, ahead_ms=300_000)
-    site.daemon.event("opened", address=str(late))
-    site.daemon.reload(site.text.replace("[signed]\n", ""))
-    site.knock(guest)
-    assert site.daemon.counters()["signed"] == 1
-    site.files.key_file.rename(site.files.key_file.with_suffix(".away"))
-    site.daemon.config.write_text(site.text)
-    site.daemon.process.send_signal(signal.SIGHUP)
-    assert "no server key; create it with `doorward key server`" in site.daemon.message("server.key")["message"]
-    site.daemon.message("the configuration was not reloaded")
+def test_reload_switches_to_other_settings(lone: Site) -> None:
+    guest, late = lone.visitors.crowd(4, 2)
+    lone.daemon.reload(lone.text.replace("[signed]", '[signed]\nwindow = "10m"'))
+    lone.daemon.message("accepting signed knocks")
+    lone.knock(late, ahead_ms=300_000)
+    lone.daemon.event("opened", address=str(late))
+    lone.daemon.reload(lone.text.replace("[signed]\n", ""))
+    lone.knock(guest)
+    assert lone.daemon.counters()["signed"] == 1
+    lone.files.key_file.rename(lone.files.key_file.with_suffix(".away"))
+    lone.daemon.config.write_text(lone.text)
+    lone.daemon.process.send_signal(signal.SIGHUP)
+    assert "no server key; create it with `doorward key server`" in lone.daemon.message("server.key")["message"]
+    lone.daemon.message("the configuration was not reloaded")
 
 
-def test_knock_from_a_banned_address_is_dropped_and_one_for_it_rejected(site: Site) -> None:
-    banned, friend = site.visitors.crowd(4, 2)
-    site.files.authorize(f'addresses="{ip_network(f"{banned}/24", strict=False)}" {site.laptop.line}')
-    site.daemon.message("accepting signed knocks")
-    site.daemon.run("ban", banned)
-    site.knock(banned)
-    site.knock(friend, asked=banned.source)
-    assert site.refusal(banned) == f"signed knock: {banned} is banned"
-    assert site.daemon.counters()["signed"] == 1  # that of the friend
-    with closing(sqlite3.connect(site.daemon.state / "ledger.sqlite3")) as ledger:
+def test_knock_from_a_banned_address_is_dropped_and_one_for_it_rejected(lone: Site) -> None:
+    banned, friend = lone.visitors.crowd(4, 2)
+    lone.files.authorize(f'addresses="{ip_network(f"{banned}/24", strict=False)}" {lone.laptop.line}')
+    lone.daemon.message("accepting signed knocks")
+    lone.daemon.run("ban", banned)
+    lone.knock(banned)
+    lone.knock(friend, asked=banned.source)
+    assert lone.refusal(banned) == f"signed knock: {banned} is banned"
+    assert lone.daemon.counters()["signed"] == 1  # that of the friend
+    with closing(sqlite3.connect(lone.daemon.state / "ledger.sqlite3")) as ledger:
         assert ledger.execute("SELECT count(*) FROM seen").fetchone() == (0,)  # what is refused is not noted as used
-    site.knock(friend)
-    assert site.in_after(friend)
+    lone.knock(friend)
+    assert lone.in_after(friend)
     assert not banned.gets_in()
-    site.daemon.run("unban", banned)
-    site.knock(banned)
-    assert site.in_after(banned)
+    lone.daemon.run("unban", banned)
+    lone.knock(banned)
+    assert lone.in_after(banned)
 
 
-def test_banned_address_is_not_let_in_with_its_network(site: Site) -> None:
-    banned, neighbour = site.visitors.crowd(4, 2)
+def test_banned_address_is_not_let_in_with_its_network(lone: Site) -> None:
+    banned, neighbour = lone.visitors.crowd(4, 2)
     network = ip_network(f"{neighbour}/24", strict=False)
-    site.files.authorize(f'addresses="{network}" {site.laptop.line}')
-    site.daemon.message("accepting signed knocks")
-    site.daemon.run("ban", banned)
-    site.knock(neighbour, asked=network)
-    site.daemon.event("opened", address=str(network))
+    lone.files.authorize(f'addresses="{network}" {lone.laptop.line}')
+    lone.daemon.message("accepting signed knocks")
+    lone.daemon.run("ban", banned)
+    lone.knock(neighbour, asked=network)
+    lone.daemon.event("opened", address=str(network))
     assert neighbour.gets_in()
     assert not banned.gets_in()

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -22,16 +21,22 @@ from tests.support.signed import Signer, sealed
 pytestmark = pytest.mark.netns("nft", "knock")
 
 
-@pytest.fixture
-def site(direct_lab: Lab, tmp_path: Path) -> Iterator[Site]:
-    direct_lab.server.start_greeter(22)
-    direct_lab.server.start_greeter(5432)
-    site = Site(direct_lab, tmp_path)
+@pytest.fixture(scope="module")
+def standing_site(module_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    module_lab.server.start_greeter(22)
+    module_lab.server.start_greeter(5432)
+    site = Site(module_lab, tmp_path_factory.mktemp("gate"))
     site.text = site.text.replace(
-        'opens = ["22/tcp"]', f'opens = ["22/tcp"]\non_close = ["/usr/bin/touch", "{tmp_path}/%IP%"]'
+        'opens = ["22/tcp"]', f'opens = ["22/tcp"]\non_close = ["/usr/bin/touch", "{site.folder}/%IP%"]'
     )
     with site.running():
         yield site
+
+
+@pytest.fixture
+def site(standing_site: Site) -> Site:
+    standing_site.renew()
+    return standing_site
 
 
 def opened(site: Site, visitor: Visitor, ahead_ms: int = 0) -> None:

@@ -239,15 +239,15 @@ def kill(daemon: RunningDaemon) -> None:
 
 
 def await_end_of_all(site: Site) -> None:
-    """Wait until the keeper has ended: nothing of doorward's runs on the host but the greeter."""
-    until(lambda: not any(b"run" in words_of(pid) for pid in site.daemon.host.pids()))
+    """Wait until the keeper has ended: nothing runs on the host but the greeter."""
+    until(lambda: all(b"banner_server" in words for pid in site.daemon.host.pids() if (words := words_of(pid))))
 
 
-def words_of(pid: int) -> list[bytes]:
+def words_of(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return []
+        return b""
 
 
 # `doorward run --trial`

@@ -23,7 +23,7 @@ from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protoc
 from doorward.nftables.ban_sets import ban_network
 from doorward.shield import libbpf, tables
 from doorward.shield.libbpf import ShieldProgram
-from tests.support import shields
+from tests.support import shield_object, shields
 from tests.support.effort import EFFORT
 from tests.support.errors import raises
 
@@ -77,12 +77,12 @@ def tables_of(gate: Gate, automaton: Automaton) -> tables.ShieldTables:
 def loaded(
     made: tables.ShieldTables, sets: int = 1 << 10, objects: Sequence[Path] = libbpf.OBJECTS
 ) -> Iterator[ShieldProgram]:
-    shields.compiled()
+    shield_object.compiled()
     try:
         with patch.object(libbpf, "OBJECTS", objects):
             program = ShieldProgram(made, sets, is_test=True)
     except HostError as error:
-        shields.cannot_load(str(error))
+        shield_object.cannot_load(str(error))
     try:
         for address in shields.SERVER.values():
             program.set_local(address, is_local=True)
@@ -242,7 +242,7 @@ def test_rate_limit_resets_every_automaton() -> None:
 def test_flags_of_established_connections_need_conntrack() -> None:
     fin = Door("fin", tuple(PORTS[:2]), (SSH,), flags=FLAGS[1])
     made = tables_of(Gate(mode=Mode.STEALTH), compile_doors([fin]))
-    shields.compiled()
+    shield_object.compiled()
     with patch.object(libbpf, "OBJECTS", [libbpf.PLAIN]), raises(HostError, "shield-flags"):
         ShieldProgram(made, 1 << 10, is_test=True)
 

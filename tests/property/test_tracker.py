@@ -15,7 +15,7 @@ from tests.support.strategies import SOURCES, World, streams, worlds
 CAPACITY = 64
 
 
-@settings(max_examples=500 * EFFORT)
+@settings(max_examples=250 * EFFORT)
 @given(st.data())
 def test_tracker_agrees_with_the_reference(data: st.DataObject) -> None:
     world = data.draw(worlds())

@@ -22,13 +22,14 @@ from unittest.mock import patch
 
 from doorward.cli.main import main
 from doorward.daemon.control_client import ask
-from doorward.errors import HostError
+from doorward.errors import HostError, NegativeResult
 from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Address, Element, Port
 from doorward.nftables.libnftables import NftFirewall
 from tests.conftest import unavailable
-from tests.support import shields
+from tests.support import shield_object
+from tests.support.forked import ForkedProcess
 from tests.support.programs import KNOCK
 
 SLOWNESS = float(os.environ.get("DOORWARD_SLOWNESS", "1"))  # above 1 where a processor is emulated
@@ -40,6 +41,7 @@ FIRST_SYN_S = min(0.2 * SLOWNESS, 0.9)
 DOORWARD = (sys.executable, "-m", "doorward")
 # Commands that ask the daemon or read the ledger. Many tests call them, and to start a process takes far longer.
 ASKING = {"ban", "close", "log", "open", "status", "unban"}
+HOST_FILES = Path("/etc/netns")  # `ip netns exec` puts what is in NAME/ over the files of /etc
 FIRST_USER = 20_000  # Debian's knock has no option for the source: each visitor's user has a route that says it
 
 Event = dict[str, Any]
@@ -83,7 +85,7 @@ class RunningDaemon:
             path.mkdir(parents=True, exist_ok=True)
         self.control, self.state = folders["RUNTIME"] / "control.sock", folders["STATE"]
         self.config = folders["CONFIGURATION"] / "doorward.toml"
-        self.config.write_text(shields.added(config_text))
+        self.config.write_text(shield_object.added(config_text))
         self.env = {f"{kind}_DIRECTORY": str(path) for kind, path in folders.items()}
         self.lines: list[str] = []
         self._taken: set[int] = set()  # events that were awaited already
@@ -97,9 +99,15 @@ class RunningDaemon:
     def start(self, *words: str) -> None:
         """Start, with these words after `run`, and wait for READY=1."""
         environment = {**self.env, "NOTIFY_SOCKET": str(self.folder / "notify")}
-        command = [*self.wrapper, *DOORWARD, "run", "--log-format", "json", *words]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        self.process = self.host.popen(command, env=environment, **pipes)
+        command = ["run", "--log-format", "json", *words]
+        # Only `ip netns exec` gives it the namespace's own /sys, which the shield reads, and files in /etc.
+        is_own = HOST_FILES.joinpath(self.host.namespace).exists() or "shield" in self.config.read_text()
+        if self.wrapper or is_own:
+            whole = [*self.wrapper, *DOORWARD, *command]
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+            self.process = self.host.popen(whole, env=environment, **pipes)
+        else:
+            self.process = ForkedProcess(self.host, "doorward", command, environment, subprocess.DEVNULL)
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self._reader.start()
         self.await_notice("READY=1")
@@ -186,8 +194,8 @@ class RunningDaemon:
 
     def reload(self, config_text: str) -> None:
         """Write another configuration and wait until it is in force."""
-        was_added = shields.is_added(self.config.read_text())  # otherwise its loader was not started
-        self.config.write_text(shields.added(config_text) if was_added else config_text)
+        was_added = shield_object.is_added(self.config.read_text())  # otherwise its loader was not started
+        self.config.write_text(shield_object.added(config_text) if was_added else config_text)
         self.process.send_signal(signal.SIGHUP)
         self.await_notice("READY=1")
         self.message("reloaded: ")
@@ -195,10 +203,31 @@ class RunningDaemon:
 
     def _await_shield(self) -> None:
         """Wait for the shield that DOORWARD_SHIELD=on adds: it is attached a moment later."""
-        if shields.is_added(self.config.read_text()):
+        if shield_object.is_added(self.config.read_text()):
             until(lambda: (shield := self.ask("status")["shield"])["interfaces"] or shield["trouble"])
             if trouble := self.ask("status")["shield"]["trouble"]:
-                shields.cannot_load(trouble)
+                shield_object.cannot_load(trouble)
+
+    def close_openings(self) -> None:
+        """Close what is open."""
+        for opening in self.openings():
+            with suppress(NegativeResult):  # it has ended meanwhile
+                self.ask("close", door=opening["door"], address=opening["address"])
+
+    def renew(self, config_text: str) -> None:
+        """Return to the state after the start, for another test: it runs with this configuration, nothing is open."""
+        self.forget()
+        has_ended = self.process.poll() is not None
+        if has_ended or self.config.read_text() != config_text:
+            if has_ended:
+                self.config.write_text(config_text)
+                self.start()
+            else:
+                self.reload(config_text)
+            if "[signed]" in config_text:
+                self.message("accepting signed knocks")
+        self.close_openings()
+        self.forget()
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and give the exit status."""
@@ -215,6 +244,15 @@ class RunningDaemon:
         self._notices.shutdown(socket.SHUT_RD)  # wakes the listener, for good
         self._listener.join()
         self._notices.close()
+        self._check_lines()
+
+    def forget(self) -> None:
+        """Drop the log and the notices so far, for another test with the same daemon."""
+        with self._more:
+            self._check_lines()
+            self.lines, self._taken, self._noticed = [], set(), []
+
+    def _check_lines(self) -> None:
         foreign = [line for line in self.lines if not line.startswith("{")]
         assert not foreign, "".join(foreign)
 

@@ -22,7 +22,7 @@ from doorward.lab.namespace import NamespaceHost, ip
 from doorward.lab.topology import HOST_SETTINGS, _tear_down, _write_sysctls
 from doorward.model import Address, Element, Port
 from tests.conftest import unavailable
-from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor
+from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, until
 from tests.support.etcd import Node, cluster, needs_etcd
 
 CONFIG = """
@@ -115,6 +115,37 @@ class Fleet:
         if self._etcd is not None:
             self._etcd.close()
         self.switch.close()
+
+    def renew(self) -> None:
+        """Return to the state after the start, for another test: all run and are in touch, and nothing is open."""
+        for node in self.nodes:
+            if node.process is None:
+                node.start()
+                node.await_ready()
+        for name in self.switch.hosts:
+            self.switch.join(name)
+        for gate in self.gates:
+            if gate.process.poll() is not None:
+                gate.start()
+            gate.close_openings()
+        for kind in ("openings", "closes", "seen"):
+            self.etcd().delete(f"/doorward/example/{kind}/", f"/doorward/example/{kind}0")
+        self._go_round()
+        self.await_everywhere(set())
+        for gate in self.gates:
+            until(lambda: (gate.ask("status")["signed"] or {"takes": True})["takes"])  # noqa: B023 - called at once
+            gate.forget()
+
+    def _go_round(self) -> None:
+        """Open and close for an address that no test uses: what happened before has reached every gate and its log."""
+        guest = self.visitor(self.gates[0])
+        self.gates[0].ask("open", door="ssh", address=str(guest))
+        for gate in self.gates:
+            gate.event("opened", address=str(guest))
+        until(lambda: self.gates[0].ask("status")["fleet"]["owed"] == 0)
+        self.gates[-1].ask("close", door="ssh", address=str(guest))
+        for gate in self.gates:
+            gate.event("closed", address=str(guest))
 
     def _node(self, number: int) -> Node:
         host = self.switch.hosts[f"etcd{number}"]

@@ -18,6 +18,7 @@ from doorward.lab.namespace import NamespaceHost
 from doorward.lab.topology import Lab
 from doorward.model import Packet, Port
 from tests.support.daemon import PATIENCE_S, standing_lab, until
+from tests.support.forked import ForkedProcess
 from tests.support.frames import FrameSender
 
 SYN = 2
@@ -92,9 +93,14 @@ class RunningKnockd:
         self._threads = [threading.Thread(target=self._read_log, daemon=True)]
         self._threads[0].start()
         self.write(text)
-        command = [*program.command, "-v", "-c", self.config, *words]
+        words = ("-v", "-c", self.config, *words)
         environment = {"STATE_DIRECTORY": str(self.state), **{k: v for k, v in keep.items() if k.isupper()}}
-        self.process = host.popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process: subprocess.Popen[str]
+        if program in OURS:
+            whole = ("--engine", program.name, *words)
+            self.process = ForkedProcess(host, "knockd", whole, environment, subprocess.PIPE)
+        else:
+            self.process = host.popen([*program.command, *words], env=environment, stderr=subprocess.PIPE)
         for pipe, lines in ((self.process.stdout, self.output), (self.process.stderr, self.errors)):
             assert pipe is not None
             thread = threading.Thread(target=_read, args=(pipe.readline, lines), daemon=True)

@@ -1,64 +1,28 @@
-"""The shield's object, compiled where clang is, and frames for it."""
+"""Frames for the shield, and what a daemon and the kernel tell of it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import re
 import socket
 import struct
-from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from doorward.model import Port, Protocol
-from doorward.shield import attachment, libbpf
-from tests.conftest import unavailable
+from doorward.shield import attachment
 from tests.support.daemon import RunningDaemon, until
 from tests.support.service_user import children_of
+from tests.support.shield_object import cannot_load
 
-SOURCES = Path(libbpf.__file__).parent
 SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").packed}
-OLDEST = 6, 1  # the first kernel that it is tested on
-_ADDED = 'mode = "stealth"\nshield = "on" # by DOORWARD_SHIELD'
 _PROG_QUERY = 16  # of bpf(2)
 FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
-
-
-@cache
-def compiled() -> None:
-    """Compile the objects as the package build does; skip the test where that is not possible."""
-    try:
-        from hatch_build import compile_shield
-    except ImportError:
-        unavailable("hatchling is not installed")
-    if not compile_shield(SOURCES):
-        unavailable("clang or libbpf-dev is not installed")
-
-
-def added(config_text: str) -> str:
-    """Return a configuration with the shield on, where DOORWARD_SHIELD=on wants it and the configuration permits it."""
-    permits = 'mode = "stealth"' in config_text and "knock = " in config_text and "shield" not in config_text
-    if os.environ.get("DOORWARD_SHIELD") != "on" or not permits:
-        return config_text
-    compiled()
-    return config_text.replace('mode = "stealth"', _ADDED)
-
-
-def is_added(config_text: str) -> bool:
-    """Return whether `added` changed it."""
-    return _ADDED in config_text
-
-
-def cannot_load(reason: str) -> NoReturn:
-    """Skip this test on kernels that the shield is not for; on others it loads."""
-    version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-    (unavailable if version >= OLDEST else pytest.skip)(reason)
 
 
 def needs_conntrack() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,4 +62,6 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     """Return the known word closest to `word`, or None; also if too many are known."""
     if len(known) > _MOST_COMPARED:
         return None
+    import difflib  # only for a fault
+
     return next(iter(difflib.get_close_matches(word[:_LONGEST_SHOWN], known, n=1)), None)

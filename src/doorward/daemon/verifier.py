@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -49,6 +50,7 @@ _MESSAGE_BYTES = 1 << 17
 _MAX_WAITING = 256  # packets of fwknop's clients; at a thousand stanzas it takes a third of a second to verify them
 _IPV4_BYTES = 4  # fwknop knows no IPv6
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
+_FINISH_S = 1.0  # the slowest packet takes a third of it; a compromised process would not exit at all
 
 _COPY = KnockRejection("repeated", "a copy of an earlier packet")
 _RESENT = KnockRejection("resent")
@@ -87,6 +89,16 @@ class Verifier(Worker):
         self.ready = parse_ready(raw)
         return self.ready
 
+    def finish(self) -> Iterator[VerifierReport]:
+        """Have it exit once it has reported on the datagrams that it took from the log; yield these reports."""
+        self.socket.shutdown(socket.SHUT_WR)
+        waiting, deadline_s = select.poll(), time.monotonic() + _FINISH_S
+        waiting.register(self, select.POLLIN)
+        with suppress(MalformedError):  # raised at its end
+            while (left_s := deadline_s - time.monotonic()) > 0 and waiting.poll(left_s * 1000):
+                if isinstance(report := self.read(), VerifierReport):
+                    yield report
+
 
 def _verify(
     log: LogSocket[LoggedDatagram],
@@ -107,9 +119,9 @@ def _verify(
 
 
 def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: VerifierQueue) -> None:
-    """Verify the datagrams of the log until the daemon exits."""
+    """Verify the datagrams of the log until the daemon exits, or has shut down its end of the socket (`finish`)."""
     waiting = select.poll()
-    waiting.register(daemon, 0)
+    waiting.register(daemon, select.POLLRDHUP)
     waiting.register(log, select.POLLIN)
     while True:
         limit_ms = 0 if queue.has_waiting else _COUNTS_EVERY_S * 1000 if queue.counts else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from doorward.config.schema import Configuration, Signed
@@ -129,7 +130,7 @@ class VerifierSupervisor:
             return
         for fault in ready.faults:
             self._messages.message("key-file-fault", fault, "error")
-        self._stop_worker()
+        self._retire_worker()
         if ready.trouble:
             self._messages.message("signed-knocks-off", f"no signed knock is accepted: {ready.trouble}", "error")
             self._stop_candidate()
@@ -158,6 +159,13 @@ class VerifierSupervisor:
             self._stop_worker()
             self._schedule_restart()
         self._on_reports(reports)
+
+    def _retire_worker(self) -> None:
+        """End the verifier after the datagrams that it took from the log: its successor never sees these."""
+        if self._verifier is not None:
+            reports = list(islice(self._verifier.finish(), _TOGETHER))
+            self._stop_worker()
+            self._on_reports(reports)
 
     def _stop_worker(self) -> None:
         if self._verifier is not None:

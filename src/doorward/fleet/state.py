@@ -216,6 +216,9 @@ class SharedOpeningTable:
         if known is None or not known.is_open or known.until_ms <= now_ms:  # it was written after the end here
             known = self._known[observed.key] = OpeningState(0, observed.by)
         known.revision, known.is_closing = observed.revision, False
+        has_all = until_ms >= known.until_ms - END_TOLERANCE_MS and observed.dated_ms >= known.dated_ms
+        if observed.gate == self._gate and has_all:
+            known.is_owed = False  # seen before the answer to the write: a delete that follows is a close
         is_longer = until_ms > known.until_ms + END_TOLERANCE_MS
         if observed.left_ms <= 0 or not (is_longer or observed.dated_ms > known.dated_ms):
             return effects

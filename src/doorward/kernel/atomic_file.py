@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkstemp
 from typing import NamedTuple
 
 try:
@@ -18,6 +17,7 @@ except ImportError:  # Windows
 # Windows has neither, and runs no part of doorward that uses them.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a pipe reads as empty, without blocking
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows alone has it
 
 
 class FileOwnership(NamedTuple):
@@ -75,14 +75,14 @@ def write(path: Path, text: str) -> None:
 
 def create(path: Path, text: str, access: FileOwnership) -> bool:
     """Create a file, atomically and durably; return False if it exists. OSError: it cannot be written."""
-    handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
+    handle, new = _create_beside(path)
     try:
         fill(handle, text.encode(), access)
         os.link(new, path)  # unlike a rename it never replaces a file
     except FileExistsError:
         return False
     finally:
-        Path(new).unlink()
+        new.unlink()
     sync(path.parent)
     return True
 
@@ -92,13 +92,22 @@ def replace(path: Path, raw: bytes, access: FileOwnership | None = None) -> None
 
     Without `access`, only this process's user may read it.
     """
-    handle, new = mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
+    handle, new = _create_beside(path)
     try:
         fill(handle, raw, access)
-        rename(Path(new), path)
+        rename(new, path)
     except OSError:
-        Path(new).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
+
+
+def _create_beside(path: Path) -> tuple[int, Path]:
+    """Create a file in the same directory that only its user may read; return a descriptor and its path.
+
+    As mkstemp does: but to import `tempfile` takes longer than all else here, at each start of a program.
+    """
+    new = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    return os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, 0o600), new
 
 
 @contextmanager

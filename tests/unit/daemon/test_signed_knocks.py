@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -19,7 +20,7 @@ from doorward.daemon.ledger import Ledger, read_records
 from doorward.daemon.log import Log
 from doorward.daemon.signed_knocks import SignedKnocks
 from doorward.daemon.verifier import REJECTIONS_AT_ONCE, Verifier
-from doorward.daemon.verifier_report import Rejection, VerifierReport
+from doorward.daemon.verifier_report import Rejection, VerifierReady, VerifierReport
 from doorward.model import Source
 from doorward.signed.authorize import FWKNOP, KnockRejection, ValidKnock
 from tests.support.in_process_daemon import InProcessDaemon
@@ -222,6 +223,19 @@ def test_rejections_do_not_delay_a_knock(site: Site) -> None:
     logged = [json.loads(line)["event"] for line in site.written.getvalue().splitlines()]
     assert logged == ["opened"] + ["refused"] * 40
     assert site.signed.counts == {"key": 40}
+
+
+def test_what_a_verifier_took_before_it_was_replaced_still_opens(site: Site) -> None:
+    ends = socket.socketpair()
+    replaced, successor = (SimpleNamespace(fileno=end.fileno, close=end.close) for end in ends)
+    for end in ends:
+        site.daemon.loop.on_readable(end.fileno(), lambda: None)
+    replaced.finish = lambda: iter([VerifierReport([site.open(1)], [], {})])
+    successor.read = lambda: VerifierReady([], "")
+    site.signed._verifiers._verifier, site.signed._verifiers._next = cast(Any, (replaced, successor))
+    site.signed._verifiers._on_candidate_ready()
+    assert [json.loads(line)["event"] for line in site.written.getvalue().splitlines()] == ["opened", "message"]
+    assert site.signed._verifiers.is_ready
 
 
 def test_a_verifier_that_sends_without_a_pause_holds_up_nobody(

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
+import socket
 from ipaddress import ip_address, ip_network
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,7 +18,7 @@ from hypothesis import strategies as st
 from doorward.config.schema import MAX_STANZAS
 from doorward.daemon import browser_frames, verifier
 from doorward.daemon.browser_frames import ANSWER_S, MAX_ANSWERS, RESENT_S, FrameRepeat
-from doorward.daemon.verifier import MAX_FRAMES_AT_ONCE, REJECTIONS_AT_ONCE, VerifierQueue
+from doorward.daemon.verifier import MAX_FRAMES_AT_ONCE, REJECTIONS_AT_ONCE, Verifier, VerifierQueue
 from doorward.daemon.verifier_report import (
     Rejection,
     VerifierReady,
@@ -23,11 +29,13 @@ from doorward.daemon.verifier_report import (
     parse_report,
 )
 from doorward.errors import MalformedError
+from doorward.kernel.child_process import Worker
 from doorward.kernel.nflog import LoggedDatagram
 from doorward.packets.packet import UdpDatagram
 from doorward.signed.authorize import KnockRejection, ValidKnock, Verdict
 from doorward.signed.reply import ReplyPath, ReplySecret
 from doorward.signed.stun import TRANSACTION_BYTES, ice_password, unwrap
+from tests.support.daemon import until
 from tests.support.stun import stun_request
 
 GUEST, SERVER = ip_address("192.0.2.7"), ip_address("192.0.2.1")
@@ -420,3 +428,40 @@ def test_doors_and_kind_are_in_the_message() -> None:
         message["knocks"][0][field] = value
         with pytest.raises(MalformedError):
             parse_report(json.dumps(message).encode())
+
+
+class FinishingVerifier(Verifier):
+    """A verifier that has taken a datagram from its log, and verifies it when the daemon has it finish."""
+
+    def __init__(self) -> None:
+        self.ready = None
+        Worker.__init__(self, "doorward-verify", self._verify)
+
+    def _verify(self, daemon: socket.socket) -> None:
+        def read() -> list[LoggedDatagram]:
+            daemon.send(pack_ready(VerifierReady([], "")))
+            ended = select.poll()
+            ended.register(daemon, select.POLLRDHUP)
+            ended.poll()
+            return [packet("G")]
+
+        log = SimpleNamespace(fileno=lambda: os.open(os.devnull, os.O_RDONLY), read=read)
+        always = SimpleNamespace(authorize=lambda *_: grant())
+        verifier._judge_all(cast(Any, log), daemon, VerifierQueue(cast(Any, always)))
+
+
+def test_a_verifier_that_is_replaced_reports_on_what_it_took() -> None:
+    """Nobody else sees these datagrams: a knock during a reload would be lost."""
+    replaced = FinishingVerifier()
+    until(lambda: replaced.read() is not None)
+    assert list(replaced.finish()) == [VerifierReport([grant()], [], {})]
+    assert replaced.close() in (0, -signal.SIGKILL)
+
+
+def test_a_verifier_that_does_not_finish_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "_FINISH_S", 0.01)
+    stuck = FinishingVerifier.__new__(FinishingVerifier)
+    Worker.__init__(stuck, "doorward-verify", lambda _: signal.pause())
+    stuck.ready = VerifierReady([], "")
+    assert list(stuck.finish()) == []
+    assert stuck.close() == -signal.SIGKILL

@@ -41,6 +41,24 @@ def test_local_opening_is_published_once() -> None:
     assert here.on_opened(SSH, 2 * HOUR, "knock", 0) == [PublishOpening(SSH)]
 
 
+def test_close_at_another_gate_counts_before_the_answer_to_this_gates_write() -> None:
+    here = SharedOpeningTable("a")
+    here.on_opened(SSH, HOUR, "knock", 0)
+    assert here.on_put(found(5, gate="a"), 0) == []
+    assert here.on_deleted(SSH, 6, 10) == [CloseHere(SSH)]
+    here.on_written(SSH, 5, HOUR)
+    assert here.get(SSH) is None
+
+
+def test_opening_that_was_extended_since_this_gates_write_is_still_published() -> None:
+    here = SharedOpeningTable("a")
+    here.on_opened(SSH, HOUR, "knock", 0)
+    here.on_opened(SSH, 2 * HOUR, "knock", 0)
+    assert here.on_put(found(5, gate="a"), 0) == []
+    assert here.on_deleted(SSH, 6, 10) == []
+    assert here.owes(SSH, 10)
+
+
 def test_remote_opening_is_applied_and_not_published() -> None:
     here = SharedOpeningTable("a")
     assert here.on_put(found(5), 0) == [OpenHere(SSH, HOUR, "knock at b", HOUR)]
