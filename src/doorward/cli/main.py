@@ -137,7 +137,11 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None and sys.argv[1:] and sys.argv[1] in _PLAIN:
         _skip_garbage_collection()
     try:
-        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        try:
+            status = _dispatch(sys.argv[1:] if argv is None else argv)
+        except SystemExit:  # argparse has printed help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except DoorwardError as error:
         sys.stderr.write("".join(f"doorward: {visible(line)}\n" for line in str(error).splitlines()))

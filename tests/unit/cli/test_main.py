@@ -222,10 +222,10 @@ def test_closed_pipe_is_not_an_error(words: list[str], tmp_path: Path) -> None:
     (folder / "doorward.toml").write_text('[doors.ssh]\nopens = ["22/tcp"]\n')
     read, write = os.pipe()
     os.close(read)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "doorward", *words]
     with os.fdopen(write, "wb") as pipe:
-        done = subprocess.run(
-            [sys.executable, "-m", "doorward", *words], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
