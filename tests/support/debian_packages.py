@@ -71,7 +71,7 @@ def earlier(built: Built) -> Path:
             earlier_script = Path(clone) / "scripts" / "deb"
             date_passed = """--aptopt='Acquire::Check-Valid-Until "false"'"""  # as in scripts/roots.sh
             text = earlier_script.read_text().replace("mmdebstrap ", f"mmdebstrap {date_passed} ")
-            # It looks for what it built under the name of the release, and sid calls itself as the next release.
+            # It looks for what it built under the release's name, and sid calls itself by the name of the next.
             earlier_script.write_text(text.replace('/build/deb/$release"/*', '/build/deb/"*/*'))
             cache = {"XDG_CACHE_HOME": str(Path(clone) / "cache")}  # its roots have the names of today's
             packages = script(of=earlier_script, given=(release,), environment=cache)
