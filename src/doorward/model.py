@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
 
 from doorward.errors import InvalidValueError
+from doorward.named_tuple import NamedTuple
 from doorward.port import DEFAULT_SIGNED_PORT as DEFAULT_SIGNED_PORT
 from doorward.port import Port as Port
 from doorward.port import Protocol as Protocol

@@ -1,4 +1,7 @@
-"""`NamedTuple` as in `typing`, without importing that: the import takes longer than all else that a knock does."""
+"""`NamedTuple` as in `typing`, without importing that: the import takes longer than all else that a knock does.
+
+It does not compile each annotation either, which takes a signed knock 2 ms.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from doorward import __version__
 
 ROOT = Path(__file__).parents[2]
-PUBLISHER = {"DOORWARD_PUBLISHER": "Ada Example <ada@example.org> https://doorward.example.org/"}
+PUBLISHER = {"DOORWARD_PUBLISHER": "Ada Example <ada@example.org> https://ada.example.org/"}
 
 pytestmark = [
     pytest.mark.netns("mmdebstrap", "git", "ssh-keygen"),
@@ -58,7 +58,11 @@ def test_twice_the_same_files_from_a_tag(clone: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         found.append(digests(folder))
     assert found[0] == found[1]
-    assert sum(name.endswith(".deb") for name in found[0]) == 3
+    packages = sorted(folder.glob("*.deb"))
+    assert len(packages) == 3
+    for package in packages:
+        fields = subprocess.check_output(["dpkg-deb", "-f", package, "Maintainer", "Homepage"], text=True)
+        assert fields == "Maintainer: Ada Example <ada@example.org>\nHomepage: https://ada.example.org/\n"
     assert {name.rpartition(".")[2] for name in found[0]} == {
         "SHA256SUMS", "deb", "gz", "json", "pyz", "rpm", "sig", "whl",
     }  # fmt: skip

@@ -61,11 +61,8 @@ def built() -> Built:
 
 @pytest.fixture(scope="session")
 def earlier(built: Built) -> Path:
-    """Build the package of an earlier commit, once, with its script, and copy it to where a machine sees it.
-
-    It depends on one version of Python. For sid it is built in testing: its script knows releases by their code names.
-    """
-    release = "forky" if RELEASE == ("sid",) else "".join(RELEASE) or "bookworm"
+    """Build the package of an earlier commit, once, with its script, and copy it to where a machine sees it."""
+    release = "".join(RELEASE) or "bookworm"
     kept = ROOT / "build" / "earlier" / release
     if not list(kept.glob("doorward_*.deb")):
         tree = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
@@ -73,7 +70,9 @@ def earlier(built: Built) -> Path:
             subprocess.run(["tar", "-x", "-C", clone], input=tree, check=True)
             earlier_script = Path(clone) / "scripts" / "deb"
             date_passed = """--aptopt='Acquire::Check-Valid-Until "false"'"""  # as in scripts/roots.sh
-            earlier_script.write_text(earlier_script.read_text().replace("mmdebstrap ", f"mmdebstrap {date_passed} "))
+            text = earlier_script.read_text().replace("mmdebstrap ", f"mmdebstrap {date_passed} ")
+            # It looks for what it built under the release's name, and sid calls itself by the name of the next.
+            earlier_script.write_text(text.replace('/build/deb/$release"/*', '/build/deb/"*/*'))
             cache = {"XDG_CACHE_HOME": str(Path(clone) / "cache")}  # its roots have the names of today's
             packages = script(of=earlier_script, given=(release,), environment=cache)
             kept.mkdir(parents=True)

@@ -27,7 +27,7 @@ def ssh_keygen(*words: str, given: str = "") -> str:
     """Run it; gives what it prints."""
     if shutil.which("ssh-keygen") is None:
         unavailable("not installed: ssh-keygen (openssh-client)")
-    done = subprocess.run(["ssh-keygen", *words], input=given, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["ssh-keygen", *words], input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

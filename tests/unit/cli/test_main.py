@@ -201,6 +201,16 @@ def test_unneeded_libraries_are_not_imported(modules: str, unneeded: set[str]) -
     assert unneeded.intersection(loaded) == set()
 
 
+@pytest.mark.parametrize(("command", "skips"), [("knock", True), ("proxy", True), ("hosts", False)])
+def test_a_knock_skips_garbage_collection(command: str, skips: bool) -> None:
+    code = (
+        "import atexit, gc, sys; from doorward.cli.main import main; usual = gc.get_threshold()\n"
+        "atexit.register(lambda: print(gc.get_threshold() != usual, gc.get_freeze_count() > 1000)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"\n{skips} {skips}\n")
+
+
 def test_every_parser_knows_its_program() -> None:
     assert {name: build_parser(name).prog for name in COMMANDS} == {name: f"doorward {name}" for name in COMMANDS}
 
@@ -212,10 +222,10 @@ def test_closed_pipe_is_not_an_error(words: list[str], tmp_path: Path) -> None:
     (folder / "doorward.toml").write_text('[doors.ssh]\nopens = ["22/tcp"]\n')
     read, write = os.pipe()
     os.close(read)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "doorward", *words]
     with os.fdopen(write, "wb") as pipe:
-        done = subprocess.run(
-            [sys.executable, "-m", "doorward", *words], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

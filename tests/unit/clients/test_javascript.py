@@ -36,13 +36,16 @@ RAW = [each for each in VECTORS["packets"] if len(each["packet"]) == 2 * 190]
 WAIT_S = 60.0  # for Node, on a busy machine
 
 
+@pytest.fixture(autouse=True)
+def needs_node() -> None:
+    if shutil.which("node") is None:
+        unavailable("not installed: nodejs")
+
+
 def in_node(*calls: tuple[str, dict[str, Any]]) -> list[Any]:
     """The results of functions of knock.mjs."""
-    node = shutil.which("node")
-    if node is None:
-        unavailable("not installed: nodejs")
     process = subprocess.run(
-        [node, "--no-warnings", Path(__file__).with_name("knock.mjs")],
+        ["node", "--no-warnings", Path(__file__).with_name("knock.mjs")],
         input=json.dumps(calls),
         capture_output=True,
         text=True,
