@@ -288,6 +288,29 @@ def test_sources_are_forgotten_only_near_the_start() -> None:
         assert program.run(shields.frame(ahead, third)) == (PASS, made.token | 4)
 
 
+def test_all_addresses_of_a_network_can_knock() -> None:
+    """Each has its state in a set of its own, so that as many can knock at once as one by one."""
+    made = compiled(*PORTS[:3])
+    network = [ip_address(f"2001:db8::{number}").packed for number in range(1, 10)]
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        for port in PORTS[:2]:
+            for source in network:
+                assert program.run(shields.frame(source, port)) == (DROP, 0)
+        for source in network:
+            assert program.run(shields.frame(source, PORTS[2])) == (PASS, made.token | 4)
+        assert program.counters()["no_room"] == 0
+
+
+def test_sources_that_completed_a_knock_give_way() -> None:
+    made = compiled(*PORTS[:3])
+    with loaded(made, sets=1) as program:
+        for number in range(8):
+            program.renew(0, 1000 + number * 300)
+            source = ip_address(f"10.9.0.{number}").packed
+            assert [program.run(shields.frame(source, port))[0] for port in PORTS[:3]] == [DROP, DROP, PASS]
+
+
 def test_packets_that_may_be_answers_pass_and_count() -> None:
     """Conntrack cannot be asked, or it did not know what the host sent: the port is in a zone, or not tracked."""
     udp, other = PORTS[0], PORTS[3]

@@ -14,9 +14,8 @@
 
 #define MAX_FALLS 31 // failure links in a row
 // A value of `edges`: the state that it leads to and its flags, or SAME.
-#define SAME 0xfffffffeu     // the packet repeats the last one
-#define COMPLETES (1u << 31) // the state opens a door
-#define NUMBER (FIRST - 1)   // of a state
+#define SAME 0xfffffffeu   // the packet repeats the last one
+#define NUMBER (FIRST - 1) // of a state
 // A value of `ports`: these flags, and from FIRST_SHIFT on the state after a first knock packet to it, or 0.
 #define PASSED 1          // public, a door's, or for signed knocks: not a knock packet
 #define LATER 2           // some sequence has it after its first packet
@@ -97,7 +96,7 @@ static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
     if (state == START)
         return first;
     if (!(port & LATER))
-        return state == (first & ~COMPLETES) ? SAME : first;
+        return state == first ? SAME : first;
     __u32 *to = edge_from(state, symbol);
     if (to)
         return *to;
@@ -148,7 +147,7 @@ static __always_inline __u32 advance(struct progress *at, const struct knock *kn
 
     if (to == SAME || (to == START && state == START))
         return 0;
-    struct progress is = {to & ~COMPLETES, was.began};
+    struct progress is = {to, was.began};
     if (to & FIRST)
         is.began = knock->now; // the deadline runs from the first knock packet
     __u64 from = (__u64)was.began << 32 | was.state, into = (__u64)is.began << 32 | is.state;
@@ -160,7 +159,7 @@ static __always_inline __u32 advance(struct progress *at, const struct knock *kn
 }
 
 // Find the state of a source in one automaton, and advance or reset it. The first has that of an IPv4 address beside
-// its bucket (`set`, `way`), and that of an IPv6 address in the set of its /64. The others have entries of their own.
+// its bucket (`set`, `way`). Those of IPv6 addresses and of the other automata have entries of their own.
 __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u32 machine)
 {
     if (!set || !knock)
@@ -173,8 +172,7 @@ __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u3
     if (machine || knock->is_v6) {
         __u64 hash = machine ? mix(knock->address + machine) : knock->address;
         __u32 tag = hash >> 32 & ~1u, now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
-        if (machine)
-            set = set_of(hash);
+        set = set_of(hash);
         if (!set)
             return 0;
         way = find(set, tag, now, begins);

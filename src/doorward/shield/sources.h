@@ -12,10 +12,11 @@
 #define BUCKET_MS 2000 // a bucket of 40 is full again after that long
 #define HEAVY_MS 100   // a source that sent more than two packets of late is not forgotten for another
 // A state: its number, and these flags.
-#define START 0            // the root of every automaton
-#define FALLS (1u << 30)   // it has a failure link
-#define FIRST (1u << 29)   // it is one knock packet from the start
-#define PAUSED 0xffffffffu // in place of one: over the rate, ignored until `began`
+#define START 0              // the root of every automaton
+#define COMPLETES (1u << 31) // it opens a door
+#define FALLS (1u << 30)     // it has a failure link
+#define FIRST (1u << 29)     // it is one knock packet from the start
+#define PAUSED 0xffffffffu   // in place of one: over the rate, ignored until `began`
 
 struct progress {
     __u32 state, began;
@@ -64,11 +65,12 @@ static __always_inline __u32 filling_ms(const struct set *set, __u32 way, __u32 
     return left <= BUCKET_MS ? left : 0;
 }
 
+// Return the state that a source would lose with its place: START for one that opened a door, or is PAUSED.
 static __always_inline __u32 state_of(const struct set *set, __u32 way, __u32 now)
 {
     __u32 state = set->at[way].state;
 
-    return state == PAUSED || now - set->at[way].began >= cfg.within_ms ? START : state;
+    return state & COMPLETES || now - set->at[way].began >= cfg.within_ms ? START : state;
 }
 
 // Return where a source is in its set, or whose place it may take: that of a source at the start or, for a first knock
