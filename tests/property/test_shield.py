@@ -311,6 +311,40 @@ def test_sources_that_completed_a_knock_give_way() -> None:
             assert [program.run(shields.frame(source, port))[0] for port in PORTS[:3]] == [DROP, DROP, PASS]
 
 
+@pytest.mark.parametrize("form", ["10.9.0.{}", "2001:db8:0:{}::1"])
+def test_first_knocks_of_others_leave_room_for_a_knock(form: str) -> None:
+    made = compiled(*PORTS[:3])
+    with loaded(made, sets=64) as program:
+        program.renew(0, 1000)
+        send(program, "10.8.0.{}", 250, PORTS[0])
+        program.renew(0, 2000)
+        assert send(program, form, 20, *PORTS[:3]) == 20
+
+
+@pytest.mark.parametrize(
+    ("form", "within_ms", "least"),
+    [("10.9.0.{}", 15_000, 20), ("10.9.0.{}", 14_000, 10), ("2001:db8:0:{}::1", 15_000, 20)],
+)
+def test_first_knocks_of_others_leave_room_for_a_second_packet(form: str, within_ms: int, least: int) -> None:
+    """Many states remain: also where they are not beside their bucket, which was forgotten."""
+    doors = [Door("a", (PORTS[0], PORTS[1]), (SSH,)), Door("b", (PORTS[0], PORTS[3]), (SSH,), within_ms=within_ms)]
+    made = tables_of(Gate(mode=Mode.STEALTH), compile_doors(doors))
+    with loaded(made, sets=64) as program:
+        program.renew(0, 1000)
+        send(program, form, 40, PORTS[0])
+        program.renew(0, 2000)
+        send(program, "10.8.0.{}", 100, OTHERS[0], PORTS[0])
+        program.renew(0, 3000)
+        assert send(program, form, 40, PORTS[3]) >= least
+
+
+def send(program: ShieldProgram, form: str, number: int, *ports: Port) -> int:
+    """Send packets to these ports from so many sources; return how many complete a knock."""
+    sources = [ip_address(form.format(each)).packed for each in range(1, number + 1)]
+    found = [[program.run(shields.frame(source, port))[0] for port in ports] for source in sources]
+    return sum(verdicts[-1] == PASS for verdicts in found)
+
+
 def test_packets_that_may_be_answers_pass_and_count() -> None:
     """Conntrack cannot be asked, or it did not know what the host sent: the port is in a zone, or not tracked."""
     udp, other = PORTS[0], PORTS[3]

@@ -158,6 +158,32 @@ static __always_inline __u32 advance(struct progress *at, const struct knock *kn
     return to & COMPLETES ? to & NUMBER : 0;
 }
 
+// Return the hash for the state of a source in one automaton, where that is not beside its bucket.
+static __always_inline __u64 hash_of(const struct knock *knock, __u32 machine)
+{
+    return machine ? mix(knock->address + machine) : knock->address;
+}
+
+static __always_inline __u32 address_tag(__u64 hash)
+{
+    return hash >> 32 & ~1u;
+}
+
+// Return whether a source has a state, not beside its bucket, that it would lose with its place.
+__noinline __u32 is_ahead(const struct knock *knock)
+{
+    if (!knock)
+        return 0;
+    for (__u32 machine = !knock->is_v6; machine < MACHINES && machine < cfg.machines; machine++) {
+        __u64 hash = hash_of(knock, machine);
+        struct set *set = set_of(hash);
+        __u32 tag = address_tag(hash), way = find(set, tag, knock->now, 0);
+        if (set && way < WAYS && set->tag[bounded(way)] == tag && state_of(set, bounded(way), knock->now) != START)
+            return 1;
+    }
+    return 0;
+}
+
 // Find the state of a source in one automaton, and advance or reset it. The first has that of an IPv4 address beside
 // its bucket (`set`, `way`). Those of IPv6 addresses and of the other automata have entries of their own.
 __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u32 machine)
@@ -170,8 +196,8 @@ __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u3
     if (!port)
         return 0;
     if (machine || knock->is_v6) {
-        __u64 hash = machine ? mix(knock->address + machine) : knock->address;
-        __u32 tag = hash >> 32 & ~1u, now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
+        __u64 hash = hash_of(knock, machine);
+        __u32 tag = address_tag(hash), now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
         set = set_of(hash);
         if (!set)
             return 0;
@@ -207,7 +233,11 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
 
     if (!set)
         return 0;
-    __u32 way = find(set, tag, knock.now, !packet->is_v6 && port & BEGINS);
+    if (packet->is_v6 || cfg.machines > 1)
+        knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
+    __u32 way = find(set, tag, knock.now, port & BEGINS);
+    if (way >= WAYS && is_ahead(&knock))
+        way = find(set, tag, knock.now, 1); // or else its next packet, without a bucket, would be lost
     if (way >= WAYS) {
         count(NO_ROOM);
         return 0;
@@ -219,8 +249,6 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
     knock.is_admitted = admit(set, way, knock.now);
     if (!knock.is_admitted)
         count(THROTTLED);
-    if (packet->is_v6 || cfg.machines > 1)
-        knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
     for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++)
         if (matching >> n & 1 || !knock.is_admitted)
             state |= run(set, way, &knock, n); // no packet completes knocks of two (shield/tables.py)
