@@ -34,6 +34,7 @@ SOURCES = [
 KEY = b"key"
 SYN = 2
 
+SERVER = shields.SERVER[6]
 TARGET = ip_address("198.51.100.2")  # an own address, which a door may have as its target
 FLAGS = [FlagFilter.parse(words) for words in (("syn", "!ack"), ("fin",), ("ack", "!psh"), ("!syn",), ())]
 
@@ -356,6 +357,48 @@ def test_packets_that_may_be_answers_pass_and_count() -> None:
         assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.token)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
+
+
+_OPTIONS, _LONG_OPTIONS = b"\1\4" + bytes(4), b"\1\x0c" + bytes(12)  # PadN; after the next header and the length
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_noted"),
+    [
+        ([], True),
+        ([(0, b"\0" + _OPTIONS)], True),
+        ([(60, b"\1" + _LONG_OPTIONS)], True),
+        ([(0, b"\0" + _OPTIONS), (60, b"\0" + _OPTIONS), (43, b"\0" + _OPTIONS), (44, bytes(2) + b"\1" * 5)], True),
+        ([(44, b"\xff\0\1abcd")], True),  # a first fragment
+        ([(44, b"\0\x05\xa1abcd")], False),  # a later one
+        ([(59, b"\0" + _OPTIONS)], False),  # nothing follows
+        ([(60, b"")], False),  # cut short
+    ],
+)
+@pytest.mark.parametrize("port", [PORTS[0], PORTS[1]])
+def test_sent_packets_with_extension_headers_are_noted(
+    port: Port, headers: list[tuple[int, bytes]], is_noted: bool
+) -> None:
+    """As a client that asks: its datagram may have to be sent in fragments."""
+    extensions, behind = b"", int(port.protocol)
+    for number, rest in reversed(headers):
+        extensions, behind = bytes([behind]) + rest + extensions, number
+    plain = shields.frame(SERVER, Port(port.protocol, 4444), destination=SOURCES[2], source_port=port.number)
+    cut = len(plain) if headers[-1:] != [(60, b"")] else 54
+    sent = plain[:20] + bytes([behind]) + plain[21:54] + extensions + plain[54:cut]
+    with loaded(compiled(*PORTS[:3])) as program:
+        program.renew(0, 1000)
+        assert program.run(sent, is_sent=True) == (PASS, 0)
+        assert (program.run(shields.frame(SOURCES[2], port))[0] == PASS) == is_noted
+
+
+@pytest.mark.parametrize(("offset", "is_noted"), [(0x2000, True), (0x00B9, False)])
+def test_first_fragments_that_are_sent_are_noted(offset: int, is_noted: bool) -> None:
+    sent = shields.frame(shields.SERVER[4], SSH, destination=SOURCES[0], source_port=PORTS[1].number)
+    with loaded(compiled(*PORTS[:3])) as program:
+        program.renew(0, 1000)
+        program.run(sent[:20] + offset.to_bytes(2) + sent[22:], is_sent=True)
+        assert (program.run(shields.frame(SOURCES[0], PORTS[1]))[0] == PASS) == is_noted
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,8 @@ class ShieldProgram:
             found[name] = sum(struct.unpack(f"<{possible}Q", values.raw))
         return found
 
-    def run(self, frame: bytes, priority: int = 0) -> tuple[int, int]:
-        """Run the ingress program on a frame (BPF_PROG_TEST_RUN); return its verdict and the packet's priority."""
+    def run(self, frame: bytes, priority: int = 0, *, is_sent: bool = False) -> tuple[int, int]:
+        """Run the program for frames received or sent (BPF_PROG_TEST_RUN); return its verdict and the priority."""
         before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
         struct.pack_into("=I", before, _PRIORITY_AT, priority)
         after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
@@ -222,7 +222,8 @@ class ShieldProgram:
             ctx_size_out=_SK_BUFF_BYTES,
             repeat=1,
         )
-        _checked(_library().bpf_prog_test_run_opts(self.ingress, ctypes.byref(options)), "test run")
+        program = self.egress if is_sent else self.ingress
+        _checked(_library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "test run")
         return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
     def map(self, name: str) -> int:

@@ -8,6 +8,7 @@
 
 #define HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
 #define UDP_PORTS (1u << 16)
+#define MAX_EXTENSIONS 5 // headers that RFC 8200 puts between those of IPv6 and TCP or UDP, without those of IPsec
 
 struct address {
     __be32 word[4]; // an IPv4 address is in the last one, after 0, 0, 0xffff
@@ -88,6 +89,31 @@ static __always_inline int is_first(const struct packet *packet)
     return packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+// Skip the extension headers of an IPv6 packet. False: it is a later fragment, which has no ports, or cut short.
+static __always_inline int skip_extensions(struct __sk_buff *skb, __u8 *protocol, __u32 *offset)
+{
+    struct {
+        __u8 nexthdr, length;
+        __be16 fragment;
+    } header;
+
+    for (int n = 0; n < MAX_EXTENSIONS; n++) {
+        if (*protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING && *protocol != IPPROTO_FRAGMENT &&
+            *protocol != IPPROTO_DSTOPTS)
+            break;
+        if (bpf_skb_load_bytes_relative(skb, *offset, &header, sizeof(header), BPF_HDR_START_NET))
+            return 0;
+        if (*protocol != IPPROTO_FRAGMENT)
+            *offset += 8 * (header.length + 1);
+        else if (header.fragment & bpf_htons(0xfff8))
+            return 0;
+        else
+            *offset += 8;
+        *protocol = header.nexthdr;
+    }
+    return 1;
+}
+
 // Read what this host, or one behind it, sends, as if it were the packet that answers it. False: it begins no flow that
 // such a packet belongs to.
 static __always_inline int parse_sent(struct __sk_buff *skb, struct packet *answer)
@@ -100,8 +126,8 @@ static __always_inline int parse_sent(struct __sk_buff *skb, struct packet *answ
 
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         struct iphdr ip;
-        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-            return 0;
+        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET) || ip.frag_off & bpf_htons(0x1fff))
+            return 0; // a later fragment has no ports
         offset = (ip.version_ihl & 0xf) * 4;
         answer->protocol = ip.protocol;
         answer->source[0] = ip.daddr;
@@ -115,6 +141,8 @@ static __always_inline int parse_sent(struct __sk_buff *skb, struct packet *answ
         answer->is_v6 = 1;
         __builtin_memcpy(answer->source, ip.daddr, sizeof(answer->source));
         __builtin_memcpy(&answer->destination, ip.saddr, sizeof(answer->destination));
+        if (!skip_extensions(skb, &answer->protocol, &offset))
+            return 0;
     } else {
         return 0;
     }
