@@ -312,6 +312,27 @@ def test_sources_that_completed_a_knock_give_way() -> None:
             assert [program.run(shields.frame(source, port))[0] for port in PORTS[:3]] == [DROP, DROP, PASS]
 
 
+@pytest.mark.parametrize(("form", "most"), [("10.9.0.{}", 97), ("2001:db8:0:{}::1", 98)])
+def test_evicted_counts_the_knocks_that_were_forgotten(form: str, most: int) -> None:
+    """Whatever their buckets; not sources that lose nothing: without progress, or past their deadline."""
+    with loaded(compiled(*PORTS[:3]), sets=1) as program:
+        for number in range(100):
+            program.renew(0, 1000 + 100 * number)
+            program.run(shields.frame(ip_address(form.format(number)).packed, PORTS[0]))
+        assert program.counters()["evicted"] == most
+        program.renew(0, 30_000)
+        send(program, form, 20, OTHERS[0])
+        assert program.counters()["evicted"] == most
+
+
+def test_packets_of_a_network_over_the_rate_are_counted() -> None:
+    """Also from addresses that the shield does not know."""
+    with loaded(compiled(*PORTS[:3])) as program:
+        program.renew(0, 1000)
+        send(program, "2001:db8::{}", 100, PORTS[0])
+        assert program.counters()["throttled"] == 60
+
+
 @pytest.mark.parametrize("form", ["10.9.0.{}", "2001:db8:0:{}::1"])
 def test_first_knocks_of_others_leave_room_for_a_knock(form: str) -> None:
     made = compiled(*PORTS[:3])

@@ -108,7 +108,7 @@ static __always_inline int claim(struct set *set, __u32 way, __u32 tag, __u32 no
 
     if (before == tag)
         return 1;
-    if (filling_ms(set, way, now) && before)
+    if (state_of(set, way, now) != START)
         count(EVICTED);
     if (!__sync_bool_compare_and_swap(&set->tag[way], before, tag))
         return 0;
