@@ -17,7 +17,7 @@ from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
-from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.ban_sets import ban_network
 from doorward.shield import tables
 from doorward.shield.libbpf import ShieldProgram
@@ -244,6 +244,42 @@ def test_packets_of_banned_sources_do_not_count(source: bytes) -> None:
             program.set_bans(tables.parse_bans(tables.pack_bans({ban: 0})))
             verdict, _ = program.run(shields.frame(source, PORTS[1]))
             assert verdict == (DROP if is_ignored else PASS)
+
+
+OWN_IPV4 = shields.SERVER[4]
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [bytes(10) + b"\xff\xff" + OWN_IPV4, b"\xff" * 12 + OWN_IPV4, bytes(12) + OWN_IPV4, ip_address("ff02::1").packed],
+)
+def test_ipv6_destinations_made_of_the_ipv4_address_are_not_local(destination: bytes) -> None:
+    with loaded(compiled(PORTS[0])) as program:
+        program.renew(0, 1000)
+        for port in (PORTS[0], OTHERS[0]):
+            assert program.run(shields.frame(SOURCES[2], port, destination=destination)) == (PASS, 0)
+
+
+LIKE_IPV4 = ip_address("100:0:a00:1::1")  # its first eight bytes have 1 and 10.0.0.1, as numbers in little endian
+
+
+@pytest.mark.parametrize("source", [LIKE_IPV4, ip_address("ffff:ffff:a00:1::"), ip_address("::ffff:10.0.0.1")])
+def test_ipv6_sources_made_of_an_ipv4_address_change_nothing_for_it(source: Address) -> None:
+    """Neither its bucket nor its progress in any automaton."""
+    doors = [Door("a", (PORTS[0], PORTS[3]), (SSH,)), Door("b", (PORTS[0], PORTS[1]), (SSH,), within_ms=9000)]
+    with loaded(tables_of(Gate(mode=Mode.STEALTH), compile_doors(doors))) as program:
+        program.renew(0, 1000)
+        program.run(shields.frame(SOURCES[0], PORTS[0]))
+        for _ in range(50):
+            program.run(shields.frame(source.packed, OTHERS[0]))
+        assert program.run(shields.frame(SOURCES[0], PORTS[1]))[0] == PASS
+
+
+def test_ban_of_a_network_made_of_an_ipv4_address_is_not_one_of_that() -> None:
+    with loaded(compiled(PORTS[0])) as program:
+        program.set_bans(tables.parse_bans(tables.pack_bans({ban_network(LIKE_IPV4): 2**62})))
+        program.renew(0, 1000)
+        assert program.run(shields.frame(SOURCES[0], PORTS[0]))[0] == PASS
 
 
 def everything() -> tables.ShieldTables:

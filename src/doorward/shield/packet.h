@@ -11,7 +11,7 @@
 #define MAX_EXTENSIONS 5 // headers that RFC 8200 puts between those of IPv6 and TCP or UDP, without those of IPsec
 
 struct address {
-    __be32 word[4]; // an IPv4 address is in the last one, after 0, 0, 0xffff
+    __be32 word[4]; // an IPv4 address is in the last one, after others with all bits set
 };
 
 struct packet {
@@ -21,6 +21,13 @@ struct packet {
     __u32 port; // an index of `ports`: the destination's number, and UDP_PORTS more for UDP
     __u8 is_v6, protocol, flags;
 };
+
+// Return whether an IPv6 address is a multicast address, by its first word. No knock packet has one, and so the keys of
+// IPv4 addresses, which begin like these, differ from those of all others.
+static __always_inline int is_multicast(__be32 word)
+{
+    return (word & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
 
 // Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
 // headers, other protocols, lengths that the kernel would reject).
@@ -40,7 +47,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         if ((void *)(ip + 1) > end || ip->version_ihl != 0x45 || ip->frag_off & bpf_htons(0x3fff))
             return 0;
         packet->source[0] = ip->saddr;
-        packet->destination.word[2] = bpf_htonl(0xffff);
+        __builtin_memset(&packet->destination, 0xff, sizeof(packet->destination));
         packet->destination.word[3] = ip->daddr;
         packet->protocol = ip->protocol;
         before = ETH_HLEN + sizeof(*ip);
@@ -48,7 +55,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         next = ip + 1;
     } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
         struct ipv6hdr *ip = data;
-        if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+        if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000) ||
+            is_multicast(ip->saddr[0]) || is_multicast(ip->daddr[0]))
             return 0;
         __builtin_memcpy(packet->source, ip->saddr, sizeof(packet->source));
         __builtin_memcpy(&packet->destination, ip->daddr, sizeof(packet->destination));

@@ -118,7 +118,7 @@ static __always_inline __u64 network_of(const struct packet *packet)
 {
     const __be32 *source = packet->source;
 
-    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : 1ull << 32 | source[0];
+    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : ~0ull << 32 | source[0];
 }
 
 // Return whether the gate ignores this source's knock packets.
@@ -164,9 +164,10 @@ static __always_inline __u64 hash_of(const struct knock *knock, __u32 machine)
     return machine ? mix(knock->address + machine) : knock->address;
 }
 
+// Return the tag of such an entry; those of buckets are odd.
 static __always_inline __u32 address_tag(__u64 hash)
 {
-    return hash >> 32 & ~1u;
+    return (hash >> 32 & ~1u) | 2; // 0 is free
 }
 
 // Return whether a source has a state, not beside its bucket, that it would lose with its place.
