@@ -260,6 +260,15 @@ def test_ipv6_destinations_made_of_the_ipv4_address_are_not_local(destination: b
             assert program.run(shields.frame(SOURCES[2], port, destination=destination)) == (PASS, 0)
 
 
+def test_packets_to_the_loopback_address_of_ipv6_pass() -> None:
+    """The kernel rejects them at a device before the gate sees them."""
+    loopback = ip_address("::1").packed
+    with loaded(compiled(PORTS[0])) as program:
+        program.set_local(loopback, is_local=True)
+        program.renew(0, 1000)
+        assert program.run(shields.frame(SOURCES[2], PORTS[0], destination=loopback)) == (PASS, 0)
+
+
 LIKE_IPV4 = ip_address("100:0:a00:1::1")  # its first eight bytes have 1 and 10.0.0.1, as numbers in little endian
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
+_LOOPBACK = IPv6Address("::1").packed  # the kernel rejects packets to it from devices before the gate sees them
 _LIBRARY = "libbpf.so.1"
 _CONFIG = struct.Struct("<QQ9I4x64s")
 
@@ -176,7 +178,7 @@ class ShieldProgram:
     def set_local(self, address: bytes, *, is_local: bool) -> None:
         """Note whether an address, packed, is one of this host's. Packets to a door's `target` pass in any case."""
         key = packed_address(address)
-        if is_local and key not in self._targets:
+        if is_local and key not in self._targets and key != _LOOPBACK:
             self._set("local", key, struct.pack("<I", 1))
         else:
             _library().bpf_map_delete_elem(self.map("local"), key)

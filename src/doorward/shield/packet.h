@@ -30,11 +30,13 @@ static __always_inline int is_multicast(__be32 word)
 }
 
 // Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
-// headers, other protocols, lengths that the kernel would reject).
+// headers, VLANs, other protocols, lengths that the kernel would reject).
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 {
     __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
 
+    if (skb->pkt_type != PACKET_HOST || (skb->vlan_present && skb->vlan_tci & VLAN_VID_MASK))
+        return 0; // id 0 gives a priority only
     // Some drivers leave the headers in pages.
     if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
         return 0;

@@ -277,7 +277,7 @@ int shield_ingress(struct __sk_buff *skb)
         skb->priority = 0; // nobody else may say that a knock is complete
     if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= deadline_ns)
         return TCX_NEXT;
-    if (skb->vlan_present || skb->pkt_type != PACKET_HOST || !parse(skb, &packet))
+    if (!parse(skb, &packet))
         return TCX_NEXT;
     __u32 *port = bpf_map_lookup_elem(&ports, &packet.port);
     if (!port || *port & PASSED || !bpf_map_lookup_elem(&local, &packet.destination))
