@@ -170,7 +170,7 @@ static __always_inline __u32 address_tag(__u64 hash)
     return (hash >> 32 & ~1u) | 2; // 0 is free
 }
 
-// Return whether a source has a state, not beside its bucket, that it would lose with its place.
+// Return whether a source is on its way in an automaton whose state is not beside its bucket.
 __noinline __u32 is_ahead(const struct knock *knock)
 {
     if (!knock)
@@ -238,7 +238,7 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
         knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
     __u32 way = find(set, tag, knock.now, port & BEGINS);
     if (way >= WAYS && is_ahead(&knock))
-        way = find(set, tag, knock.now, 1); // or else its next packet, without a bucket, would be lost
+        way = find(set, tag, knock.now, 1); // without a bucket its packet would be lost
     if (way >= WAYS) {
         count(NO_ROOM);
         return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The sources that sent knock packets of late: a fixed table. A packet touches one cache line of it for each automaton,
- * and a new source takes the place of another.
+ * over IPv6 one more, and a new source takes the place of another.
  */
 #pragma once
 
@@ -73,8 +73,8 @@ static __always_inline __u32 state_of(const struct set *set, __u32 way, __u32 no
     return state & COMPLETES || now - set->at[way].began >= cfg.within_ms ? START : state;
 }
 
-// Return where a source is in its set, or whose place it may take: that of a source at the start or, for a first knock
-// packet, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket would be refilled.
+// Return where a source is in its set, or whose place it may take: that of a source at the start or, if it begins a
+// knock, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket would be refilled.
 __noinline __u32 find(const struct set *set, __u32 tag, __u32 now, __u32 begins)
 {
     if (!set)
