@@ -280,6 +280,16 @@ def test_tagged_packets_count_at_the_interface_of_their_vlan(daemon: RunningDaem
     assert routed.gets_in(direct_lab.client, "203.0.113.2")
 
 
+def test_tags_that_give_a_priority_only_are_no_vlan(daemon: RunningDaemon, direct_lab: Lab, visitors: Visitors) -> None:
+    """Their VLAN id is 0; a knock whose packets have different priorities may have some with a tag and some without."""
+    attached(daemon)
+    guest = visitors.fresh(4)
+    with closing(FrameSender(direct_lab.client, direct_lab.server)) as sender:
+        for port, tag in zip(KNOCK_PORTS, (b"\x81\x00\x60\x00", b"", b"\x81\x00\xe0\x00"), strict=True):
+            sender.send(Packet(guest.source.packed, port, 2), tag=tag)
+    daemon.event("opened", address=str(guest.source), by="knock")
+
+
 def test_gate_that_it_does_not_fit_works_without(daemon: RunningDaemon, visitors: Visitors) -> None:
     attached(daemon)
     daemon.reload(CONFIG.replace('mode = "stealth"', 'mode = "guard"'))

@@ -19,7 +19,7 @@ from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
-from doorward.model import DEFAULT_FLAGS, Door, FlagFilter, Packet, Port, Protocol
+from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.ban_sets import ban_network
 from doorward.shield import libbpf, tables
 from doorward.shield.libbpf import ShieldProgram
@@ -37,6 +37,7 @@ SOURCES = [
 KEY = b"key"
 SYN = 2
 
+SERVER = shields.SERVER[6]
 TARGET = ip_address("198.51.100.2")  # an own address, which a door may have as its target
 FLAGS = [FlagFilter.parse(words) for words in (("syn", "!ack"), ("fin",), ("ack", "!psh"), ("!syn",), ())]
 
@@ -262,6 +263,51 @@ def test_packets_of_banned_sources_do_not_count(source: bytes) -> None:
             assert verdict == (DROP if is_ignored else PASS)
 
 
+OWN_IPV4 = shields.SERVER[4]
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [bytes(10) + b"\xff\xff" + OWN_IPV4, b"\xff" * 12 + OWN_IPV4, bytes(12) + OWN_IPV4, ip_address("ff02::1").packed],
+)
+def test_ipv6_destinations_made_of_the_ipv4_address_are_not_local(destination: bytes) -> None:
+    with loaded(compiled(PORTS[0])) as program:
+        program.renew(0, 1000)
+        for port in (PORTS[0], OTHERS[0]):
+            assert program.run(shields.frame(SOURCES[2], port, destination=destination)) == (PASS, 0)
+
+
+def test_packets_to_the_loopback_address_of_ipv6_pass() -> None:
+    """The kernel rejects them at a device before the gate sees them."""
+    loopback = ip_address("::1").packed
+    with loaded(compiled(PORTS[0])) as program:
+        program.set_local(loopback, is_local=True)
+        program.renew(0, 1000)
+        assert program.run(shields.frame(SOURCES[2], PORTS[0], destination=loopback)) == (PASS, 0)
+
+
+LIKE_IPV4 = ip_address("100:0:a00:1::1")  # its first eight bytes have 1 and 10.0.0.1, as numbers in little endian
+
+
+@pytest.mark.parametrize("source", [LIKE_IPV4, ip_address("ffff:ffff:a00:1::"), ip_address("::ffff:10.0.0.1")])
+def test_ipv6_sources_made_of_an_ipv4_address_change_nothing_for_it(source: Address) -> None:
+    """Neither its bucket nor its progress in any automaton."""
+    doors = [Door("a", (PORTS[0], PORTS[3]), (SSH,)), Door("b", (PORTS[0], PORTS[1]), (SSH,), within_ms=9000)]
+    with loaded(tables_of(Gate(mode=Mode.STEALTH), compile_doors(doors))) as program:
+        program.renew(0, 1000)
+        program.run(shields.frame(SOURCES[0], PORTS[0]))
+        for _ in range(50):
+            program.run(shields.frame(source.packed, OTHERS[0]))
+        assert program.run(shields.frame(SOURCES[0], PORTS[1]))[0] == PASS
+
+
+def test_ban_of_a_network_made_of_an_ipv4_address_is_not_one_of_that() -> None:
+    with loaded(compiled(PORTS[0])) as program:
+        program.set_bans(tables.parse_bans(tables.pack_bans({ban_network(LIKE_IPV4): 2**62})))
+        program.renew(0, 1000)
+        assert program.run(shields.frame(SOURCES[0], PORTS[0]))[0] == PASS
+
+
 def everything() -> tables.ShieldTables:
     configuration = parse(EVERYTHING, "test")
     public = (*configuration.gate.public, *configuration.signed_ports)
@@ -306,6 +352,84 @@ def test_sources_are_forgotten_only_near_the_start() -> None:
         assert program.run(shields.frame(ahead, third)) == (PASS, made.token | 4)
 
 
+def test_all_addresses_of_a_network_can_knock() -> None:
+    """Each has its state in a set of its own, so that as many can knock at once as one by one."""
+    made = compiled(*PORTS[:3])
+    network = [ip_address(f"2001:db8::{number}").packed for number in range(1, 10)]
+    with loaded(made) as program:
+        program.renew(0, 1000)
+        for port in PORTS[:2]:
+            for source in network:
+                assert program.run(shields.frame(source, port)) == (DROP, 0)
+        for source in network:
+            assert program.run(shields.frame(source, PORTS[2])) == (PASS, made.token | 4)
+        assert program.counters()["no_room"] == 0
+
+
+def test_sources_that_completed_a_knock_give_way() -> None:
+    made = compiled(*PORTS[:3])
+    with loaded(made, sets=1) as program:
+        for number in range(8):
+            program.renew(0, 1000 + number * 300)
+            source = ip_address(f"10.9.0.{number}").packed
+            assert [program.run(shields.frame(source, port))[0] for port in PORTS[:3]] == [DROP, DROP, PASS]
+
+
+@pytest.mark.parametrize(("form", "most"), [("10.9.0.{}", 97), ("2001:db8:0:{}::1", 98)])
+def test_evicted_counts_the_knocks_that_were_forgotten(form: str, most: int) -> None:
+    """Whatever their buckets; not sources that lose nothing: without progress, or past their deadline."""
+    with loaded(compiled(*PORTS[:3]), sets=1) as program:
+        for number in range(100):
+            program.renew(0, 1000 + 100 * number)
+            program.run(shields.frame(ip_address(form.format(number)).packed, PORTS[0]))
+        assert program.counters()["evicted"] == most
+        program.renew(0, 30_000)
+        send(program, form, 20, OTHERS[0])
+        assert program.counters()["evicted"] == most
+
+
+def test_packets_of_a_network_over_the_rate_are_counted() -> None:
+    """Also from addresses that the shield does not know."""
+    with loaded(compiled(*PORTS[:3])) as program:
+        program.renew(0, 1000)
+        send(program, "2001:db8::{}", 100, PORTS[0])
+        assert program.counters()["throttled"] == 60
+
+
+@pytest.mark.parametrize("form", ["10.9.0.{}", "2001:db8:0:{}::1"])
+def test_first_knocks_of_others_leave_room_for_a_knock(form: str) -> None:
+    made = compiled(*PORTS[:3])
+    with loaded(made, sets=64) as program:
+        program.renew(0, 1000)
+        send(program, "10.8.0.{}", 250, PORTS[0])
+        program.renew(0, 2000)
+        assert send(program, form, 20, *PORTS[:3]) == 20
+
+
+@pytest.mark.parametrize(
+    ("form", "within_ms", "least"),
+    [("10.9.0.{}", 15_000, 20), ("10.9.0.{}", 14_000, 10), ("2001:db8:0:{}::1", 15_000, 20)],
+)
+def test_first_knocks_of_others_leave_room_for_a_second_packet(form: str, within_ms: int, least: int) -> None:
+    """Many states remain: also where they are not beside their bucket, which was forgotten."""
+    doors = [Door("a", (PORTS[0], PORTS[1]), (SSH,)), Door("b", (PORTS[0], PORTS[3]), (SSH,), within_ms=within_ms)]
+    made = tables_of(Gate(mode=Mode.STEALTH), compile_doors(doors))
+    with loaded(made, sets=64) as program:
+        program.renew(0, 1000)
+        send(program, form, 40, PORTS[0])
+        program.renew(0, 2000)
+        send(program, "10.8.0.{}", 100, OTHERS[0], PORTS[0])
+        program.renew(0, 3000)
+        assert send(program, form, 40, PORTS[3]) >= least
+
+
+def send(program: ShieldProgram, form: str, number: int, *ports: Port) -> int:
+    """Send packets to these ports from so many sources; return how many complete a knock."""
+    sources = [ip_address(form.format(each)).packed for each in range(1, number + 1)]
+    found = [[program.run(shields.frame(source, port))[0] for port in ports] for source in sources]
+    return sum(verdicts[-1] == PASS for verdicts in found)
+
+
 def test_packets_that_may_be_answers_pass_and_count() -> None:
     """Conntrack cannot be asked, or it did not know what the host sent: the port is in a zone, or not tracked."""
     udp, other = PORTS[0], PORTS[3]
@@ -316,6 +440,48 @@ def test_packets_that_may_be_answers_pass_and_count() -> None:
         assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.counted)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
+
+
+_OPTIONS, _LONG_OPTIONS = b"\1\4" + bytes(4), b"\1\x0c" + bytes(12)  # PadN; after the next header and the length
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_noted"),
+    [
+        ([], True),
+        ([(0, b"\0" + _OPTIONS)], True),
+        ([(60, b"\1" + _LONG_OPTIONS)], True),
+        ([(0, b"\0" + _OPTIONS), (60, b"\0" + _OPTIONS), (43, b"\0" + _OPTIONS), (44, bytes(2) + b"\1" * 5)], True),
+        ([(44, b"\xff\0\1abcd")], True),  # a first fragment
+        ([(44, b"\0\x05\xa1abcd")], False),  # a later one
+        ([(59, b"\0" + _OPTIONS)], False),  # nothing follows
+        ([(60, b"")], False),  # cut short
+    ],
+)
+@pytest.mark.parametrize("port", [PORTS[0], PORTS[1]])
+def test_sent_packets_with_extension_headers_are_noted(
+    port: Port, headers: list[tuple[int, bytes]], is_noted: bool
+) -> None:
+    """As a client that asks: its datagram may have to be sent in fragments."""
+    extensions, behind = b"", int(port.protocol)
+    for number, rest in reversed(headers):
+        extensions, behind = bytes([behind]) + rest + extensions, number
+    plain = shields.frame(SERVER, Port(port.protocol, 4444), destination=SOURCES[2], source_port=port.number)
+    cut = len(plain) if headers[-1:] != [(60, b"")] else 54
+    sent = plain[:20] + bytes([behind]) + plain[21:54] + extensions + plain[54:cut]
+    with loaded(compiled(*PORTS[:3])) as program:
+        program.renew(0, 1000)
+        assert program.run(sent, is_sent=True) == (PASS, 0)
+        assert (program.run(shields.frame(SOURCES[2], port))[0] == PASS) == is_noted
+
+
+@pytest.mark.parametrize(("offset", "is_noted"), [(0x2000, True), (0x00B9, False)])
+def test_first_fragments_that_are_sent_are_noted(offset: int, is_noted: bool) -> None:
+    sent = shields.frame(shields.SERVER[4], SSH, destination=SOURCES[0], source_port=PORTS[1].number)
+    with loaded(compiled(*PORTS[:3])) as program:
+        program.renew(0, 1000)
+        program.run(sent[:20] + offset.to_bytes(2) + sent[22:], is_sent=True)
+        assert (program.run(shields.frame(SOURCES[0], PORTS[1]))[0] == PASS) == is_noted
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,12 @@ class FrameSender:
         self._receiver = receiver
         self._macs = bytes.fromhex(receiver.mac.replace(":", "")) + bytes.fromhex(sender.mac.replace(":", ""))
 
-    def send(self, packet: Packet, source_port: int = 40000) -> None:
+    def send(self, packet: Packet, source_port: int = 40000, tag: bytes = b"") -> None:
         version = ip_address(packet.source).version
         own = self._receiver.ipv4 if version == 4 else self._receiver.ipv6
         destination = own if packet.destination is None else ip_address(packet.destination)
         ethertype = b"\x08\x00" if version == 4 else b"\x86\xdd"
-        self._socket.send(self._macs + ethertype + ip_packet(packet, destination, source_port))
+        self._socket.send(self._macs + tag + ethertype + ip_packet(packet, destination, source_port))
 
     def send_raw(self, packet: bytes) -> None:
         """Send an IPv4 or IPv6 packet as it is."""

@@ -32,13 +32,15 @@ def needs_conntrack() -> None:
         pytest.skip("this kernel has conntrack in a module, or none")
 
 
-def frame(source: bytes, port: Port, flags: int = 2, destination: bytes | None = None) -> bytes:
+def frame(
+    source: bytes, port: Port, flags: int = 2, destination: bytes | None = None, source_port: int = 1234
+) -> bytes:
     version = 4 if len(source) == 4 else 6
     to = destination or SERVER[version]
     if port.protocol is Protocol.TCP:
-        inside = struct.pack("!HHIIBBHHH", 1234, port.number, 1, 0, 0x50, flags, 100, 0, 0)
+        inside = struct.pack("!HHIIBBHHH", source_port, port.number, 1, 0, 0x50, flags, 100, 0, 0)
     else:
-        inside = struct.pack("!HHHH", 1234, port.number, 8, 0)
+        inside = struct.pack("!HHHH", source_port, port.number, 8, 0)
     if version == 4:
         size = 20 + len(inside)
         head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, size, 0, 0, 64, port.protocol, 0, source, to)

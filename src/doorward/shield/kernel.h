@@ -27,8 +27,10 @@ enum { BPF_HDR_START_NET = 1 };
 enum { BPF_F_CURRENT_NETNS = -1 };
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
 enum { PACKET_HOST = 0 };
+enum { VLAN_VID_MASK = 0xfff };
 enum { ETH_HLEN = 14, ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+enum { IPPROTO_HOPOPTS = 0, IPPROTO_ROUTING = 43, IPPROTO_FRAGMENT = 44, IPPROTO_DSTOPTS = 60 };
 enum { TCP_SYN = 0x02, TCP_ACK = 0x10 };
 
 /* The verifier translates each access, so the fields have to be at these offsets up to the last one that is used. */

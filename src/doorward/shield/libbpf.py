@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
+_LOOPBACK = IPv6Address("::1").packed  # the kernel rejects packets to it from devices before the gate sees them
 _LIBRARY = "libbpf.so.1"
 _CONFIG = struct.Struct("<QQ10I64s")
 
@@ -177,7 +179,7 @@ class ShieldProgram:
     def set_local(self, address: bytes, *, is_local: bool) -> None:
         """Note whether an address, packed, is one of this host's. Packets to a door's `target` pass in any case."""
         key = packed_address(address)
-        if is_local and key not in self._targets:
+        if is_local and key not in self._targets and key != _LOOPBACK:
             self._set("local", key, struct.pack("<I", 1))
         else:
             _library().bpf_map_delete_elem(self.map("local"), key)
@@ -208,8 +210,8 @@ class ShieldProgram:
             found[name] = sum(struct.unpack(f"<{possible}Q", values.raw))
         return found
 
-    def run(self, frame: bytes, priority: int = 0) -> tuple[int, int]:
-        """Run the ingress program on a frame (BPF_PROG_TEST_RUN); return its verdict and the packet's priority."""
+    def run(self, frame: bytes, priority: int = 0, *, is_sent: bool = False) -> tuple[int, int]:
+        """Run the program for frames received or sent (BPF_PROG_TEST_RUN); return its verdict and the priority."""
         before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
         struct.pack_into("=I", before, _PRIORITY_AT, priority)
         after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
@@ -223,7 +225,8 @@ class ShieldProgram:
             ctx_size_out=_SK_BUFF_BYTES,
             repeat=1,
         )
-        _checked(_library().bpf_prog_test_run_opts(self.ingress, ctypes.byref(options)), "test run")
+        program = self.egress if is_sent else self.ingress
+        _checked(_library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "test run")
         return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
     def map(self, name: str) -> int:

@@ -8,9 +8,10 @@
 
 #define HEADERS (ETH_HLEN + sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
 #define UDP_PORTS (1u << 16)
+#define MAX_EXTENSIONS 5 // headers that RFC 8200 puts between those of IPv6 and TCP or UDP, without those of IPsec
 
 struct address {
-    __be32 word[4]; // an IPv4 address is in the last one, after 0, 0, 0xffff
+    __be32 word[4]; // an IPv4 address is in the last one, after others with all bits set
 };
 
 struct packet {
@@ -21,12 +22,21 @@ struct packet {
     __u8 is_v6, protocol, flags;
 };
 
+// Return whether an IPv6 address is a multicast address, by its first word. No knock packet has one, and so the keys of
+// IPv4 addresses, which begin like these, differ from those of all others.
+static __always_inline int is_multicast(__be32 word)
+{
+    return (word & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
 // Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
-// headers, other protocols, lengths that the kernel would reject).
+// headers, VLANs, other protocols, lengths that the kernel would reject).
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 {
     __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
 
+    if (skb->pkt_type != PACKET_HOST || (skb->vlan_present && skb->vlan_tci & VLAN_VID_MASK))
+        return 0; // id 0 gives a priority only
     // Some drivers leave the headers in pages.
     if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
         return 0;
@@ -39,7 +49,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         if ((void *)(ip + 1) > end || ip->version_ihl != 0x45 || ip->frag_off & bpf_htons(0x3fff))
             return 0;
         packet->source[0] = ip->saddr;
-        packet->destination.word[2] = bpf_htonl(0xffff);
+        __builtin_memset(&packet->destination, 0xff, sizeof(packet->destination));
         packet->destination.word[3] = ip->daddr;
         packet->protocol = ip->protocol;
         before = ETH_HLEN + sizeof(*ip);
@@ -47,7 +57,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         next = ip + 1;
     } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
         struct ipv6hdr *ip = data;
-        if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+        if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000) ||
+            is_multicast(ip->saddr[0]) || is_multicast(ip->daddr[0]))
             return 0;
         __builtin_memcpy(packet->source, ip->saddr, sizeof(packet->source));
         __builtin_memcpy(&packet->destination, ip->daddr, sizeof(packet->destination));
@@ -88,6 +99,31 @@ static __always_inline int is_first(const struct packet *packet)
     return packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+// Skip the extension headers of an IPv6 packet. False: it is a later fragment, which has no ports, or cut short.
+static __always_inline int skip_extensions(struct __sk_buff *skb, __u8 *protocol, __u32 *offset)
+{
+    struct {
+        __u8 nexthdr, length;
+        __be16 fragment;
+    } header;
+
+    for (int n = 0; n < MAX_EXTENSIONS; n++) {
+        if (*protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING && *protocol != IPPROTO_FRAGMENT &&
+            *protocol != IPPROTO_DSTOPTS)
+            break;
+        if (bpf_skb_load_bytes_relative(skb, *offset, &header, sizeof(header), BPF_HDR_START_NET))
+            return 0;
+        if (*protocol != IPPROTO_FRAGMENT)
+            *offset += 8 * (header.length + 1);
+        else if (header.fragment & bpf_htons(0xfff8))
+            return 0;
+        else
+            *offset += 8;
+        *protocol = header.nexthdr;
+    }
+    return 1;
+}
+
 // Read what this host, or one behind it, sends, as if it were the packet that answers it. False: it begins no flow that
 // such a packet belongs to.
 static __always_inline int parse_sent(struct __sk_buff *skb, struct packet *answer)
@@ -100,8 +136,8 @@ static __always_inline int parse_sent(struct __sk_buff *skb, struct packet *answ
 
     if (skb->protocol == bpf_htons(ETH_P_IP)) {
         struct iphdr ip;
-        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-            return 0;
+        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET) || ip.frag_off & bpf_htons(0x1fff))
+            return 0; // a later fragment has no ports
         offset = (ip.version_ihl & 0xf) * 4;
         answer->protocol = ip.protocol;
         answer->source[0] = ip.daddr;
@@ -115,6 +151,8 @@ static __always_inline int parse_sent(struct __sk_buff *skb, struct packet *answ
         answer->is_v6 = 1;
         __builtin_memcpy(answer->source, ip.daddr, sizeof(answer->source));
         __builtin_memcpy(&answer->destination, ip.saddr, sizeof(answer->destination));
+        if (!skip_extensions(skb, &answer->protocol, &offset))
+            return 0;
     } else {
         return 0;
     }

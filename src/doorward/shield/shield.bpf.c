@@ -14,9 +14,8 @@
 
 #define MAX_FALLS 31 // failure links in a row
 // A value of `edges`: the state that it leads to and its flags, or SAME.
-#define SAME 0xfffffffeu     // the packet repeats the last one
-#define COMPLETES (1u << 31) // the state opens a door
-#define NUMBER (FIRST - 1)   // of a state
+#define SAME 0xfffffffeu   // the packet repeats the last one
+#define NUMBER (FIRST - 1) // of a state
 // A value of `ports`: these flags, and from FIRST_SHIFT on the state after a first knock packet to it, or 0.
 #define PASSED 1          // public, a door's, or for signed knocks: not a knock packet
 #define LATER 2           // some sequence has it after its first packet
@@ -97,7 +96,7 @@ static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
     if (state == START)
         return first;
     if (!(port & LATER))
-        return state == (first & ~COMPLETES) ? SAME : first;
+        return state == first ? SAME : first;
     __u32 *to = edge_from(state, symbol);
     if (to)
         return *to;
@@ -119,7 +118,7 @@ static __always_inline __u64 network_of(const struct packet *packet)
 {
     const __be32 *source = packet->source;
 
-    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : 1ull << 32 | source[0];
+    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : ~0ull << 32 | source[0];
 }
 
 // Return whether the gate ignores this source's knock packets.
@@ -148,7 +147,7 @@ static __always_inline __u32 advance(struct progress *at, const struct knock *kn
 
     if (to == SAME || (to == START && state == START))
         return 0;
-    struct progress is = {to & ~COMPLETES, was.began};
+    struct progress is = {to, was.began};
     if (to & FIRST)
         is.began = knock->now; // the deadline runs from the first knock packet
     __u64 from = (__u64)was.began << 32 | was.state, into = (__u64)is.began << 32 | is.state;
@@ -159,8 +158,35 @@ static __always_inline __u32 advance(struct progress *at, const struct knock *kn
     return to & COMPLETES ? to & NUMBER : 0;
 }
 
+// Return the hash for the state of a source in one automaton, where that is not beside its bucket.
+static __always_inline __u64 hash_of(const struct knock *knock, __u32 machine)
+{
+    return machine ? mix(knock->address + machine) : knock->address;
+}
+
+// Return the tag of such an entry; those of buckets are odd.
+static __always_inline __u32 address_tag(__u64 hash)
+{
+    return (hash >> 32 & ~1u) | 2; // 0 is free
+}
+
+// Return whether a source is on its way in an automaton whose state is not beside its bucket.
+__noinline __u32 is_ahead(const struct knock *knock)
+{
+    if (!knock)
+        return 0;
+    for (__u32 machine = !knock->is_v6; machine < MACHINES && machine < cfg.machines; machine++) {
+        __u64 hash = hash_of(knock, machine);
+        struct set *set = set_of(hash);
+        __u32 tag = address_tag(hash), way = find(set, tag, knock->now, 0);
+        if (set && way < WAYS && set->tag[bounded(way)] == tag && state_of(set, bounded(way), knock->now) != START)
+            return 1;
+    }
+    return 0;
+}
+
 // Find the state of a source in one automaton, and advance or reset it. The first has that of an IPv4 address beside
-// its bucket (`set`, `way`), and that of an IPv6 address in the set of its /64. The others have entries of their own.
+// its bucket (`set`, `way`). Those of IPv6 addresses and of the other automata have entries of their own.
 __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u32 machine)
 {
     if (!set || !knock)
@@ -171,10 +197,9 @@ __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u3
     if (!port)
         return 0;
     if (machine || knock->is_v6) {
-        __u64 hash = machine ? mix(knock->address + machine) : knock->address;
-        __u32 tag = hash >> 32 & ~1u, now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
-        if (machine)
-            set = set_of(hash);
+        __u64 hash = hash_of(knock, machine);
+        __u32 tag = address_tag(hash), now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
+        set = set_of(hash);
         if (!set)
             return 0;
         way = find(set, tag, now, begins);
@@ -209,7 +234,11 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
 
     if (!set)
         return 0;
-    __u32 way = find(set, tag, knock.now, !packet->is_v6 && port & BEGINS);
+    if (packet->is_v6 || cfg.machines > 1)
+        knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
+    __u32 way = find(set, tag, knock.now, port & BEGINS);
+    if (way >= WAYS && is_ahead(&knock))
+        way = find(set, tag, knock.now, 1); // without a bucket its packet would be lost
     if (way >= WAYS) {
         count(NO_ROOM);
         return 0;
@@ -221,8 +250,6 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
     knock.is_admitted = admit(set, way, knock.now);
     if (!knock.is_admitted)
         count(THROTTLED);
-    if (packet->is_v6 || cfg.machines > 1)
-        knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
     for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++)
         if (matching >> n & 1 || !knock.is_admitted)
             state |= run(set, way, &knock, n); // no packet completes knocks of two (shield/tables.py)
@@ -250,7 +277,7 @@ int shield_ingress(struct __sk_buff *skb)
         skb->priority = 0; // nobody else may say that a knock is complete
     if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= deadline_ns)
         return TCX_NEXT;
-    if (skb->vlan_present || skb->pkt_type != PACKET_HOST || !parse(skb, &packet))
+    if (!parse(skb, &packet))
         return TCX_NEXT;
     __u32 *port = bpf_map_lookup_elem(&ports, &packet.port);
     if (!port || *port & PASSED || !bpf_map_lookup_elem(&local, &packet.destination))

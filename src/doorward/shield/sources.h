@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The sources that sent knock packets of late: a fixed table. A packet touches one cache line of it for each automaton,
- * and a new source takes the place of another.
+ * over IPv6 one more, and a new source takes the place of another.
  */
 #pragma once
 
@@ -12,10 +12,11 @@
 #define BUCKET_MS 2000 // a bucket of 40 is full again after that long
 #define HEAVY_MS 100   // a source that sent more than two packets of late is not forgotten for another
 // A state: its number, and these flags.
-#define START 0            // the root of every automaton
-#define FALLS (1u << 30)   // it has a failure link
-#define FIRST (1u << 29)   // it is one knock packet from the start
-#define PAUSED 0xffffffffu // in place of one: over the rate, ignored until `began`
+#define START 0              // the root of every automaton
+#define COMPLETES (1u << 31) // it opens a door
+#define FALLS (1u << 30)     // it has a failure link
+#define FIRST (1u << 29)     // it is one knock packet from the start
+#define PAUSED 0xffffffffu   // in place of one: over the rate, ignored until `began`
 
 struct progress {
     __u32 state, began;
@@ -64,15 +65,16 @@ static __always_inline __u32 filling_ms(const struct set *set, __u32 way, __u32 
     return left <= BUCKET_MS ? left : 0;
 }
 
+// Return the state that a source would lose with its place: START for one that opened a door, or is PAUSED.
 static __always_inline __u32 state_of(const struct set *set, __u32 way, __u32 now)
 {
     __u32 state = set->at[way].state;
 
-    return state == PAUSED || now - set->at[way].began >= cfg.within_ms ? START : state;
+    return state & COMPLETES || now - set->at[way].began >= cfg.within_ms ? START : state;
 }
 
-// Return where a source is in its set, or whose place it may take: that of a source at the start or, for a first knock
-// packet, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket would be refilled.
+// Return where a source is in its set, or whose place it may take: that of a source at the start or, if it begins a
+// knock, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket would be refilled.
 __noinline __u32 find(const struct set *set, __u32 tag, __u32 now, __u32 begins)
 {
     if (!set)
@@ -106,7 +108,7 @@ static __always_inline int claim(struct set *set, __u32 way, __u32 tag, __u32 no
 
     if (before == tag)
         return 1;
-    if (filling_ms(set, way, now) && before)
+    if (state_of(set, way, now) != START)
         count(EVICTED);
     if (!__sync_bool_compare_and_swap(&set->tag[way], before, tag))
         return 0;

@@ -211,12 +211,12 @@ def parse_bans(raw: bytes) -> dict[bytes, int]:
 
 def _ban_key(ban: Source) -> bytes:
     packed = (ban if isinstance(ban, IPv4Address | IPv6Address) else ban.network_address).packed
-    return packed + b"\1\0\0\0" if len(packed) == 4 else packed[4:8] + packed[:4]
+    return packed + b"\xff" * 4 if len(packed) == 4 else packed[4:8] + packed[:4]
 
 
 def packed_address(address: bytes) -> bytes:
-    """Return an address in 16 bytes."""
-    return address if len(address) == 16 else bytes(10) + b"\xff\xff" + address
+    """Return an address in 16 bytes; IPv4 as an IPv6 address that no packet is for."""
+    return address if len(address) == 16 else b"\xff" * 12 + address
 
 
 def _last_state(machines: Sequence[Machine]) -> int:
