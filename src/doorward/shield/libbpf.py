@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from doorward.errors import HostError
+from doorward.shield.report import COUNTERS
 from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
 OBJECTS = tuple(Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
-COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60

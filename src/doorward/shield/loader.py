@@ -8,9 +8,7 @@ with it, and it ends with the daemon. Only a filter of tc(8) remains if it is ki
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import select
 import signal
 import socket
@@ -28,14 +26,11 @@ from doorward.kernel.routes import ROUTE
 from doorward.kernel.sock_diag import sockets
 from doorward.shield.attachment import Attachment, attach
 from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
+from doorward.shield.report import INTERFACE, MAX_ATTACHED, ShieldReport
 from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
 LOAD, RENEW, END, BANS = b"load", b"renew", b"end", b"bans"
-REPORT_BYTES = 1 << 16
-_MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
-_TROUBLE_LENGTH = 500
-_NAME = re.compile(r"[A-Za-z0-9._@+-]+")  # of an interface, in a command for nft; the kernel allows more
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
@@ -72,13 +67,13 @@ def _serve(daemon: socket.socket, ended: socket.socket, loader: ShieldLoader) ->
         if daemon.fileno() not in readable:
             loader.follow_host()
             with suppress(BlockingIOError):  # the daemon has reports to read
-                daemon.send(json.dumps(loader.as_dict()).encode(), socket.MSG_DONTWAIT)
+                daemon.send(loader.report().pack(), socket.MSG_DONTWAIT)
             continue
         request, descriptors, _, _ = socket.recv_fds(daemon, 16, 1)
         if not request:
             return
         loader.answer(request, descriptors)
-        daemon.send(json.dumps(loader.as_dict()).encode())
+        daemon.send(loader.report().pack())
 
 
 class ShieldLoader:
@@ -127,13 +122,10 @@ class ShieldLoader:
             self.end()
             self.trouble = str(error)
 
-    def as_dict(self) -> dict[str, object]:
+    def report(self) -> ShieldReport:
         """Return the report to the daemon."""
-        return {
-            "interfaces": sorted(self._interfaces.values()),
-            "counters": {} if self._program is None else self._program.counters(),
-            "trouble": self.trouble[:_TROUBLE_LENGTH],
-        }
+        counters = {} if self._program is None else self._program.counters()
+        return ShieldReport(tuple(sorted(self._interfaces.values())), counters, self.trouble)
 
     def _refresh(self) -> None:
         """Load, attach and renew what is to be loaded; end it where it would drop what the gate accepts."""
@@ -203,7 +195,7 @@ class ShieldLoader:
         for key in [key for key in self._attachments if key[0] not in present]:
             self._attachments.pop(key).close()
         fitting = [index for index, name in present.items() if self._is_watched(name) and _can_shield(name)]
-        shielded = {index: present[index] for index in sorted(fitting)[:_MAX_ATTACHED]}
+        shielded = {index: present[index] for index in sorted(fitting)[:MAX_ATTACHED]}
         for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
             self._attachments.pop(key).close()
         for index in present:
@@ -250,7 +242,7 @@ def _udp_ports() -> frozenset[int]:
 def _can_shield(name: str) -> bool:
     """Return whether packets have an Ethernet header there, and go to no other interface but tagged ones (VLANs)."""
     device = _DEVICES / name
-    if not _NAME.fullmatch(name):
+    if not INTERFACE.fullmatch(name):
         return False
     try:
         uppers = [path.name.removeprefix("upper_") for path in device.glob("upper_*")]
