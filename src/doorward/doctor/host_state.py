@@ -25,9 +25,9 @@ from doorward.kernel.owner_rights import owner_rights
 from doorward.kernel.sock_diag import listening_ports
 from doorward.kernel.ssh_session import ssh_connection
 from doorward.nftables.libnftables import NftFirewall
-from doorward.shield.libbpf import OBJECT
+from doorward.shield.libbpf import OBJECTS
 
-_TCX = 6, 6  # the first kernel that has what the shield attaches to
+_SHIELDED = 6, 1  # the first kernel that the shield is for
 
 
 def collect_facts(configuration: Configuration, directory: Path) -> Facts:
@@ -138,7 +138,7 @@ def _conntrack() -> tuple[int, int] | None:
 
 def _can_shield() -> bool:
     version = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-    return version >= _TCX and OBJECT.exists()
+    return version >= _SHIELDED and OBJECTS[-1].exists()
 
 
 def _assigns_helpers() -> bool:
