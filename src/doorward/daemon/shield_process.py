@@ -55,6 +55,7 @@ class ShieldControl:
         self._trouble = ""
         self._tables = b""  # for the gate in force
         self._is_loaded = False
+        self._renewal = loader.RENEW
         self._listed: tuple[str, ...] | None = None  # in the set
         remove_filters()  # no other daemon runs
         if worker is not None:
@@ -79,6 +80,12 @@ class ShieldControl:
         if self._is_loaded:
             self._is_loaded, self._report = False, ShieldReport()
             self._send(loader.END)
+
+    def gate_changes(self, is_changing: bool) -> None:
+        """Let it drop nothing while a ruleset is being loaded, for which its token and ports may be wrong."""
+        self._renewal = loader.PASS if is_changing else loader.RENEW
+        if self._is_loaded and self._worker is not None:
+            self._send(self._renewal)
 
     def as_dict(self) -> dict[str, object] | None:
         """Return the part of "status"; None: it is off."""
@@ -118,7 +125,7 @@ class ShieldControl:
         if not self._is_loaded or not self._has_gate():
             self.follow_gate()
         elif self._worker is not None:
-            self._send(loader.RENEW)
+            self._send(self._renewal)
 
     def _has_gate(self) -> bool:
         try:

@@ -7,6 +7,7 @@ import os
 import secrets
 import struct
 import time
+from array import array
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Any
 
 from doorward.errors import HostError
 from doorward.shield.report import COUNTERS
-from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
+from doorward.shield.tables import NEEDED, PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
 OBJECTS = tuple(Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
@@ -108,6 +109,7 @@ class ShieldProgram:
     ) -> None:
         self.digest, self._targets = tables.digest, frozenset(tables.targets)
         self._settings, self._bans = (0, 0, UDP_BUSY_S), set[bytes]()
+        self._ports, self._drops = tables.ports, True
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
@@ -185,6 +187,17 @@ class ShieldProgram:
         """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use."""
         self._settings = until_ns, test_ms, udp_busy_s
         self._set(".bss", struct.pack("<I", 0), struct.pack("<QIII4x", *self._settings, bool(self._bans)))
+
+    def set_drops(self, drops: bool) -> None:
+        """Let it drop packets that complete no knock, or leave that to the gate, marked as counted."""
+        if drops == self._drops:
+            return
+        values = array("I", [0 if drops else NEEDED]) * PORTS
+        for at, value in struct.iter_unpack("<II", self._ports):
+            if at < PORTS:
+                values[at] |= value
+        self._put("ports", struct.pack(f"<{PORTS}I", *range(PORTS)), values.tobytes(), PORTS)
+        self._drops = drops
 
     def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
         """Set ends of bans (tables.parse_bans); knock packets of these sources do not count until then."""

@@ -1,8 +1,9 @@
 """The process that loads the shield, attaches it to the interfaces and notes this host's addresses for it.
 
 It has rights that the daemon has not (CAP_BPF, CAP_PERFMON), so it compiles nothing, reads no configuration, and takes
-requests in a fixed form alone: tables, a renewal, bans, the end. Programs and maps are its own, unpinned: they are gone
-with it, and it ends with the daemon. Only a filter of tc(8) remains if it is killed, until the daemon removes it.
+requests in a fixed form alone: tables, a renewal, with or without drops, bans, the end. Programs and maps are its own,
+unpinned: they are gone with it, and it ends with the daemon. Only a filter of tc(8) remains if it is killed, until the
+daemon removes it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from doorward.shield.report import INTERFACE, MAX_ATTACHED, ShieldReport
 from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
-LOAD, RENEW, END, BANS = b"load", b"renew", b"end", b"bans"
+LOAD, RENEW, PASS, END, BANS = b"load", b"renew", b"pass", b"end", b"bans"  # PASS: renew it, and let it drop nothing
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
@@ -102,9 +103,9 @@ class ShieldLoader:
             elif request == END:
                 self._tables = None
                 self.end()
-            elif request != RENEW:
+            elif request not in (RENEW, PASS):
                 raise MalformedError("shield-request", "shield: an unknown request")
-            self._refresh()
+            self._refresh(drops=request != PASS)
         except (DoorwardError, OSError) as error:
             self.end()
             self.trouble = str(error)
@@ -127,7 +128,7 @@ class ShieldLoader:
         counters = {} if self._program is None else self._program.counters()
         return ShieldReport(tuple(sorted(self._interfaces.values())), counters, self.trouble)
 
-    def _refresh(self) -> None:
+    def _refresh(self, *, drops: bool) -> None:
         """Load, attach and renew what is to be loaded; end it where it would drop what the gate accepts."""
         self.trouble = ""
         if self._tables is None:
@@ -141,6 +142,7 @@ class ShieldLoader:
             before = program
             program = self._program = self._made(self._tables, before)
             self._is_new = False
+        program.set_drops(drops)
         program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s())
         for key, attachment in list(self._attachments.items()):
             try:

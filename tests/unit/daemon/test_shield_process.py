@@ -141,6 +141,18 @@ def test_missing_table_ends_it_until_it_is_restored(site: Site) -> None:
     assert site.request() == (b"renew", b"")
 
 
+def test_it_drops_nothing_while_the_gate_is_replaced(site: Site) -> None:
+    site.control.gate_changes(True)  # at the start
+    site.configure(Shield.ON)
+    site.control.gate_changes(False)
+    assert [site.request() for _ in range(2)] == [(b"load", b"tables"), (b"renew", b"")]
+    site.control.gate_changes(True)
+    site.control._renew()  # of a load that takes long
+    site.configure(Shield.ON, b"other")
+    site.control.gate_changes(False)
+    assert [site.request()[0] for _ in range(4)] == [b"pass", b"pass", b"load", b"renew"]
+
+
 def test_loader_that_hangs_does_not_block_the_daemon(site: Site) -> None:
     site.configure(Shield.ON)
     for _ in range(10_000):

@@ -26,12 +26,16 @@ class Program:
 
     def __init__(self, *_: object) -> None:
         self.expected: list[Collection[int]] = []
+        self.drops = True
 
     def expect_answers(self, ports: Collection[int] = ALL) -> None:
         self.expected.append(ports)
 
     def set_local(self, *_: object, **__: object) -> None:
         pass
+
+    def set_drops(self, drops: bool) -> None:
+        self.drops = drops
 
     ingress, egress = range(2)
     renew = close = set_bans = set_local
@@ -112,3 +116,12 @@ def test_filters_before_it_leave_udp_to_the_gate(loading: loader.ShieldLoader, m
     assert expected(loading, loader.LOAD) == [ALL, {53}]
     monkeypatch.setattr(Attached, "is_skipped", True)
     assert expected(loading, loader.RENEW) == [{53}, ALL]
+
+
+def test_it_drops_nothing_until_the_next_tables_or_renewal(loading: loader.ShieldLoader) -> None:
+    for request, drops in ((loader.LOAD, True), (loader.PASS, False), (loader.PASS, False), (loader.RENEW, True)):
+        expected(loading, request)
+        assert cast(Any, loading._program).drops == drops
+    expected(loading, loader.PASS)
+    expected(loading, loader.LOAD)
+    assert cast(Any, loading._program).drops
