@@ -96,12 +96,13 @@ class ShieldLoader:
         """Do what the daemon requests; a failure is in `trouble`, and then no shield is loaded."""
         try:
             if request == LOAD and len(descriptors) == 1:
-                self._tables, self._is_new = parse_tables(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)), True
+                self._tables = None  # an invalid form leaves none
+                self._tables, self._is_new = parse_tables(_form(descriptors[0])), True
             elif request == BANS and len(descriptors) == 1:
-                self._change_bans(parse_bans(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)))
+                self._change_bans(parse_bans(_form(descriptors[0])))
                 return
             elif request == END:
-                self._tables = None
+                self._tables, self.trouble = None, ""
                 self.end()
             elif request not in (RENEW, PASS):
                 raise MalformedError("shield-request", "shield: an unknown request")
@@ -130,9 +131,9 @@ class ShieldLoader:
 
     def _refresh(self, *, drops: bool) -> None:
         """Load, attach and renew what is to be loaded; end it where it would drop what the gate accepts."""
-        self.trouble = ""
         if self._tables is None:
             return
+        self.trouble = ""
         if obstacle := _obstacle():
             self.end()
             self.trouble = obstacle
@@ -231,6 +232,14 @@ class ShieldLoader:
         if self._program is not None:
             self._program.close()
         self._program, self._interfaces = None, {}
+
+
+def _form(descriptor: int) -> bytes:
+    """Return what the file holds that came with a request."""
+    size = os.fstat(descriptor).st_size
+    if size > _MAX_FORM_BYTES:
+        raise MalformedError("shield-form", f"shield: a form of {size:,} bytes, more than {_MAX_FORM_BYTES:,}")
+    return os.pread(descriptor, size, 0)
 
 
 def _udp_ports() -> frozenset[int]:

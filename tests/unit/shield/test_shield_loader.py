@@ -125,3 +125,30 @@ def test_it_drops_nothing_until_the_next_tables_or_renewal(loading: loader.Shiel
     expected(loading, loader.PASS)
     expected(loading, loader.LOAD)
     assert cast(Any, loading._program).drops
+
+
+def test_form_is_read_in_its_size(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer for the largest would be more memory than a small host may have."""
+    real, sizes = os.pread, list[int]()
+
+    def recorded(file: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return real(file, size, at)
+
+    monkeypatch.setattr(os, "pread", recorded)
+    expected(loading, loader.LOAD)
+    assert max(sizes) < 100_000
+    descriptor = os.memfd_create("form")
+    os.truncate(descriptor, (256 << 20) + 1)
+    loading.answer(loader.BANS, [descriptor])
+    assert "more than" in loading.trouble
+    assert len(sizes) == 1
+
+
+def test_invalid_form_leaves_no_tables(loading: loader.ShieldLoader) -> None:
+    """The next renewal would load those before, whose token the gate may no longer accept."""
+    expected(loading, loader.LOAD)
+    loading.answer(loader.LOAD, [os.memfd_create("form")])
+    loading.answer(loader.RENEW, [])
+    assert loading._program is None
+    assert "a form of 0 bytes" in loading.trouble
