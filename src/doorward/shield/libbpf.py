@@ -113,6 +113,7 @@ class ShieldProgram:
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
+        bits = edge_bits(tables.edges)
         for path in OBJECTS:
             self.asks_conntrack = path == OBJECTS[0]
             if tables.needs_conntrack and not self.asks_conntrack:
@@ -122,7 +123,7 @@ class ShieldProgram:
             try:
                 if before is not None:
                     self._reuse(before, is_same=is_same)
-                self._load(tables, sets, is_test=is_test)
+                self._load(tables, bits, sets, is_test=is_test)
                 break
             except BaseException as error:
                 self.close()
@@ -133,8 +134,8 @@ class ShieldProgram:
         for name in ("busy", "counters", *(["sources"] if is_same else [])):
             _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
-    def _load(self, tables: ShieldTables, sets: int, *, is_test: bool) -> None:
-        library, bits = _library(), edge_bits(tables.edges)
+    def _load(self, tables: ShieldTables, bits: bytes, sets: int, *, is_test: bool) -> None:
+        library = _library()
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
         ports = len(tables.machines) * PORTS
         sizes = {"sources": sets, "ports": ports, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
@@ -155,13 +156,13 @@ class ShieldProgram:
         self._fill(tables, bits)
 
     def _fill(self, tables: ShieldTables, bits: bytes) -> None:
-        for name, form, raw in (
-            ("edges", "<8s4s", tables.edges),
-            ("failure_links", "<4s4s", tables.links),
-            ("ports", "<4s4s", tables.ports),
+        for name, raw, key_words in (
+            ("edges", tables.edges, 2),
+            ("failure_links", tables.links, 1),
+            ("ports", tables.ports, 1),
         ):
-            pairs = [*struct.iter_unpack(form, raw)]
-            self._put(name, b"".join(key for key, _ in pairs), b"".join(value for _, value in pairs), len(pairs))
+            keys, values = _columns(raw, key_words)
+            self._put(name, keys, values, len(values) // 4)
         words = len(bits) // 4
         self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
 
@@ -258,6 +259,16 @@ class ShieldProgram:
         if count:
             size = ctypes.c_uint32(count)
             _checked(_library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
+
+
+def _columns(records: bytes, key_words: int) -> tuple[bytes, bytes]:
+    """Return the keys and the values of records that are 32-bit words, the last of each its value."""
+    size, words = key_words + 1, memoryview(records).cast("I")
+    keys = array("I", bytes(4 * key_words * (len(words) // size)))
+    with memoryview(keys) as column:
+        for word in range(key_words):
+            column[word::key_words] = words[word::size]
+    return keys.tobytes(), words[key_words::size].tobytes()
 
 
 def _possible_processors() -> int:
