@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -166,11 +167,15 @@ class ShieldLoader:
     def _made(self, tables: ShieldTables, before: ShieldProgram | None) -> ShieldProgram:
         """Load a program; the one before is still attached, and sources of the same automaton are kept."""
         program = ShieldProgram(tables, self._sets, before)
-        if before is None:
-            program.expect_answers()
-        program.set_bans(self._bans)
-        self._addresses = frozenset()
-        self._note_addresses(program)
+        try:
+            if before is None:
+                program.expect_answers()
+            program.set_bans(self._bans)
+            self._addresses = frozenset()
+            self._note_addresses(program)
+        except (DoorwardError, OSError):
+            program.close()  # each renewal makes another
+            raise
         return program
 
     def _change_bans(self, changed: dict[bytes, int]) -> None:
@@ -295,7 +300,9 @@ def _is_unseen(reply: netlink.NetlinkMessage) -> bool:
     return kind is not None and struct.unpack("!I", kind)[0] in _UNSEEN
 
 
-def _has_replies(family: int, request: bytes, is_one: object = None) -> bool:
+def _has_replies(
+    family: int, request: bytes, is_one: Callable[[netlink.NetlinkMessage], bool] = lambda _: True
+) -> bool:
     """Return whether the kernel lists anything (that is one); a kernel without that family has nothing."""
     try:
         with netlink.open_socket(family, "what the shield cannot see") as sock:
@@ -306,4 +313,4 @@ def _has_replies(family: int, request: bytes, is_one: object = None) -> bool:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
             return False
         raise
-    return any(is_one(reply) if callable(is_one) else True for reply in replies)
+    return any(map(is_one, replies))

@@ -10,6 +10,7 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
+from doorward.errors import HostError
 from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
@@ -26,7 +27,7 @@ class Program:
 
     def __init__(self, *_: object) -> None:
         self.expected: list[Collection[int]] = []
-        self.drops = True
+        self.drops, self.is_closed = True, False
 
     def expect_answers(self, ports: Collection[int] = ALL) -> None:
         self.expected.append(ports)
@@ -37,8 +38,11 @@ class Program:
     def set_drops(self, drops: bool) -> None:
         self.drops = drops
 
+    def close(self) -> None:
+        self.is_closed = True
+
     ingress, egress = range(2)
-    renew = close = set_bans = set_local
+    renew = set_bans = set_local
 
 
 class Attached:
@@ -71,15 +75,18 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
     loading.monitor.close()
 
 
+def form() -> int:
+    """Return a file with tables."""
+    descriptor = os.memfd_create("form")
+    made = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key")
+    os.write(descriptor, made.pack())
+    return descriptor
+
+
 def expected(loading: loader.ShieldLoader, request: bytes) -> list[Collection[int]]:
     """Send a request; return the ports that the program is to treat as in use since."""
-    form = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key").pack()
     before = [] if loading._program is None else [*cast(Any, loading._program).expected]
-    descriptors = []
-    if request == loader.LOAD:
-        descriptors.append(os.memfd_create("form"))
-        os.write(descriptors[0], form)
-    loading.answer(request, descriptors)
+    loading.answer(request, [form()] if request == loader.LOAD else [])
     return cast(Any, loading._program).expected[len(before) :]  # type: ignore[no-any-return]
 
 
@@ -125,6 +132,21 @@ def test_it_drops_nothing_until_the_next_tables_or_renewal(loading: loader.Shiel
     expected(loading, loader.PASS)
     expected(loading, loader.LOAD)
     assert cast(Any, loading._program).drops
+
+
+def test_program_that_cannot_be_filled_is_freed(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each renewal tries again, and one has up to 64 MB."""
+    made = []
+
+    def fails(program: Program, *_: object) -> None:
+        made.append(program)
+        raise HostError("shield-not-loaded", "local: no room")
+
+    monkeypatch.setattr(Program, "set_bans", fails)
+    loading.answer(loader.LOAD, [form()])
+    loading.answer(loader.RENEW, [])
+    assert [program.is_closed for program in made] == [True, True]
+    assert loading.trouble == "local: no room"
 
 
 def test_form_is_read_in_its_size(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
