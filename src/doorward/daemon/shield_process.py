@@ -145,7 +145,7 @@ class ShieldControl:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
             self._worker.socket.sendmsg([request], rights, socket.MSG_DONTWAIT)  # `send_fds` of 3.11 has no flags
         except OSError as error:  # a loader that hangs is not waited for: its deadline passes
-            self._set_trouble(f"its process does not answer: {error.strerror}")
+            self._set_trouble(f"its process does not answer ({error.strerror}); restart the daemon")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -9,7 +9,6 @@ import struct
 import time
 from array import array
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,7 @@ def _library() -> Any:
         ("bpf_map_lookup_elem", number, [number, text, pointer]),
         ("bpf_map_update_batch", number, [number, text, text, ctypes.POINTER(ctypes.c_uint32), pointer]),
         ("bpf_prog_test_run_opts", number, [number, pointer]),
+        ("libbpf_num_possible_cpus", number, []),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -213,7 +213,7 @@ class ShieldProgram:
 
     def counters(self) -> dict[str, int]:
         """Return the counters, which go on from those of an earlier program."""
-        possible = _possible_processors()
+        possible = _checked(_library().libbpf_num_possible_cpus(), "the number of processors")
         values = ctypes.create_string_buffer(8 * possible)
         found = {}
         for index, name in enumerate(COUNTERS):
@@ -269,11 +269,3 @@ def _columns(records: bytes, key_words: int) -> tuple[bytes, bytes]:
         for word in range(key_words):
             column[word::key_words] = words[word::size]
     return keys.tobytes(), words[key_words::size].tobytes()
-
-
-def _possible_processors() -> int:
-    """Return how many values a per-processor map has for a key."""
-    with suppress(OSError, ValueError):
-        last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1].split("-")[-1]
-        return int(last) + 1
-    return os.cpu_count() or 1
