@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from doorward.config.schema import is_watched
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel import netlink, privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
@@ -202,7 +203,8 @@ class ShieldLoader:
         present = {index: name for index, name in socket.if_nameindex() if name != "lo"}
         for key in [key for key in self._attachments if key[0] not in present]:
             self._attachments.pop(key).close()
-        fitting = [index for index, name in present.items() if self._is_watched(name) and _can_shield(name)]
+        watched = () if self._tables is None else self._tables.interfaces
+        fitting = [index for index, name in present.items() if is_watched(watched, name) and _can_shield(name)]
         shielded = {index: present[index] for index in sorted(fitting)[:MAX_ATTACHED]}
         for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
             self._attachments.pop(key).close()
@@ -223,12 +225,6 @@ class ShieldLoader:
         except HostError:
             if index in dict(socket.if_nameindex()):  # else it is gone meanwhile
                 raise
-
-    def _is_watched(self, name: str) -> bool:
-        patterns = self._tables.interfaces if self._tables is not None else ()
-        return not patterns or any(
-            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
-        )
 
     def end(self) -> None:
         """Detach, and free everything."""
