@@ -66,9 +66,7 @@ class RulesetGuard:
         self._damage: _Damage | None = None  # the first without a repair
         self._began_s = float("-inf")  # the last repair
         self.trouble = ""  # why the last repair failed; it is retried
-        self.child_runs: Callable[[bool], None] = lambda _: (
-            None
-        )  # called when one starts, and when its outcome is applied
+        self.child_runs: Callable[[bool], None] = lambda _: None  # called with False once its outcome is applied
         self._repair_log = RepairLogLimiter()
         loop.on_readable(self._monitor.fileno(), self._read_changes)
 
