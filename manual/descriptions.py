@@ -21,8 +21,8 @@ can be guessed; notes are for information. It changes nothing and needs no daemo
 Looks for what would lock the operator out, and for rules of other firewalls that would drop connections through
 an open door. It copies all rulesets into a network namespace and sends real packets through the copy, so
 nothing on the host changes. For each problem it prints the command that solves it. With `--fix` it also runs those
-for ufw and firewalld, without a shell, after you have typed yes on a terminal, and checks again. They add lasting
-rules with the comment `doorward`, which accept what `accept_mark` marks; `--undo` removes these rules.""",
+for ufw and firewalld, if you type yes on a terminal, and checks again. They add lasting rules with the comment
+`doorward`, which accept what `accept_mark` marks; `--undo` removes them.""",
     "compile": """\
 Prints the nftables ruleset of a configuration, for use without the daemon: port sequences open doors in the
 kernel, which also closes them. With `--graph` it draws the automaton of the port sequences instead. It loads

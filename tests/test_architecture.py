@@ -30,7 +30,7 @@ PURE = [
     *(SOURCE / "nftables" / name for name in ("nft_error.py", "ruleset.py")),
     *(SOURCE / "fleet" / name for name in ("admission.py", "etcd_codec.py", "etcd_records.py")),
     *(SOURCE / "fleet" / name for name in ("protocol.py", "state.py")),
-    SOURCE / "shield" / "tables.py",
+    *(SOURCE / "shield" / name for name in ("report.py", "tables.py")),
     *(SOURCE / "init" / name for name in ("client_setup.py", "config_writer.py", "random_sequence.py")),
     *(SOURCE / "kernel" / name for name in ("bpf.py", "seccomp.py")),
     SOURCE / "client" / "hold.py",

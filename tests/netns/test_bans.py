@@ -59,7 +59,7 @@ def test_banned_source_is_dropped_and_its_knocks_are_ignored(
         one.knock(*SEQUENCE)
         assert not one.gets_in()
         assert one.gets_in(80)  # what is public is so to everybody
-        unseen = 2 if shield_object.is_added(daemon.config.read_text()) else 0  # the shield drops knock packets before
+        unseen = 2 if shield_object.is_added(daemon.config) else 0  # the shield drops knock packets before
         assert daemon.counters()["banned"] >= 4 - unseen
         assert daemon.counters()["knocked"] == 1
         other.knock_and_connect(*SEQUENCE).close()  # nobody else is

@@ -147,7 +147,7 @@ def test_metrics_user_may_read_the_numbers_and_nothing_else(daemon: ServiceDaemo
     assert "\ndoorward_doors 1.0\n" in daemon.host.run([*command, "metrics"], env=daemon.env).stdout
     for words in (["status"], ["open", "ssh", "192.0.2.7"]):
         refused = daemon.host.run([*command, *words], env=daemon.env, check=False)
-        assert (refused.returncode, "the stats alone" in refused.stderr) == (2, True)
+        assert (refused.returncode, "only the statistics" in refused.stderr) == (2, True)
     assert daemon.openings() == []
 
 

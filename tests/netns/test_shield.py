@@ -191,6 +191,29 @@ def test_reload_keeps_a_knock_in_progress(daemon: RunningDaemon, visitors: Visit
     assert guest.gets_in()
 
 
+def test_reload_leaves_drops_to_the_gate_meanwhile(daemon: RunningDaemon, visitors: Visitors, direct_lab: Lab) -> None:
+    """The program that is attached until after it has the token and the ports of the doors before."""
+    attached(daemon)
+    source, before = visitors.fresh(4).source, daemon.counters()["dropped_stealth"]
+    daemon.config.write_text(CONFIG.replace("7003", "7005"))
+    daemon.process.send_signal(signal.SIGHUP)
+    with closing(FrameSender(direct_lab.client, direct_lab.server)) as frames:
+
+        def reaches_the_gate() -> bool:
+            frames.send(Packet(source.packed, Port.parse("9/tcp"), 2))
+            return daemon.counters()["dropped_stealth"] > before
+
+        until(reaches_the_gate)
+    daemon.message("reloaded: ")
+
+    def opens() -> bool:
+        guest = visitors.fresh(4)
+        guest.knock("7001", "7002:udp", "7005")
+        return guest.gets_in()
+
+    until(opens)  # a knock in progress when the new program is attached is lost
+
+
 def test_reload_turns_it_off_and_on(daemon: RunningDaemon, visitors: Visitors) -> None:
     attached(daemon)
     daemon.reload(CONFIG.replace('shield = "on"', 'shield = "off"'))

@@ -174,10 +174,16 @@ def test_link_at_egress_comes_before_others(direct_lab: Lab) -> None:
     index = server.call(socket.if_nametoindex, server.interface)
     if not has_tcx():
         pytest.skip("this kernel has no tcx")
-    with two_programs() as programs, closing(server.call(TcxLink, programs[0].egress, index, is_ingress=False)):
+    with (
+        two_programs() as programs,
+        closing(server.call(TcxLink, programs[0].egress, index, is_ingress=False)) as others,
+    ):
         [other] = server.call(shields.at_tcx, index, 47)
-        with closing(server.call(TcxLink, programs[1].egress, index, is_ingress=False)):
+        assert not server.call(others.may_be_skipped)
+        with closing(server.call(TcxLink, programs[1].egress, index, is_ingress=False)) as ours:
             assert server.call(shields.at_tcx, index, 47)[1:] == [other]
+            assert server.call(others.may_be_skipped)  # another may come before ours as well
+            assert not server.call(ours.may_be_skipped)
 
 
 def test_qdisc_without_egress_is_refused(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:

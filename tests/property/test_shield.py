@@ -332,6 +332,20 @@ def test_token_of_others_is_cleared() -> None:
         assert program.run(shields.frame(SOURCES[0], WEB), 6) == (PASS, 6)  # other priorities are others' own
 
 
+def test_it_can_leave_drops_to_the_gate() -> None:
+    """It counts as before; and with another token the gate counts itself."""
+    made = compiled(*PORTS[:2])
+    with loaded(made) as program:
+        for drops in (True, False, True):
+            program.set_drops(drops)
+            for now_ms, port in enumerate((OTHERS[0], *PORTS[:2]), 100_000):
+                program.renew(0, now_ms)
+                state = made.root + 2 if port == PORTS[1] else 0
+                judged = (DROP, 0) if drops and not state else (PASS, made.token | state)
+                assert program.run(shields.frame(SOURCES[0], port)) == judged
+            assert program.run(shields.frame(SOURCES[0], DHCP)) == (PASS, made.token)
+
+
 def test_sources_are_forgotten_only_near_the_start() -> None:
     """A full table: sources one packet in give way, a source two packets in and one over the rate do not."""
     made = compiled(*PORTS[:3])

@@ -101,8 +101,8 @@ class RunningDaemon:
         environment = {**self.env, "NOTIFY_SOCKET": str(self.folder / "notify")}
         command = ["run", "--log-format", "json", *words]
         # Only `ip netns exec` gives it the namespace's own /sys, which the shield reads, and files in /etc.
-        is_own = HOST_FILES.joinpath(self.host.namespace).exists() or "shield" in self.config.read_text()
-        if self.wrapper or is_own:
+        has_own = HOST_FILES.joinpath(self.host.namespace).exists()
+        if self.wrapper or has_own or (self.config.exists() and "shield" in self.config.read_text()):
             whole = [*self.wrapper, *DOORWARD, *command]
             pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
             self.process = self.host.popen(whole, env=environment, **pipes)
@@ -194,7 +194,7 @@ class RunningDaemon:
 
     def reload(self, config_text: str) -> None:
         """Write another configuration and wait until it is in force."""
-        was_added = shield_object.is_added(self.config.read_text())  # otherwise its loader was not started
+        was_added = shield_object.is_added(self.config)  # otherwise its loader was not started
         self.config.write_text(shield_object.added(config_text) if was_added else config_text)
         self.process.send_signal(signal.SIGHUP)
         self.await_notice("READY=1")
@@ -203,7 +203,7 @@ class RunningDaemon:
 
     def _await_shield(self) -> None:
         """Wait for the shield that DOORWARD_SHIELD=on adds: it is attached a moment later."""
-        if shield_object.is_added(self.config.read_text()):
+        if shield_object.is_added(self.config):
             until(lambda: (shield := self.ask("status")["shield"])["interfaces"] or shield["trouble"])
             if trouble := self.ask("status")["shield"]["trouble"]:
                 shield_object.cannot_load(trouble)

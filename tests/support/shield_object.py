@@ -39,9 +39,9 @@ def added(config_text: str) -> str:
     return config_text.replace('mode = "stealth"', _ADDED)
 
 
-def is_added(config_text: str) -> bool:
-    """Return whether `added` changed it."""
-    return _ADDED in config_text
+def is_added(config: Path) -> bool:
+    """Return whether a file has what `added` adds."""
+    return config.exists() and _ADDED in config.read_text()
 
 
 def cannot_load(reason: str) -> NoReturn:

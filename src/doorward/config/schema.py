@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network
@@ -198,3 +199,9 @@ class Configuration:
     def confirming_ports(self) -> tuple[Port, ...]:
         """The ports from which signed knocks are confirmed."""
         return self.signed_ports if self.signed is not None and self.signed.confirm else ()
+
+
+def is_watched(interfaces: Sequence[str], name: str) -> bool:
+    """Return whether a gate with these `interfaces` watches an interface."""
+    fits = (name.startswith(word[:-1]) if word.endswith("*") else name == word for word in interfaces)
+    return any(fits) if interfaces else name != "lo"

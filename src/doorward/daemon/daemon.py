@@ -69,6 +69,7 @@ class Daemon:
             self._bans = BanList(ledger.path.with_name(bans.NAME), self._shield, log.message)
             self._gate = GateLoader(self._openings, firewall, config, control)
             self._gate.in_force, self._gate.restore_bans = self._configure, self._restore_sets
+            self._gate.guard.child_runs = self._shield.gate_changes
             self._gate.held_ports = lambda: replies.ports
             self._events = KnockEvents(reader, self._openings, self._gate, self._bans, self._stats)
             parts.callback(self._gate.close)

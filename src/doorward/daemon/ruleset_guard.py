@@ -66,6 +66,7 @@ class RulesetGuard:
         self._damage: _Damage | None = None  # the first without a repair
         self._began_s = float("-inf")  # the last repair
         self.trouble = ""  # why the last repair failed; it is retried
+        self.child_runs: Callable[[bool], None] = lambda _: None  # called with False once its outcome is applied
         self._repair_log = RepairLogLimiter()
         loop.on_readable(self._monitor.fileno(), self._read_changes)
 
@@ -91,7 +92,7 @@ class RulesetGuard:
         try:
             outcome = self._end()
         finally:
-            self._on(GuardEvent.EXAMINED)
+            self._applied()
         if isinstance(outcome, DoorwardError):
             raise outcome
         return outcome
@@ -153,6 +154,7 @@ class RulesetGuard:
         assert self._child is None  # noqa: S101
         self._child = child
         self._monitor.ignore_pid(child.pid)
+        self.child_runs(True)
 
     def _wait_in_loop(self, child: LoadProcess[Any], done: Callable[[Outcome], None]) -> None:
         self._watch(child)
@@ -167,7 +169,11 @@ class RulesetGuard:
         try:
             self._done(self._end())
         finally:
-            self._on(GuardEvent.EXAMINED)
+            self._applied()
+
+    def _applied(self) -> None:
+        self.child_runs(False)
+        self._on(GuardEvent.EXAMINED)
 
     def _end(self) -> Outcome:
         """Return the child's outcome, and classify the changes of others after its commit."""

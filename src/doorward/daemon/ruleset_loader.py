@@ -94,10 +94,10 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def compile_configuration(configuration: Configuration, memory: int) -> Ruleset:
-    """Compile a configuration for a host with `memory` bytes."""
+def compile_configuration(configuration: Configuration, memory: int, automaton: Automaton | None = None) -> Ruleset:
+    """Compile a configuration, the doors too if there is no `automaton` yet, for a host with `memory` bytes."""
     gate, signed_ports = configuration.gate, configuration.signed_ports
-    automaton = _compile_doors(configuration)
+    automaton = automaton or _compile_doors(configuration)
     capacity = gate.capacity or default_capacity(memory, len(automaton.machines), DEFAULT_CAPACITY)
     return compile_ruleset(
         configuration.doors, automaton, gate, capacity, signed_ports,
@@ -118,12 +118,10 @@ def _shield_mark(gate: Gate, automaton: Automaton) -> ShieldMark | None:
     return ShieldMark(*tables.mark_of(tables.shielded_machines(automaton), _SHIELD_KEY))
 
 
-def _shield_tables(configuration: Configuration) -> tuple[bytes, str]:
+def _shield_tables(gate: Gate, automaton: Automaton) -> tuple[bytes, str]:
     """Return the shield's tables, or b"" and why it cannot have any ("" where it is off)."""
-    gate = configuration.gate
     if gate.shield is Shield.OFF:
         return b"", ""
-    automaton = _compile_doors(configuration)
     if reason := tables.unsupported(gate, automaton):
         return b"", reason
     return tables.compile_tables(gate, automaton, _SHIELD_KEY).pack(), ""
@@ -227,8 +225,10 @@ def load_gate(
     """
     hidden = tuple(door._replace(knock=()) for door in closed)
     complete = replace(configuration, doors=(*configuration.doors, *hidden))
-    ruleset = compile_configuration(complete, memory_bytes())
-    shield, no_shield = _shield_tables(complete)
+    automaton = _compile_doors(complete)
+    ruleset = compile_configuration(complete, memory_bytes(), automaton)
+    shield, no_shield = _shield_tables(complete.gate, automaton)
+    del automaton  # large, as what nft makes of the ruleset
     not_kept = saved_ruleset.prepare(keep, ruleset.for_boot())
     try:
         commit = _watched(lambda: NftFirewall().load(ruleset, restore, established_connections()))

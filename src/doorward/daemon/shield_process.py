@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -10,14 +9,13 @@ from array import array
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from doorward.config.files import read_text
 from doorward.config.schema import Shield
 from doorward.daemon.last_good import path_of
 from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import LoadResult
-from doorward.errors import DoorwardError
+from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel.child_process import Worker
 from doorward.kernel.event_loop import EventLoop
 from doorward.kernel.privileges import LOAD_PROGRAMS, Identity, drop_capabilities
@@ -27,6 +25,7 @@ from doorward.nftables.ruleset import TABLE
 from doorward.nftables.shield_chains import INTERFACES
 from doorward.shield import loader
 from doorward.shield.attachment import remove_filters
+from doorward.shield.report import REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import pack_bans
 
 RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
@@ -52,11 +51,12 @@ class ShieldControl:
     def __init__(self, worker: Worker | None, loop: EventLoop, firewall: NftFirewall, log: Log) -> None:
         self._worker, self._loop, self._firewall, self._log = worker, loop, firewall, log
         self._wanted = Shield.OFF
-        self._report: dict[str, Any] = {}
+        self._report = ShieldReport()
         self._trouble = ""
         self._tables = b""  # for the gate in force
         self._is_loaded = False
-        self._listed: list[str] | None = None  # in the set
+        self._renewal = loader.RENEW
+        self._listed: tuple[str, ...] | None = None  # in the set
         remove_filters()  # no other daemon runs
         if worker is not None:
             loop.on_readable(worker.fileno(), self._read)
@@ -78,8 +78,14 @@ class ShieldControl:
         if self._tables:
             self._set_trouble("the table inet doorward is not the one it belongs to")
         if self._is_loaded:
-            self._is_loaded, self._report = False, {}
+            self._is_loaded, self._report = False, ShieldReport()
             self._send(loader.END)
+
+    def gate_changes(self, is_changing: bool) -> None:
+        """Let it drop nothing while a ruleset is being loaded, for which its token and ports may be wrong."""
+        self._renewal = loader.PASS if is_changing else loader.RENEW
+        if self._is_loaded and self._worker is not None:
+            self._send(self._renewal)
 
     def as_dict(self) -> dict[str, object] | None:
         """Return the part of "status"; None: it is off."""
@@ -87,8 +93,8 @@ class ShieldControl:
             return None
         return {
             "wanted": str(self._wanted),
-            "interfaces": self._report.get("interfaces", []),
-            "counters": self._report.get("counters", {}),
+            "interfaces": [*self._report.interfaces],
+            "counters": self._report.counters,
             "trouble": self._trouble,
         }
 
@@ -119,7 +125,7 @@ class ShieldControl:
         if not self._is_loaded or not self._has_gate():
             self.follow_gate()
         elif self._worker is not None:
-            self._send(loader.RENEW)
+            self._send(self._renewal)
 
     def _has_gate(self) -> bool:
         try:
@@ -139,27 +145,36 @@ class ShieldControl:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
             self._worker.socket.sendmsg([request], rights, socket.MSG_DONTWAIT)  # `send_fds` of 3.11 has no flags
         except OSError as error:  # a loader that hangs is not waited for: its deadline passes
-            self._set_trouble(f"its process does not answer: {error.strerror}")
+            self._set_trouble(f"its process does not answer ({error.strerror}); restart the daemon")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
     def _read(self) -> None:
         assert self._worker is not None  # noqa: S101
-        raw = self._worker.receive(loader.REPORT_BYTES)
+        raw = self._worker.receive(REPORT_BYTES)
         if raw is None:
             return
-        if not raw:
-            self.close()
-            self._report = {}
-            self._set_trouble("its process ended; restart the daemon")
+        try:
+            report = parse_report(raw) if raw else None
+        except MalformedError as error:
+            self._lose(str(error))
+            return
+        if report is None:
+            self._lose("its process ended")
         elif self._is_loaded:
-            self._report = json.loads(raw)
-            self._set_trouble(self._report["trouble"])
+            self._report = report
+            self._set_trouble(report.trouble)
+            self._list()
+
+    def _lose(self, reason: str) -> None:
+        self.close()
+        self._report = ShieldReport()
+        self._set_trouble(f"{reason}; restart the daemon")
         self._list()
 
     def _list(self) -> None:
-        names = self._report.get("interfaces", [])
+        names = self._report.interfaces
         if not self._is_loaded or names == self._listed:
             return
         elements = ", ".join(f'"{name}"' for name in names)

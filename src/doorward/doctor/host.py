@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
@@ -168,10 +167,3 @@ class Facts:
     firewalld_has_rules: bool = False  # whether it keeps some of `doctor --fix`
     can_shield: bool = False  # whether doorward was built with the shield, for a kernel like this one
     forwarding: frozenset[int] = frozenset((4, 6))  # the address families of which this host forwards packets
-
-
-def is_watched(interfaces: Iterable[str], name: str) -> bool:
-    """Return whether the gate watches an interface."""
-    named = tuple(interfaces)
-    fits = (name.startswith(word[:-1]) if word.endswith("*") else name == word for word in named)
-    return any(fits) if named else name != "lo"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from doorward.config.schema import Configuration, Mode
-from doorward.doctor.host import Facts, is_watched
+from doorward.config.schema import Configuration, Mode, is_watched
+from doorward.doctor.host import Facts
 from doorward.doctor.problem import ERROR, OK, WARNING, Level, Problem
 from doorward.model import Port, Protocol
 

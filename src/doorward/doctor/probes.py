@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from itertools import islice
 
-from doorward.config.schema import Configuration
-from doorward.doctor.host import LocalAddress, Network, PacketPath, Probe, is_watched
+from doorward.config.schema import Configuration, is_watched
+from doorward.doctor.host import LocalAddress, Network, PacketPath, Probe
 from doorward.kernel.sock_diag import Connection
 from doorward.model import Address, HostPort, Port
 from doorward.nftables.redirects import unreachable

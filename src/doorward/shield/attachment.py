@@ -1,7 +1,7 @@
 """Attach the shield's programs to an interface: by a link at tcx, or, before Linux 6.6, as a filter of tc(8).
 
-The egress program has to see each packet that this host sends. Of programs at tcx it is the first. A filter may come
-after others, which may end the search, and `may_be_skipped` reports that.
+The egress program has to see each packet that this host sends. At tcx it is attached before all others; one that comes
+before it later, or another filter, may end the search, and `may_be_skipped` reports that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from doorward.kernel import netlink
 from doorward.kernel.routes import ROUTE
 
 BPF_CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
-_PROG_QUERY, _LINK_CREATE, _LINK_UPDATE = 16, 28, 29
+_INFO_BY_FD, _PROG_QUERY, _LINK_CREATE, _LINK_UPDATE = 15, 16, 28, 29
 _TCX_INGRESS, _TCX_EGRESS = 46, 47  # which libbpf 1.1 does not know
 _FIRST = 1 << 3  # BPF_F_BEFORE, before no other in particular
 _LOOPBACK = 1  # its index in each network namespace
@@ -69,8 +69,8 @@ class TcxLink:
     """A program at tcx. The kernel detaches it with the last descriptor, so also when this process is killed."""
 
     def __init__(self, program: int, interface: int, *, is_ingress: bool) -> None:
-        kind, flags = (_TCX_INGRESS, 0) if is_ingress else (_TCX_EGRESS, _FIRST)
-        attributes = struct.pack("=4I", program, interface, kind, flags)
+        self._kind, flags = (_TCX_INGRESS, 0) if is_ingress else (_TCX_EGRESS, _FIRST)
+        attributes = struct.pack("=4I", program, interface, self._kind, flags)
         self._interface, self._link = interface, _checked(_bpf(_LINK_CREATE, attributes), interface)
 
     def replace(self, program: int) -> None:
@@ -83,7 +83,11 @@ class TcxLink:
 
     def may_be_skipped(self) -> bool:
         """Return whether packets may pass without it."""
-        return False
+        info, programs = ctypes.create_string_buffer(64), (ctypes.c_uint32 * 64)()
+        _bpf(_INFO_BY_FD, struct.pack("=IIQ", self._link, len(info), ctypes.addressof(info)))
+        _, _, ours = struct.unpack_from("=3I", info)  # struct bpf_link_info: type, id, program
+        at = self._interface, self._kind, 0, 0, ctypes.addressof(programs), len(programs)
+        return _bpf(_PROG_QUERY, struct.pack("=4IQI", *at)) < 0 or programs[0] != ours
 
 
 class TcFilter:

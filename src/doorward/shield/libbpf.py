@@ -7,20 +7,20 @@ import os
 import secrets
 import struct
 import time
+from array import array
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
 from doorward.errors import HostError
-from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
+from doorward.shield.report import COUNTERS
+from doorward.shield.tables import NEEDED, PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
 ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
 OBJECTS = (ASKING, PLAIN)
-COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
 SET_BYTES = 64
 MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
@@ -79,6 +79,7 @@ def _library() -> Any:
         ("bpf_map_lookup_elem", number, [number, text, pointer]),
         ("bpf_map_update_batch", number, [number, text, text, ctypes.POINTER(ctypes.c_uint32), pointer]),
         ("bpf_prog_test_run_opts", number, [number, pointer]),
+        ("libbpf_num_possible_cpus", number, []),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -111,9 +112,11 @@ class ShieldProgram:
     ) -> None:
         self.digest, self._targets = tables.digest, frozenset(tables.targets)
         self._settings, self._bans = (0, 0, UDP_BUSY_S), set[bytes]()
+        self._ports, self._drops = tables.ports, True
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
+        bits = edge_bits(tables.edges)
         for path in OBJECTS:
             self.asks_conntrack = path == ASKING
             if tables.needs_conntrack and not self.asks_conntrack:
@@ -123,7 +126,7 @@ class ShieldProgram:
             try:
                 if before is not None:
                     self._reuse(before, is_same=is_same)
-                self._load(tables, sets, is_test=is_test)
+                self._load(tables, bits, sets, is_test=is_test)
                 break
             except BaseException as error:
                 self.close()
@@ -134,8 +137,8 @@ class ShieldProgram:
         for name in ("busy", "counters", *(["sources"] if is_same else [])):
             _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
-    def _load(self, tables: ShieldTables, sets: int, *, is_test: bool) -> None:
-        library, bits = _library(), edge_bits(tables.edges)
+    def _load(self, tables: ShieldTables, bits: bytes, sets: int, *, is_test: bool) -> None:
+        library = _library()
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
         ports = len(tables.machines) * PORTS
         sizes = {"sources": sets, "ports": ports, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
@@ -156,13 +159,13 @@ class ShieldProgram:
         self._fill(tables, bits)
 
     def _fill(self, tables: ShieldTables, bits: bytes) -> None:
-        for name, form, raw in (
-            ("edges", "<8s4s", tables.edges),
-            ("failure_links", "<4s4s", tables.links),
-            ("ports", "<4s4s", tables.ports),
+        for name, raw, key_words in (
+            ("edges", tables.edges, 2),
+            ("failure_links", tables.links, 1),
+            ("ports", tables.ports, 1),
         ):
-            pairs = [*struct.iter_unpack(form, raw)]
-            self._put(name, b"".join(key for key, _ in pairs), b"".join(value for _, value in pairs), len(pairs))
+            keys, values = _columns(raw, key_words)
+            self._put(name, keys, values, len(values) // 4)
         words = len(bits) // 4
         self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
 
@@ -189,6 +192,17 @@ class ShieldProgram:
         self._settings = until_ns, test_ms, udp_busy_s
         self._set(".bss", struct.pack("<I", 0), struct.pack("<QIII4x", *self._settings, bool(self._bans)))
 
+    def set_drops(self, drops: bool) -> None:
+        """Let it drop packets that complete no knock, or leave that to the gate, marked as counted."""
+        if drops == self._drops:
+            return
+        values = array("I", [0 if drops else NEEDED]) * PORTS
+        for at, value in struct.iter_unpack("<II", self._ports):
+            if at < PORTS:
+                values[at] |= value
+        self._put("ports", struct.pack(f"<{PORTS}I", *range(PORTS)), values.tobytes(), PORTS)
+        self._drops = drops
+
     def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
         """Set ends of bans (tables.parse_bans); knock packets of these sources do not count until then."""
         for key, end_ns in ends_ns.items():
@@ -202,7 +216,7 @@ class ShieldProgram:
 
     def counters(self) -> dict[str, int]:
         """Return the counters, which go on from those of an earlier program."""
-        possible = _possible_processors()
+        possible = _checked(_library().libbpf_num_possible_cpus(), "the number of processors")
         values = ctypes.create_string_buffer(8 * possible)
         found = {}
         for index, name in enumerate(COUNTERS):
@@ -251,9 +265,11 @@ class ShieldProgram:
             _checked(_library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
 
 
-def _possible_processors() -> int:
-    """Return how many values a per-processor map has for a key."""
-    with suppress(OSError, ValueError):
-        last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1].split("-")[-1]
-        return int(last) + 1
-    return os.cpu_count() or 1
+def _columns(records: bytes, key_words: int) -> tuple[bytes, bytes]:
+    """Return the keys and the values of records that are 32-bit words, the last of each its value."""
+    size, words = key_words + 1, memoryview(records).cast("I")
+    keys = array("I", bytes(4 * key_words * (len(words) // size)))
+    with memoryview(keys) as column:
+        for word in range(key_words):
+            column[word::key_words] = words[word::size]
+    return keys.tobytes(), words[key_words::size].tobytes()

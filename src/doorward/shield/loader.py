@@ -1,24 +1,25 @@
 """The process that loads the shield, attaches it to the interfaces and notes this host's addresses for it.
 
 It has rights that the daemon has not (CAP_BPF, CAP_PERFMON), so it compiles nothing, reads no configuration, and takes
-requests in a fixed form alone: tables, a renewal, bans, the end. Programs and maps are its own, unpinned: they are gone
-with it, and it ends with the daemon. Only a filter of tc(8) remains if it is killed, until the daemon removes it.
+requests in a fixed form alone: tables, a renewal, with or without drops, bans, the end. Programs and maps are its own,
+unpinned: they are gone with it, and it ends with the daemon. Only a filter of tc(8) remains if it is killed, until the
+daemon removes it.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import select
 import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from doorward.config.schema import is_watched
 from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel import netlink, privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
@@ -28,14 +29,11 @@ from doorward.kernel.routes import ROUTE
 from doorward.kernel.sock_diag import sockets
 from doorward.shield.attachment import Attachment, attach
 from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
+from doorward.shield.report import INTERFACE, MAX_ATTACHED, ShieldReport
 from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
-LOAD, RENEW, END, BANS = b"load", b"renew", b"end", b"bans"
-REPORT_BYTES = 1 << 16
-_MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
-_TROUBLE_LENGTH = 500
-_NAME = re.compile(r"[A-Za-z0-9._@+-]+")  # of an interface, in a command for nft; the kernel allows more
+LOAD, RENEW, PASS, END, BANS = b"load", b"renew", b"pass", b"end", b"bans"  # PASS: renew it, and let it drop nothing
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
 _DEVICES = Path("/sys/class/net")
@@ -72,13 +70,13 @@ def _serve(daemon: socket.socket, ended: socket.socket, loader: ShieldLoader) ->
         if daemon.fileno() not in readable:
             loader.follow_host()
             with suppress(BlockingIOError):  # the daemon has reports to read
-                daemon.send(json.dumps(loader.as_dict()).encode(), socket.MSG_DONTWAIT)
+                daemon.send(loader.report().pack(), socket.MSG_DONTWAIT)
             continue
         request, descriptors, _, _ = socket.recv_fds(daemon, 16, 1)
         if not request:
             return
         loader.answer(request, descriptors)
-        daemon.send(json.dumps(loader.as_dict()).encode())
+        daemon.send(loader.report().pack())
 
 
 class ShieldLoader:
@@ -100,16 +98,17 @@ class ShieldLoader:
         """Do what the daemon requests; a failure is in `trouble`, and then no shield is loaded."""
         try:
             if request == LOAD and len(descriptors) == 1:
-                self._tables, self._is_new = parse_tables(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)), True
+                self._tables = None  # an invalid form leaves none
+                self._tables, self._is_new = parse_tables(_form(descriptors[0])), True
             elif request == BANS and len(descriptors) == 1:
-                self._change_bans(parse_bans(os.pread(descriptors[0], _MAX_FORM_BYTES, 0)))
+                self._change_bans(parse_bans(_form(descriptors[0])))
                 return
             elif request == END:
-                self._tables = None
+                self._tables, self.trouble = None, ""
                 self.end()
-            elif request != RENEW:
+            elif request not in (RENEW, PASS):
                 raise MalformedError("shield-request", "shield: an unknown request")
-            self._refresh()
+            self._refresh(drops=request != PASS)
         except (DoorwardError, OSError) as error:
             self.end()
             self.trouble = str(error)
@@ -127,19 +126,16 @@ class ShieldLoader:
             self.end()
             self.trouble = str(error)
 
-    def as_dict(self) -> dict[str, object]:
+    def report(self) -> ShieldReport:
         """Return the report to the daemon."""
-        return {
-            "interfaces": sorted(self._interfaces.values()),
-            "counters": {} if self._program is None else self._program.counters(),
-            "trouble": self.trouble[:_TROUBLE_LENGTH],
-        }
+        counters = {} if self._program is None else self._program.counters()
+        return ShieldReport(tuple(sorted(self._interfaces.values())), counters, self.trouble)
 
-    def _refresh(self) -> None:
+    def _refresh(self, *, drops: bool) -> None:
         """Load, attach and renew what is to be loaded; end it where it would drop what the gate accepts."""
-        self.trouble = ""
         if self._tables is None:
             return
+        self.trouble = ""
         if obstacle := _obstacle():
             self.end()
             self.trouble = obstacle
@@ -149,6 +145,7 @@ class ShieldLoader:
             before = program
             program = self._program = self._made(self._tables, before)
             self._is_new = False
+        program.set_drops(drops)
         program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s())
         for key, attachment in list(self._attachments.items()):
             try:
@@ -171,11 +168,15 @@ class ShieldLoader:
     def _made(self, tables: ShieldTables, before: ShieldProgram | None) -> ShieldProgram:
         """Load a program; the one before is still attached, and sources of the same automaton are kept."""
         program = ShieldProgram(tables, self._sets, before)
-        if before is None:
-            program.expect_answers()
-        program.set_bans(self._bans)
-        self._addresses = frozenset()
-        self._note_addresses(program)
+        try:
+            if before is None:
+                program.expect_answers()
+            program.set_bans(self._bans)
+            self._addresses = frozenset()
+            self._note_addresses(program)
+        except (DoorwardError, OSError):
+            program.close()  # each renewal makes another
+            raise
         return program
 
     def _change_bans(self, changed: dict[bytes, int]) -> None:
@@ -202,8 +203,9 @@ class ShieldLoader:
         present = {index: name for index, name in socket.if_nameindex() if name != "lo"}
         for key in [key for key in self._attachments if key[0] not in present]:
             self._attachments.pop(key).close()
-        fitting = [index for index, name in present.items() if self._is_watched(name) and _can_shield(name)]
-        shielded = {index: present[index] for index in sorted(fitting)[:_MAX_ATTACHED]}
+        watched = () if self._tables is None else self._tables.interfaces
+        fitting = [index for index, name in present.items() if is_watched(watched, name) and _can_shield(name)]
+        shielded = {index: present[index] for index in sorted(fitting)[:MAX_ATTACHED]}
         for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
             self._attachments.pop(key).close()
         for index in present:
@@ -224,12 +226,6 @@ class ShieldLoader:
             if index in dict(socket.if_nameindex()):  # else it is gone meanwhile
                 raise
 
-    def _is_watched(self, name: str) -> bool:
-        patterns = self._tables.interfaces if self._tables is not None else ()
-        return not patterns or any(
-            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
-        )
-
     def end(self) -> None:
         """Detach, and free everything."""
         while self._attachments:
@@ -237,6 +233,14 @@ class ShieldLoader:
         if self._program is not None:
             self._program.close()
         self._program, self._interfaces = None, {}
+
+
+def _form(descriptor: int) -> bytes:
+    """Return what the file holds that came with a request."""
+    size = os.fstat(descriptor).st_size
+    if size > _MAX_FORM_BYTES:
+        raise MalformedError("shield-form", f"shield: a form of {size:,} bytes, more than {_MAX_FORM_BYTES:,}")
+    return os.pread(descriptor, size, 0)
 
 
 def _udp_ports() -> frozenset[int]:
@@ -250,7 +254,7 @@ def _udp_ports() -> frozenset[int]:
 def _can_shield(name: str) -> bool:
     """Return whether packets have an Ethernet header there, and go to no other interface but tagged ones (VLANs)."""
     device = _DEVICES / name
-    if not _NAME.fullmatch(name):
+    if not INTERFACE.fullmatch(name):
         return False
     try:
         uppers = [path.name.removeprefix("upper_") for path in device.glob("upper_*")]
@@ -292,7 +296,9 @@ def _is_unseen(reply: netlink.NetlinkMessage) -> bool:
     return kind is not None and struct.unpack("!I", kind)[0] in _UNSEEN
 
 
-def _has_replies(family: int, request: bytes, is_one: object = None) -> bool:
+def _has_replies(
+    family: int, request: bytes, is_one: Callable[[netlink.NetlinkMessage], bool] = lambda _: True
+) -> bool:
     """Return whether the kernel lists anything (that is one); a kernel without that family has nothing."""
     try:
         with netlink.open_socket(family, "what the shield cannot see") as sock:
@@ -303,4 +309,4 @@ def _has_replies(family: int, request: bytes, is_one: object = None) -> bool:
         if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
             return False
         raise
-    return any(is_one(reply) if callable(is_one) else True for reply in replies)
+    return any(map(is_one, replies))

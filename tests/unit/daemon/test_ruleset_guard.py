@@ -46,6 +46,8 @@ class Host:
                 self.change_openings,
                 lambda: None,
             )
+        self.runs: list[bool] = []
+        self.guard.child_runs = self.runs.append
 
     # The event loop
 
@@ -195,6 +197,7 @@ def test_any_order_of_events(events: list[str]) -> None:
     assert host.restored == [True]
     assert host.guard.trouble == ""
     assert (host.tasks > 0) == ("reload" in events)
+    assert host.runs == [True, False] * (len(host.runs) // 2)
     pauses_s = [after - before for before, after in zip(host.repairs_s, host.repairs_s[1:], strict=False)]
     assert min(pauses_s, default=PAUSE_S) >= PAUSE_S - 1e-9
 

@@ -14,6 +14,7 @@ import pytest
 
 from doorward.config.files import read
 from doorward.config.schema import Gate, Mode
+from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.diff import Remaining
 from doorward.daemon import ruleset_loader
 from doorward.daemon.ruleset_loader import (
@@ -94,6 +95,19 @@ def test_what_the_daemon_learns(path: Path) -> None:
     )
     assert loaded.summary() == "2 doors, mode stealth"
     assert set(loaded.states.values()) == {(0,)}
+
+
+def test_gate_with_a_shield_compiles_its_doors_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, compiled = compile_doors, list[Automaton]()
+
+    def once(*doors: Any, **settings: Any) -> Automaton:
+        assert not compiled
+        compiled.append(real(*doors, **settings))
+        return compiled[0]
+
+    monkeypatch.setattr(ruleset_loader, "compile_doors", once)
+    path.write_text(GOOD.replace("[gate]", '[gate]\nshield = "on"'))
+    assert loading_of(path).result().shield
 
 
 def test_the_gate_is_loaded_with_the_restored_openings(path: Path) -> None:

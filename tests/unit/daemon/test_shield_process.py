@@ -22,9 +22,10 @@ from doorward.daemon.shield_process import ShieldControl
 from doorward.kernel.event_loop import EventLoop
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import Existing
+from doorward.shield.report import COUNTERS, MAX_ATTACHED, REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import parse_bans
 
-REPORT = {"interfaces": ["eth0"], "counters": {"dropped": 3}, "trouble": ""}
+REPORT = {"interfaces": ["eth0"], "counters": dict.fromkeys(COUNTERS, 3), "trouble": ""}
 
 
 class Table:
@@ -140,6 +141,18 @@ def test_missing_table_ends_it_until_it_is_restored(site: Site) -> None:
     assert site.request() == (b"renew", b"")
 
 
+def test_it_drops_nothing_while_the_gate_is_replaced(site: Site) -> None:
+    site.control.gate_changes(True)  # at the start
+    site.configure(Shield.ON)
+    site.control.gate_changes(False)
+    assert [site.request() for _ in range(2)] == [(b"load", b"tables"), (b"renew", b"")]
+    site.control.gate_changes(True)
+    site.control._renew()  # of a load that takes long
+    site.configure(Shield.ON, b"other")
+    site.control.gate_changes(False)
+    assert [site.request()[0] for _ in range(4)] == [b"pass", b"pass", b"load", b"renew"]
+
+
 def test_loader_that_hangs_does_not_block_the_daemon(site: Site) -> None:
     site.configure(Shield.ON)
     for _ in range(10_000):
@@ -159,6 +172,41 @@ def test_loader_that_ends_is_reported_once(site: Site) -> None:
     assert site.control.as_dict() is not None
     site.control._renew()
     assert site.written.getvalue().count("its process ended") == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{", b"[]", b"3", b"\xff", b"[" * 65_000, b'{"trouble": ""}', b"9" * 5000,
+        *(
+            json.dumps({**REPORT, **fields}).encode()
+            for fields in (
+                {"trouble": None}, {"trouble": "x" * 501}, {"trouble": "\x1b"}, {"interfaces": None},
+                {"interfaces": [3]}, {"interfaces": ['a" }; flush ruleset #']}, {"interfaces": ["x" * 16]},
+                {"interfaces": [f"eth{n}" for n in range(MAX_ATTACHED + 1)]}, {"counters": 3},
+                {"counters": {"dropped": 3}}, {"counters": dict.fromkeys(COUNTERS, -1)},
+                {"counters": dict.fromkeys(COUNTERS, True)}, {"counters": dict.fromkeys(COUNTERS, 1 << 64)},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_invalid_report_ends_the_loader(site: Site, raw: bytes) -> None:
+    """Not the daemon, which a loader of another version may outlive."""
+    site.configure(Shield.ON)
+    site.loader.send(raw)
+    site.control._read()
+    assert "sent an invalid report" in site.trouble()
+    assert site.table.listed == []
+    with pytest.raises(BrokenPipeError):
+        site.loader.send(b"")
+
+
+def test_longest_report_fits_in_a_message() -> None:
+    names = tuple(f"{n:x>15}" for n in range(MAX_ATTACHED))
+    report = ShieldReport(names, dict.fromkeys(COUNTERS, (1 << 64) - 1), "\U0001f6aa\n" * 1000)
+    raw = report.pack()
+    assert len(raw) < REPORT_BYTES
+    assert parse_report(raw) == report._replace(trouble="\U0001f6aa?" * 250)
 
 
 def test_bans_go_to_the_gate_and_to_the_loader(site: Site) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
+from doorward.errors import HostError
 from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
@@ -26,6 +27,7 @@ class Program:
 
     def __init__(self, *_: object) -> None:
         self.expected: list[Collection[int]] = []
+        self.drops, self.is_closed = True, False
 
     def expect_answers(self, ports: Collection[int] = ALL) -> None:
         self.expected.append(ports)
@@ -33,8 +35,14 @@ class Program:
     def set_local(self, *_: object, **__: object) -> None:
         pass
 
+    def set_drops(self, drops: bool) -> None:
+        self.drops = drops
+
+    def close(self) -> None:
+        self.is_closed = True
+
     ingress, egress = range(2)
-    renew = close = set_bans = set_local
+    renew = set_bans = set_local
 
 
 class Attached:
@@ -67,15 +75,18 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
     loading.monitor.close()
 
 
+def form() -> int:
+    """Return a file with tables."""
+    descriptor = os.memfd_create("form")
+    made = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key")
+    os.write(descriptor, made.pack())
+    return descriptor
+
+
 def expected(loading: loader.ShieldLoader, request: bytes) -> list[Collection[int]]:
     """Send a request; return the ports that the program is to treat as in use since."""
-    form = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key").pack()
     before = [] if loading._program is None else [*cast(Any, loading._program).expected]
-    descriptors = []
-    if request == loader.LOAD:
-        descriptors.append(os.memfd_create("form"))
-        os.write(descriptors[0], form)
-    loading.answer(request, descriptors)
+    loading.answer(request, [form()] if request == loader.LOAD else [])
     return cast(Any, loading._program).expected[len(before) :]  # type: ignore[no-any-return]
 
 
@@ -112,3 +123,54 @@ def test_filters_before_it_leave_udp_to_the_gate(loading: loader.ShieldLoader, m
     assert expected(loading, loader.LOAD) == [ALL, {53}]
     monkeypatch.setattr(Attached, "is_skipped", True)
     assert expected(loading, loader.RENEW) == [{53}, ALL]
+
+
+def test_it_drops_nothing_until_the_next_tables_or_renewal(loading: loader.ShieldLoader) -> None:
+    for request, drops in ((loader.LOAD, True), (loader.PASS, False), (loader.PASS, False), (loader.RENEW, True)):
+        expected(loading, request)
+        assert cast(Any, loading._program).drops == drops
+    expected(loading, loader.PASS)
+    expected(loading, loader.LOAD)
+    assert cast(Any, loading._program).drops
+
+
+def test_program_that_cannot_be_filled_is_freed(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each renewal tries again, and one has up to 64 MB."""
+    made = []
+
+    def fails(program: Program, *_: object) -> None:
+        made.append(program)
+        raise HostError("shield-not-loaded", "local: no room")
+
+    monkeypatch.setattr(Program, "set_bans", fails)
+    loading.answer(loader.LOAD, [form()])
+    loading.answer(loader.RENEW, [])
+    assert [program.is_closed for program in made] == [True, True]
+    assert loading.trouble == "local: no room"
+
+
+def test_form_is_read_in_its_size(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer for the largest would be more memory than a small host may have."""
+    real, sizes = os.pread, list[int]()
+
+    def recorded(file: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return real(file, size, at)
+
+    monkeypatch.setattr(os, "pread", recorded)
+    expected(loading, loader.LOAD)
+    assert max(sizes) < 100_000
+    descriptor = os.memfd_create("form")
+    os.truncate(descriptor, (256 << 20) + 1)
+    loading.answer(loader.BANS, [descriptor])
+    assert "more than" in loading.trouble
+    assert len(sizes) == 1
+
+
+def test_invalid_form_leaves_no_tables(loading: loader.ShieldLoader) -> None:
+    """The next renewal would load those before, whose token the gate may no longer accept."""
+    expected(loading, loader.LOAD)
+    loading.answer(loader.LOAD, [os.memfd_create("form")])
+    loading.answer(loader.RENEW, [])
+    assert loading._program is None
+    assert "a form of 0 bytes" in loading.trouble

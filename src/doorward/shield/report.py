@@ -1,0 +1,48 @@
+"""What the loader reports to the daemon, which checks it. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from doorward.errors import MalformedError
+from doorward.escape import printable
+
+REPORT_BYTES = 1 << 16
+MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
+INTERFACE = re.compile(r"[A-Za-z0-9._@+-]{1,15}")  # a name in a command for nft; the kernel allows more
+COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
+_TROUBLE_LENGTH = 500
+
+
+class ShieldReport(NamedTuple):
+    """Where the shield is attached, what it counted, and why it is not loaded or not attached, or ""."""
+
+    interfaces: tuple[str, ...] = ()
+    counters: Mapping[str, int] = {}
+    trouble: str = ""
+
+    def pack(self) -> bytes:
+        """Return the message."""
+        return json.dumps(self._replace(trouble=printable(self.trouble, _TROUBLE_LENGTH))._asdict()).encode()
+
+
+def parse_report(raw: bytes) -> ShieldReport:
+    """Parse the message. MalformedError: it is anything else."""
+    try:
+        found = json.loads(raw)
+        names, counters, trouble = tuple(found["interfaces"]), dict(found["counters"]), found["trouble"]
+        if not (
+            len(names) <= MAX_ATTACHED
+            and all(map(INTERFACE.fullmatch, names))
+            and (counters.keys() == {*COUNTERS} or not counters)
+            and all(type(count) is int and 0 <= count < 1 << 64 for count in counters.values())
+            and isinstance(trouble, str)
+            and trouble == printable(trouble, _TROUBLE_LENGTH)
+        ):
+            raise ValueError("a name, counter or text is invalid")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise MalformedError("shield-report", f"its process sent an invalid report: {error}") from None
+    return ShieldReport(names, counters, trouble)
