@@ -18,10 +18,10 @@ def compile_shield(directory: Path) -> bool:
     if clang is None:
         return False
     options = ["-O2", "-g", "-target", "bpfel", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]
-    prefix = f"-ffile-prefix-map={directory}=."  # the same object wherever it is built
+    options += ["-fdebug-compilation-dir=."]  # and relative names: the same object wherever it is built
     for source in sorted(directory.glob("*.bpf.c")):
         made = directory / f"{source.stem}.{os.getpid()}"
-        process = subprocess.run([clang, *options, prefix, "-c", source, "-o", made], check=False)
+        process = subprocess.run([clang, *options, "-c", source.name, "-o", made.name], cwd=directory, check=False)
         if process.returncode:
             return False
         if strip is not None:
