@@ -25,7 +25,7 @@ def compile_shield(directory: Path) -> bool:
         if process.returncode:
             return False
         if strip is not None:
-            subprocess.run([strip, "-g", made], check=True)  # DWARF; the kernel reads BTF
+            subprocess.run([strip, "-g", made], check=False)  # only smaller: DWARF; the kernel reads BTF
         made.rename(source.with_suffix(".o"))  # tests run side by side
     return True
 
