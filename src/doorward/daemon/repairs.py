@@ -93,4 +93,6 @@ def close_reassigned(service: OpeningsService) -> None:
 
     if ended := [opening for opening in service.table if leading and is_reassigned(opening)]:
         have = dict.fromkeys(distinct_elements(ended), 0.0)
-        service.perform(on_lost(service.table, ended, have, service.loop.now_s()))
+        for refusal in service.perform(on_lost(service.table, ended, have, service.loop.now_s())):
+            text = f"an opening of a reassigned port was not closed: {refusal.error}; restart doorward"
+            service.log.message("reassigned-not-closed", text, "error")

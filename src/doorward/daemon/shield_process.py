@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from array import array
@@ -29,6 +30,7 @@ from doorward.shield.report import REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import pack_bans
 
 RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
+_SETTING = re.compile(r"""\bshield["']?\s*=""")
 _NOT_STARTED = "its process was not started; restart the daemon"
 
 
@@ -37,7 +39,7 @@ def start_early(config: Path, identity: Identity | None) -> Worker | None:
     worker = None
     for path in (config, path_of(config)):
         with suppress(DoorwardError):
-            if "shield" in read_text(path):  # the doors alone may take seconds to parse
+            if _SETTING.search(read_text(path)):  # the doors alone may take seconds to parse
                 worker = Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity))
             break
     if os.geteuid() != 0:

@@ -262,3 +262,11 @@ def test_openings_of_a_port_that_leads_further_by_another_door_end(daemon: Watch
     close_reassigned(daemon.openings)
     assert daemon.shows() == [("admin", "192.0.2.7")]
     assert daemon.has().keys() == {element("192.0.2.7 22/tcp"), element("192.0.2.7 80/tcp")}
+
+
+def test_an_opening_of_a_reassigned_port_that_cannot_be_closed_is_reported(daemon: Watched) -> None:
+    daemon.ask("open", "ssh", ONE.compressed)
+    daemon.openings.doors = {"wide": door("wide", "")._replace(ranges=(PortRange(Protocol.TCP, 22, 30),))}
+    daemon.firewall.stuck = True
+    close_reassigned(daemon.openings)
+    assert '"code": "reassigned-not-closed"' in daemon.stream.getvalue()
