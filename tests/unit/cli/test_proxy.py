@@ -113,7 +113,8 @@ def serving(service: socket.socket, handle: Handler) -> Iterator[None]:
         yield
     finally:
         service.shutdown(socket.SHUT_RDWR)
-        for thread in (acceptor, *threads):
+        acceptor.join(PATIENCE_S)  # the list is complete then
+        for thread in threads:
             thread.join(PATIENCE_S)
 
 
