@@ -337,9 +337,8 @@ def test_it_can_leave_drops_to_the_gate() -> None:
     made = compiled(*PORTS[:2])
     with loaded(made) as program:
         for drops in (True, False, True):
-            program.set_drops(drops)
             for now_ms, port in enumerate((OTHERS[0], *PORTS[:2]), 100_000):
-                program.renew(0, now_ms)
+                program.renew(0, now_ms, drops=drops)
                 state = made.root + 2 if port == PORTS[1] else 0
                 passes = PASS, made.token | state if state else made.counted
                 judged = (DROP, 0) if drops and not state else passes

@@ -32,10 +32,13 @@ const volatile struct config {
 } cfg;
 
 // Set while it runs.
-volatile __u64 deadline_ns; // the daemon renews it; from then on everything passes
-volatile __u32 test_ms;
-volatile __u32 udp_busy_s; // no flow of UDP lives longer in conntrack after its last packet
-volatile __u32 has_bans;
+volatile struct settings {
+    __u64 deadline_ns; // the daemon renews it; from then on everything passes
+    __u32 test_ms;
+    __u32 udp_busy_s; // no flow of UDP lives longer in conntrack after its last packet
+    __u32 has_bans;
+    __u32 drops; // 0: it leaves that to the gate
+} settings;
 
 enum counter { DROPPED, KNOCKED, THROTTLED, NO_ROOM, EVICTED, RACED, COUNTERS };
 
@@ -57,7 +60,7 @@ static __always_inline void count(enum counter which)
 
 static __always_inline __u32 now_ms(void)
 {
-    return cfg.is_test ? test_ms : bpf_ktime_get_coarse_ns() / 1000000;
+    return cfg.is_test ? settings.test_ms : bpf_ktime_get_coarse_ns() / 1000000;
 }
 
 static __always_inline __u32 now_s(void)

@@ -82,7 +82,7 @@ static __always_inline enum flow flow_of(struct __sk_buff *skb, const struct pac
 
     if (!is_first(packet))
         return ask_conntrack(skb, packet);
-    if (!used || !*used || now - (*used >> 1) > (packet->protocol == IPPROTO_UDP ? udp_busy_s : TCP_BUSY_S))
+    if (!used || !*used || now - (*used >> 1) > (packet->protocol == IPPROTO_UDP ? settings.udp_busy_s : TCP_BUSY_S))
         return NEW;
     if (!(*used & 1))
         return UNSURE;

@@ -16,7 +16,7 @@ from typing import Any
 
 from doorward.errors import HostError
 from doorward.shield.report import COUNTERS
-from doorward.shield.tables import NEEDED, PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
+from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
 ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
@@ -27,7 +27,7 @@ DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LOOPBACK = IPv6Address("::1").packed  # the kernel rejects packets to it from devices before the gate sees them
 _LIBRARY = "libbpf.so.1"
-_CONFIG = struct.Struct("<QQ10I64s")
+_CONFIG, _SETTINGS = struct.Struct("<QQ10I64s"), struct.Struct("<Q4I")  # as in config.h
 
 
 class _TestRun(ctypes.Structure):
@@ -111,8 +111,7 @@ class ShieldProgram:
         self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None, *, is_test: bool = False
     ) -> None:
         self.digest, self._targets = tables.digest, frozenset(tables.targets)
-        self._settings, self._bans = (0, 0, UDP_BUSY_S), set[bytes]()
-        self._ports, self._drops = tables.ports, True
+        self._settings, self._bans = (0, 0, UDP_BUSY_S, True), set[bytes]()
         is_same = before is not None and before.digest == tables.digest
         drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
         self.seed: bytes = before.seed if before is not None and is_same else drawn
@@ -187,21 +186,18 @@ class ShieldProgram:
         else:
             _library().bpf_map_delete_elem(self.map("local"), key)
 
-    def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S) -> None:
-        """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use."""
-        self._settings = until_ns, test_ms, udp_busy_s
-        self._set(".bss", struct.pack("<I", 0), struct.pack("<QIII4x", *self._settings, bool(self._bans)))
+    def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S, *, drops: bool = True) -> None:
+        """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use.
 
-    def set_drops(self, drops: bool) -> None:
-        """Let it drop packets that complete no knock, or leave that to the gate, marked as counted."""
-        if drops == self._drops:
-            return
-        values = array("I", [0 if drops else NEEDED]) * PORTS
-        for at, value in struct.iter_unpack("<II", self._ports):
-            if at < PORTS:
-                values[at] |= value
-        self._put("ports", struct.pack(f"<{PORTS}I", *range(PORTS)), values.tobytes(), PORTS)
-        self._drops = drops
+        `drops`: it drops packets that complete no knock; otherwise it leaves that to the gate, marked as counted.
+        """
+        self._settings = until_ns, test_ms, udp_busy_s, drops
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        until_ns, test_ms, udp_busy_s, drops = self._settings
+        packed = _SETTINGS.pack(until_ns, test_ms, udp_busy_s, bool(self._bans), drops)
+        self._set(".bss", struct.pack("<I", 0), packed)
 
     def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
         """Set ends of bans (tables.parse_bans); knock packets of these sources do not count until then."""
@@ -212,7 +208,7 @@ class ShieldProgram:
             else:
                 _library().bpf_map_delete_elem(self.map("banned"), key)
                 self._bans.discard(key)
-        self.renew(*self._settings)
+        self._write_settings()
 
     def counters(self) -> dict[str, int]:
         """Return the counters, which go on from those of an earlier program."""

@@ -145,8 +145,7 @@ class ShieldLoader:
             before = program
             program = self._program = self._made(self._tables, before)
             self._is_new = False
-        program.set_drops(drops)
-        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s())
+        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s(), drops=drops)
         for key, attachment in list(self._attachments.items()):
             try:
                 attachment.replace(program.ingress if key[1] else program.egress)

@@ -125,7 +125,7 @@ static __always_inline __u64 network_of(const struct packet *packet)
 static __always_inline int is_banned(const struct packet *packet)
 {
     __u64 network = network_of(packet);
-    __u64 *until = has_bans ? bpf_map_lookup_elem(&banned, &network) : 0;
+    __u64 *until = settings.has_bans ? bpf_map_lookup_elem(&banned, &network) : 0;
 
     return until && bpf_ktime_get_coarse_ns() < *until;
 }
@@ -275,7 +275,7 @@ int shield_ingress(struct __sk_buff *skb)
 
     if ((skb->priority & ~cfg.state_mask) == cfg.token || skb->priority == cfg.counted)
         skb->priority = 0; // nobody else may say that a knock is complete
-    if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= deadline_ns)
+    if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= settings.deadline_ns)
         return TCX_NEXT;
     if (!parse(skb, &packet))
         return TCX_NEXT;
@@ -295,7 +295,7 @@ int shield_ingress(struct __sk_buff *skb)
         skb->priority = cfg.token | (cfg.root + state);
         return TCX_NEXT;
     }
-    if (*port & NEEDED || flow == UNSURE || !is_first(&packet)) {
+    if (!settings.drops || *port & NEEDED || flow == UNSURE || !is_first(&packet)) {
         if (counts)
             skb->priority = cfg.counted; // the gate does not count it again
         return TCX_NEXT;

@@ -35,14 +35,14 @@ class Program:
     def set_local(self, *_: object, **__: object) -> None:
         pass
 
-    def set_drops(self, drops: bool) -> None:
+    def renew(self, *_: object, drops: bool, **__: object) -> None:
         self.drops = drops
 
     def close(self) -> None:
         self.is_closed = True
 
     ingress, egress = range(2)
-    renew = set_bans = set_local
+    set_bans = set_local
 
 
 class Attached:
