@@ -22,12 +22,11 @@ from doorward.kernel.child_process import run_in_child
 from doorward.lab.topology import Lab
 from doorward.model import Door, Element, Packet, Port
 from doorward.shield import tables
-from doorward.shield.libbpf import ShieldProgram
 from tests.support import shield_object, shields
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitors, running_daemon, until
 from tests.support.effort import EFFORT
 from tests.support.frames import FrameSender
-from tests.support.shields import attached, attachments, loader_of, shield
+from tests.support.shields import RunnableProgram, attached, attachments, loader_of, shield
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -140,7 +139,7 @@ def test_two_processors_lose_nothing_that_is_not_counted() -> None:
     shield_object.compiled()
     first, second = PORTS[0], PORTS[2]
     automaton = compile_doors([Door("ssh", (first, second), (SSH,))])
-    program = ShieldProgram(tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key"), 1 << 10, is_test=True)
+    program = RunnableProgram(tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key"), 1 << 10)
     sources = [(IPv4Address("10.0.0.1") + number).packed for number in range(1500)]
 
     def knock() -> set[bytes]:

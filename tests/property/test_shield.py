@@ -22,10 +22,10 @@ from doorward.errors import HostError, MalformedError
 from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.ban_sets import ban_network
 from doorward.shield import libbpf, tables
-from doorward.shield.libbpf import ShieldProgram
 from tests.support import shield_object, shields
 from tests.support.effort import EFFORT
 from tests.support.errors import raises
+from tests.support.shields import RunnableProgram
 
 PASS, DROP = -1, 2
 PORTS = [Port.parse(f"{1000 + n}/{'tcp' if n % 3 else 'udp'}") for n in range(5)]
@@ -77,11 +77,11 @@ def tables_of(gate: Gate, automaton: Automaton) -> tables.ShieldTables:
 @contextmanager
 def loaded(
     made: tables.ShieldTables, sets: int = 1 << 10, objects: Sequence[Path] = libbpf.OBJECTS
-) -> Iterator[ShieldProgram]:
+) -> Iterator[RunnableProgram]:
     shield_object.compiled()
     try:
         with patch.object(libbpf, "OBJECTS", objects):
-            program = ShieldProgram(made, sets, is_test=True)
+            program = RunnableProgram(made, sets)
     except HostError as error:
         shield_object.cannot_load(str(error))
     try:
@@ -245,7 +245,7 @@ def test_flags_of_established_connections_need_conntrack() -> None:
     made = tables_of(Gate(mode=Mode.STEALTH), compile_doors([fin]))
     shield_object.compiled()
     with patch.object(libbpf, "OBJECTS", [libbpf.PLAIN]), raises(HostError, "shield-flags"):
-        ShieldProgram(made, 1 << 10, is_test=True)
+        RunnableProgram(made, 1 << 10)
 
 
 @pytest.mark.parametrize("source", [SOURCES[0], SOURCES[2]])
@@ -437,7 +437,7 @@ def test_first_knocks_of_others_leave_room_for_a_second_packet(form: str, within
         assert send(program, form, 40, PORTS[3]) >= least
 
 
-def send(program: ShieldProgram, form: str, number: int, *ports: Port) -> int:
+def send(program: RunnableProgram, form: str, number: int, *ports: Port) -> int:
     """Send packets to these ports from so many sources; return how many complete a knock."""
     sources = [ip_address(form.format(each)).packed for each in range(1, number + 1)]
     found = [[program.run(shields.frame(source, port))[0] for port in ports] for source in sources]

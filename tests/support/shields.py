@@ -1,4 +1,4 @@
-"""Frames for the shield, and what a daemon and the kernel tell of it."""
+"""Frames for the shield, its program run for them alone, and what a daemon and the kernel tell of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from doorward.model import Port, Protocol
-from doorward.shield import attachment
+from doorward.shield import attachment, libbpf
 from tests.support.daemon import RunningDaemon, until
 from tests.support.service_user import children_of
 from tests.support.shield_object import cannot_load
@@ -23,6 +23,49 @@ SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").p
 _PROG_QUERY = 16  # of bpf(2)
 FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
+_SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
+
+
+class _TestRun(ctypes.Structure):
+    """The first fields of struct bpf_test_run_opts; libbpf accepts a shorter one."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_int32),
+    )
+
+
+class RunnableProgram(libbpf.ShieldProgram):
+    """A program that is attached nowhere, and runs for frames at a time that the test sets."""
+
+    is_test = True
+
+    def run(self, frame: bytes, priority: int = 0, *, is_sent: bool = False) -> tuple[int, int]:
+        """Run the program for frames received or sent (BPF_PROG_TEST_RUN); return its verdict and the priority."""
+        before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
+        struct.pack_into("=I", before, _PRIORITY_AT, priority)
+        after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun),
+            data_in=ctypes.addressof(data),
+            data_size_in=len(frame),
+            ctx_in=ctypes.addressof(before),
+            ctx_out=ctypes.addressof(after),
+            ctx_size_in=_SK_BUFF_BYTES,
+            ctx_size_out=_SK_BUFF_BYTES,
+        )
+        program = self.egress if is_sent else self.ingress
+        number = libbpf._library().bpf_prog_test_run_opts(program, ctypes.byref(options))
+        assert number == 0, os.strerror(-number)
+        return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
 
 def needs_conntrack() -> None:

@@ -30,31 +30,6 @@ _LIBRARY = "libbpf.so.1"
 _CONFIG, _SETTINGS = struct.Struct("<QQ10I64s"), struct.Struct("<Q4I")  # as in config.h
 
 
-class _TestRun(ctypes.Structure):
-    """struct bpf_test_run_opts."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_int32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
-_SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
-
-
 @cache
 def _library() -> Any:
     try:
@@ -78,7 +53,6 @@ def _library() -> Any:
         ("bpf_map_delete_elem", number, [number, text]),
         ("bpf_map_lookup_elem", number, [number, text, pointer]),
         ("bpf_map_update_batch", number, [number, text, text, ctypes.POINTER(ctypes.c_uint32), pointer]),
-        ("bpf_prog_test_run_opts", number, [number, pointer]),
         ("libbpf_num_possible_cpus", number, []),
     ):
         function = getattr(library, name)
@@ -105,15 +79,16 @@ class ShieldProgram:
 
     With `before`, counters, ports in use and, of the same automata, sources are those of an earlier program.
     `asks_conntrack`: it knows which packets are answers to this host; otherwise those to ports in use pass.
+    `is_test`: it runs at the time `test_ms`, and hashes addresses the same each time.
     """
 
-    def __init__(
-        self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None, *, is_test: bool = False
-    ) -> None:
+    is_test = False
+
+    def __init__(self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None) -> None:
         self.digest, self._targets = tables.digest, frozenset(tables.targets)
         self._settings, self._bans = (0, 0, UDP_BUSY_S, True), set[bytes]()
         is_same = before is not None and before.digest == tables.digest
-        drawn = bytes(range(16)) if is_test else secrets.token_bytes(16)  # a test is the same each time
+        drawn = bytes(range(16)) if self.is_test else secrets.token_bytes(16)
         self.seed: bytes = before.seed if before is not None and is_same else drawn
         bits = edge_bits(tables.edges)
         for path in OBJECTS:
@@ -125,7 +100,7 @@ class ShieldProgram:
             try:
                 if before is not None:
                     self._reuse(before, is_same=is_same)
-                self._load(tables, bits, sets, is_test=is_test)
+                self._load(tables, bits, sets)
                 break
             except BaseException as error:
                 self.close()
@@ -136,7 +111,7 @@ class ShieldProgram:
         for name in ("busy", "counters", *(["sources"] if is_same else [])):
             _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
-    def _load(self, tables: ShieldTables, bits: bytes, sets: int, *, is_test: bool) -> None:
+    def _load(self, tables: ShieldTables, bits: bytes, sets: int) -> None:
         library = _library()
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
         ports = len(tables.machines) * PORTS
@@ -145,7 +120,7 @@ class ShieldProgram:
             _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
         masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
         longest = max(within_ms for within_ms, _, _ in tables.machines)
-        settings = tables.root, longest, len(tables.machines), tables.known_only, is_test, tables.counted
+        settings = tables.root, longest, len(tables.machines), tables.known_only, self.is_test, tables.counted
         config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
         where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
@@ -219,25 +194,6 @@ class ShieldProgram:
             _library().bpf_map_lookup_elem(self.map("counters"), struct.pack("<I", index), values)
             found[name] = sum(struct.unpack(f"<{possible}Q", values.raw))
         return found
-
-    def run(self, frame: bytes, priority: int = 0, *, is_sent: bool = False) -> tuple[int, int]:
-        """Run the program for frames received or sent (BPF_PROG_TEST_RUN); return its verdict and the priority."""
-        before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
-        struct.pack_into("=I", before, _PRIORITY_AT, priority)
-        after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
-        options = _TestRun(
-            sz=ctypes.sizeof(_TestRun),
-            data_in=ctypes.addressof(data),
-            data_size_in=len(frame),
-            ctx_in=ctypes.addressof(before),
-            ctx_out=ctypes.addressof(after),
-            ctx_size_in=_SK_BUFF_BYTES,
-            ctx_size_out=_SK_BUFF_BYTES,
-            repeat=1,
-        )
-        program = self.egress if is_sent else self.ingress
-        _checked(_library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "test run")
-        return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
     def map(self, name: str) -> int:
         """Return the descriptor of a map."""
