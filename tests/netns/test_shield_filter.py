@@ -17,10 +17,10 @@ from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Door, Port
-from doorward.shield.attachment import TcFilter, TcxLink, has_tcx
+from doorward.shield.attachment import TCX_EGRESS, TcFilter, TcxLink, at_tcx, has_tcx
 from doorward.shield.libbpf import ShieldProgram
 from doorward.shield.tables import compile_tables
-from tests.support import shield_object, shields
+from tests.support import shield_object
 from tests.support.daemon import RunningDaemon, Visitors, until
 from tests.support.shields import FINAL, attached, attachments, loader_of, shield, token_of
 
@@ -178,10 +178,10 @@ def test_link_at_egress_comes_before_others(direct_lab: Lab) -> None:
         two_programs() as programs,
         closing(server.call(TcxLink, programs[0].egress, index, is_ingress=False)) as others,
     ):
-        [other] = server.call(shields.at_tcx, index, 47)
+        [other] = server.call(at_tcx, index, TCX_EGRESS) or []
         assert not server.call(others.may_be_skipped)
         with closing(server.call(TcxLink, programs[1].egress, index, is_ingress=False)) as ours:
-            assert server.call(shields.at_tcx, index, 47)[1:] == [other]
+            assert (server.call(at_tcx, index, TCX_EGRESS) or [])[1:] == [other]
             assert server.call(others.may_be_skipped)  # another may come before ours as well
             assert not server.call(ours.may_be_skipped)
 

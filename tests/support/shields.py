@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import socket
 import struct
 from ipaddress import ip_address
@@ -20,7 +19,6 @@ from tests.support.service_user import children_of
 from tests.support.shield_object import cannot_load
 
 SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").packed}
-_PROG_QUERY = 16  # of bpf(2)
 FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
 _SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
@@ -63,7 +61,7 @@ class RunnableProgram(libbpf.ShieldProgram):
             ctx_size_out=_SK_BUFF_BYTES,
         )
         program = self.egress if is_sent else self.ingress
-        number = libbpf._library().bpf_prog_test_run_opts(program, ctypes.byref(options))
+        number = libbpf.library().bpf_prog_test_run_opts(program, ctypes.byref(options))
         assert number == 0, os.strerror(-number)
         return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
@@ -95,21 +93,13 @@ def frame(
 def programs_at(interface: str) -> int:
     """Return how many programs are attached to an interface, of both directions: at tcx, or the shield's as filters."""
     index, count = socket.if_nametoindex(interface), 0
-    for kind, parent in ((46, attachment._INGRESS), (47, attachment._EGRESS)):
+    for kind, parent in (
+        (attachment.TCX_INGRESS, attachment._INGRESS),
+        (attachment.TCX_EGRESS, attachment._EGRESS),
+    ):
         count += sum(name == attachment._OURS for _, name in attachment._filters(index, parent))
-        count += len(at_tcx(index, kind)) if attachment.has_tcx() else 0
+        count += len(attachment.at_tcx(index, kind) or [])
     return count
-
-
-def at_tcx(index: int, kind: int) -> list[int]:
-    """Return the numbers of the programs that are attached to an interface by tcx, in their order."""
-    numbers = (ctypes.c_uint32 * 64)()
-    query = struct.pack("=4IQI", index, kind, 0, 0, ctypes.addressof(numbers), len(numbers))
-    raw = ctypes.create_string_buffer(query, 128)
-    call = attachment.BPF_CALLS[platform.machine()]
-    if ctypes.CDLL(None, use_errno=True).syscall(call, _PROG_QUERY, raw, len(raw)) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return numbers[: struct.unpack_from("=I", raw, 24)[0]]
 
 
 def shield(daemon: RunningDaemon) -> dict[str, Any]:

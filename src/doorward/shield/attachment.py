@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import socket
 import struct
 from collections.abc import Iterator
@@ -20,11 +19,12 @@ from doorward.errors import DoorwardError, HostError
 from doorward.escape import visible
 from doorward.kernel import netlink
 from doorward.kernel.routes import ROUTE
+from doorward.shield.libbpf import library
 
-BPF_CALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # bpf(2)
-_INFO_BY_FD, _PROG_QUERY, _LINK_CREATE, _LINK_UPDATE = 15, 16, 28, 29
-_TCX_INGRESS, _TCX_EGRESS = 46, 47  # which libbpf 1.1 does not know
+TCX_INGRESS, TCX_EGRESS = 46, 47
 _FIRST = 1 << 3  # BPF_F_BEFORE, before no other in particular
+_OPTIONS_OF_LINK = struct.Struct("@NI")  # the first fields of struct bpf_link_create_opts: its size, flags
+_MAX_PROGRAMS = 64  # at one place
 _LOOPBACK = 1  # its index in each network namespace
 
 _NEW_QDISC, _DELETE_QDISC, _GET_QDISC = 36, 37, 38
@@ -57,7 +57,14 @@ class Attachment(Protocol):
 
 def has_tcx() -> bool:
     """Return whether the kernel has tcx."""
-    return _bpf(_PROG_QUERY, struct.pack("=4IQI", _LOOPBACK, _TCX_INGRESS, 0, 0, 0, 0)) >= 0
+    return at_tcx(_LOOPBACK, TCX_INGRESS) is not None
+
+
+def at_tcx(interface: int, kind: int) -> list[int] | None:
+    """Return the numbers of the programs that are attached to an interface by tcx, in their order; None: no tcx."""
+    numbers, count = (ctypes.c_uint32 * _MAX_PROGRAMS)(), ctypes.c_uint32(_MAX_PROGRAMS)
+    result = library().bpf_prog_query(interface, kind, 0, None, numbers, ctypes.byref(count))
+    return None if result < 0 else numbers[: count.value]
 
 
 def attach(program: int, interface: int, *, is_ingress: bool) -> Attachment:
@@ -69,13 +76,14 @@ class TcxLink:
     """A program at tcx. The kernel detaches it with the last descriptor, so also when this process is killed."""
 
     def __init__(self, program: int, interface: int, *, is_ingress: bool) -> None:
-        self._kind, flags = (_TCX_INGRESS, 0) if is_ingress else (_TCX_EGRESS, _FIRST)
-        attributes = struct.pack("=4I", program, interface, self._kind, flags)
-        self._interface, self._link = interface, _checked(_bpf(_LINK_CREATE, attributes), interface)
+        self._kind, flags = (TCX_INGRESS, 0) if is_ingress else (TCX_EGRESS, _FIRST)
+        options = _OPTIONS_OF_LINK.pack(_OPTIONS_OF_LINK.size, flags)
+        made = library().bpf_link_create(program, interface, self._kind, options)
+        self._interface, self._link = interface, _checked(made, interface)
 
     def replace(self, program: int) -> None:
         """Put another program in its place, between two packets. HostError: something else detached it."""
-        _checked(_bpf(_LINK_UPDATE, struct.pack("=4I", self._link, program, 0, 0)), self._interface)
+        _checked(library().bpf_link_update(self._link, program, None), self._interface)
 
     def close(self) -> None:
         """Detach it."""
@@ -83,11 +91,10 @@ class TcxLink:
 
     def may_be_skipped(self) -> bool:
         """Return whether packets may pass without it."""
-        info, programs = ctypes.create_string_buffer(64), (ctypes.c_uint32 * 64)()
-        _bpf(_INFO_BY_FD, struct.pack("=IIQ", self._link, len(info), ctypes.addressof(info)))
+        info, programs = ctypes.create_string_buffer(64), at_tcx(self._interface, self._kind)
+        library().bpf_obj_get_info_by_fd(self._link, info, ctypes.byref(ctypes.c_uint32(len(info))))
         _, _, ours = struct.unpack_from("=3I", info)  # struct bpf_link_info: type, id, program
-        at = self._interface, self._kind, 0, 0, ctypes.addressof(programs), len(programs)
-        return _bpf(_PROG_QUERY, struct.pack("=4IQI", *at)) < 0 or programs[0] != ours
+        return not programs or programs[0] != ours
 
 
 class TcFilter:
@@ -196,17 +203,9 @@ def _request(kind: int, body: bytes, flags: int = 0) -> None:
         netlink.send_request(sock, netlink.message(kind, netlink.REQUEST | netlink.ACK | flags, body))
 
 
-def _bpf(command: int, attributes: bytes) -> int:
-    call = BPF_CALLS.get(platform.machine())
-    if call is None:
-        return -1
-    raw = ctypes.create_string_buffer(attributes, 128)
-    return int(ctypes.CDLL(None, use_errno=True).syscall(call, command, raw, len(raw)))
-
-
 def _checked(result: int, interface: int) -> int:
     if result < 0:
-        raise _not_attached(interface, ctypes.get_errno())
+        raise _not_attached(interface, -result)
     return result
 
 

@@ -31,9 +31,10 @@ _CONFIG, _SETTINGS = struct.Struct("<QQ10I64s"), struct.Struct("<Q4I")  # as in 
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
+    """Return libbpf. HostError: it is not installed."""
     try:
-        library = ctypes.CDLL(_LIBRARY, use_errno=True)
+        found = ctypes.CDLL(_LIBRARY, use_errno=True)
     except OSError:
         raise HostError("no-libbpf", f"{_LIBRARY} is missing; install libbpf1 (apt install libbpf1)") from None
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
@@ -53,12 +54,16 @@ def _library() -> Any:
         ("bpf_map_delete_elem", number, [number, text]),
         ("bpf_map_lookup_elem", number, [number, text, pointer]),
         ("bpf_map_update_batch", number, [number, text, text, ctypes.POINTER(ctypes.c_uint32), pointer]),
+        ("bpf_link_create", number, [number, number, number, text]),
+        ("bpf_link_update", number, [number, number, pointer]),
+        ("bpf_prog_query", number, [number, number, ctypes.c_uint32, pointer, pointer, pointer]),
+        ("bpf_obj_get_info_by_fd", number, [number, pointer, pointer]),
         ("libbpf_num_possible_cpus", number, []),
     ):
-        function = getattr(library, name)
+        function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
-    library.libbpf_set_print(None)
-    return library
+    found.libbpf_set_print(None)
+    return found
 
 
 def _checked(result: int | None, what: str) -> int:
@@ -96,7 +101,7 @@ class ShieldProgram:
             if tables.needs_conntrack and not self.asks_conntrack:
                 what = "doors have `flags` of established connections, and the kernel does not let it ask conntrack"
                 raise HostError("shield-flags", f"{what}; leave out `flags`")
-            self._object = _checked(_library().bpf_object__open_file(str(path).encode(), None), str(path))
+            self._object = _checked(library().bpf_object__open_file(str(path).encode(), None), str(path))
             try:
                 if before is not None:
                     self._reuse(before, is_same=is_same)
@@ -109,25 +114,24 @@ class ShieldProgram:
 
     def _reuse(self, before: ShieldProgram, *, is_same: bool) -> None:
         for name in ("busy", "counters", *(["sources"] if is_same else [])):
-            _checked(_library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
+            _checked(library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
     def _load(self, tables: ShieldTables, bits: bytes, sets: int) -> None:
-        library = _library()
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
         ports = len(tables.machines) * PORTS
         sizes = {"sources": sets, "ports": ports, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
         for name, size in sizes.items():
-            _checked(library.bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
+            _checked(library().bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
         masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
         longest = max(within_ms for within_ms, _, _ in tables.machines)
         settings = tables.root, longest, len(tables.machines), tables.known_only, self.is_test, tables.counted
         config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
-        where = library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
+        where = library().bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
         if found.value != len(config):
             raise HostError("shield-version", "the shield is of another version; install doorward again")
         ctypes.memmove(where, config, len(config))
-        _checked(library.bpf_object__load(self._object), "the kernel does not load the shield")
+        _checked(library().bpf_object__load(self._object), "the kernel does not load the shield")
         self.ingress = self._program("shield_ingress")
         self.egress = self._program("shield_egress")
         self._fill(tables, bits)
@@ -151,7 +155,7 @@ class ShieldProgram:
 
     def close(self) -> None:
         """Close the descriptors."""
-        _library().bpf_object__close(self._object)
+        library().bpf_object__close(self._object)
 
     def set_local(self, address: bytes, *, is_local: bool) -> None:
         """Note whether an address, packed, is one of this host's. Packets to a door's `target` pass in any case."""
@@ -159,7 +163,7 @@ class ShieldProgram:
         if is_local and key not in self._targets and key != _LOOPBACK:
             self._set("local", key, struct.pack("<I", 1))
         else:
-            _library().bpf_map_delete_elem(self.map("local"), key)
+            library().bpf_map_delete_elem(self.map("local"), key)
 
     def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S, *, drops: bool = True) -> None:
         """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use.
@@ -181,40 +185,38 @@ class ShieldProgram:
                 self._set("banned", key, struct.pack("<Q", end_ns))
                 self._bans.add(key)
             else:
-                _library().bpf_map_delete_elem(self.map("banned"), key)
+                library().bpf_map_delete_elem(self.map("banned"), key)
                 self._bans.discard(key)
         self._write_settings()
 
     def counters(self) -> dict[str, int]:
         """Return the counters, which go on from those of an earlier program."""
-        possible = _checked(_library().libbpf_num_possible_cpus(), "the number of processors")
+        possible = _checked(library().libbpf_num_possible_cpus(), "the number of processors")
         values = ctypes.create_string_buffer(8 * possible)
         found = {}
         for index, name in enumerate(COUNTERS):
-            _library().bpf_map_lookup_elem(self.map("counters"), struct.pack("<I", index), values)
+            library().bpf_map_lookup_elem(self.map("counters"), struct.pack("<I", index), values)
             found[name] = sum(struct.unpack(f"<{possible}Q", values.raw))
         return found
 
     def map(self, name: str) -> int:
         """Return the descriptor of a map."""
-        return int(_library().bpf_map__fd(self._map(name)))
+        return int(library().bpf_map__fd(self._map(name)))
 
     def _map(self, name: str) -> int:
-        return _checked(_library().bpf_object__find_map_by_name(self._object, name.encode()), name)
+        return _checked(library().bpf_object__find_map_by_name(self._object, name.encode()), name)
 
     def _program(self, name: str) -> int:
-        library = _library()
-        return _checked(
-            library.bpf_program__fd(library.bpf_object__find_program_by_name(self._object, name.encode())), name
-        )
+        program = library().bpf_object__find_program_by_name(self._object, name.encode())
+        return _checked(library().bpf_program__fd(program), name)
 
     def _set(self, name: str, key: bytes, value: bytes) -> None:
-        _checked(_library().bpf_map_update_elem(self.map(name), key, value, 0), name)
+        _checked(library().bpf_map_update_elem(self.map(name), key, value, 0), name)
 
     def _put(self, name: str, keys: bytes, values: bytes, count: int) -> None:
         if count:
             size = ctypes.c_uint32(count)
-            _checked(_library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
+            _checked(library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
 
 
 def _columns(records: bytes, key_words: int) -> tuple[bytes, bytes]:
