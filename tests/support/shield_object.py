@@ -26,7 +26,7 @@ def compiled() -> None:
         from hatch_build import compile_shield
     except ImportError:
         unavailable("hatchling is not installed")
-    if not compile_shield(SOURCES):
+    if not compile_shield(SOURCES, "-Werror"):
         unavailable("clang or libbpf-dev is not installed")
 
 
