@@ -15,7 +15,7 @@ from doorward.config.files import read_text
 from doorward.config.schema import Shield
 from doorward.daemon.last_good import path_of
 from doorward.daemon.log import Log
-from doorward.daemon.ruleset_loader import LoadResult
+from doorward.daemon.ruleset_loader import LoadResult, memory_bytes
 from doorward.errors import DoorwardError, MalformedError
 from doorward.kernel.child_process import Worker
 from doorward.kernel.event_loop import EventLoop
@@ -40,7 +40,7 @@ def start_early(config: Path, identity: Identity | None) -> Worker | None:
     for path in (config, path_of(config)):
         with suppress(DoorwardError):
             if _SETTING.search(read_text(path)):  # the doors alone may take seconds to parse
-                worker = Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity))
+                worker = Worker(loader.NAME, lambda daemon: loader.serve(daemon, identity, memory_bytes()))
             break
     if os.geteuid() != 0:
         drop_capabilities(LOAD_PROGRAMS)

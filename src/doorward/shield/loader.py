@@ -45,8 +45,8 @@ _GET_OBJECT, _OBJECT_TYPE = 10 << 8 | 19, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE
 _UNSEEN = 3, 7, 9  # NFT_OBJECT_CT_HELPER, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_CT_EXPECT
 
 
-def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
-    """Answer the daemon until it ends."""
+def serve(daemon: socket.socket, identity: privileges.Identity | None, memory_bytes: int) -> None:
+    """Answer the daemon until it ends; `memory_bytes`: the host's, for the size of the table of sources."""
     close_descriptors_except([daemon.fileno(), *STANDARD])
     privileges.drop_privileges(identity, _RIGHTS)
     ended, wake = socket.socketpair()
@@ -54,8 +54,7 @@ def serve(daemon: socket.socket, identity: privileges.Identity | None) -> None:
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGTERM, lambda *_: None)
     privileges.exit_with_parent(signal.SIGTERM)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    loader = ShieldLoader(source_sets(memory))
+    loader = ShieldLoader(source_sets(memory_bytes))
     try:
         _serve(daemon, ended, loader)
     finally:
