@@ -31,7 +31,7 @@ from doorward.shield.tables import pack_bans
 
 RENEW_S = 20.0  # the shield lets everything pass 60 s after the last one
 _SETTING = re.compile(r"""\bshield["']?\s*=""")
-_NOT_STARTED = "its process was not started; restart the daemon"
+_NOT_RUNNING = "its process is not running; restart the daemon"
 
 
 def start_early(config: Path, identity: Identity | None) -> Worker | None:
@@ -137,7 +137,7 @@ class ShieldControl:
 
     def _send(self, request: bytes, form: bytes = b"") -> None:
         if self._worker is None:
-            self._set_trouble(self._trouble or _NOT_STARTED)
+            self._set_trouble(self._trouble or _NOT_RUNNING)
             return
         descriptors = []
         try:
