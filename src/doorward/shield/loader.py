@@ -8,41 +8,29 @@ daemon removes it.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import signal
 import socket
-import struct
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from doorward.config.schema import is_watched
 from doorward.errors import DoorwardError, HostError, MalformedError
-from doorward.kernel import netlink, privileges
+from doorward.kernel import privileges
 from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.interfaces import InterfaceMonitor
-from doorward.kernel.routes import ROUTE
-from doorward.kernel.sock_diag import sockets
 from doorward.shield.attachment import Attachment, attach
-from doorward.shield.libbpf import DEADLINE_S, UDP_BUSY_S, ShieldProgram, source_sets
-from doorward.shield.report import INTERFACE, MAX_ATTACHED, ShieldReport
+from doorward.shield.host_limits import can_attach, obstacle, udp_busy_s, udp_ports
+from doorward.shield.libbpf import DEADLINE_S, ShieldProgram, source_sets
+from doorward.shield.report import MAX_ATTACHED, ShieldReport
 from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
 NAME = "doorward-shield"  # ps(1) shows it
 LOAD, RENEW, PASS, END, BANS = b"load", b"renew", b"pass", b"end", b"bans"  # PASS: renew it, and let it drop nothing
 _MAX_FORM_BYTES = 256 << 20
 _RIGHTS = privileges.NET_ADMIN | privileges.LOAD_PROGRAMS
-_DEVICES = Path("/sys/class/net")
-_UDP_TIMEOUTS = "nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"
-_ETHERNET = "1"  # ARPHRD_ETHER
-_GET_LINK, _LINK_BYTES, _LINK_INFO, _INFO_KIND = 18, 16, 18, 1  # struct ifinfomsg, IFLA_LINKINFO
-_XFRM, _GET_POLICY = 6, 21  # NETLINK_XFRM, XFRM_MSG_GETPOLICY
-_GET_OBJECT, _OBJECT_TYPE = 10 << 8 | 19, 3  # NFT_MSG_GETOBJ, NFTA_OBJ_TYPE
-_UNSEEN = 3, 7, 9  # NFT_OBJECT_CT_HELPER, NFT_OBJECT_CT_TIMEOUT, NFT_OBJECT_CT_EXPECT
 
 
 def serve(daemon: socket.socket, identity: privileges.Identity | None, memory_bytes: int) -> None:
@@ -135,16 +123,16 @@ class ShieldLoader:
         if self._tables is None:
             return
         self.trouble = ""
-        if obstacle := _obstacle():
+        if reason := obstacle():
             self.end()
-            self.trouble = obstacle
+            self.trouble = reason
             return
         program, before = self._program, None
         if program is None or self._is_new:
             before = program
             program = self._program = self._made(self._tables, before)
             self._is_new = False
-        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=_udp_busy_s(), drops=drops)
+        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=udp_busy_s(), drops=drops)
         for key, attachment in list(self._attachments.items()):
             try:
                 attachment.replace(program.ingress if key[1] else program.egress)
@@ -158,7 +146,7 @@ class ShieldLoader:
         elif is_forwarding(4) or is_forwarding(6):
             program.expect_answers()  # of hosts behind this one, which may send nothing for as long as they receive
         else:
-            program.expect_answers(_udp_ports())
+            program.expect_answers(udp_ports())
         self._attach(program)
         if not self._interfaces:
             self.trouble = "no watched interface is one it can attach to"
@@ -202,7 +190,7 @@ class ShieldLoader:
         for key in [key for key in self._attachments if key[0] not in present]:
             self._attachments.pop(key).close()
         watched = () if self._tables is None else self._tables.interfaces
-        fitting = [index for index, name in present.items() if is_watched(watched, name) and _can_shield(name)]
+        fitting = [index for index, name in present.items() if is_watched(watched, name) and can_attach(name)]
         shielded = {index: present[index] for index in sorted(fitting)[:MAX_ATTACHED]}
         for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
             self._attachments.pop(key).close()
@@ -239,72 +227,3 @@ def _form(descriptor: int) -> bytes:
     if size > _MAX_FORM_BYTES:
         raise MalformedError("shield-form", f"shield: a form of {size:,} bytes, more than {_MAX_FORM_BYTES:,}")
     return os.pread(descriptor, size, 0)
-
-
-def _udp_ports() -> frozenset[int]:
-    """Return the ports of this host's UDP sockets: one may be sent to for long after it last sent."""
-    bodies = [
-        body for family in (socket.AF_INET, socket.AF_INET6) for body in sockets(family, socket.IPPROTO_UDP, 0xFFF)
-    ]
-    return frozenset(struct.unpack_from("!H", body, 4)[0] for body in bodies if len(body) >= 6)
-
-
-def _can_shield(name: str) -> bool:
-    """Return whether packets have an Ethernet header there, and go to no other interface but tagged ones (VLANs)."""
-    device = _DEVICES / name
-    if not INTERFACE.fullmatch(name):
-        return False
-    try:
-        uppers = [path.name.removeprefix("upper_") for path in device.glob("upper_*")]
-        is_ethernet = (device / "type").read_text().strip() == _ETHERNET
-        return is_ethernet and all("DEVTYPE=vlan" in (_DEVICES / upper / "uevent").read_text() for upper in uppers)
-    except OSError:  # it is gone
-        return False
-
-
-def _obstacle() -> str:
-    """Return what makes the shield drop packets that the gate accepts, or ""."""
-    if _has_replies(ROUTE, netlink.message(_GET_LINK, netlink.REQUEST | netlink.DUMP, bytes(_LINK_BYTES)), is_vrf):
-        return "there is a VRF, and which addresses are local depends on it"
-    if _has_replies(_XFRM, netlink.message(_GET_POLICY, netlink.REQUEST | netlink.DUMP, bytes(64))):
-        return "there are IPsec policies, and it cannot see which packets answer those in a tunnel"
-    request = netlink.message(_GET_OBJECT, netlink.REQUEST | netlink.DUMP, netlink.FAMILY_HEADER.pack(0, 0, 0))
-    if _has_replies(netlink.NETFILTER, request, _is_unseen):
-        return "nftables has conntrack helpers, timeouts or expectations, and it cannot see which packets they let in"
-    return ""
-
-
-def _udp_busy_s() -> int:
-    """Return the most seconds that conntrack keeps a flow of UDP after its last packet, rounded up."""
-    found = [UDP_BUSY_S]
-    for name in _UDP_TIMEOUTS:
-        with suppress(OSError, ValueError):  # no conntrack
-            found.append(int(Path("/proc/sys/net/netfilter", name).read_text()) + 60)
-    return max(found)
-
-
-def is_vrf(reply: netlink.NetlinkMessage) -> bool:
-    """Return whether a description of an interface is that of a VRF."""
-    info = netlink.attributes(reply.body[_LINK_BYTES:]).get(_LINK_INFO, memoryview(b""))
-    return netlink.attributes(info).get(_INFO_KIND, memoryview(b"")).tobytes() == b"vrf\0"
-
-
-def _is_unseen(reply: netlink.NetlinkMessage) -> bool:
-    kind = netlink.family_attributes(reply.body).get(_OBJECT_TYPE)
-    return kind is not None and struct.unpack("!I", kind)[0] in _UNSEEN
-
-
-def _has_replies(
-    family: int, request: bytes, is_one: Callable[[netlink.NetlinkMessage], bool] = lambda _: True
-) -> bool:
-    """Return whether the kernel lists anything (that is one); a kernel without that family has nothing."""
-    try:
-        with netlink.open_socket(family, "what the shield cannot see") as sock:
-            replies = list(netlink.dump(sock, request))
-    except HostError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
-            return False
-        raise
-    return any(map(is_one, replies))

@@ -14,6 +14,7 @@ from doorward.errors import HostError
 from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
+from doorward.shield.host_limits import is_vrf
 from doorward.shield.tables import compile_tables
 
 DOOR = Door("ssh", (Port.parse("7001/tcp"), Port.parse("7002/tcp")), (Port.parse("22/tcp"),))
@@ -64,8 +65,8 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
     for name, value in (
         ("ShieldProgram", Program),
         ("attach", Attached),
-        ("_obstacle", lambda: ""),
-        ("_udp_ports", lambda: {53}),
+        ("obstacle", lambda: ""),
+        ("udp_ports", lambda: {53}),
         ("is_forwarding", lambda _: False),
     ):
         monkeypatch.setattr(loader, name, value)
@@ -94,8 +95,8 @@ def expected(loading: loader.ShieldLoader, request: bytes) -> list[Collection[in
 def test_vrf_is_known_by_its_kind(kind: str, is_one: bool) -> None:
     info = netlink.attribute(1, kind.encode() + b"\0")
     body = bytes(16) + netlink.attribute(3, b"vrf\0") + netlink.attribute(18, info)  # its name may be any
-    assert loader.is_vrf(netlink.NetlinkMessage(16, memoryview(body))) is is_one
-    assert not loader.is_vrf(netlink.NetlinkMessage(16, memoryview(body[:24])))
+    assert is_vrf(netlink.NetlinkMessage(16, memoryview(body))) is is_one
+    assert not is_vrf(netlink.NetlinkMessage(16, memoryview(body[:24])))
 
 
 @pytest.mark.parametrize(
