@@ -90,9 +90,9 @@ class ShieldProgram:
     is_test = False
 
     def __init__(self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None) -> None:
-        self.digest, self._targets = tables.digest, frozenset(tables.targets)
+        self.tables, self._targets = tables, frozenset(tables.targets)
         self._settings, self._bans = (0, 0, UDP_BUSY_S, True), set[bytes]()
-        is_same = before is not None and before.digest == tables.digest
+        is_same = before is not None and before.tables.digest == tables.digest
         drawn = bytes(range(16)) if self.is_test else secrets.token_bytes(16)
         self.seed: bytes = before.seed if before is not None and is_same else drawn
         bits = edge_bits(tables.edges)

@@ -74,7 +74,6 @@ class ShieldLoader:
         self.trouble = ""
         self._sets = sets
         self._tables: ShieldTables | None = None
-        self._is_new = False  # they are not loaded yet
         self._program: ShieldProgram | None = None
         self._attachments: dict[tuple[int, bool], Attachment] = {}  # by interface and direction
         self._interfaces: dict[int, str] = {}  # with the ingress program
@@ -86,7 +85,7 @@ class ShieldLoader:
         try:
             if request == LOAD and len(descriptors) == 1:
                 self._tables = None  # an invalid form leaves none
-                self._tables, self._is_new = parse_tables(_form(descriptors[0])), True
+                self._tables = parse_tables(_form(descriptors[0]))
             elif request == BANS and len(descriptors) == 1:
                 self._change_bans(parse_bans(_form(descriptors[0])))
                 return
@@ -128,10 +127,9 @@ class ShieldLoader:
             self.trouble = reason
             return
         program, before = self._program, None
-        if program is None or self._is_new:
+        if program is None or program.tables is not self._tables:
             before = program
             program = self._program = self._made(self._tables, before)
-            self._is_new = False
         program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=udp_busy_s(), drops=drops)
         for key, attachment in list(self._attachments.items()):
             try:

@@ -15,7 +15,7 @@ from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
 from doorward.shield.host_limits import is_vrf
-from doorward.shield.tables import compile_tables
+from doorward.shield.tables import ShieldTables, compile_tables
 
 DOOR = Door("ssh", (Port.parse("7001/tcp"), Port.parse("7002/tcp")), (Port.parse("22/tcp"),))
 ALL = range(0)
@@ -26,7 +26,8 @@ class Program:
 
     asks_conntrack = False
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, tables: ShieldTables, *_: object) -> None:
+        self.tables = tables
         self.expected: list[Collection[int]] = []
         self.drops, self.is_closed = True, False
 
