@@ -337,6 +337,7 @@ def test_trial_that_is_taken_back_brings_it_back(daemon: RunningDaemon, visitors
 def test_what_it_cannot_see_ends_it(daemon: RunningDaemon, visitors: Visitors) -> None:
     attached(daemon)
     policy = "src 192.0.2.0/24 dst 198.51.100.2 dir in"
+    is_any = False
     for command, undo, reason in (
         ("ip link add vrf0 type vrf table 10", "ip link delete vrf0", "VRF"),
         (f"ip xfrm policy add {policy} tmpl proto esp mode tunnel", f"ip xfrm policy delete {policy}", "IPsec"),
@@ -349,6 +350,7 @@ def test_what_it_cannot_see_ends_it(daemon: RunningDaemon, visitors: Visitors) -
     ):
         if daemon.host.run(command.split(), check=False).returncode:
             continue  # this kernel has no such thing
+        is_any = True
         daemon.reload(CONFIG + "\n")
         until(lambda reason=reason: reason in shield(daemon)["trouble"], lambda: shield(daemon))  # type: ignore[misc]
         assert attachments(daemon) == 0
@@ -356,6 +358,8 @@ def test_what_it_cannot_see_ends_it(daemon: RunningDaemon, visitors: Visitors) -
         daemon.host.run(undo.split())
         daemon.reload(CONFIG)
         attached(daemon)
+    if not is_any:
+        pytest.skip("this kernel has none of them")
 
 
 def test_without_rights_the_gate_works(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
