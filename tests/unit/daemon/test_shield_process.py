@@ -172,6 +172,8 @@ def test_loader_that_ends_is_reported_once(site: Site) -> None:
     assert site.control.as_dict() is not None
     site.control._renew()
     assert site.written.getvalue().count("its process ended") == 1
+    site.configure(Shield.ON)
+    assert "its process is not running" in site.trouble()
 
 
 @pytest.mark.parametrize(
