@@ -46,12 +46,10 @@ def owning_firewall(block: Block) -> str:
     table = block.table
     if table.name.endswith(" firewalld") or "INPUT_direct" in table.chains:
         return "firewalld"
-    if "ufw-before-input" in table.chains or "ufw6-before-input" in table.chains:
-        if block.base.hook == "forward" and "DOCKER-USER" in table.chains:
-            return "docker"
-        return "ufw"
     if block.base.hook == "forward" and "DOCKER-USER" in table.chains:
         return "docker"
+    if "ufw-before-input" in table.chains or "ufw6-before-input" in table.chains:
+        return "ufw"
     return "nft" if table.owner == "nft" else "iptables"
 
 
