@@ -138,11 +138,11 @@ def _firewalld(block: Block, mark: Mark, scope: Scope) -> Remedy:
     direct = [f"--direct --add-rule {version} filter {rule}" for rule in rules for version in ("ipv4", "ipv6")]
     programs = [program for version, program in ((4, "iptables"), (6, "ip6tables")) if version in scope.versions]
     checks = [f"{program} -C {rule.replace(' 0', '', 1)}" for rule in rules for program in programs]
-    opening = named + " ".join(f"--add-port={port}" for port in scope.ports)
+    openings = [f"{named}--add-port={port}" for port in scope.ports]  # one each: some may be open already
     words = "open the port in firewalld, behind a rule that drops all unmarked packets to it (`doorward doctor --fix`)"
     if scope.interfaces:
         words += "; interfaces of that zone that the gate does not watch have it open to everyone"
-    return Remedy(words, (*_lasting(direct), *checks, *_lasting([opening])))
+    return Remedy(words, (*_lasting(direct), *checks, *_lasting(openings)))
 
 
 def _lasting(changes: Iterable[str]) -> Iterator[str]:
