@@ -15,6 +15,11 @@ UFW_FILES = {"iptables": "/etc/ufw/before.rules", "ip6tables": "/etc/ufw/before6
 TAG = "--comment doorward"  # in the rules that ufw and firewalld keep; for firewalld, a colon and the zone may follow
 _OWN = re.compile(r'--comment "?doorward[: "]')
 _OWN_DROP = re.compile(r'-p (\w+)(?: -m \w+)? --dport (\d+)(?::(\d+))? .*--comment "?doorward(?::([\w-]+))?"? -j DROP$')
+# Word by word: a comment may contain line breaks, so that a part of it looks like a rule, with any option of iptables.
+_OWN_ACCEPT = re.compile(
+    r"-A (ufw6?-before-\w+ (?:-m mark --mark \S+ |-m conntrack --ctstate \S+ )?"
+    r'-m comment --comment "?doorward"? -j ACCEPT)'
+)
 _ZONE = re.compile(r", chain filter_IN_(?!policy_)([\w-]+?)(?<!_pre|_log)(?<!_deny|_post): ")
 GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
@@ -196,9 +201,9 @@ def _ufw(block: Block, rules: Iterable[str]) -> Remedy:
 
 def ufw_removals(program: str, listed: str) -> Iterator[str]:
     """Yield the commands that take back what ufw has of doorward; `listed`: `-S` of iptables or ip6tables."""
-    yield from _deletions(program, (line for line in listed.splitlines() if line.startswith("-A ufw")))
+    yield from _deletions(program, listed.splitlines())
     yield f"sed -i -e '/ {TAG} /d' {UFW_FILES[program]}"
 
 
 def _deletions(program: str, rules: Iterable[str]) -> Iterator[str]:
-    return (f"{program} -D {rule.removeprefix('-A ')}" for rule in rules if _OWN.search(rule))
+    return (f"{program} -D {match[1]}" for match in map(_OWN_ACCEPT.fullmatch, rules) if match)

@@ -263,7 +263,8 @@ def test_removal_touches_only_what_has_rules_of_doorward(
     for file in files:
         file.write_text(f"{UFW}-A x -m comment --comment doorward -j ACCEPT\n")
     rule = "ufw-before-input -m comment --comment doorward -j ACCEPT"
-    (programs / "listed").write_text(f"{LISTED}-P INPUT DROP\n-A {rule}\n-A INPUT {rule}\n")
+    in_comment = f'-A ufw-before-input -m comment --comment "\n-A {rule.replace(" -m", " -M /x -m", 1)}\n" -j ACCEPT\n'
+    (programs / "listed").write_text(f"{LISTED}-P INPUT DROP\n-A {rule}\n-A INPUT {rule}\n{in_comment}")
     commands = fix.removal_commands()
     assert [command for command in commands if "firewall" not in command] == [
         command
