@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from doorward.config.toml import parse
 from doorward.doctor import bypasses, firewalls, trace
 from doorward.doctor.host_state import collect_facts
 from doorward.doctor.problem import Level, Problem
+from doorward.doctor.replica import Replica, snapshot
+from doorward.kernel.child_process import run_in_child
+from doorward.kernel.routes import LOCAL, route_type
 from doorward.lab.topology import Lab
-from tests.support.daemon import DOORWARD, PATIENCE_S, standing_lab
+from tests.support.daemon import DOORWARD, PATIENCE_S, standing_lab, until
 
 pytestmark = pytest.mark.netns("nft", "iptables-nft")
 
@@ -133,15 +137,13 @@ def test_names_that_look_like_rules_are_not_misread(lab: Lab, change: dict[str, 
 
 def test_rule_for_one_network_does_not_count_for_all_clients(lab: Lab) -> None:
     load(lab, chain("ip saddr 81.2.69.0/24 drop", "ip6 saddr 2a02:cf40::/32 drop"))
-    got = findings(lab)
-    assert [found.level for found in got] == [Level.OK], got
+    assert [found.level for found in findings(lab)] == [Level.OK]
 
 
 def test_rate_limits_are_tested_with_one_packet(lab: Lab) -> None:
     limited = "tcp dport 22 limit rate 1/hour burst 1 packets accept"
     load(lab, chain(limited, "ct state established accept", "udp dport 53 accept", policy="drop"))
-    got = findings(lab)
-    assert [found.level for found in got] == [Level.OK], got
+    assert [found.level for found in findings(lab)] == [Level.OK]
 
 
 def test_rule_is_identified_after_its_limit_was_reset(lab: Lab) -> None:
@@ -163,8 +165,7 @@ def test_dropped_reply_is_reported(lab: Lab) -> None:
     assert (found.level, found.where) == (Level.ERROR, "inet t, chain i: tcp sport 22 drop")
     assert found.what.endswith("after the first packet")
     load(lab, "flush ruleset\n" + chain("ct state established accept", hook="output", policy="drop"))
-    got = findings(lab)
-    assert [found.level for found in got] == [Level.OK], got
+    assert [found.level for found in findings(lab)] == [Level.OK]
 
 
 def test_overwritten_mark_is_reported(lab: Lab) -> None:
@@ -253,17 +254,32 @@ def test_forwarded_packet_that_is_dropped_before_the_gate_marks_it(bridged: Lab)
         assert found.commands == (f"nft insert rule {family} t c tcp dport 80 accept",)
 
 
+def test_ipv6_addresses_are_local_in_the_copy_at_once(lab: Lab) -> None:
+    """By the copied routes alone: the kernel adds those of the addresses only a moment later."""
+    peer = ["2001:db8:5::1", "peer", "2001:db8:5::2", "dev", lab.server.interface]
+    lab.server.ip("address", "add", *peer, "nodad")
+    own = (lab.server.ipv6, ip_address(peer[0]))
+    until(lambda: lab.server.call(lambda: {route_type(address, 0) for address in own}) == {LOCAL})
+    seen = lab.server.call(snapshot)
+    lab.server.ip("address", "delete", *peer)
+
+    def routes() -> list[int]:
+        Replica(seen._replace(addresses=(), routes=tuple(route for route in seen.routes if route[7] == LOCAL)))
+        return [route_type(address, 0) for address in own]
+
+    assert run_in_child(routes) == [LOCAL, LOCAL]
+
+
 def test_packet_dropped_by_rp_filter_is_reported(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_CONNECTION", f"{lab.client.ipv4} 50000 {lab.server.ipv4} 22")
     load(lab, chain("tcp dport 23 drop"))
-    got = findings(lab)
-    assert [found.level for found in got] == [Level.OK], got
+    assert [found.level for found in findings(lab)] == [Level.OK]
     strict = Path("/proc/sys/net/ipv4/conf/all/rp_filter")
     lab.server.ip("route", "add", str(lab.client.ipv4), "dev", "lo")
     lab.server.call(strict.write_text, "1")
     try:
         lost = [found.what.partition(f"a packet from {lab.client.ipv4} to ")[2][:6] for found in findings(lab)]
-        assert lost == ["22/tcp", "53/udp"], findings(lab)
+        assert lost == ["22/tcp", "53/udp"]
     finally:
         lab.server.call(strict.write_text, "0")
         lab.server.ip("route", "delete", str(lab.client.ipv4), "dev", "lo")

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from doorward.doctor.problem import Problem
@@ -50,16 +50,22 @@ def has_firewalld_rules() -> bool:
 
 
 def perform(commands: Sequence[str]) -> None:
-    """Run the commands, without a shell. DoorwardError: one failed, and those before it were reverted."""
+    """Run the commands, without a shell. DoorwardError: one failed, and those before it were reverted.
+
+    Reverting stops where it fails, too: it removes ports before the rules that close them to others.
+    """
     reverts: list[Callable[[], object]] = []
     with _uninterrupted():
         try:
-            for command in commands:
-                reverts.insert(0, _perform(shlex.split(command)))
-        except DoorwardError:
-            for revert in reverts:
-                with suppress(DoorwardError):
+            for argv in [shlex.split(command) for command in commands]:
+                reverts.insert(0, _perform(argv))
+        except DoorwardError as error:
+            try:
+                for revert in reverts:
                     revert()
+            except DoorwardError as left:
+                remedy = "take the rest back with `doorward doctor --undo`"
+                raise HostError("not-reverted", f"{error}; reverting failed, too: {left}; {remedy}") from None
             raise
 
 
@@ -67,9 +73,9 @@ def _perform(argv: Sequence[str]) -> Callable[[], object]:
     """Run a command and return what reverts it."""
     if argv[0] == "sed":
         return _edit(Path(argv[-1]), argv[2:-1])
-    if _UNCHANGED.search(_run(argv).stderr):
-        return lambda: None
     reverse = [_CHANGE.sub(lambda change: _REVERSE[change[0]], word) for word in argv]
+    if _UNCHANGED.search(_run(argv).stderr) or reverse == argv:
+        return lambda: None
     return lambda: _run(reverse)
 
 
@@ -77,7 +83,7 @@ def _edit(path: Path, scripts: Sequence[str]) -> Callable[[], object]:
     """Change a file atomically as `sed -i` with these scripts would, and return what restores it."""
     old = _read(path)
     new = _run(("sed", *scripts), old).stdout
-    if any("/a " in script for script in scripts) and TAG not in new:
+    if not all(script.partition("/a ")[2] in new for script in scripts):
         raise HostError(
             "no-place-for-rule", f"{path}: the line `# End required lines` is missing; insert the rule by hand"
         )
@@ -104,20 +110,22 @@ def _write(path: Path, text: str) -> None:
 
 
 def _run(argv: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program in a session of its own, so that Ctrl-C does not end it halfway."""
+    """Run a program, whose output may be anything. HostError: it failed."""
     path, fault = find_program(argv[0]), ""
     try:
         done = subprocess.run(
             [path, *argv[1:]],
             input=text,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_PATIENCE_S,
             check=False,
-            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         fault = f"it did not end within {_PATIENCE_S:.0f} s"
+    except OSError as error:
+        fault = str(error.strerror)
     else:
         if done.returncode:
             fault = " ".join((done.stderr or done.stdout).split())
@@ -128,7 +136,7 @@ def _run(argv: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold back signals, since a firewall that is half changed may lock the operator out."""
+    """Hold back signals, here and in the programs: a firewall that is half changed may lock the operator out."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

@@ -15,6 +15,11 @@ UFW_FILES = {"iptables": "/etc/ufw/before.rules", "ip6tables": "/etc/ufw/before6
 TAG = "--comment doorward"  # in the rules that ufw and firewalld keep; for firewalld, a colon and the zone may follow
 _OWN = re.compile(r'--comment "?doorward[: "]')
 _OWN_DROP = re.compile(r'-p (\w+)(?: -m \w+)? --dport (\d+)(?::(\d+))? .*--comment "?doorward(?::([\w-]+))?"? -j DROP$')
+# Word by word: a comment may contain line breaks, so that a part of it looks like a rule, with any option of iptables.
+_OWN_ACCEPT = re.compile(
+    r"-A (ufw6?-before-\w+ (?:-m mark --mark \S+ |-m conntrack --ctstate \S+ )?"
+    r'-m comment --comment "?doorward"? -j ACCEPT)'
+)
 _ZONE = re.compile(r", chain filter_IN_(?!policy_)([\w-]+?)(?<!_pre|_log)(?<!_deny|_post): ")
 GATE_PRIORITY = -150  # of the gate's prerouting chain
 DEFAULT_MARK = Mark(0x1000, 0x1000)  # none of the bits that kube-proxy, Calico, Tailscale and wg-quick use
@@ -46,12 +51,10 @@ def owning_firewall(block: Block) -> str:
     table = block.table
     if table.name.endswith(" firewalld") or "INPUT_direct" in table.chains:
         return "firewalld"
-    if "ufw-before-input" in table.chains or "ufw6-before-input" in table.chains:
-        if block.base.hook == "forward" and "DOCKER-USER" in table.chains:
-            return "docker"
-        return "ufw"
     if block.base.hook == "forward" and "DOCKER-USER" in table.chains:
         return "docker"
+    if "ufw-before-input" in table.chains or "ufw6-before-input" in table.chains:
+        return "ufw"
     return "nft" if table.owner == "nft" else "iptables"
 
 
@@ -140,11 +143,11 @@ def _firewalld(block: Block, mark: Mark, scope: Scope) -> Remedy:
     direct = [f"--direct --add-rule {version} filter {rule}" for rule in rules for version in ("ipv4", "ipv6")]
     programs = [program for version, program in ((4, "iptables"), (6, "ip6tables")) if version in scope.versions]
     checks = [f"{program} -C {rule.replace(' 0', '', 1)}" for rule in rules for program in programs]
-    opening = named + " ".join(f"--add-port={port}" for port in scope.ports)
+    openings = [f"{named}--add-port={port}" for port in scope.ports]  # one each: some may be open already
     words = "open the port in firewalld, behind a rule that drops all unmarked packets to it (`doorward doctor --fix`)"
     if scope.interfaces:
         words += "; interfaces of that zone that the gate does not watch have it open to everyone"
-    return Remedy(words, (*_lasting(direct), *checks, *_lasting([opening])))
+    return Remedy(words, (*_lasting(direct), *checks, *_lasting(openings)))
 
 
 def _lasting(changes: Iterable[str]) -> Iterator[str]:
@@ -198,9 +201,9 @@ def _ufw(block: Block, rules: Iterable[str]) -> Remedy:
 
 def ufw_removals(program: str, listed: str) -> Iterator[str]:
     """Yield the commands that take back what ufw has of doorward; `listed`: `-S` of iptables or ip6tables."""
-    yield from _deletions(program, (line for line in listed.splitlines() if line.startswith("-A ufw")))
+    yield from _deletions(program, listed.splitlines())
     yield f"sed -i -e '/ {TAG} /d' {UFW_FILES[program]}"
 
 
 def _deletions(program: str, rules: Iterable[str]) -> Iterator[str]:
-    return (f"{program} -D {rule.removeprefix('-A ')}" for rule in rules if _OWN.search(rule))
+    return (f"{program} -D {match[1]}" for match in map(_OWN_ACCEPT.fullmatch, rules) if match)

@@ -11,10 +11,8 @@ import errno
 import os
 import socket
 import struct
-import time
 from collections.abc import Collection
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +20,7 @@ from doorward.doctor.frames import build_frame
 from doorward.doctor.network import ROUTE, dump_bodies
 from doorward.errors import DoorwardError
 from doorward.kernel import netlink
-from doorward.kernel.routes import LOCAL, route_type
+from doorward.kernel.routes import LOCAL
 
 _CLONE_NEWNET = 0x40000000
 _CREATE = netlink.REQUEST | netlink.ACK | 0x600  # NLM_F_CREATE | NLM_F_EXCL
@@ -30,11 +28,10 @@ _NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_ROUTE, _GET_ROUTE, _NEW_R
     16, 18, 20, 22, 24, 26, 32, 34)  # fmt: skip
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, flags that change
 _UP, _NO_ARP = 0x1, 0x80
-_PATIENCE_S = 1.0
 _IFLA_ADDRESS, _IFLA_NAME, _IFLA_MTU, _IFLA_INFO, _IFLA_NAMESPACE = 1, 3, 4, 18, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _ADDRESS_BYTES, _ROUTE_BYTES = 8, 12  # struct ifaddrmsg, rtmsg, fib_rule_hdr
-_IFA_ADDRESS, _IFA_CACHE, _IFA_FLAGS, _NO_DAD, _NO_PREFIX_ROUTE = 1, 6, 8, 0x02, 0x200
+_IFA_CACHE, _IFA_FLAGS, _NO_DAD, _NO_PREFIX_ROUTE = 6, 8, 0x02, 0x200
 _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_CACHE, _RTA_VIA = 5, 9, 12, 18
 _BY_KERNEL, _CLONED, _ON_LINK = 2, 0x200, 0x4  # RTPROT_KERNEL: adding the address makes these routes
 _LOOPBACK = 1  # the index of `lo` in every namespace
@@ -173,19 +170,6 @@ def _copy(seen: HostNetwork, outside: int, far_ends: socket.socket) -> None:
                     netlink.send_request(sock, netlink.message(kind, _CREATE, body))
                 except FileExistsError:  # created by the kernel, as on the host
                     continue
-    _await_local(seen)
-
-
-def _await_local(seen: HostNetwork) -> None:
-    """Wait until the IPv6 addresses are the copy's own: the kernel makes them so a moment after they were added."""
-    deadline_s = time.monotonic() + _PATIENCE_S
-    up = {link.ifindex for link in seen.links if link.is_up}
-    for body in seen.addresses:
-        index = struct.unpack_from("=I", body, 4)[0]
-        if body[0] == socket.AF_INET6 and index in up:
-            address = ip_address(bytes(netlink.attributes(memoryview(body)[_ADDRESS_BYTES:])[_IFA_ADDRESS]))
-            while route_type(address, index) != LOCAL and time.monotonic() < deadline_s:
-                time.sleep(0.001)
 
 
 def _flags(index: int, flags: int) -> bytes:
@@ -227,9 +211,13 @@ def _address(body: memoryview) -> bytes:
 
 
 def _route(body: memoryview) -> bytes:
-    """Return a configured or advertised route; empty for one that the kernel creates itself."""
+    """Return a configured or advertised route; empty for one that the kernel creates itself.
+
+    That to an IPv6 address of the host is copied, too: the kernel creates it only a moment after the address.
+    """
     flags = struct.unpack_from("=I", body, 8)[0]
-    if body[5] == _BY_KERNEL or flags & _CLONED:
+    is_own = body[0] == socket.AF_INET6 and body[7] == LOCAL
+    if (body[5] == _BY_KERNEL and not is_own) or flags & _CLONED:
         return b""
     attributes = dict(netlink.iter_attributes(body[_ROUTE_BYTES:]))
     attributes.pop(_RTA_CACHE, None)

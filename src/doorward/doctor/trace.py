@@ -99,9 +99,6 @@ def trace(configuration: Configuration, network: Network, session: Connection | 
 
 
 def _trace_in_child(configuration: Configuration, network: Network, probes: Sequence[Probe]) -> Trace:
-    # On one processor, or a packet and the marker that follows it could be handled in the other order.
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {processors[os.getpid() % len(processors)]})
     names: tuple[str, ...] = ()
     unchecked: list[Unchecked] = []
     helpers: tuple[Helper, ...] = ()

@@ -71,7 +71,7 @@ def test_firewalld_on_some_interfaces_with_a_range_and_without_ipv6() -> None:
     ]
     assert [command for command in commands if " -C " in command] == [f"iptables -C INPUT {rule}" for rule in rules]
     assert len([command for command in commands if " ipv6 " in command]) == len(rules)  # IPv6 may come later
-    assert commands[-1] == "firewall-cmd --zone=public --add-port=22/tcp --add-port=60000-60010/udp"
+    assert commands[-2:] == [f"firewall-cmd --zone=public --add-port={port}" for port in ("22/tcp", "60000-60010/udp")]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,21 @@ def test_a_port_is_not_opened_where_the_rule_before_it_is_missing(programs: Path
     ]
 
 
+def test_a_rule_stays_where_its_port_cannot_be_closed_again(programs: Path) -> None:
+    (programs / "failing").write_text("iptables -C\nfirewall-cmd --remove-port=1/tcp")
+    with raises(HostError, "not-reverted"):
+        fix.perform(["firewall-cmd --direct --add-rule x", "firewall-cmd --add-port=1/tcp", "iptables -C"])
+    assert (programs / "log").read_text().splitlines()[2:] == ["iptables -C", "firewall-cmd --remove-port=1/tcp"]
+
+
+@pytest.mark.parametrize("program", ["", "#!/bin/sh\nprintf '\\377' >&2; exit 1\n"])
+def test_whatever_a_program_does_its_failure_is_reverted(programs: Path, program: str) -> None:
+    (programs / "ip6tables").write_text(program)
+    with raises(HostError, "program-failed"):
+        fix.perform(["firewall-cmd --add-port=1/tcp", "ip6tables -C"])
+    assert (programs / "log").read_text().splitlines()[-1] == "firewall-cmd --remove-port=1/tcp"
+
+
 def test_what_firewalld_had_before_stays_when_a_program_fails(programs: Path) -> None:
     (programs / "firewall-cmd").write_text(
         f'#!/bin/sh\necho "$*" >> {programs}/log\necho Warning: ALREADY_ENABLED: >&2\n'
@@ -248,7 +263,8 @@ def test_removal_touches_only_what_has_rules_of_doorward(
     for file in files:
         file.write_text(f"{UFW}-A x -m comment --comment doorward -j ACCEPT\n")
     rule = "ufw-before-input -m comment --comment doorward -j ACCEPT"
-    (programs / "listed").write_text(f"{LISTED}-P INPUT DROP\n-A {rule}\n-A INPUT {rule}\n")
+    in_comment = f'-A ufw-before-input -m comment --comment "\n-A {rule.replace(" -m", " -M /x -m", 1)}\n" -j ACCEPT\n'
+    (programs / "listed").write_text(f"{LISTED}-P INPUT DROP\n-A {rule}\n-A INPUT {rule}\n{in_comment}")
     commands = fix.removal_commands()
     assert [command for command in commands if "firewall" not in command] == [
         command
