@@ -16,6 +16,7 @@ from doorward.lab.topology import Lab
 from doorward.model import Element, Packet, Port
 from tests.support.daemon import PATIENCE_S, RunningDaemon, Visitor, Visitors, echoes, running_daemon
 from tests.support.frames import FrameSender
+from tests.support.one_connection import answers_held, reload, restart, used_by
 
 pytestmark = pytest.mark.netns("nft", "knock")
 
@@ -38,13 +39,6 @@ opens = ["22/tcp"]
 for = "10m"
 """
 KNOCK, PAIR, OPEN = ("7001", "7002:udp"), ("7001", "7003:udp"), ("7001", "7004:udp")
-HOLD_ANSWERS = """
-table inet away {
-    chain output {
-        type filter hook output priority 0; policy accept;
-        tcp sport 22 tcp flags & (syn | ack) == syn | ack counter drop
-    }
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +75,6 @@ def element(visitor: Visitor, port: str = "22/tcp") -> Element:
     return visitor.element(port)._replace(once=True)
 
 
-def used_by(connection: socket.socket) -> str:
-    return f"use from port {connection.getsockname()[1]}"
-
-
 def opened(daemon: RunningDaemon, visitor: Visitor) -> None:
     """Knock, and wait until the daemon has recorded it."""
     visitor.knock(*KNOCK)
@@ -113,14 +103,13 @@ def test_one_connection_enters(daemon: RunningDaemon, visitor: Visitor) -> None:
 
 
 def test_syn_is_sent_again_until_it_is_answered(daemon: RunningDaemon, visitor: Visitor) -> None:
-    daemon.host.run(["nft", "-f", "-"], stdin=HOLD_ANSWERS)
     opened(daemon, visitor)
     connections: list[socket.socket] = []
     client = threading.Thread(target=lambda: connections.append(visitor.connect(timeout_s=PATIENCE_S)))
-    client.start()
-    daemon.event("closed", door="ssh", address=str(visitor))
-    assert not visitor.gets_in()
-    daemon.host.run(["nft", "delete", "table", "inet", "away"])
+    with answers_held(daemon.host):
+        client.start()
+        daemon.event("closed", door="ssh", address=str(visitor))
+        assert not visitor.gets_in()
     client.join()
     with connections[0] as connection:  # by the SYN that was sent again after a second
         assert echoes(connection)
@@ -156,15 +145,6 @@ def test_other_opening_of_the_port_stays(daemon: RunningDaemon, visitor: Visitor
     assert [each["door"] for each in daemon.openings()] == ["open"]
 
 
-def _reload(daemon: RunningDaemon) -> None:
-    daemon.reload(CONFIG)
-
-
-def _restart(daemon: RunningDaemon) -> None:
-    daemon.end()
-    daemon.start()
-
-
 def _kill(daemon: RunningDaemon) -> None:
     daemon.end(signal.SIGKILL)
     daemon.start()
@@ -194,7 +174,7 @@ def _without_table(daemon: RunningDaemon) -> None:
     daemon.start()
 
 
-AFTER = (_reload, _restart, _kill, _flush, _change, _boot, _without_table)
+AFTER = (reload, restart, _kill, _flush, _change, _boot, _without_table)
 
 
 @pytest.mark.parametrize("happen", AFTER)
@@ -219,7 +199,7 @@ def test_what_another_program_may_have_hidden_is_not_restored(
 ) -> None:
     opened(daemon, visitor)
     happen(daemon)
-    is_kept = happen in (_reload, _restart, _kill)
+    is_kept = happen in (reload, restart, _kill)
     if not is_kept:
         daemon.event("closed", address=str(visitor), by="lost")
     assert (element(visitor) in daemon.elements()) == is_kept

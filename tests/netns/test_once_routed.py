@@ -11,58 +11,39 @@ import pytest
 
 from doorward.lab.topology import Lab
 from tests.support.daemon import PATIENCE_S, RunningDaemon, echoes, running_daemon
+from tests.support.one_connection import answers_held, reload, restart, used_by
 from tests.support.routed import BEHIND, ROUTER, connect, gets_in, knock
 
 pytestmark = pytest.mark.netns("nft")
 
-DOORS = """
+GATE = """
 [gate]
 mode = "{mode}"
 interfaces = ["client", "stranger"]
-[doors.behind]
-knock = ["7001/tcp", "7002/udp"]
-opens = ["198.51.100.2:22/tcp", "[2001:db8:2::2]:22/tcp"]
-for = "10m"
-once = true
-[doors.forwarded]
-knock = ["7001/tcp", "7003/udp"]
-opens = ["2222/tcp -> 198.51.100.2:23", "2222/tcp -> [2001:db8:2::2]:23"]
-for = "10m"
-once = true
-[doors.range]
-knock = ["7001/tcp", "7004/udp"]
-opens = ["50000-50010/tcp"]
-for = "10m"
-once = true
-[doors.both]
-knock = ["7001/tcp", "7005/udp"]
-opens = [
-    "2223/tcp -> 198.51.100.2:24", "198.51.100.2:24/tcp",
-    "2223/tcp -> [2001:db8:2::2]:24", "[2001:db8:2::2]:24/tcp",
-]
-for = "10m"
-once = true
-[doors.target4]
-knock = ["7001/tcp", "7006/udp"]
-target = "198.51.100.2"
-opens = ["198.51.100.2:25/tcp"]
-for = "10m"
-once = true
-[doors.target6]
-knock = ["7001/tcp", "7006/udp"]
-target = "2001:db8:2::2"
-opens = ["[2001:db8:2::2]:25/tcp"]
+"""
+DOOR = """
+[doors.{}]
+knock = ["7001/tcp", "{}/udp"]
+opens = [{}]
 for = "10m"
 once = true
 """
-KNOCKS = {"behind": "7002", "forwarded": "7003", "range": "7004", "both": "7005"}
-HOLD_ANSWERS = """
-table inet away {
-    chain output {
-        type filter hook output priority 0; policy accept;
-        tcp flags & (syn | ack) == syn | ack drop
-    }
-}"""
+KNOCKS = {"behind": 7002, "forwarded": 7003, "range": 7004, "both": 7005}
+OPENS = {
+    "behind": '"198.51.100.2:22/tcp", "[2001:db8:2::2]:22/tcp"',
+    "forwarded": '"2222/tcp -> 198.51.100.2:23", "2222/tcp -> [2001:db8:2::2]:23"',
+    "range": '"50000-50010/tcp"',
+    "both": """
+        "2223/tcp -> 198.51.100.2:24", "198.51.100.2:24/tcp",
+        "2223/tcp -> [2001:db8:2::2]:24", "[2001:db8:2::2]:24/tcp"
+    """,
+}
+TARGETS = {4: '"198.51.100.2:25/tcp"', 6: '"[2001:db8:2::2]:25/tcp"'}  # of doors whose knocks go to the host behind
+DOORS = "".join([
+    GATE,
+    *(DOOR.format(name, number, OPENS[name]) for name, number in KNOCKS.items()),
+    *(f'{DOOR.format(f"target{v}", 7006, opens)}target = "{BEHIND[v]}"\n' for v, opens in TARGETS.items()),
+])  # fmt: skip
 
 
 def places(version: int) -> dict[str, tuple[str, int]]:
@@ -94,7 +75,7 @@ def opened(lab: Lab, daemon: RunningDaemon, door: str, version: int) -> None:
 def use(lab: Lab, daemon: RunningDaemon, door: str, place: tuple[str, int]) -> socket.socket:
     """Connect, and wait until the daemon has recorded who did."""
     connection = connect(lab.client, *place, PATIENCE_S)
-    daemon.event("closed", door=door, by=f"use from port {connection.getsockname()[1]}")
+    daemon.event("closed", door=door, by=used_by(connection))
     return connection
 
 
@@ -116,28 +97,16 @@ def test_one_connection_enters(lab: Lab, daemon: RunningDaemon, version: int) ->
 
 
 def test_syn_is_sent_again_until_it_is_answered(lab: Lab, daemon: RunningDaemon) -> None:
-    for host in (lab.server, lab.router):
-        host.run(["nft", "-f", "-"], stdin=HOLD_ANSWERS)
     for door in KNOCKS:
         opened(lab, daemon, door, 4)
     with ThreadPoolExecutor() as clients:
-        coming = [clients.submit(connect, lab.client, *place, PATIENCE_S) for place in places(4).values()]
-        for door in KNOCKS:
-            daemon.event("closed", door=door)
-        for host in (lab.server, lab.router):
-            host.run(["nft", "delete", "table", "inet", "away"])
+        with answers_held(lab.server, lab.router):
+            coming = [clients.submit(connect, lab.client, *place, PATIENCE_S) for place in places(4).values()]
+            for door in KNOCKS:
+                daemon.event("closed", door=door)
         for each in coming:  # by the SYN that was sent again after a second
             with each.result() as connection:
                 assert echoes(connection)
-
-
-def _reload(daemon: RunningDaemon) -> None:
-    daemon.reload(daemon.config.read_text())
-
-
-def _restart(daemon: RunningDaemon) -> None:
-    daemon.end()
-    daemon.start()
 
 
 def _damage(daemon: RunningDaemon) -> None:
@@ -147,7 +116,7 @@ def _damage(daemon: RunningDaemon) -> None:
 
 def test_nothing_but_a_knock_brings_it_back(lab: Lab, daemon: RunningDaemon) -> None:
     """A reload and a restart keep what is unused, a repair does not; none brings back what was used."""
-    happenings: tuple[Callable[[RunningDaemon], None], ...] = (_reload, _restart, _damage)
+    happenings: tuple[Callable[[RunningDaemon], None], ...] = (reload, restart, _damage)
     for happen in happenings:
         for door in KNOCKS:
             opened(lab, daemon, door, 4)

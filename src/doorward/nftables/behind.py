@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from doorward.model import Door, HostPort
 from doorward.nftables import maps, once_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, DESTINATIONS, SOURCES, chain
-from doorward.nftables.chains import ChainContext, for_one, hidden, marking, unwatched
+from doorward.nftables.chains import ChainContext, hidden, unwatched
 
 # Conntrack takes the next packet of a connection that is older than it for new. So for this time after the first load,
 # packets without SYN pass. A connection that is idle until then ends, unless its host sends the next packet.
@@ -53,12 +53,7 @@ def _map(family: str, ports: Sequence[HostPort]) -> str:
 
 
 def _behind(used: str, context: ChainContext) -> str:
-    """Return the chain for such a port: accept the sources it is open to, drop the others."""
-    accept = f"{marking(context.gate)}accept"
+    """Return the chains for such a port."""
     keys = {family: f"{SOURCES[family]} . {DESTINATIONS[family]} . meta l4proto . th dport" for family in used}
-    opened = [
-        f"{key} @{name}{family} {accept}" for name in context.open_sets("open_behind") for family, key in keys.items()
-    ]
     pick_up = f"tcp flags & syn == 0x0 meta l4proto @{PICKED_UP} accept"
-    one, use = for_one(context, once_chains.Lookup(keys, "_behind", "use_behind"))
-    return use + chain("behind", hidden(context.gate, opened, before=[pick_up], one=one))
+    return hidden(context, "behind", once_chains.Lookup(keys, "_behind", "use_behind"), pick_up)

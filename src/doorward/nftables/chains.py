@@ -242,30 +242,30 @@ def _handed_over(kind: str, calm: str, budget: str, verdict: str) -> list[str]:
 
 
 def door(context: ChainContext) -> str:
-    """Return the chains for a door's port: accept the sources it is open to, drop the others."""
+    """Return the chains for a door's port."""
+    keys = {family: f"{source} . meta l4proto . th dport" for family, source in SOURCES.items()}
+    return chain("preexisting", _preexisting()) + hidden(context, "door", once_chains.Lookup(keys))
+
+
+def hidden(context: ChainContext, name: str, look_up: once_chains.Lookup, before: str = "jump preexisting") -> str:
+    """Return the chains for hidden ports: accept the sources that they are open to, drop the others.
+
+    `before`: the rule for packets that pass although nothing is open.
+    """
     gate = context.gate
     accept = f"{marking(gate)}accept"
-    keys = {family: f"{source} . meta l4proto . th dport" for family, source in SOURCES.items()}
-    one, use = for_one(context, once_chains.Lookup(keys))
-    opened = [f"{key} @{name}{family} {accept}" for name in context.open_sets() for family, key in keys.items()]
-    rules = hidden(gate, opened, before=["jump preexisting"], one=one)
-    return chain("preexisting", _preexisting()) + use + chain("door", rules)
-
-
-def for_one(context: ChainContext, look_up: once_chains.Lookup) -> tuple[list[str], str]:
-    """Return the rules, and the text of their chains, that let one connection in; none if no door may need them."""
-    if not context.is_for_one:
-        return [], ""
-    accept = f"{marking(context.gate)}accept"
-    reject = "accept" if context.gate.mode is Mode.OBSERVE else _REJECT
-    return look_up.rules(accept), "".join(look_up.use_chains(context.log("used"), accept, reject))
-
-
-def hidden(gate: Gate, opened: Sequence[str], before: Sequence[str] = (), one: Sequence[str] = ()) -> list[str]:
-    """Return the rules for a hidden port: `one` and `opened` accept the sources it is open to; others are dropped."""
+    open_sets = context.open_sets(f"open{look_up.of}")
+    opened = [f"{key} @{each}{family} {accept}" for each in open_sets for family, key in look_up.keys.items()]
+    use = ""
+    if context.is_for_one and look_up.use:
+        opened = [*look_up.rules(accept), *opened]
+        reject = "accept" if gate.mode is Mode.OBSERVE else _REJECT
+        use = "".join(look_up.use_chains(context.log("used"), accept, reject))
     if gate.mode is not Mode.OBSERVE:
-        return [*before, *banned("drop"), *one, *opened, _REJECT]
-    return [*banned("accept"), *one, *opened, "accept"] if one or gate.accept_mark is not None else ["accept"]
+        rules = [before, *banned("drop"), *opened, _REJECT]
+    else:
+        rules = [*banned("accept"), *opened, "accept"] if use or gate.accept_mark is not None else ["accept"]
+    return use + chain(name, rules)
 
 
 def marking(gate: Gate) -> str:

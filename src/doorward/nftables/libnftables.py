@@ -101,7 +101,7 @@ class NftFirewall:
         except NftError:
             banned = {}
         entries = {**restore, **{e: max(left_s, restore.get(e, 0.0)) for e, left_s in left.items()}}
-        sets = {name for name in (*OPEN_SETS, *OPEN_BEHIND_SETS) if f"set {name} {{" in text}
+        sets = {name for name in OPEN_SETS if f"set {name} {{" in text}
         put = (*_preexisting(preexisting), *ban_sets.ban_commands(TABLE, banned))
 
         def replace(some: Remaining) -> None:
@@ -119,7 +119,7 @@ class NftFirewall:
 
     def elements(self) -> dict[Element, float]:
         """Return the elements of the open sets, with the remaining seconds of each."""
-        sets = [thing.name for thing in self.existing() if thing.name in (*OPEN_SETS, *OPEN_BEHIND_SETS)]
+        sets = [thing.name for thing in self.existing() if thing.name in OPEN_SETS]
         found: dict[Element, float] = {}
         for name in sets or OPEN_SETS[:2]:
             found |= read_elements(self.run(f"list set {TABLE} {name}"), once=name.startswith("once"))
@@ -235,10 +235,10 @@ def _put(entries: Remaining, sets: Collection[str]) -> Iterable[str]:
     A configuration without hosts behind this one has no set (of `sets`) for the openings of such doors that it removed.
     """
     for element, left_s in entries.items():
-        if nfnetlink.set_name(element) in OPEN_BEHIND_SETS and nfnetlink.set_name(element) not in sets:
-            continue
-        key = f"{source_text(element.address)} . {proto_port(element.port)}"
-        yield from timeout_commands(f"{TABLE} {nfnetlink.set_name(element)}", key, left_s)
+        name = nfnetlink.set_name(element)
+        if name in sets or name not in OPEN_BEHIND_SETS:
+            key = f"{source_text(element.address)} . {proto_port(element.port)}"
+            yield from timeout_commands(f"{TABLE} {name}", key, left_s)
 
 
 def _preexisting(connections: Iterable[Connection]) -> Iterable[str]:

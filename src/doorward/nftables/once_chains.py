@@ -23,9 +23,10 @@ LIMIT_TIMEOUT, SYN_TIMEOUT = "1s", nft_duration(round(SYN_S * 1000))
 
 
 class Lookup(NamedTuple):
-    """How a chain for hidden ports looks up openings for one connection: the key of their set, by family.
+    """How a chain for hidden ports looks up openings: the key of their sets, by family.
 
-    `of` is in the names of the sets, `use` begins the names of the chains for a SYN that finds its element.
+    `of` is in the names of the sets. `use` begins the names of the chains for a SYN that finds an element for one
+    connection; "": there are none, since no port is one of TCP.
     """
 
     keys: Mapping[str, str]

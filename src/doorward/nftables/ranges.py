@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from doorward.model import Door, PortRange, Protocol
 from doorward.nftables import once_chains
-from doorward.nftables.automaton_chains import SOURCES, chain
-from doorward.nftables.chains import ChainContext, for_one, hidden, marking
+from doorward.nftables.automaton_chains import SOURCES
+from doorward.nftables.chains import ChainContext, hidden
 
 REUSED = ("ranges",)
 CHAIN_PREFIX = "range_"
@@ -29,15 +29,12 @@ def look_up(doors: Iterable[Door]) -> list[str]:
 
 def texts(doors: Sequence[Door], context: ChainContext) -> Iterator[str]:
     """Yield the chains and the map; nothing if no door opens a range."""
-    accept = f"{marking(context.gate)}accept"
     for span in of(doors):
         # A constant is not allowed there; a port without its bits, and with those of another, is.
         first = f"meta l4proto . th dport & 0x0 | {span.number}"
         keys = {family: f"{source} . {first}" for family, source in SOURCES.items()}
-        opened = [f"{keys[f]} @{name}{f} {accept}" for name in context.open_sets() for f in SOURCES]
-        is_tcp = span.protocol is Protocol.TCP
-        one, use = for_one(context, once_chains.Lookup(keys if is_tcp else {}, use=f"use_{_name(span)}_"))
-        yield use + chain(_name(span), hidden(context.gate, opened, before=["jump preexisting"], one=one))
+        use = f"use_{_name(span)}_" if span.protocol is Protocol.TCP else ""
+        yield hidden(context, _name(span), once_chains.Lookup(keys, use=use))
     if spans := of(doors):
         yield _intervals("map ranges", " : verdict", [f"{_span(span)} : goto {_name(span)}" for span in spans])
 

@@ -36,7 +36,7 @@ FROM_FILE = "from_file"  # an unused chain that marks a table that was loaded fr
 OPEN_BEHIND_SETS = ("open_behind4", "open_behind6", "open_behind_nets4", "open_behind_nets6")  # ports of other hosts
 ONCE_BEHIND_SETS = ("once_behind4", "once_behind6")
 # Open ports by address, by network, and for one connection.
-OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6", *ONCE_BEHIND_SETS)
+OPEN_SETS = ("open4", "open6", "open_nets4", "open_nets6", "once4", "once6", *OPEN_BEHIND_SETS, *ONCE_BEHIND_SETS)
 OPEN_NETS_SIZE = 1024  # openings to networks per family; only holders of a key that permits them can fill it
 OPEN_SIZE = 65536  # openings per family; only clients that know a knock can fill it
 THROTTLED_SIZE = 65536  # sources over the rate limit; each sent 40 packets; if it is full, the rate limit still works
