@@ -48,7 +48,7 @@ class FakeGateLoader(GateLoader):
         self.config = openings.ledger.path.with_name("doorward.toml")
         self.guard = cast(RulesetGuard, SimpleNamespace(is_busy=False, is_damaged=False, is_fresh=False, trouble=""))
         self.trouble = ""
-        self.loaded = LoadResult(Gate(), DOORS, "0123abcd", {}, AppliedRuleset(0, b""))
+        self.loaded = LoadResult(Gate(), DOORS, generation="0123abcd", states={}, commit=AppliedRuleset(0, b""))
 
 
 class InProcessDaemon:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doorward.config.schema import Configuration, longest_window_ms
+from doorward.config.schema import longest_window_ms
 from doorward.daemon import bans, repairs
 from doorward.daemon.bans import BanList
 from doorward.daemon.control_commands import ControlCommands
@@ -163,8 +163,7 @@ class Daemon:
                 longest_window_ms(loaded.signed, loaded.fwknop),
                 self._replies,
             )
-        configuration = Configuration(loaded.gate, loaded.doors, loaded.signed, loaded.fleet, loaded.fwknop)
-        self._signed.configure(configuration, self._gate.config.parent)
+        self._signed.configure(loaded, self._gate.config.parent)
 
     def _end_signed(self) -> None:
         if self._signed is not None:

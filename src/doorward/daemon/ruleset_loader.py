@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from doorward.config.files import exposure, read_text, trusted_owners
-from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Fleet, Fwknop, Gate, Shield, Signed, WrongPort
+from doorward.config.schema import DEFAULT_CAPACITY, Configuration, Gate, Shield, WrongPort
 from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
 from doorward.core.diff import Remaining
@@ -60,24 +60,19 @@ class LoadOutcome(Protocol):
 T = TypeVar("T", bound=LoadOutcome)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """What the daemon keeps of a loaded configuration: settings, doors without their sequences, final states' doors.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult(Configuration):
+    """What the daemon keeps of a loaded configuration: the doors without their sequences, and final states' doors.
 
     `not_kept` is why the ruleset could not be saved, or ""; `warning` has lines for the log.
     """
 
-    gate: Gate
-    doors: tuple[Door, ...]
     generation: str
     states: dict[int, tuple[int, ...]]
     commit: AppliedRuleset
     not_kept: str = ""
     warning: str = ""
-    signed: Signed | None = None
     depths: tuple[tuple[int, int], ...] = ()  # how many knocks led to a state (core/automaton.py)
-    fleet: Fleet | None = None
-    fwknop: Fwknop | None = None
     digest: str = ""  # of the configuration's text (`digest_of`)
     shield: bytes = b""  # its tables (shield/tables.py)
     no_shield: str = ""  # why it has none though it is to have one
@@ -241,14 +236,14 @@ def load_gate(
     return LoadResult(
         configuration.gate,
         doors,
-        ruleset.generation,
-        ruleset.states,
-        commit,
-        not_kept,
-        signed=configuration.signed,
+        configuration.signed,
+        configuration.fleet,
+        configuration.fwknop,
+        generation=ruleset.generation,
+        states=ruleset.states,
+        commit=commit,
+        not_kept=not_kept,
         depths=ruleset.depths,
-        fleet=configuration.fleet,
-        fwknop=configuration.fwknop,
         shield=shield,
         no_shield=no_shield,
     )

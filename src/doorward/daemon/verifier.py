@@ -50,7 +50,7 @@ _MESSAGE_BYTES = 1 << 17
 _MAX_WAITING = 256  # packets of fwknop's clients; at a thousand stanzas it takes a third of a second to verify them
 _IPV4_BYTES = 4  # fwknop knows no IPv6
 _COUNTS_EVERY_S = 1.0  # between two messages that only count
-_FINISH_S = 1.0  # the slowest packet takes a third of it; a compromised process would not exit at all
+_FINISH_S = 1.0  # the packets of fwknop's that wait take a third of it; a compromised process would not exit at all
 
 _COPY = KnockRejection("repeated", "a copy of an earlier packet")
 _RESENT = KnockRejection("resent")
@@ -119,15 +119,19 @@ def _verify(
 
 
 def _judge_all(log: LogSocket[LoggedDatagram], daemon: socket.socket, queue: VerifierQueue) -> None:
-    """Verify the datagrams of the log until the daemon exits, or has shut down its end of the socket (`finish`)."""
+    """Verify the datagrams of the log until the daemon exits or has shut down its end of the socket (`finish`).
+
+    It then reads no more of the log, and verifies what waits.
+    """
     waiting = select.poll()
     waiting.register(daemon, select.POLLRDHUP)
     waiting.register(log, select.POLLIN)
     while True:
         limit_ms = 0 if queue.has_waiting else _COUNTS_EVERY_S * 1000 if queue.counts else None
-        if daemon.fileno() in dict(waiting.poll(limit_ms)):
+        is_last = daemon.fileno() in dict(waiting.poll(limit_ms))
+        if is_last and not queue.has_waiting:
             return
-        for report in queue.run(log.read(), time.time(), time.monotonic()):
+        for report in queue.run([] if is_last else log.read(), time.time(), time.monotonic()):
             daemon.send(pack_report(report))
 
 

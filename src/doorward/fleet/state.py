@@ -210,7 +210,7 @@ class SharedOpeningTable:
             return []
         effects: list[Effect] = []
         is_recreated = known is not None and known.is_settled and observed.created > known.revision
-        if known is not None and is_recreated and until_ms < known.until_ms - END_TOLERANCE_MS:
+        if known is not None and is_recreated and max(until_ms + END_TOLERANCE_MS, now_ms) < known.until_ms:
             # Closed, and opened again for a shorter time.
             effects, known = [CloseHere(observed.key, known.dated_ms)], None
         if known is None or not known.is_open or known.until_ms <= now_ms:  # it was written after the end here

@@ -73,6 +73,7 @@ class FleetWorker:
         self._initial_closed: list[protocol.Close] = []
         self._is_unreachable = self._has_reported = self._has_duplicate = self._is_full = False
         self._revision, self._slot, self._queued_records = 0, 0, 0
+        self._openings_revision = 0  # of the last change of an opening that was read; other changes may be read earlier
         self._last_errors: dict[type, str] = {}  # task type: why the last one failed
         self._state: protocol.State | None = None
         put = self._inbox.put
@@ -215,7 +216,9 @@ class FleetWorker:
         self._release(task.key)
 
     def _on_conflict(self, conflict: Conflict) -> None:
-        self._apply(self._openings.on_conflict(conflict.task.key, conflict.observed, conflict.revision, now_ms()))
+        """Handle a conflict; of a value that the watcher has reported only the revision, since what followed counts."""
+        observed = conflict.observed if conflict.revision > self._openings_revision else None
+        self._apply(self._openings.on_conflict(conflict.task.key, observed, conflict.revision, now_ms()))
         self._release(conflict.task.key)
 
     def _on_failure(self, failed: WriteFailed) -> None:
@@ -268,7 +271,7 @@ class FleetWorker:
         self._has_duplicate = True
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
-        self._revision = snapshot.revision
+        self._revision = self._openings_revision = snapshot.revision
         self._apply([effect for entry in snapshot.closes for effect in self._on_signed_close(entry)])
         openings = []
         for entry in snapshot.entries:
@@ -285,6 +288,7 @@ class FleetWorker:
             self._revision = max(self._revision, entry.revision)
             directory, _, rest = entry.key.removeprefix(self._tree.root).partition("/")
             if directory == "openings":
+                self._openings_revision = entry.revision
                 effects += self._on_change(entry, is_put, now)
             elif directory == "closes" and is_put:
                 effects += self._on_signed_close(entry)

@@ -87,9 +87,9 @@ def test_what_the_daemon_learns(path: Path) -> None:
     assert loaded == LoadResult(
         Gate(Mode.STEALTH, capacity=4096),
         (door("ssh", "22/tcp"), door("web", "22/tcp", for_ms=300_000)),  # the sequences stay in the child
-        ruleset.generation,
-        ruleset.states,
-        AppliedRuleset(loaded.commit.process, fingerprint()),
+        generation=ruleset.generation,
+        states=ruleset.states,
+        commit=AppliedRuleset(loaded.commit.process, fingerprint()),
         depths=((1, 0), (2, 1), (3, 2), (4, 3)),  # three knocks
         digest=digest_of(GOOD),
     )

@@ -67,7 +67,10 @@ class Site:
 
     def configure(self, shield: Shield, tables: bytes = b"tables", reason: str = "") -> None:
         gate = Gate(mode=Mode.STEALTH, shield=shield)
-        self.control.configure(LoadResult(gate, (), "", {}, AppliedRuleset(1, b""), shield=tables, no_shield=reason))
+        commit = AppliedRuleset(1, b"")
+        self.control.configure(
+            LoadResult(gate, (), generation="", states={}, commit=commit, shield=tables, no_shield=reason)
+        )
 
     def request(self) -> tuple[bytes, bytes]:
         """Return the next request and the tables that came with it."""

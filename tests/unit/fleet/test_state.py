@@ -128,6 +128,13 @@ def test_snapshot_shortens_what_was_closed_and_opened_again() -> None:
     assert here.on_snapshot([again], 8, 0) == [CloseHere(SSH), OpenHere(SSH, 1_000, "knock at b", HOUR)]
 
 
+def test_opening_that_ended_long_ago_is_not_closed_when_its_key_is_created_again() -> None:
+    """As an attacker who can write to etcd may do: the daemon rejects a close of a signer's share without a date."""
+    here = SharedOpeningTable("a")
+    assert here.on_put(signed(5, 100, -HOUR), HOUR) == []
+    assert here.on_snapshot([signed(6, 100, -3 * HOUR)._replace(created=6)], 6, HOUR) == []
+
+
 def test_close_outlives_the_shorter_opening_that_followed_it() -> None:
     here = SharedOpeningTable("a")
     here.on_put(found(5), 0)

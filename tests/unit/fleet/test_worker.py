@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from doorward.fleet import protocol
-from doorward.fleet.etcd import EtcdAccess
+from doorward.fleet.etcd import EtcdAccess, now_ms
 from doorward.fleet.etcd_codec import KeyChange, KeyValue
 from doorward.fleet.etcd_records import KeySpace, OpeningKey, StoredOpening, pack
 from doorward.fleet.protocol import Close, Closed, KnockClaim, Opened
 from doorward.fleet.watcher import Heartbeat, KeyChanges
 from doorward.fleet.worker import FleetWorker, WorkerSettings
-from doorward.fleet.writer import AnnounceClose, WriteFailed
+from doorward.fleet.writer import AnnounceClose, Conflict, Publish, WriteFailed, observe
 
 ADA = OpeningKey("ssh", ip_address("192.0.2.7"), "ada".ljust(24, "0"))
 HOUR_MS = 3_600_000
@@ -119,6 +119,25 @@ def test_close_of_another_gate_leaves_its_key_to_that_gate_for_a_second(process:
     process.change(process.closed(2))
     assert process.worker._in_progress == set()
     assert [effect.key for effect in process.worker._openings.owed(0)] == [ADA]
+
+
+@pytest.mark.parametrize("is_reopened", [False, True])
+def test_conflict_that_is_answered_after_a_later_close_undoes_nothing(process: Process, is_reopened: bool) -> None:
+    """As of a write whose answer was lost: it was repeated, and conflicts with itself."""
+    worker, (name, value) = process.worker, process.opened(1)
+    late, newer = (
+        Conflict(Publish(ADA, 0, 0, "key ada"), observe(ADA, KeyValue(name, value, revision), 60_000), revision)
+        for revision in (1, 3)
+    )
+    process.change((name, value), (name, None))
+    if is_reopened:
+        worker._on_opened(Opened([protocol.Item(ADA, now_ms() + HOUR_MS // 2, "key ada", HOUR_MS, process.now_ms + 1)]))
+    process.sent()
+    worker._on_conflict(late)
+    assert process.sent() == []
+    assert (worker._openings.get(ADA) is not None) == worker._openings.owes(ADA, now_ms()) == is_reopened
+    worker._on_conflict(newer)  # the watcher has still to report that
+    assert [type(message) for message in process.sent()] == [Opened]
 
 
 def test_close_that_was_not_claimed_is_announced_by_the_next_heartbeat(process: Process) -> None:
