@@ -176,8 +176,7 @@ class RunningDaemon:
 
     def await_end(self, element: Element) -> float:
         """Ask the kernel until its timer has ended an entry, which no event tells; gives the moment."""
-        while element in self.elements():
-            time.sleep(0.02)
+        until(lambda: element not in self.elements())
         return time.monotonic()
 
     def ruleset(self) -> str:
