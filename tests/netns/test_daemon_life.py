@@ -414,10 +414,8 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
         assert daemon.log() == []
         ballast.unlink()
         wanted = [("opened", str(visitor), "knock", "time") for visitor in pair]
-        deadline_s = time.monotonic() + PATIENCE_S
-        while [(r["event"], r["address"], r["by"], r["closed_by"]) for r in daemon.log()] != wanted:
-            assert time.monotonic() < deadline_s, daemon.log()
-            time.sleep(0.2)  # no event tells that a later try succeeded
+        # No event tells that a later try succeeded.
+        until(lambda: [(r["event"], r["address"], r["by"], r["closed_by"]) for r in daemon.log()] == wanted, daemon.log)
         assert "cannot be written" not in daemon.run("status").stdout
 
 
