@@ -241,8 +241,7 @@ def test_gates_survive_an_etcd_restart_and_compaction(fleet: Fleet) -> None:
     first.run("close", "ssh", before)
     fleet.knock(after)
     etcd = fleet.etcd()
-    while len(etcd.prefix("/doorward/example/openings/").entries) != 2:
-        pass
+    until(lambda: len(etcd.prefix("/doorward/example/openings/").entries) == 2)
     revision = etcd.prefix("/doorward/example/openings/").revision
     etcd.call("kv/compaction", {"revision": str(revision), "physical": True})
     fleet.switch.join("gate2")
@@ -283,8 +282,8 @@ def test_fleet_process_runs_as_the_service_user() -> None:
             guest = fleet.visitor(gate)
             fleet.knock(guest)
             gate.event("opened", address=str(guest))
-            while not fleet.etcd().prefix("/doorward/example/openings/").entries:
-                pass
+            etcd = fleet.etcd()
+            until(lambda: etcd.prefix("/doorward/example/openings/").entries)
             assert status_of(fleet_process(gate.process.pid))["Uid"].split() == [str(USER)] * 4
             assert (gate.state / "fleet.sqlite").stat().st_uid == USER
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.consoles import Console
+from tests.support.daemon import until
 from tests.support.examples import Seat
 from tests.support.fleet import Fleet, running_fleet
 
@@ -51,8 +52,8 @@ def test_status_close_log_and_forget(fleet: Fleet, console: Console, tmp_path: P
     (forget,) = console
     Seat(second.host, tmp_path / "seat", second.env).type(forget)
     assert "1 of 1 gates up" in second.run("status", "--fleet").stdout
-    while len(rows := [json.loads(row) for row in second.run("log", "--fleet", "--json").stdout.splitlines()]) < 2:
-        pass
+    until(lambda: len(second.run("log", "--fleet", "--json").stdout.splitlines()) == 2)
+    rows = map(json.loads, second.run("log", "--fleet", "--json").stdout.splitlines())
     assert [(row["gate"], row["event"], row["address"], row["words"]) for row in rows] == [
         ("edge-1", "opened", str(guest), "knock"),
         ("edge-2", "closed", str(guest), "fleet"),

@@ -76,9 +76,13 @@ def element(visitor: Visitor, port: str = "22/tcp") -> Element:
 
 
 def opened(daemon: RunningDaemon, visitor: Visitor) -> None:
-    """Knock, and wait until the daemon has recorded it."""
+    """Knock, and wait until the daemon has recorded it.
+
+    Within a second after a repair it then asks whether the kernel still has the opening, before it answers here.
+    """
     visitor.knock(*KNOCK)
     daemon.event("opened", door="ssh", address=str(visitor))
+    daemon.openings()
 
 
 def test_one_connection_enters(daemon: RunningDaemon, visitor: Visitor) -> None:

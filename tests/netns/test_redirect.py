@@ -16,7 +16,7 @@ from doorward.daemon.ruleset_loader import compile_configuration
 from doorward.lab.topology import STRANGER_NET, Lab
 from doorward.model import Packet, Port, elements_of
 from doorward.nftables.libnftables import NftFirewall
-from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon
+from tests.support.daemon import PATIENCE_S, SILENCE_S, RunningDaemon, echoes, running_daemon, until
 from tests.support.frames import FrameSender
 from tests.support.routed import BEHIND, ROUTER, both_families, connect, gets_in, knock
 
@@ -168,7 +168,7 @@ def test_reloads_forward_throughout(lab: Lab, tmp_path: Path) -> None:
                 frames.send(Packet(ip_address("203.0.113.2").packed, Port.parse("2222/tcp"), 2), 40000 + number)
             daemon.await_notice("READY=1")
         frames.close()
-        assert daemon.counters()["dropped_closed"] >= 100
+        until(lambda: daemon.counters()["dropped_closed"] >= 100)
         sockets = lab.router.run(["ss", "-Htn", "sport", "=", ":2222"]).stdout
         assert sockets == ""  # no packet reached the router's own service
 

@@ -105,7 +105,7 @@ class RunningDaemon:
         if self.wrapper or has_own or (self.config.exists() and "shield" in self.config.read_text()):
             whole = [*self.wrapper, *DOORWARD, *command]
             pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-            self.process = self.host.popen(whole, env=environment, **pipes)
+            self.process: subprocess.Popen[str] | ForkedProcess = self.host.popen(whole, env=environment, **pipes)
         else:
             self.process = ForkedProcess(self.host, "doorward", command, environment, subprocess.DEVNULL)
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
@@ -176,8 +176,7 @@ class RunningDaemon:
 
     def await_end(self, element: Element) -> float:
         """Ask the kernel until its timer has ended an entry, which no event tells; gives the moment."""
-        while element in self.elements():
-            time.sleep(0.02)
+        until(lambda: element not in self.elements())
         return time.monotonic()
 
     def ruleset(self) -> str:
@@ -262,7 +261,7 @@ class RunningDaemon:
                 self._noticed += notice.decode().splitlines()
                 self._more.notify_all()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str] | ForkedProcess) -> None:
         assert process.stderr is not None
         for line in process.stderr:
             with self._more:

@@ -10,6 +10,8 @@ import ctypes
 import gc
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from doorward.lab.namespace import NamespaceHost, enter
 
@@ -30,31 +32,67 @@ _one_at_a_time = threading.Lock()
 Main = Callable[[list[str]], int]
 
 
-class ForkedProcess(subprocess.Popen[str]):
-    """`doorward` or `knockd` with these words on a host; its errors go into a pipe."""
+class ForkedProcess:
+    """`doorward` or `knockd` with these words on a host: what tests use of a Popen. Its errors go into a pipe."""
 
     def __init__(
         self, host: NamespaceHost, program: str, words: Sequence[object], env: Mapping[str, str], stdout: int
     ) -> None:
-        self._program, argv = program, list(map(str, words))
-        whole = {**os.environ, **env}
-        self._request = {"argv": argv, "namespace": str(host.path), "cwd": str(Path.cwd()), "env": whole}
-        super().__init__([program, *argv], stdout=stdout, stderr=subprocess.PIPE, text=True)
-        host._started.append(self)
-
-    def _execute_child(self, *settings: Any) -> None:
-        """Have it forked in place of fork and exec."""
-        pipes = settings[13], settings[15]
+        self._argv, whole = list(map(str, words)), {**os.environ, **env}
+        request = {"argv": self._argv, "namespace": str(host.path), "cwd": str(Path.cwd()), "env": whole}
+        self.stdout: TextIO | None = None
+        if stdout == subprocess.PIPE:
+            self.stdout, out = _pipe()
+        else:
+            out = os.open(os.devnull, os.O_WRONLY)
+        self.stderr, err = _pipe()
         with _one_at_a_time:
-            parent = _parent(self._program)
+            parent = _parent(program)
             _libc.prctl(_SET_CHILD_SUBREAPER, 1)  # the child of a child that exits at once becomes this process's
-            socket.send_fds(parent, [json.dumps(self._request).encode()], pipes)
+            socket.send_fds(parent, [json.dumps(request).encode()], [out, err])
             self.pid = int(parent.recv(_MESSAGE_BYTES))
             assert parent.recv(_MESSAGE_BYTES) == b"adopted"
             _libc.prctl(_SET_CHILD_SUBREAPER, 0)
-        for pipe in pipes:
-            os.close(pipe)
-        self._child_created = True
+        for handle in (out, err):
+            os.close(handle)
+        self._status: int | None = None
+        host._started.append(cast(Any, self))
+
+    def poll(self) -> int | None:
+        if self._status is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self._status = os.waitstatus_to_exitcode(ended[1])
+        return self._status
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        if self.poll() is None:
+            handle = os.pidfd_open(self.pid)
+            select.select([handle], [], [], timeout_s)
+            os.close(handle)
+        if (status := self.poll()) is None:
+            raise subprocess.TimeoutExpired(self._argv, timeout_s or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+        self.wait()
+
+
+def _pipe() -> tuple[TextIO, int]:
+    """Return the ends of a pipe to read from and to write to."""
+    ours, theirs = os.pipe()
+    return os.fdopen(ours), theirs
 
 
 @cache

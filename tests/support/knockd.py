@@ -95,7 +95,7 @@ class RunningKnockd:
         self.write(text)
         words = ("-v", "-c", self.config, *words)
         environment = {"STATE_DIRECTORY": str(self.state), **{k: v for k, v in keep.items() if k.isupper()}}
-        self.process: subprocess.Popen[str]
+        self.process: subprocess.Popen[str] | ForkedProcess
         if program in OURS:
             whole = ("--engine", program.name, *words)
             self.process = ForkedProcess(host, "knockd", whole, environment, subprocess.PIPE)

@@ -42,7 +42,7 @@ class Session(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What kind of key it was opened with, a signer's or one that fwknop's clients share; "": with none."""
+        """Return the kind of key that opened it, a signer's or one that fwknop's clients share; "" if none did."""
         return self.by if self.by in KEYS else ""
 
 
