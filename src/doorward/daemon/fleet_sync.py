@@ -32,7 +32,7 @@ from doorward.model import Opening, Source
 from doorward.signed.authorize import ValidKnock, signer_text
 
 _MOST_WAITING = 20_000  # messages to the process; if it reads none of them, it is restarted
-_MOST_CLOSES = 20_000  # kept without a process; openings whose close was older last until their end at other gates
+_MOST_CLOSES = 20_000  # kept for a process; openings whose close was older last until their end at other gates
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # before a process that ended is restarted
 _LOG_AGAIN_S = 60.0
 RECORDS_PER_S, RECORDS_AT_ONCE = 20, 500  # to the fleet's access log; each gate's ledger has all
@@ -58,7 +58,9 @@ class FleetSync:
         self._child: FleetProcess | None = None
         self._settings: tuple[Fleet, str, int, Path] | None = None
         self._writer: SocketWriter | None = None
-        self._closed: list[protocol.Close] = []
+        self._closed: list[protocol.Close] = []  # in no snapshot that a process has read
+        self._sent = 0  # of these, to the process that runs
+        self._has_read = False  # it has reported its state, which it does once it has read the snapshot
         # By signed knocks at any gate. They are for shared doors only, and not in the ledger: anyone who can write to
         # etcd can add one.
         self._closes = CloseDates()
@@ -118,12 +120,10 @@ class FleetSync:
         return items
 
     def _send_closes(self) -> None:
-        if self._child is None:
-            del self._closed[:-_MOST_CLOSES]  # the next one is sent the others
-            return
-        closed, self._closed = self._closed, []
-        for closes in protocol.batches(closed):
+        for closes in protocol.batches(self._closed[self._sent :]):
             self._send(protocol.Closed(closes))
+        del self._closed[: len(self._closed) if self._has_read else -_MOST_CLOSES]
+        self._sent = len(self._closed)  # without a process the next snapshot has them
 
     def record(self, event: str, door: str | None, address: Source, words: str) -> None:
         """Send an event to the fleet's access log, unless the rate limit is exceeded."""
@@ -175,7 +175,7 @@ class FleetSync:
             return
         self._openings.loop.on_readable(self._child.fileno(), self._on_message)
         self._writer = SocketWriter(self._openings.loop, self._child.socket)  # where it fails, reading reports the end
-        closed, self._closed = list(dict.fromkeys([*self._recorded_closes(), *self._closed])), []
+        closed, self._sent = list(dict.fromkeys([*self._recorded_closes(), *self._closed])), len(self._closed)
         shared = [opening for opening in self._openings.table if opening.ports and self._is_shared(opening.door)]
         active = [item for opening in shared for item in _items(opening)]
         most = protocol.MAX_PER_MESSAGE
@@ -222,8 +222,9 @@ class FleetSync:
             if self._lines.admits(self._openings.loop.now_s()):
                 self._openings.log.message(message.code, f"fleet: {message.words}", message.level)
         elif isinstance(message, protocol.State):
-            self.state = message
+            self.state, self._has_read = message, True
             self._pause_s = _PAUSE_S
+            self._send_closes()  # which drops those that were sent
 
     def _failed(self, how: str) -> None:
         self._openings.log.message("fleet-failed", f"the fleet process {how}; restarting it", "error")
@@ -237,7 +238,7 @@ class FleetSync:
             self._openings.loop.unregister(self._child.fileno())
             self._child.close()
             self._child = None
-        self.state = self.state._replace(is_in_touch=False)
+        self.state, self._has_read = self.state._replace(is_in_touch=False), False
         for number in list(self._claims):
             self._answer(number, None, why)
 

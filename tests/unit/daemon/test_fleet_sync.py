@@ -230,6 +230,32 @@ def test_a_close_without_a_process_is_in_the_next_snapshot(gate: Gate, monkeypat
     assert gate.sent == [OpeningsSnapshot([], [gate.close(2)], is_last=True)]
 
 
+def test_closes_that_a_process_did_not_read_are_in_the_next_snapshot(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may end at its start, as long as a file of [fleet] is missing; the fleet would open again what was closed."""
+    gate.sync._child = None
+    gate.daemon.ask("open", "ssh", "192.0.2.7")
+    gate.daemon.ask("close", "ssh", "192.0.2.7")
+    gate.start_process()
+    closed = [Close(gate.share(None))]
+    for _ in range(2):
+        gate.restart_process(monkeypatch)
+        assert gate.sent == [OpeningsSnapshot([], closed, is_last=True)]
+    gate.sent.clear()
+    gate.daemon.ask("open", "ssh", str(CAFE))
+    gate.daemon.ask("close", "ssh", str(CAFE))
+    closed.append(Close(gate.share(None, CAFE)))
+    assert gate.sent[1:] == [Closed(closed[1:])]
+    gate.restart_process(monkeypatch)
+    assert gate.sent == [OpeningsSnapshot([], closed, is_last=True)]
+    gate.sent.clear()
+    gate.hear(protocol.State(True, 0, 2, 1))
+    assert gate.sent == []
+    gate.restart_process(monkeypatch)
+    assert gate.sent == [OpeningsSnapshot([], [], is_last=True)]
+
+
 def test_closes_that_wait_for_a_process_are_bounded(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doorward.daemon.fleet_sync._MOST_CLOSES", 2)
     gate.sync._child = None
@@ -246,6 +272,7 @@ def test_closes_that_wait_for_a_process_are_bounded(gate: Gate, monkeypatch: pyt
 def test_a_close_that_the_last_process_did_not_announce_is_in_the_next_snapshot(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gate.hear(protocol.State(True, 0, 0, 1))
     gate.take(gate.knock(3, BOB, for_s=None), gate.knock(2, for_s=None), outcome=None)
     gate.take(gate.knock(4, BOB), gate.knock(5, CAT, for_s=None)._replace(is_shared=False, door="web"))
     gate.daemon.ask("close", "ssh", "192.0.2.7")
