@@ -40,7 +40,7 @@ def rows(runs: int) -> list[Row]:
     """Measure doorward beside knockd, and the shield beside the gate alone, each pair in turn: medians of medians."""
     guard, plain, shielded = (
         lambda lab, toml=toml: doorward(lab, toml)
-        for toml in (doors_toml(1, "guard"), doors_toml(1, "stealth"), doors_toml(1, "stealth", shield=True))
+        for toml in (doors_toml(1, "guard"), doors_toml(1, "stealth"), doors_toml(1, "stealth", shield="on"))
     )
     own, peer = beside(guard, knockd, runs)
     with_shield, without = beside(shielded, plain, runs)

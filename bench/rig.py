@@ -22,7 +22,7 @@ KNOCK = tuple(map(Port.parse, ("7000/tcp", "8000/udp", "9000/tcp")))
 PATIENCE_S = 60.0
 
 
-def doors_toml(count: int, mode: str, within: str = "15s", *, once: bool = False, shield: bool = False) -> str:
+def doors_toml(count: int, mode: str, within: str = "15s", *, once: bool = False, shield: str = "off") -> str:
     """Return a configuration of `count` doors: the first is KNOCK, the others have sequences of their own."""
     others = range(1, count)
     doors = ["ssh", *(f"door{n}" for n in others)]
@@ -35,7 +35,7 @@ def doors_toml(count: int, mode: str, within: str = "15s", *, once: bool = False
         f"once = {str(once).lower()}\n"
         for name, knock in zip(doors, knocks, strict=True)
     ]
-    return f'[gate]\nmode = "{mode}"\nshield = "{"on" if shield else "off"}"\n\n' + "\n".join(blocks)
+    return f'[gate]\nmode = "{mode}"\nshield = "{shield}"\n\n' + "\n".join(blocks)
 
 
 @contextmanager
@@ -67,7 +67,9 @@ def doorward_in(lab: Lab, folder: Path, ready_s: float = PATIENCE_S) -> Iterator
         ready.bind(env["NOTIFY_SOCKET"])
         command = [sys.executable, "-m", "doorward", "run"]
         daemon = lab.server.popen(command, env=env, stdout=log, stderr=log)
-        if not select.select([ready], [], [], ready_s)[0]:
+        with os.fdopen(os.pidfd_open(daemon.pid)) as ended:
+            first = select.select([ready.fileno(), ended.fileno()], [], [], ready_s)[0]
+        if ready.fileno() not in first:
             raise RuntimeError(f"the daemon is not ready: {(folder / 'log').read_text()}")
     try:
         yield daemon

@@ -11,14 +11,14 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from ipaddress import IPv4Address
 from pathlib import Path as File
 from random import Random
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bench.flood import Traffic, flood, from_one, traffic
 from bench.frames import SYN, UDP, Kind, Path
@@ -38,6 +38,7 @@ READY_S = 600  # until 100,000 doors are loaded, on a busy machine
 ONE_SOURCE = int(IPv4Address("198.18.0.1"))
 ANY_PORT = Random(1).sample(range(1, 1 << 16), 60_000)
 SYN_V6 = Kind(version=6)
+K = TypeVar("K")
 
 
 class Flood(NamedTuple):
@@ -75,12 +76,12 @@ class Gate(NamedTuple):
 
 
 @contextmanager
-def guarding(doors: int, *, shield: bool) -> Iterator[Gate]:
+def guarding(doors: int, *, shield: str) -> Iterator[Gate]:
     """A gate of so many doors, with a shield or without."""
     with Lab(direct=True) as lab, tempfile.TemporaryDirectory(prefix="doorward-bench-") as folder:
         File(folder, "doorward.toml").write_text(doors_toml(doors, "stealth", shield=shield))
         with doorward_in(lab, File(folder), READY_S) as daemon:
-            if not shield:
+            if shield == "off":
                 yield Gate(lab)
                 return
             ready_s = time.monotonic()
@@ -99,34 +100,32 @@ def maps_mib(pid: int) -> float:
 
 def rows(runs: int) -> list[Row]:
     """Measure each flood with 1 door and with 100,000."""
-    ratios: dict[tuple[str, int, bool], float] = {}
+    ratios: dict[tuple[str, int, str], float] = {}
     with ExitStack() as stack:
         drop = stack.enter_context(dropping())
         gates = {
             (doors, shield): stack.enter_context(guarding(doors, shield=shield))
             for doors in DOORS
-            for shield in (False, True)
+            for shield in ("off", "on")
         }
-        with suppress(OSError):  # a kernel without groups by session
-            File("/proc/self/autogroup").write_text(f"{HIGHEST}\n")
         for name, each in FLOODS.items():
             if each.kind.protocol == UDP:  # until then, packets to any UDP port may be answers
                 wait_until(max(gate.attached_s for gate in gates.values()) + UDP_BUSY_S + 1)
-            found = beside(drop, {key: gate.lab for key, gate in gates.items()}, each, runs)
+            found = beside(drop, {key: gate.lab for key, gate in gates.items()}, partial(rate, each), runs)
             ratios |= {(name, *key): ratio for key, ratio in found.items()}
     medians = {key: median(ratios[name, *key] for name in FLOODS) for key in gates}
     return [
         *(row for name in FLOODS for row in beside_the_rule(name, {key: ratios[name, *key] for key in gates}, 0.75)),
         *beside_the_rule("median of these", medians, 0.8),
-        *(row for doors in DOORS for row in costs(doors, gates[doors, True])),
+        *(row for doors in DOORS for row in costs(doors, gates[doors, "on"])),
     ]
 
 
-def beside_the_rule(name: str, ratios: dict[tuple[int, bool], float], least: float) -> list[Row]:
+def beside_the_rule(name: str, ratios: dict[tuple[int, str], float], least: float) -> list[Row]:
     """Return what the shield reaches of the rule's rate; its peer is the gate alone."""
     return [
         Row(f"{name}, {number_of(doors)} (peer: no shield)", "of a drop rule", "higher",
-            ratios[doors, True], ratios[doors, False], Bound("value", ">=", least))
+            ratios[doors, "on"], ratios[doors, "off"], Bound("value", ">=", least))
         for doors in DOORS
     ]  # fmt: skip
 
@@ -145,32 +144,46 @@ def number_of(doors: int) -> str:
     return f"{doors:,} door{'s' * (doors > 1)}"
 
 
-def beside(drop: Lab, labs: dict[tuple[int, bool], Lab], what: Flood, runs: int) -> dict[tuple[int, bool], float]:
-    """Return the median of what each reaches of the mean of the rule's rates right before and after it."""
+def beside(drop: Lab, labs: Mapping[K, Lab], measure: Callable[[Lab, float], float], runs: int) -> dict[K, float]:
+    """Return the median of what each reaches of the mean of the rule's rates right before and after it.
+
+    `measure` floods a lab for so many seconds, and returns the rate.
+    """
     for lab in (drop, *labs.values()):
-        rate(lab, what, WARM_UP_S)
-    ratios: dict[tuple[int, bool], list[float]] = {key: [] for key in labs}
-    before = rate(drop, what)
+        measure(lab, WARM_UP_S)
+    ratios: dict[K, list[float]] = {key: [] for key in labs}
+    before = measure(drop, SECONDS)
     for _ in range(runs):
         for key, lab in labs.items():
-            own, after = rate(lab, what), rate(drop, what)
+            own, after = measure(lab, SECONDS), measure(drop, SECONDS)
             ratios[key].append(2 * own / (before + after))
             before = after
     return {key: median(values) for key, values in ratios.items()}
 
 
-def rate(lab: Lab, what: Flood, seconds: float = SECONDS) -> float:
+def rate(what: Flood, lab: Lab, seconds: float) -> float:
     """Send from the lab's client to its server; return the packets per second of processor time."""
-    to_mac, from_mac = (bytes.fromhex(host.mac.replace(":", "")) for host in (lab.server, lab.client))
-    destination = lab.server.ipv6 if what.kind.version == 6 else lab.server.ipv4
-    packets = packets_of(Path(to_mac, from_mac, destination), what)
+    packets = packets_of(path_of(lab, what.kind.version), what)
+    sent, spent_s = sending(lab, lambda: flood(lab.client.interface, packets, seconds=seconds).sent)
+    return sent / spent_s
 
-    def inside() -> float:
+
+def path_of(lab: Lab, version: int) -> Path:
+    to_mac, from_mac = (bytes.fromhex(host.mac.replace(":", "")) for host in (lab.server, lab.client))
+    return Path(to_mac, from_mac, lab.server.ipv6 if version == 6 else lab.server.ipv4)
+
+
+def sending(lab: Lab, send: Callable[[], int]) -> tuple[int, float]:
+    """Call `send` on the lab's client; return the number of packets that it returns, and the processor time in s."""
+
+    def inside() -> tuple[int, float]:
         os.sched_setaffinity(0, {SENDER_CPU})  # this thread, which ends with the call
         os.setpriority(os.PRIO_PROCESS, 0, HIGHEST)
+        with suppress(OSError):  # a kernel without groups by session
+            File("/proc/self/autogroup").write_text(f"{HIGHEST}\n")
         began_ns = spent_ns()
-        sent = flood(lab.client.interface, packets, seconds=seconds).sent
-        return sent * 1e9 / (spent_ns() - began_ns)
+        sent = send()
+        return sent, (spent_ns() - began_ns) / 1e9
 
     return lab.client.call(inside)
 

@@ -20,7 +20,7 @@ class Siege(NamedTuple):
     """What the knocks meet: so many spoofed IPv4 sources, a pause before each knock, and one between its packets."""
 
     what: str
-    shield: bool
+    shield: str
     sources: int
     before_s: float
     between_s: float
@@ -30,10 +30,10 @@ class Siege(NamedTuple):
 
 SIEGES = (
     # The knocks are spread over the flood, so that most of them meet a full window.
-    Siege("", shield=False, sources=1_000_000, before_s=0.25, between_s=0, flood_s=22),
-    Siege(", with the shield", shield=True, sources=1 << 22, before_s=0.25, between_s=0, flood_s=22),
-    Siege(", with the shield, 0.3 s apart", shield=True, sources=1 << 22, before_s=0.1, between_s=0.3, flood_s=50),
-    Siege(", with the shield, IPv6", shield=True, sources=1 << 22, before_s=0.25, between_s=0, flood_s=50, version=6),
+    Siege("", shield="off", sources=1_000_000, before_s=0.25, between_s=0, flood_s=22),
+    Siege(", with the shield", shield="on", sources=1 << 22, before_s=0.25, between_s=0, flood_s=22),
+    Siege(", with the shield, 0.3 s apart", shield="on", sources=1 << 22, before_s=0.1, between_s=0.3, flood_s=50),
+    Siege(", with the shield, IPv6", shield="on", sources=1 << 22, before_s=0.25, between_s=0, flood_s=50, version=6),
 )  # fmt: skip
 
 
