@@ -8,7 +8,9 @@ from importlib import import_module
 
 from bench.table import Row, table
 
-PARTS = ("latency", "path", "shield", "passing", "siege", "daemon", "compiling", "ring", "openings", "once", "signed")
+PARTS = (
+    "latency", "path", "shield", "xdp", "passing", "siege", "daemon", "compiling", "ring", "openings", "once", "signed"
+)  # fmt: skip
 ASKED_FOR = ("fleet", "start")  # fleet needs etcd, and some minutes; start a machine that does nothing else
 
 
