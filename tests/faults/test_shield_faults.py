@@ -138,8 +138,9 @@ def test_two_processors_lose_nothing_that_is_not_counted() -> None:
     """Both send whole knocks from the same sources: whatever the order, one of the two completes."""
     shield_object.compiled()
     first, second = PORTS[0], PORTS[2]
-    automaton = compile_doors([Door("ssh", (first, second), (SSH,))])
-    program = RunnableProgram(tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key"), 1 << 10)
+    doors = [Door("ssh", (first, second), (SSH,))]
+    made = tables.compile_tables(Gate(mode=Mode.STEALTH), compile_doors(doors), doors, [], b"key")
+    program = RunnableProgram(made, 1 << 10)
     sources = [(IPv4Address("10.0.0.1") + number).packed for number in range(1500)]
 
     def knock() -> set[bytes]:

@@ -379,8 +379,8 @@ def test_without_rights_the_gate_works(direct_lab: Lab, tmp_path: Path, visitors
 def test_deadline_lets_everything_pass(direct_lab: Lab) -> None:
     """As behind a daemon that hangs; the gate, which is not loaded here, would still judge each packet."""
     shield_object.compiled()
-    automaton = compile_doors([Door("ssh", tuple(KNOCK_PORTS), (Port.parse("22/tcp"),))])
-    made = tables.compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
+    doors = [Door("ssh", tuple(KNOCK_PORTS), (Port.parse("22/tcp"),))]
+    made = tables.compile_tables(Gate(mode=Mode.STEALTH), compile_doors(doors), doors, [], b"key")
     server = direct_lab.server
 
     def load() -> tuple[ShieldProgram, Attachment]:

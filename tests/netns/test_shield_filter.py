@@ -147,8 +147,8 @@ def test_token_of_another_filter_opens_nothing(direct_lab: Lab, tmp_path: Path, 
 @contextmanager
 def two_programs() -> Iterator[list[ShieldProgram]]:
     shield_object.compiled()
-    automaton = compile_doors([Door("ssh", (Port.parse("7001/tcp"),), (Port.parse("22/tcp"),))])
-    made = compile_tables(Gate(mode=Mode.STEALTH), automaton, b"key")
+    doors = [Door("ssh", (Port.parse("7001/tcp"),), (Port.parse("22/tcp"),))]
+    made = compile_tables(Gate(mode=Mode.STEALTH), compile_doors(doors), doors, [], b"key")
     with ExitStack() as stack:
         programs = [ShieldProgram(made, 1) for _ in range(2)]
         for program in programs:

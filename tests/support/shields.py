@@ -14,6 +14,7 @@ import pytest
 
 from doorward.model import Port, Protocol
 from doorward.shield import attachment, libbpf
+from doorward.shield.openings import OpeningSlots
 from tests.support.daemon import RunningDaemon, until
 from tests.support.service_user import children_of
 from tests.support.shield_object import cannot_load
@@ -45,6 +46,10 @@ class RunnableProgram(libbpf.ShieldProgram):
     """A program that is attached nowhere, and runs for frames at a time that the test sets."""
 
     is_test = True
+
+    def openings(self) -> OpeningSlots:
+        """Return its map of openings as the daemon has it."""
+        return OpeningSlots(self.map("openings"))
 
     def run(self, frame: bytes, priority: int = 0, *, is_sent: bool = False) -> tuple[int, int]:
         """Run the program for frames received or sent (BPF_PROG_TEST_RUN); return its verdict and the priority."""

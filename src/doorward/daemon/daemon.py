@@ -66,6 +66,7 @@ class Daemon:
             parts.callback(reader.close)
             self._shield = ShieldControl(shield, self._loop, firewall, log)
             parts.callback(self._shield.close)
+            self._openings.note_opening = self._shield.note_opening
             self._bans = BanList(ledger.path.with_name(bans.NAME), self._shield, log.message)
             self._gate = GateLoader(self._openings, firewall, config, control)
             self._gate.in_force, self._gate.restore_bans = self._configure, self._restore_sets

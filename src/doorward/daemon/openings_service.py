@@ -74,6 +74,7 @@ class OpeningsService:
         self.doors: Mapping[str, Door] = {}
         self.listeners: list[OpeningsListener] = []
         self.will_repair: Callable[[], bool] = lambda: False
+        self.note_opening: Callable[[Source, float], None] = lambda _source, _until_s: None  # before the kernel has it
         self._alarm, self._logged_s = Alarm(self.loop, self._wake), float("-inf")
         self._removed_s: dict[Element, float] = {}  # elements that were removed, or shortened, and when
 
@@ -165,6 +166,8 @@ class OpeningsService:
         """Change the kernel; roll back each opening whose change it refuses."""
         before: dict[Key | None, RecordOpening | RecordEnd] = {}
         for effect in effects:
+            if isinstance(effect, RecordOpening):
+                self.note_opening(effect.opening.address, effect.opening.until_s)
             if isinstance(effect, RecordOpening | RecordEnd):
                 before.setdefault(effect.key, effect)  # a rollback restores what was there before the first
         refusals: list[KernelRefusal] = []

@@ -102,9 +102,13 @@ def compile_configuration(configuration: Configuration, memory: int, automaton: 
 
 
 def _compile_doors(configuration: Configuration) -> Automaton:
-    gate = configuration.gate
-    public = (*gate.public, *configuration.signed_ports)
-    return compile_doors(configuration.doors, public=public, known_only=gate.wrong_port is WrongPort.KNOWN)
+    known_only = configuration.gate.wrong_port is WrongPort.KNOWN
+    return compile_doors(configuration.doors, public=_public_ports(configuration), known_only=known_only)
+
+
+def _public_ports(configuration: Configuration) -> frozenset[Port]:
+    """Return the ports that are neither hidden nor a knock's."""
+    return frozenset((*configuration.gate.public, *configuration.signed_ports))
 
 
 def _shield_mark(gate: Gate, automaton: Automaton) -> ShieldMark | None:
@@ -113,13 +117,15 @@ def _shield_mark(gate: Gate, automaton: Automaton) -> ShieldMark | None:
     return ShieldMark(*tables.mark_of(tables.shielded_machines(automaton), _SHIELD_KEY))
 
 
-def _shield_tables(gate: Gate, automaton: Automaton) -> tuple[bytes, str]:
+def _shield_tables(configuration: Configuration, automaton: Automaton) -> tuple[bytes, str]:
     """Return the shield's tables, or b"" and why it cannot have any ("" where it is off)."""
+    gate = configuration.gate
     if gate.shield is Shield.OFF:
         return b"", ""
     if reason := tables.unsupported(gate, automaton):
         return b"", reason
-    return tables.compile_tables(gate, automaton, _SHIELD_KEY).pack(), ""
+    public = _public_ports(configuration)
+    return tables.compile_tables(gate, automaton, configuration.doors, public, _SHIELD_KEY).pack(), ""
 
 
 class RestoredRuleset(NamedTuple):
@@ -222,7 +228,7 @@ def load_gate(
     complete = replace(configuration, doors=(*configuration.doors, *hidden))
     automaton = _compile_doors(complete)
     ruleset = compile_configuration(complete, memory_bytes(), automaton)
-    shield, no_shield = _shield_tables(complete.gate, automaton)
+    shield, no_shield = _shield_tables(complete, automaton)
     del automaton  # large, as what nft makes of the ruleset
     not_kept = saved_ruleset.prepare(keep, ruleset.for_boot())
     try:

@@ -16,7 +16,7 @@ from doorward.config.schema import Shield
 from doorward.daemon.last_good import path_of
 from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import LoadResult, memory_bytes
-from doorward.errors import DoorwardError, MalformedError
+from doorward.errors import DoorwardError, HostError, MalformedError
 from doorward.kernel.child_process import Worker
 from doorward.kernel.event_loop import EventLoop
 from doorward.kernel.privileges import LOAD_PROGRAMS, Identity, drop_capabilities
@@ -26,6 +26,7 @@ from doorward.nftables.ruleset import TABLE
 from doorward.nftables.shield_chains import INTERFACES
 from doorward.shield import loader
 from doorward.shield.attachment import remove_filters
+from doorward.shield.openings import OpeningSlots
 from doorward.shield.report import REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import pack_bans
 
@@ -59,6 +60,7 @@ class ShieldControl:
         self._is_loaded = False
         self._renewal = loader.RENEW
         self._listed: tuple[str, ...] | None = None  # in the set
+        self._slots: OpeningSlots | None = None
         remove_filters()  # no other daemon runs
         if worker is not None:
             loop.on_readable(worker.fileno(), self._read)
@@ -110,6 +112,20 @@ class ShieldControl:
         self._firewall.unban(ban)
         self._change_bans({ban: 0})
 
+    def note_opening(self, source: Source, until_s: float) -> None:
+        """Tell the shield of an opening, before the gate has it."""
+        if self._slots is not None:
+            self._slots.note(source, until_s)
+
+    def _note_openings(self) -> None:
+        """Tell it of those that the gate has already; until that is done, it drops nothing to hidden ports."""
+        if self._slots is None or self._slots.is_complete:
+            return
+        with suppress(DoorwardError, OSError):  # without the table: with the next renewal
+            for element, left_s in self._firewall.elements().items():
+                self._slots.note(element.address, time.monotonic() + left_s)
+            self._slots.complete()
+
     def _change_bans(self, ends_ns: Mapping[Source, int]) -> None:
         if self._worker is not None:
             self._send(loader.BANS, pack_bans(ends_ns))
@@ -120,10 +136,12 @@ class ShieldControl:
             self._loop.unregister(self._worker.fileno())
             self._worker.close()
             self._worker = None
+            self._map_openings([])
             remove_filters()
 
     def _renew(self) -> None:
         self._loop.at(self._loop.now_s() + RENEW_S, self._renew)
+        self._note_openings()
         if not self._is_loaded or not self._has_gate():
             self.follow_gate()
         elif self._worker is not None:
@@ -154,12 +172,15 @@ class ShieldControl:
 
     def _read(self) -> None:
         assert self._worker is not None  # noqa: S101
-        raw = self._worker.receive(REPORT_BYTES)
-        if raw is None:
+        received = self._worker.receive_with_descriptors(REPORT_BYTES)
+        if received is None:
             return
+        raw, descriptors = received
         try:
             report = parse_report(raw) if raw else None
-        except MalformedError as error:
+            if descriptors:
+                self._map_openings(descriptors)
+        except (MalformedError, HostError) as error:
             self._lose(str(error))
             return
         if report is None:
@@ -168,6 +189,16 @@ class ShieldControl:
             self._report = report
             self._set_trouble(report.trouble)
             self._list()
+
+    def _map_openings(self, descriptors: list[int]) -> None:
+        """Use another map of openings, which is empty, or none."""
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
+        for descriptor in descriptors:
+            self._slots = OpeningSlots(descriptor)
+            os.close(descriptor)  # the mapping keeps it
+        self._note_openings()
 
     def _lose(self, reason: str) -> None:
         self.close()

@@ -99,6 +99,16 @@ class Worker:
         except BlockingIOError:
             return None
 
+    def receive_with_descriptors(self, size: int) -> tuple[bytes, list[int]] | None:
+        """Return the next message, as `receive` does, and the descriptor that came with it, if one did."""
+        try:
+            raw, descriptors, _, _ = socket.recv_fds(self.socket, size, 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return b"", []
+        return raw, descriptors
+
     def close(self) -> int:
         """Kill the child; return its exit code, negative for a signal."""
         self.socket.close()

@@ -19,14 +19,15 @@ struct machine {
 const volatile struct config {
     __u64 seed[2];
     __u32 set_mask;   // of the number of a set of sources
-    __u32 edge_mask;  // of a word of `edge_bits`
     __u32 state_mask; // the bits of a priority that have the state; the others have the token
     __u32 token;
     __u32 root;      // the number that the gate has for START, of the first automaton
     __u32 within_ms; // the longest
     __u32 machines;
     __u32 known_only; // other ports than those of sequences are not knock packets (wrong_port = "known")
+    __u32 is_stealth; // the gate drops every knock packet; in mode guard only those to hidden ports
     __u32 is_test;    // the time is `test_ms`
+    __u32 open_s;     // an opening by a knock ends earlier than so long after it
     __u32 counted;    // in place of a token and a state: the packet was counted, and completes nothing
     struct machine machine[MACHINES];
 } cfg;
@@ -37,7 +38,8 @@ volatile struct settings {
     __u32 test_ms;
     __u32 udp_busy_s; // no flow of UDP lives longer in conntrack after its last packet
     __u32 has_bans;
-    __u32 drops; // 0: it leaves that to the gate
+    __u32 drops;    // 0: it leaves that to the gate
+    __u32 forwards; // this host forwards packets: conntrack may have TCP connections in zones that cannot be asked
 } settings;
 
 enum counter { DROPPED, KNOCKED, THROTTLED, NO_ROOM, EVICTED, RACED, COUNTERS };

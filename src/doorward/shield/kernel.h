@@ -26,6 +26,8 @@ enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 enum { BPF_HDR_START_NET = 1 };
 enum { BPF_F_CURRENT_NETNS = -1 };
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
+enum { XDP_DROP = 1, XDP_PASS = 2 };
+enum { BPF_TCP_LISTEN = 10 };
 enum { PACKET_HOST = 0 };
 enum { VLAN_VID_MASK = 0xfff };
 enum { ETH_HLEN = 14, ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
@@ -38,6 +40,21 @@ struct __sk_buff {
     __u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;
     __u32 ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid, data, data_end;
 };
+
+struct xdp_md {
+    __u32 data, data_end;
+};
+
+struct bpf_sock {
+    __u32 bound_dev_if, family, type, protocol, mark, priority, src_ip4, src_ip6[4], src_port;
+    __be16 dst_port, spare;
+    __u32 dst_ip4, dst_ip6[4], state;
+};
+
+struct ethhdr {
+    __u8 dest[6], source[6];
+    __be16 type;
+} __attribute__((packed));
 
 struct iphdr {
     __u8 version_ihl, tos;

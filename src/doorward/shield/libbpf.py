@@ -16,7 +16,7 @@ from typing import Any
 
 from doorward.errors import HostError
 from doorward.shield.report import COUNTERS
-from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, edge_bits, packed_address
+from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, packed_address
 
 # Compiled when the package is built. The kernel loads the first where it may ask conntrack.
 ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
@@ -27,7 +27,7 @@ DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LOOPBACK = IPv6Address("::1").packed  # the kernel rejects packets to it from devices before the gate sees them
 _LIBRARY = "libbpf.so.1"
-_CONFIG, _SETTINGS = struct.Struct("<QQ10I64s"), struct.Struct("<Q4I")  # as in config.h
+_CONFIG, _SETTINGS = struct.Struct("<QQ11I64s4x"), struct.Struct("<Q5I4x")  # as in config.h
 
 
 @cache
@@ -91,11 +91,10 @@ class ShieldProgram:
 
     def __init__(self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None) -> None:
         self.tables, self._targets = tables, frozenset(tables.targets)
-        self._settings, self._bans = (0, 0, UDP_BUSY_S, True), set[bytes]()
+        self._settings, self._bans = (0, 0, UDP_BUSY_S, True, False), set[bytes]()
         is_same = before is not None and before.tables.digest == tables.digest
         drawn = bytes(range(16)) if self.is_test else secrets.token_bytes(16)
         self.seed: bytes = before.seed if before is not None and is_same else drawn
-        bits = edge_bits(tables.edges)
         for path in OBJECTS:
             self.asks_conntrack = path == ASKING
             if tables.needs_conntrack and not self.asks_conntrack:
@@ -105,7 +104,7 @@ class ShieldProgram:
             try:
                 if before is not None:
                     self._reuse(before, is_same=is_same)
-                self._load(tables, bits, sets)
+                self._load(tables, sets)
                 break
             except BaseException as error:
                 self.close()
@@ -113,18 +112,20 @@ class ShieldProgram:
                     raise
 
     def _reuse(self, before: ShieldProgram, *, is_same: bool) -> None:
-        for name in ("busy", "counters", *(["sources"] if is_same else [])):
+        for name in ("busy", "counters", "openings", *(["sources"] if is_same else [])):
             _checked(library().bpf_map__reuse_fd(self._map(name), before.map(name)), name)
 
-    def _load(self, tables: ShieldTables, bits: bytes, sets: int) -> None:
+    def _load(self, tables: ShieldTables, sets: int) -> None:
         edges, links = len(tables.edges) // 12, len(tables.links) // 8
-        ports = len(tables.machines) * PORTS
-        sizes = {"sources": sets, "ports": ports, "edges": edges, "edge_bits": len(bits) // 4, "failure_links": links}
+        sizes = {"sources": sets, "ports": len(tables.machines) * PORTS, "edges": edges, "failure_links": links}
         for name, size in sizes.items():
             _checked(library().bpf_map__set_max_entries(self._map(name), max(size, 1)), name)
-        masks = sets - 1, len(bits) // 4 - 1, tables.state_mask, tables.token
+        masks = sets - 1, tables.state_mask, tables.token
         longest = max(within_ms for within_ms, _, _ in tables.machines)
-        settings = tables.root, longest, len(tables.machines), tables.known_only, self.is_test, tables.counted
+        settings = (
+            *(tables.root, longest, len(tables.machines), tables.known_only, tables.is_stealth, self.is_test),
+            *(tables.open_s, tables.counted),
+        )
         config = _CONFIG.pack(*struct.unpack("<QQ", self.seed), *masks, *settings, tables.machine_config())
         found = ctypes.c_size_t()
         where = library().bpf_map__initial_value(self._map(".rodata"), ctypes.byref(found))
@@ -134,23 +135,21 @@ class ShieldProgram:
         _checked(library().bpf_object__load(self._object), "the kernel does not load the shield")
         self.ingress = self._program("shield_ingress")
         self.egress = self._program("shield_egress")
-        self._fill(tables, bits)
+        self._fill(tables)
 
-    def _fill(self, tables: ShieldTables, bits: bytes) -> None:
-        for name, raw, key_words in (
-            ("edges", tables.edges, 2),
-            ("failure_links", tables.links, 1),
-            ("ports", tables.ports, 1),
+    def _fill(self, tables: ShieldTables) -> None:
+        for name, raw, key_words, value_words in (
+            ("edges", tables.edges, 2, 1),
+            ("failure_links", tables.links, 1, 1),
+            ("ports", tables.ports, 1, 2),
         ):
-            keys, values = _columns(raw, key_words)
-            self._put(name, keys, values, len(values) // 4)
-        words = len(bits) // 4
-        self._put("edge_bits", struct.pack(f"<{words}I", *range(words)), bits, words)
+            keys, values = _columns(raw, key_words, value_words)
+            self._put(name, keys, values, len(values) // (4 * value_words))
 
     def expect_answers(self, ports: Collection[int] = range(UDP_PORTS)) -> None:
         """Treat UDP ports as in use, as if this host had sent from them a second ago: the next packet is looked up."""
-        indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
         mark = int(time.monotonic()) << 1 | self.asks_conntrack
+        indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
         self._put("busy", indices, struct.pack("<I", mark) * len(ports), len(ports))
 
     def close(self) -> None:
@@ -165,17 +164,26 @@ class ShieldProgram:
         else:
             library().bpf_map_delete_elem(self.map("local"), key)
 
-    def renew(self, until_ns: int, test_ms: int = 0, udp_busy_s: int = UDP_BUSY_S, *, drops: bool = True) -> None:
+    def renew(
+        self,
+        until_ns: int,
+        test_ms: int = 0,
+        udp_busy_s: int = UDP_BUSY_S,
+        *,
+        drops: bool = True,
+        forwards: bool = False,
+    ) -> None:
         """Set the time, on CLOCK_MONOTONIC, from which on everything passes, and how long UDP ports are in use.
 
         `drops`: it drops packets that complete no knock; otherwise it leaves that to the gate, marked as counted.
+        `forwards`: TCP packets that begin no connection pass.
         """
-        self._settings = until_ns, test_ms, udp_busy_s, drops
+        self._settings = until_ns, test_ms, udp_busy_s, drops, forwards
         self._write_settings()
 
     def _write_settings(self) -> None:
-        until_ns, test_ms, udp_busy_s, drops = self._settings
-        packed = _SETTINGS.pack(until_ns, test_ms, udp_busy_s, bool(self._bans), drops)
+        until_ns, test_ms, udp_busy_s, drops, forwards = self._settings
+        packed = _SETTINGS.pack(until_ns, test_ms, udp_busy_s, bool(self._bans), drops, forwards)
         self._set(".bss", struct.pack("<I", 0), packed)
 
     def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
@@ -219,11 +227,14 @@ class ShieldProgram:
             _checked(library().bpf_map_update_batch(self.map(name), keys, values, ctypes.byref(size), None), name)
 
 
-def _columns(records: bytes, key_words: int) -> tuple[bytes, bytes]:
-    """Return the keys and the values of records that are 32-bit words, the last of each its value."""
-    size, words = key_words + 1, memoryview(records).cast("I")
-    keys = array("I", bytes(4 * key_words * (len(words) // size)))
-    with memoryview(keys) as column:
-        for word in range(key_words):
-            column[word::key_words] = words[word::size]
-    return keys.tobytes(), words[key_words::size].tobytes()
+def _columns(records: bytes, key_words: int, value_words: int) -> tuple[bytes, bytes]:
+    """Return the keys and the values of records that are 32-bit words, first those of the key."""
+    size, words = key_words + value_words, memoryview(records).cast("I")
+
+    def column(first: int, count: int) -> bytes:
+        found = array("I", bytes(4 * count * (len(words) // size)))
+        for word in range(count):
+            memoryview(found)[word::count] = words[first + word :: size]
+        return found.tobytes()
+
+    return column(0, key_words), column(key_words, value_words)

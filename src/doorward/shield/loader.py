@@ -63,7 +63,7 @@ def _serve(daemon: socket.socket, ended: socket.socket, loader: ShieldLoader) ->
         if not request:
             return
         loader.answer(request, descriptors)
-        daemon.send(loader.report().pack())
+        socket.send_fds(daemon, [loader.report().pack()], loader.new_openings())
 
 
 class ShieldLoader:
@@ -79,6 +79,7 @@ class ShieldLoader:
         self._interfaces: dict[int, str] = {}  # with the ingress program
         self._addresses: frozenset[bytes] = frozenset()
         self._bans: dict[bytes, int] = {}
+        self._has_sent = False  # the map of openings of the program, or of the first one before it
 
     def answer(self, request: bytes, descriptors: list[int]) -> None:
         """Do what the daemon requests; a failure is in `trouble`, and then no shield is loaded."""
@@ -117,6 +118,12 @@ class ShieldLoader:
         counters = {} if self._program is None else self._program.counters()
         return ShieldReport(tuple(sorted(self._interfaces.values())), counters, self.trouble)
 
+    def new_openings(self) -> list[int]:
+        """Return the descriptor of the program's map of openings, once for each such map: the daemon fills it."""
+        found = [] if self._program is None or self._has_sent else [self._program.map("openings")]
+        self._has_sent = self._program is not None
+        return found
+
     def _refresh(self, *, drops: bool) -> None:
         """Load, attach and renew what is to be loaded; end it where it would drop what the gate accepts."""
         if self._tables is None:
@@ -130,7 +137,8 @@ class ShieldLoader:
         if program is None or program.tables is not self._tables:
             before = program
             program = self._program = self._made(self._tables, before)
-        program.renew(time.monotonic_ns() + DEADLINE_S * 1_000_000_000, udp_busy_s=udp_busy_s(), drops=drops)
+        forwards, until_ns = is_forwarding(4) or is_forwarding(6), time.monotonic_ns() + DEADLINE_S * 1_000_000_000
+        program.renew(until_ns, udp_busy_s=udp_busy_s(), drops=drops, forwards=forwards)
         for key, attachment in list(self._attachments.items()):
             try:
                 attachment.replace(program.ingress if key[1] else program.egress)
@@ -141,7 +149,7 @@ class ShieldLoader:
             before.close()
         if program.asks_conntrack:
             pass  # which knows of flows in which this host sends nothing any more
-        elif is_forwarding(4) or is_forwarding(6):
+        elif forwards:
             program.expect_answers()  # of hosts behind this one, which may send nothing for as long as they receive
         else:
             program.expect_answers(udp_ports())
@@ -154,6 +162,7 @@ class ShieldLoader:
         program = ShieldProgram(tables, self._sets, before)
         try:
             if before is None:
+                self._has_sent = False
                 program.expect_answers()
             program.set_bans(self._bans)
             self._addresses = frozenset()

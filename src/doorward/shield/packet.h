@@ -29,22 +29,22 @@ static __always_inline int is_multicast(__be32 word)
     return (word & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
 }
 
-// Read a whole, plain packet that may be a knock. False: the gate has to judge it (fragments, options, extension
-// headers, VLANs, other protocols, lengths that the kernel would reject).
-static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
+// Return what has a bucket, an opening or a ban: an IPv4 address, or the /64 of an IPv6 address.
+static __always_inline __u64 network_of(const struct packet *packet)
 {
-    __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
+    const __be32 *source = packet->source;
 
-    if (skb->pkt_type != PACKET_HOST || (skb->vlan_present && skb->vlan_tci & VLAN_VID_MASK))
-        return 0; // id 0 gives a priority only
-    // Some drivers leave the headers in pages.
-    if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
-        return 0;
-    void *data = (void *)(long)skb->data + ETH_HLEN, *end = (void *)(long)skb->data_end;
+    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : ~0ull << 32 | source[0];
+}
+
+// Read a whole, plain packet that may be a knock, of so many bytes with its Ethernet header. False: the gate has to
+// judge it (fragments, options, extension headers, other protocols, lengths that the kernel would reject).
+static __always_inline int parse(void *frame, void *end, __u32 length, __be16 type, struct packet *packet)
+{
+    void *data = frame + ETH_HLEN, *next;
     __u32 size, before;
-    void *next;
 
-    if (skb->protocol == bpf_htons(ETH_P_IP)) {
+    if (type == bpf_htons(ETH_P_IP)) {
         struct iphdr *ip = data;
         if ((void *)(ip + 1) > end || ip->version_ihl != 0x45 || ip->frag_off & bpf_htons(0x3fff))
             return 0;
@@ -55,7 +55,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
         before = ETH_HLEN + sizeof(*ip);
         size = bpf_ntohs(ip->tot_len) - sizeof(*ip);
         next = ip + 1;
-    } else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+    } else if (type == bpf_htons(ETH_P_IPV6)) {
         struct ipv6hdr *ip = data;
         if ((void *)(ip + 1) > end || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000) ||
             is_multicast(ip->saddr[0]) || is_multicast(ip->daddr[0]))
@@ -70,7 +70,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
     } else {
         return 0;
     }
-    if (size > skb->len - before)
+    if (size > length - before)
         return 0;
     if (packet->protocol == IPPROTO_TCP) {
         struct tcphdr *tcp = next;
@@ -90,6 +90,30 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
     packet->destination_port = udp->dest;
     packet->port = UDP_PORTS | bpf_ntohs(udp->dest);
     return 1;
+}
+
+// Read such a packet at tcx: not one of a VLAN, nor for another Ethernet address.
+static __always_inline int parse_received(struct __sk_buff *skb, struct packet *packet)
+{
+    __u32 wanted = skb->len < HEADERS ? skb->len : HEADERS;
+
+    if (skb->pkt_type != PACKET_HOST || (skb->vlan_present && skb->vlan_tci & VLAN_VID_MASK))
+        return 0; // id 0 gives a priority only
+    // Some drivers leave the headers in pages.
+    if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, wanted))
+        return 0;
+    return parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, skb->protocol, packet);
+}
+
+// Read such a packet at XDP, before there is an sk_buff. The frame may be for another Ethernet address: then no one else
+// here would read it.
+static __always_inline int parse_frame(struct xdp_md *xdp, struct packet *packet)
+{
+    void *frame = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+    struct ethhdr *ethernet = frame;
+
+    return (void *)(ethernet + 1) <= end && !(ethernet->dest[0] & 1) &&
+           parse(frame, end, end - frame, ethernet->type, packet);
 }
 
 // Return whether a packet may begin a flow: conntrack knows the others, and the gate those of connections older than

@@ -9,6 +9,7 @@
  */
 #include "config.h"
 #include "flows.h"
+#include "openings.h"
 #include "packet.h"
 #include "sources.h"
 
@@ -16,15 +17,22 @@
 // A value of `edges`: the state that it leads to and its flags, or SAME.
 #define SAME 0xfffffffeu   // the packet repeats the last one
 #define NUMBER (FIRST - 1) // of a state
-// A value of `ports`: these flags, and from FIRST_SHIFT on the state after a first knock packet to it, or 0.
-#define PASSED 1          // public, a door's, or for signed knocks: not a knock packet
+// The value of a port: these flags, and from FIRST_SHIFT on the state after a first knock packet to it, or 0.
+#define PASSED 1          // public, or for signed knocks: not a knock packet
 #define LATER 2           // some sequence has it after its first packet
 #define NEEDED 4          // DHCP: a knock packet, and the gate decides whether it is dropped
 #define FIRST_COMPLETES 8 // a sequence of one packet
 #define BEGINS 16         // some sequence has it first
 #define KNOWN 32          // a sequence has it, if only such ports are knock packets
+#define HIDDEN 64         // a door's: not a knock packet
+#define ENDS 128          // some sequence has it last
 #define FIRST_SHIFT 8
 #define PORTS (2 * UDP_PORTS) // of one automaton in `ports`
+
+struct port {
+    __u32 value;
+    __u32 before; // a Bloom filter of the states after a first packet that have an edge for it: most have none
+};
 
 struct edge {
     __u32 state, symbol;
@@ -33,7 +41,7 @@ struct edge {
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __type(key, __u32); // as in a packet, and PORTS more for each further automaton
-    __type(value, __u32);
+    __type(value, struct port);
     __uint(max_entries, PORTS);
 } ports SEC(".maps");
 
@@ -43,14 +51,6 @@ struct {
     __type(value, __u32);
     __uint(max_entries, 1);
 } edges SEC(".maps");
-
-// A Bloom filter of `edges`: most packets take none.
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __type(key, __u32);
-    __type(value, __u32);
-    __uint(max_entries, 1);
-} edge_bits SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -78,24 +78,27 @@ struct {
 static __always_inline __u32 *edge_from(__u32 state, __u32 symbol)
 {
     struct edge edge = {state & NUMBER, symbol};
-    __u32 bit = edge.state * 0x9e3779b1u ^ symbol * 0x85ebca6bu;
 
-    bit ^= bit >> 15;
-    __u32 index = bit >> 5 & cfg.edge_mask;
-    __u32 *word = bpf_map_lookup_elem(&edge_bits, &index);
-    return word && *word >> (bit & 31) & 1 ? bpf_map_lookup_elem(&edges, &edge) : 0;
+    return bpf_map_lookup_elem(&edges, &edge);
+}
+
+// Return whether a state has no edge for a port, without a look-up of it.
+static __always_inline int has_none(__u32 state, const struct port *port)
+{
+    return !(port->value & LATER) ||
+           (state & FIRST && !(port->before >> ((state & NUMBER) * 0x9e3779b1u >> 27) & 1));
 }
 
 // Return the edge that a knock packet takes: the state with its flags, or SAME.
-static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
+static __always_inline __u32 step(__u32 state, __u32 symbol, const struct port *port)
 {
-    __u32 first = port >> FIRST_SHIFT;
+    __u32 first = port->value >> FIRST_SHIFT;
 
     if (first)
-        first |= FIRST | (port & FIRST_COMPLETES ? COMPLETES : 0);
+        first |= FIRST | (port->value & FIRST_COMPLETES ? COMPLETES : 0);
     if (state == START)
         return first;
-    if (!(port & LATER))
+    if (has_none(state, port))
         return state == first ? SAME : first;
     __u32 *to = edge_from(state, symbol);
     if (to)
@@ -111,14 +114,6 @@ static __always_inline __u32 step(__u32 state, __u32 symbol, __u32 port)
             return *to;
     }
     return first;
-}
-
-// Return what has a bucket and can be banned: an IPv4 address, or the /64 of an IPv6 address.
-static __always_inline __u64 network_of(const struct packet *packet)
-{
-    const __be32 *source = packet->source;
-
-    return packet->is_v6 ? (__u64)source[0] << 32 | source[1] : ~0ull << 32 | source[0];
 }
 
 // Return whether the gate ignores this source's knock packets.
@@ -139,7 +134,8 @@ struct knock {
 };
 
 // Take the step in one automaton; return the state if it completes a knock, else 0.
-static __always_inline __u32 advance(struct progress *at, const struct knock *knock, __u32 port, __u32 machine)
+static __always_inline __u32 advance(struct progress *at, const struct knock *knock, const struct port *port,
+                                     __u32 machine)
 {
     struct progress was = *at;
     __u32 state = knock->now - was.began >= cfg.machine[machine].within_ms ? START : was.state;
@@ -193,12 +189,12 @@ __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u3
         return 0;
     machine &= MACHINES - 1;
     __u32 index = machine * PORTS + knock->port;
-    __u32 *port = bpf_map_lookup_elem(&ports, &index);
+    struct port *port = bpf_map_lookup_elem(&ports, &index);
     if (!port)
         return 0;
     if (machine || knock->is_v6) {
         __u64 hash = hash_of(knock, machine);
-        __u32 tag = address_tag(hash), now = knock->now, begins = knock->is_admitted && *port >> FIRST_SHIFT;
+        __u32 tag = address_tag(hash), now = knock->now, begins = knock->is_admitted && port->value >> FIRST_SHIFT;
         set = set_of(hash);
         if (!set)
             return 0;
@@ -215,7 +211,7 @@ __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u3
         if (!knock->is_admitted)
             set->at[bounded(way)].state = START;
     }
-    return knock->is_admitted ? advance(&set->at[bounded(way)], knock, *port, machine) : 0;
+    return knock->is_admitted ? advance(&set->at[bounded(way)], knock, port, machine) : 0;
 }
 
 // Process a knock packet for the automata in `matching`, a bit each; return the state if it completes a knock, else 0.
@@ -268,6 +264,37 @@ static __always_inline __u32 matching_of(const struct packet *packet)
     return matching;
 }
 
+// Return whether everything passes, since no daemon renewed the shield of late.
+static __always_inline int is_over(void)
+{
+    return !cfg.is_test && bpf_ktime_get_coarse_ns() >= settings.deadline_ns;
+}
+
+// Return the flags of the port of a packet to this host; PASSED for any other packet.
+static __always_inline __u32 port_of(const struct packet *packet)
+{
+    struct port *port = bpf_map_lookup_elem(&ports, &packet->port);
+
+    return port && !(port->value & PASSED) && bpf_map_lookup_elem(&local, &packet->destination) ? port->value : PASSED;
+}
+
+static __always_inline int drop(void)
+{
+    count(DROPPED);
+    return TCX_DROP;
+}
+
+// Drop a packet to a hidden port that is closed to its source, unless it belongs to a flow. A SYN never does, but where
+// this host sent one from that port, or an answer to one: then there is a slot.
+static __always_inline int judge_hidden(struct __sk_buff *skb, const struct packet *packet)
+{
+    int is_syn = packet->protocol == IPPROTO_TCP && is_first(packet);
+
+    if (!settings.drops || may_be_open(network_of(packet)) || (!is_syn && flow_of(skb, packet) != NEW))
+        return TCX_NEXT;
+    return drop();
+}
+
 SEC("tc")
 int shield_ingress(struct __sk_buff *skb)
 {
@@ -275,42 +302,74 @@ int shield_ingress(struct __sk_buff *skb)
 
     if ((skb->priority & ~cfg.state_mask) == cfg.token || skb->priority == cfg.counted)
         skb->priority = 0; // nobody else may say that a knock is complete
-    if (!cfg.is_test && bpf_ktime_get_coarse_ns() >= settings.deadline_ns)
+    if (is_over() || !parse_received(skb, &packet))
         return TCX_NEXT;
-    if (!parse(skb, &packet))
+    __u32 port = port_of(&packet);
+    if (port & PASSED)
         return TCX_NEXT;
-    __u32 *port = bpf_map_lookup_elem(&ports, &packet.port);
-    if (!port || *port & PASSED || !bpf_map_lookup_elem(&local, &packet.destination))
-        return TCX_NEXT;
+    if (port & HIDDEN)
+        return judge_hidden(skb, &packet);
     __u32 matching = matching_of(&packet);
-    if (!matching && !is_first(&packet))
+    int drops = settings.drops && cfg.is_stealth && !(port & NEEDED);
+    if (!matching && !drops)
         return TCX_NEXT;
     enum flow flow = flow_of(skb, &packet);
     if (flow == ESTABLISHED)
         return TCX_NEXT;
-    int counts = matching && (!cfg.known_only || *port & KNOWN) && !is_banned(&packet);
-    __u32 state = counts ? knock_on(&packet, *port, matching) : 0;
+    int counts = matching && (!cfg.known_only || port & KNOWN) && !is_banned(&packet);
+    __u32 state = counts ? knock_on(&packet, port, matching) : 0;
     if (state) {
         count(KNOCKED);
+        note_opening(network_of(&packet), cfg.open_s);
         skb->priority = cfg.token | (cfg.root + state);
         return TCX_NEXT;
     }
-    if (!settings.drops || *port & NEEDED || flow == UNSURE || !is_first(&packet)) {
-        if (counts)
-            skb->priority = cfg.counted; // the gate does not count it again
-        return TCX_NEXT;
-    }
-    count(DROPPED);
-    return TCX_DROP;
+    if (drops && flow == NEW)
+        return drop();
+    if (counts)
+        skb->priority = cfg.counted; // the gate does not count it again
+    return TCX_NEXT;
 }
 
-// Note the ports that this host, or one behind it, sends UDP from or starts TCP connections from.
+// Drop, where a driver runs it before there is an sk_buff, what needs no look-up of a flow and completes no knock. What
+// passes comes to shield_ingress, and was not counted here.
+SEC("xdp")
+int shield_xdp(struct xdp_md *xdp)
+{
+    struct packet packet = {};
+
+    if (is_over() || !settings.drops || !parse_frame(xdp, &packet) || !is_first(&packet))
+        return XDP_PASS;
+    __u32 port = port_of(&packet);
+    if (port & (PASSED | NEEDED | ENDS))
+        return XDP_PASS;
+    if (port & HIDDEN) {
+        if (may_be_open(network_of(&packet)) || (packet.protocol == IPPROTO_UDP && used_by(&packet)))
+            return XDP_PASS;
+    } else {
+        __u32 matching = matching_of(&packet);
+        if (!cfg.is_stealth || used_by(&packet))
+            return XDP_PASS;
+        if (matching && (!cfg.known_only || port & KNOWN) && !is_banned(&packet))
+            knock_on(&packet, port, matching);
+    }
+    count(DROPPED);
+    return XDP_DROP;
+}
+
+// Note the ports that this host, or one behind it, sends UDP from or starts TCP connections from; answers from a hidden
+// port of TCP are noted as openings to whom they are for.
 SEC("tc")
 int shield_egress(struct __sk_buff *skb)
 {
     struct packet answer = {};
 
-    if (parse_sent(skb, &answer))
+    if (!parse_sent(skb, &answer))
+        return TCX_NEXT;
+    struct port *port = bpf_map_lookup_elem(&ports, &answer.port);
+    if (answer.protocol == IPPROTO_TCP && port && port->value & HIDDEN)
+        note_opening(network_of(&answer), TCP_BUSY_S);
+    else
         note_sent(skb, &answer);
     return TCX_NEXT;
 }

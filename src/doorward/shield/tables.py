@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from doorward.config.schema import Gate, Mode, WrongPort
 from doorward.core.automaton import Automaton, Machine, pack_symbol, split_edge
 from doorward.errors import MalformedError
-from doorward.model import DEFAULT_FLAGS, Port, Protocol, Source
+from doorward.model import DEFAULT_FLAGS, Door, Port, Protocol, Source
 
 PORTS = 1 << 17  # the index of a port: its number, UDP_PORTS more for UDP, and PORTS more for each further automaton
 UDP_PORTS = 1 << 16
@@ -24,12 +24,15 @@ MAX_TARGETS = 1 << 16
 MAX_BANS = 1 << 14
 # As in shield.bpf.c.
 SAME, COMPLETES, FALLS = 0xFFFFFFFE, 1 << 31, 1 << 30
-PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, FIRST_SHIFT = 1, 2, 4, 8, 16, 32, 8
+PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, HIDDEN, ENDS, FIRST_SHIFT = 1, 2, 4, 8, 16, 32, 64, 128, 8
+# An opening for one connection lets its SYN be sent again for a while, and clocks are coarse.
+OPENING_MARGIN_S = 60
+_MAX_OPEN_S = 1 << 31
 _DHCP = Port(Protocol.UDP, 68), Port(Protocol.UDP, 546)
-_FORM = struct.Struct("<8s8s11I")  # magic, digest of the automata, numbers and counts; then the parts
-_MAGIC = b"DWSHLD02"
+_FORM = struct.Struct("<8s8s13I")  # magic, digest of the automata, numbers and counts; then the parts
+_MAGIC = b"DWSHLD03"
 _MACHINE, _NAME, _TARGET = struct.Struct("<IBB2x"), struct.Struct("16s"), struct.Struct("16s")
-_PORT, _EDGE, _LINK = struct.Struct("<II"), struct.Struct("<III"), struct.Struct("<II")
+_PORT, _EDGE, _LINK = struct.Struct("<III"), struct.Struct("<III"), struct.Struct("<II")
 _PARTS = (_MACHINE, _NAME, _TARGET, _PORT, _EDGE, _LINK)
 _BOUNDS = (MAX_MACHINES, MAX_INTERFACES, MAX_TARGETS, MAX_MACHINES * PORTS, MAX_EDGES, MAX_EDGES)
 _BAN = struct.Struct("<8sQ")
@@ -40,10 +43,11 @@ _INTERFACE = re.compile(r"[^/\s*\0]{1,15}\*?")
 class ShieldTables:
     """What the loader fills the maps with: packed little-endian numbers, since one door needs them as 100,000 do.
 
+    `is_stealth`: the gate drops every knock packet; `open_s`: an opening by a knock ends earlier than so long after it.
     `machines`: deadline, mask and value of the TCP flags of each automaton; `targets`: addresses that packets pass to;
-    `ports`: index and value of each port that has one; `edges`: state, symbol and value; `links`: state and shorter
-    state. States count from 0, the `root` of the gate's first. `digest`
-    identifies them: sources keep theirs while it stays the same.
+    `ports`: index, value and filter of each port that has them; `edges`: state, symbol and value; `links`: state and
+    shorter state. States count from 0, the `root` of the gate's first. `digest` identifies them: sources keep theirs
+    while it stays the same.
     """
 
     digest: bytes
@@ -52,6 +56,8 @@ class ShieldTables:
     counted: int
     root: int
     known_only: bool
+    is_stealth: bool
+    open_s: int
     machines: tuple[tuple[int, int, int], ...]
     interfaces: tuple[str, ...]
     targets: tuple[bytes, ...]
@@ -80,7 +86,7 @@ class ShieldTables:
             self.links,
         )
         counts = (len(part) // item.size for part, item in zip(parts, _PARTS, strict=True))
-        numbers = (self.token, self.state_mask, self.counted, self.root, self.known_only)
+        numbers = (self.token, self.state_mask, self.counted, self.root, self.known_only, self.is_stealth, self.open_s)
         return _FORM.pack(_MAGIC, self.digest, *numbers, *counts) + b"".join(parts)
 
 
@@ -88,7 +94,7 @@ def parse_tables(raw: bytes) -> ShieldTables:
     """Parse the form, which comes from a process with fewer rights. MalformedError: it is invalid."""
     if len(raw) < _FORM.size:
         raise MalformedError("shield-form", f"shield: a form of {len(raw)} bytes, its header needs {_FORM.size}")
-    magic, digest, token, mask, counted, root, known_only, *counts = _FORM.unpack_from(raw)
+    magic, digest, token, mask, counted, root, known_only, is_stealth, open_s, *counts = _FORM.unpack_from(raw)
     sizes = [count * item.size for count, item in zip(counts, _PARTS, strict=True)]
     if magic != _MAGIC or len(raw) != _FORM.size + sum(sizes) or any(map(int.__gt__, counts, _BOUNDS)):
         raise MalformedError("shield-form", f"shield: a form of {len(raw)} bytes that is of another version or size")
@@ -104,10 +110,15 @@ def parse_tables(raw: bytes) -> ShieldTables:
     if not is_mask or token & mask or not token or any(not _INTERFACE.fullmatch(name) for name in names):
         raise MalformedError("shield-form", "shield: a form with an invalid token or interface")
     machines = tuple(_MACHINE.iter_unpack(parts[0]))
-    if not machines or known_only > 1 or any(at >= len(machines) * PORTS for at, _ in _PORT.iter_unpack(parts[3])):
+    if (
+        not machines
+        or max(known_only, is_stealth) > 1
+        or any(at >= len(machines) * PORTS for at, _, _ in _PORT.iter_unpack(parts[3]))
+    ):
         raise MalformedError("shield-form", "shield: a form with an invalid automaton or port")
     targets = tuple(target for (target,) in _TARGET.iter_unpack(parts[2]))
-    return ShieldTables(digest, token, mask, counted, root, bool(known_only), machines, names, targets, *parts[3:])
+    numbers = token, mask, counted, root, bool(known_only), bool(is_stealth), open_s
+    return ShieldTables(digest, *numbers, machines, names, targets, *parts[3:])
 
 
 def shielded_machines(automaton: Automaton) -> list[Machine]:
@@ -145,43 +156,54 @@ def mark_of(machines: Sequence[Machine], key: bytes) -> tuple[int, int, int]:
     return token, mask, next(choice for choice in choices if choice not in (0, token))
 
 
-def compile_tables(gate: Gate, automaton: Automaton, key: bytes) -> ShieldTables:
-    """Return the tables for a gate that can have a shield; packets to ports that are not a knock's pass."""
+def compile_tables(
+    gate: Gate, automaton: Automaton, doors: Sequence[Door], public: Collection[Port], key: bytes
+) -> ShieldTables:
+    """Return the tables for a gate that can have a shield; packets to the ports in `public` pass."""
     machines = shielded_machines(automaton)
     root = machines[0].root
     flags: dict[int, int] = dict.fromkeys(map(_index, _DHCP), NEEDED)  # of a port, for all automata
     for port in automaton.known_ports or ():
         flags[_index(port)] = flags.get(_index(port), 0) | KNOWN
     firsts: list[dict[int, int]] = []  # the states after a first knock packet
+    filters: list[dict[int, int]] = []  # of such states that have an edge for a port
     edges, links = bytearray(), bytearray()
     for machine in machines:
         firsts.append({})
+        filters.append({})
+        first_states = set[int]()
         for packed, state in machine.edges.items():
             before, port = split_edge(packed)
             is_last, at = state in machine.completes, _index(port)
             if before == machine.root:
+                first_states.add(state)
                 firsts[-1][at] = (state - root) << FIRST_SHIFT | FIRST_COMPLETES * is_last
             else:
                 to = state - root | COMPLETES * is_last | FALLS * (state in machine.fail)
                 edges += _EDGE.pack(before - root, pack_symbol(port), to)
-            flags[at] = flags.get(at, 0) | (BEGINS if before == machine.root else LATER)
+                if before in first_states:
+                    filters[-1][at] = filters[-1].get(at, 0) | _filter_bit(before - root)
+            flags[at] = flags.get(at, 0) | (BEGINS if before == machine.root else LATER) | ENDS * is_last
         for packed in sorted(machine.repeats):
             state, port = split_edge(packed)
             edges += _EDGE.pack(state - root, pack_symbol(port), SAME)
         for state, shorter in machine.fail.items():
             links += _LINK.pack(state - root, shorter - root | FALLS * (shorter in machine.fail))
-    flags |= {_index(port): PASSED for port in automaton.ignored_ports}
+    flags |= {_index(port): PASSED if port in public else HIDDEN for port in automaton.ignored_ports}
+    longest_ms = max((door.for_ms for door in doors if door.knock), default=0)
     return ShieldTables(
         digest_of(machines),
         *mark_of(machines, key),
         root,
         gate.wrong_port is WrongPort.KNOWN,
+        gate.mode is Mode.STEALTH,
+        min(longest_ms // 1000 + OPENING_MARGIN_S, _MAX_OPEN_S),
         tuple((machine.within_ms, *machine.flags) for machine in machines),
         gate.interfaces,
         tuple(sorted({packed_address(machine.target) for machine in automaton.machines if machine.target})),
         b"".join(
-            _PORT.pack(number * PORTS + at, value | first.get(at, 0))
-            for number, first in enumerate(firsts)
+            _PORT.pack(number * PORTS + at, value | first.get(at, 0), before.get(at, 0))
+            for number, (first, before) in enumerate(zip(firsts, filters, strict=True))
             for at, value in sorted(flags.items())
         ),
         bytes(edges),
@@ -199,7 +221,7 @@ def digest_of(machines: Sequence[Machine]) -> bytes:
 
 def pack_bans(ends_ns: Mapping[Source, int]) -> bytes:
     """Return changes of the bans as the loader accepts them: ends on CLOCK_MONOTONIC, 0 for a ban that was removed."""
-    return b"".join(_BAN.pack(_ban_key(ban), end_ns) for ban, end_ns in ends_ns.items())
+    return b"".join(_BAN.pack(network_key(ban), end_ns) for ban, end_ns in ends_ns.items())
 
 
 def parse_bans(raw: bytes) -> dict[bytes, int]:
@@ -209,8 +231,9 @@ def parse_bans(raw: bytes) -> dict[bytes, int]:
     return dict(_BAN.iter_unpack(raw))
 
 
-def _ban_key(ban: Source) -> bytes:
-    packed = (ban if isinstance(ban, IPv4Address | IPv6Address) else ban.network_address).packed
+def network_key(source: Source) -> bytes:
+    """Return the key of an IPv4 address, or of the /64 of an IPv6 address, in the program's maps."""
+    packed = (source if isinstance(source, IPv4Address | IPv6Address) else source.network_address).packed
     return packed + b"\xff" * 4 if len(packed) == 4 else packed[4:8] + packed[:4]
 
 
@@ -228,16 +251,9 @@ def _last_packets(machine: Machine) -> set[Port]:
     return {split_edge(packed)[1] for packed, state in machine.edges.items() if state in machine.completes}
 
 
-def edge_bits(edges: bytes) -> bytes:
-    """Return the Bloom filter of edges: a power of two of 32-bit words, at least two bits an edge."""
-    words = max(64, 1 << (len(edges) // _EDGE.size).bit_length() >> 1)
-    bits = bytearray(4 * words)
-    for state, symbol, _ in _EDGE.iter_unpack(edges):
-        bit = (state * 0x9E3779B1 ^ symbol * 0x85EBCA6B) & 0xFFFFFFFF
-        bit ^= bit >> 15
-        at = (bit >> 5 & words - 1) * 32 + (bit & 31)
-        bits[at >> 3] |= 1 << (at & 7)
-    return bytes(bits)
+def _filter_bit(state: int) -> int:
+    """Return the bit of a state in the Bloom filter of a port (struct port in shield.bpf.c)."""
+    return 1 << ((state * 0x9E3779B1 & 0xFFFFFFFF) >> 27)
 
 
 def _index(port: Port) -> int:

@@ -80,7 +80,8 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
 def form() -> int:
     """Return a file with tables."""
     descriptor = os.memfd_create("form")
-    made = compile_tables(Gate(mode=Mode.STEALTH, interfaces=("none0",)), compile_doors([DOOR]), b"key")
+    gate = Gate(mode=Mode.STEALTH, interfaces=("none0",))
+    made = compile_tables(gate, compile_doors([DOOR]), [DOOR], [], b"key")
     os.write(descriptor, made.pack())
     return descriptor
 
