@@ -20,7 +20,7 @@ from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
 from doorward.shield import tables
 from doorward.shield.attachment import Attachment, attach, has_tcx
-from doorward.shield.libbpf import ShieldProgram
+from doorward.shield.libbpf import Place, ShieldProgram
 from tests.support import routed, shield_object, shields
 from tests.support.daemon import SILENCE_S, RunningDaemon, Visitors, running_daemon, until
 from tests.support.frames import FrameSender
@@ -386,7 +386,8 @@ def test_deadline_lets_everything_pass(direct_lab: Lab) -> None:
     def load() -> tuple[ShieldProgram, Attachment]:
         program = ShieldProgram(made, 1 << 10)
         program.set_local(server.ipv4.packed, is_local=True)
-        return program, attach(program.ingress, socket.if_nametoindex(server.interface), is_ingress=True)
+        index = socket.if_nametoindex(server.interface)
+        return program, attach(program.program(Place.INGRESS), index, Place.INGRESS)
 
     program, attachment = server.call(load)
     try:

@@ -17,8 +17,8 @@ from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Door, Port
-from doorward.shield.attachment import TCX_EGRESS, TcFilter, TcxLink, at_tcx, has_tcx
-from doorward.shield.libbpf import ShieldProgram
+from doorward.shield.attachment import Link, TcFilter, at_tcx, has_tcx
+from doorward.shield.libbpf import Place, ShieldProgram
 from doorward.shield.tables import compile_tables
 from tests.support import shield_object
 from tests.support.daemon import RunningDaemon, Visitors, until
@@ -161,7 +161,7 @@ def test_filter_at_egress_may_come_after_another(direct_lab: Lab) -> None:
     server = direct_lab.server
     index = server.call(socket.if_nametoindex, server.interface)
     with two_programs() as programs:
-        ours = server.call(TcFilter, programs[0].egress, index, is_ingress=False)
+        ours = server.call(TcFilter, programs[0].program(Place.EGRESS), index, Place.EGRESS)
         assert not server.call(ours.may_be_skipped)
         tc(direct_lab, f"filter add {{at}} egress {OTHER}")
         assert server.call(ours.may_be_skipped)
@@ -176,12 +176,12 @@ def test_link_at_egress_comes_before_others(direct_lab: Lab) -> None:
         pytest.skip("this kernel has no tcx")
     with (
         two_programs() as programs,
-        closing(server.call(TcxLink, programs[0].egress, index, is_ingress=False)) as others,
+        closing(server.call(Link, programs[0].program(Place.EGRESS), index, Place.EGRESS)) as others,
     ):
-        [other] = server.call(at_tcx, index, TCX_EGRESS) or []
+        [other] = server.call(at_tcx, index, Place.EGRESS) or []
         assert not server.call(others.may_be_skipped)
-        with closing(server.call(TcxLink, programs[1].egress, index, is_ingress=False)) as ours:
-            assert (server.call(at_tcx, index, TCX_EGRESS) or [])[1:] == [other]
+        with closing(server.call(Link, programs[1].program(Place.EGRESS), index, Place.EGRESS)) as ours:
+            assert (server.call(at_tcx, index, Place.EGRESS) or [])[1:] == [other]
             assert server.call(others.may_be_skipped)  # another may come before ours as well
             assert not server.call(ours.may_be_skipped)
 

@@ -26,9 +26,8 @@ from doorward.shield.openings import slot_of
 from tests.support import shield_object, shields
 from tests.support.effort import EFFORT
 from tests.support.errors import raises
-from tests.support.shields import RunnableProgram
+from tests.support.shields import DROP, PASS, RunnableProgram
 
-PASS, DROP = -1, 2
 PORTS = [Port.parse(f"{1000 + n}/{'tcp' if n % 3 else 'udp'}") for n in range(5)]
 SIGNED = [Port.parse(text) for text in ("90/tcp", "91/tcp", "92/tcp", "62201/udp", "62202/udp")]
 SSH, WEB, DHCP = Port.parse("22/tcp"), Port.parse("80/tcp"), Port.parse("68/udp")
@@ -99,16 +98,18 @@ def loaded(
     several_doors(),
     st.sampled_from(WrongPort),
     st.booleans(),
+    st.sampled_from([Shield.ON, Shield.XDP]),
     st.lists(st.one_of(bursts, bursts, follows), min_size=200, max_size=400),
 )
 def test_shield_and_tracker_complete_the_same_knocks(
     doors: Sequence[Door],
     wrong_port: WrongPort,
     plain: bool,
+    shield: Shield,
     steps: Sequence[tuple[int, tuple[bytes, Port | int], int, int]],
 ) -> None:
     automaton = compile_doors(doors, public=[WEB], known_only=wrong_port is WrongPort.KNOWN)
-    gate = Gate(mode=Mode.STEALTH, shield=Shield.ON, wrong_port=wrong_port)
+    gate = Gate(mode=Mode.STEALTH, shield=shield, wrong_port=wrong_port)
     assert tables.unsupported(gate, automaton) == ""
     machines, known = tables.shielded_machines(automaton), automaton.known_ports or {*PORTS, *OTHERS}
     made, tracker = tables_of(gate, automaton, doors), Tracker(automaton, 1 << 16)

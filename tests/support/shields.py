@@ -14,12 +14,14 @@ import pytest
 
 from doorward.model import Port, Protocol
 from doorward.shield import attachment, libbpf
+from doorward.shield.libbpf import Place
 from doorward.shield.openings import OpeningSlots
 from tests.support.daemon import RunningDaemon, until
 from tests.support.service_user import children_of
 from tests.support.shield_object import cannot_load
 
 SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").packed}
+PASS, DROP, XDP_DROP = -1, 2, 1
 FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
 _SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
@@ -52,7 +54,9 @@ class RunnableProgram(libbpf.ShieldProgram):
         return OpeningSlots(self.map("openings"))
 
     def run(self, frame: bytes, priority: int = 0, *, is_sent: bool = False) -> tuple[int, int]:
-        """Run the program for frames received or sent (BPF_PROG_TEST_RUN); return its verdict and the priority."""
+        """Run the programs for frames received or sent (BPF_PROG_TEST_RUN); return the verdict and the priority."""
+        if self.tables.wants_xdp and not is_sent and self._run_at_xdp(frame) == XDP_DROP:
+            return DROP, 0
         before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
         struct.pack_into("=I", before, _PRIORITY_AT, priority)
         after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
@@ -65,10 +69,18 @@ class RunnableProgram(libbpf.ShieldProgram):
             ctx_size_in=_SK_BUFF_BYTES,
             ctx_size_out=_SK_BUFF_BYTES,
         )
-        program = self.egress if is_sent else self.ingress
-        number = libbpf.library().bpf_prog_test_run_opts(program, ctypes.byref(options))
-        assert number == 0, os.strerror(-number)
+        self._run(Place.EGRESS if is_sent else Place.INGRESS, options)
         return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
+
+    def _run_at_xdp(self, frame: bytes) -> int:
+        data = ctypes.create_string_buffer(frame, len(frame))
+        options = _TestRun(sz=ctypes.sizeof(_TestRun), data_in=ctypes.addressof(data), data_size_in=len(frame))
+        self._run(Place.XDP, options)
+        return int(options.retval)
+
+    def _run(self, place: Place, options: _TestRun) -> None:
+        number = libbpf.library().bpf_prog_test_run_opts(self.program(place), ctypes.byref(options))
+        assert number == 0, os.strerror(-number)
 
 
 def needs_conntrack() -> None:
@@ -99,8 +111,8 @@ def programs_at(interface: str) -> int:
     """Return how many programs are attached to an interface, of both directions: at tcx, or the shield's as filters."""
     index, count = socket.if_nametoindex(interface), 0
     for kind, parent in (
-        (attachment.TCX_INGRESS, attachment._INGRESS),
-        (attachment.TCX_EGRESS, attachment._EGRESS),
+        (Place.INGRESS, attachment._INGRESS),
+        (Place.EGRESS, attachment._EGRESS),
     ):
         count += sum(name == attachment._OURS for _, name in attachment._filters(index, parent))
         count += len(attachment.at_tcx(index, kind) or [])

@@ -276,7 +276,10 @@ def _fwknop(use: dict[str, Any]) -> str:
 
 
 def _shield(shield: dict[str, Any]) -> str:
-    where = f"on {', '.join(shield['interfaces'])}" if shield["interfaces"] else "none"
+    at_xdp = shield.get("at_xdp", ())  # missing from an older daemon
+    names = (f"{name}{' (XDP)' * (name in at_xdp)}" for name in shield["interfaces"])
+    where = f"on {', '.join(names)}" if shield["interfaces"] else "none"
+    where += f"; no XDP: {shield['no_xdp']}" if shield.get("no_xdp") else ""
     counted = "".join(f"; {count:,} {_SHIELD[name]}" for name, count in shield["counters"].items() if count)
     trouble = f": {shield['trouble']}; the gate works without it" if shield["trouble"] else ""
     return f"shield: {where}{trouble}{counted}"

@@ -44,6 +44,7 @@ class Shield(StrEnum):
     OFF = "off"
     AUTO = "auto"  # where the kernel can
     ON = "on"  # the same, and `doctor` reports an error where it cannot
+    XDP = "xdp"  # the same, and in drivers that run XDP programs
 
 
 class EtcdOutagePolicy(StrEnum):

@@ -98,6 +98,8 @@ class ShieldControl:
         return {
             "wanted": str(self._wanted),
             "interfaces": [*self._report.interfaces],
+            "at_xdp": [*self._report.at_xdp],
+            "no_xdp": self._report.no_xdp,
             "counters": self._report.counters,
             "trouble": self._trouble,
         }
@@ -186,6 +188,8 @@ class ShieldControl:
         if report is None:
             self._lose("its process ended")
         elif self._is_loaded:
+            if report.no_xdp and report.no_xdp != self._report.no_xdp:
+                self._log.message("no-xdp", f"the shield drops after XDP: {report.no_xdp}", "warning")
             self._report = report
             self._set_trouble(report.trouble)
             self._list()

@@ -118,11 +118,15 @@ def _shield(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
             yield Problem("shield-advised", WARNING, "shield", what, remedy)
         return
     if shield["interfaces"] and not shield["trouble"]:
+        if no_xdp := shield.get("no_xdp"):
+            yield Problem(
+                "no-xdp", WARNING, "shield", f"it drops after XDP: {no_xdp}", 'change that, or write shield = "on"'
+            )
         yield Problem(
             "shield-attached", OK, "shield", f"it drops knock packets early on {', '.join(shield['interfaces'])}"
         )
         return
-    level = ERROR if shield["wanted"] == Shield.ON else WARNING
+    level = WARNING if shield["wanted"] == Shield.AUTO else ERROR
     what = f"{shield['trouble'] or 'it is not attached'}: the gate works without it, and a flood of packets costs more"
     yield Problem("no-shield", level, "shield", what, 'change that, or write shield = "off"')
 

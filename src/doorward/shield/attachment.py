@@ -1,4 +1,4 @@
-"""Attach the shield's programs to an interface: by a link at tcx, or, before Linux 6.6, as a filter of tc(8).
+"""Attach the shield's programs to an interface: by a link at tcx or XDP, or, before Linux 6.6, as a filter of tc(8).
 
 The egress program has to see each packet that this host sends. At tcx it is attached before all others; one that comes
 before it later, or another filter, may end the search, and `may_be_skipped` reports that.
@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
@@ -19,12 +19,13 @@ from doorward.errors import DoorwardError, HostError
 from doorward.escape import visible
 from doorward.kernel import netlink
 from doorward.kernel.routes import ROUTE
-from doorward.shield.libbpf import library
+from doorward.shield.libbpf import Place, library
 
-TCX_INGRESS, TCX_EGRESS = 46, 47
 _FIRST = 1 << 3  # BPF_F_BEFORE, before no other in particular
+_NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE
 _OPTIONS_OF_LINK = struct.Struct("@NI")  # the first fields of struct bpf_link_create_opts: its size, flags
 _MAX_PROGRAMS = 64  # at one place
+_NO_XDP = {errno.EOPNOTSUPP: "its driver runs no XDP programs", errno.EBUSY: "it has another XDP program"}
 _LOOPBACK = 1  # its index in each network namespace
 
 _NEW_QDISC, _DELETE_QDISC, _GET_QDISC = 36, 37, 38
@@ -57,33 +58,36 @@ class Attachment(Protocol):
 
 def has_tcx() -> bool:
     """Return whether the kernel has tcx."""
-    return at_tcx(_LOOPBACK, TCX_INGRESS) is not None
+    return at_tcx(_LOOPBACK, Place.INGRESS) is not None
 
 
-def at_tcx(interface: int, kind: int) -> list[int] | None:
+def at_tcx(interface: int, place: Place) -> list[int] | None:
     """Return the numbers of the programs that are attached to an interface by tcx, in their order; None: no tcx."""
     numbers, count = (ctypes.c_uint32 * _MAX_PROGRAMS)(), ctypes.c_uint32(_MAX_PROGRAMS)
-    result = library().bpf_prog_query(interface, kind, 0, None, numbers, ctypes.byref(count))
+    result = library().bpf_prog_query(interface, place, 0, None, numbers, ctypes.byref(count))
     return None if result < 0 else numbers[: count.value]
 
 
-def attach(program: int, interface: int, *, is_ingress: bool) -> Attachment:
+def attach(program: int, interface: int, place: Place) -> Attachment:
     """Attach a program to an interface, by its index. HostError: the kernel rejects it."""
-    return (TcxLink if has_tcx() else TcFilter)(program, interface, is_ingress=is_ingress)
+    return (Link if place is Place.XDP or has_tcx() else TcFilter)(program, interface, place)
 
 
-class TcxLink:
-    """A program at tcx. The kernel detaches it with the last descriptor, so also when this process is killed."""
+class Link:
+    """A program at tcx, or at XDP where the driver runs it (native).
 
-    def __init__(self, program: int, interface: int, *, is_ingress: bool) -> None:
-        self._kind, flags = (TCX_INGRESS, 0) if is_ingress else (TCX_EGRESS, _FIRST)
+    The kernel detaches it with the last descriptor, so also when this process is killed.
+    """
+
+    def __init__(self, program: int, interface: int, place: Place) -> None:
+        flags = {Place.EGRESS: _FIRST, Place.XDP: _NATIVE}.get(place, 0)
         options = _OPTIONS_OF_LINK.pack(_OPTIONS_OF_LINK.size, flags)
-        made = library().bpf_link_create(program, interface, self._kind, options)
-        self._interface, self._link = interface, _checked(made, interface)
+        made = library().bpf_link_create(program, interface, place, options)
+        self._interface, self._place, self._link = interface, place, _checked(made, interface, place)
 
     def replace(self, program: int) -> None:
         """Put another program in its place, between two packets. HostError: something else detached it."""
-        _checked(library().bpf_link_update(self._link, program, None), self._interface)
+        _checked(library().bpf_link_update(self._link, program, None), self._interface, self._place)
 
     def close(self) -> None:
         """Detach it."""
@@ -91,7 +95,7 @@ class TcxLink:
 
     def may_be_skipped(self) -> bool:
         """Return whether packets may pass without it."""
-        info, programs = ctypes.create_string_buffer(64), at_tcx(self._interface, self._kind)
+        info, programs = ctypes.create_string_buffer(64), at_tcx(self._interface, self._place)
         library().bpf_obj_get_info_by_fd(self._link, info, ctypes.byref(ctypes.c_uint32(len(info))))
         _, _, ours = struct.unpack_from("=3I", info)  # struct bpf_link_info: type, id, program
         return not programs or programs[0] != ours
@@ -100,10 +104,10 @@ class TcxLink:
 class TcFilter:
     """A program as a filter of the qdisc clsact. It stays when this process is killed: see `remove_filters`."""
 
-    def __init__(self, program: int, interface: int, *, is_ingress: bool) -> None:
+    def __init__(self, program: int, interface: int, place: Place) -> None:
         try:
             handle = _OWNER if _make_qdisc(interface) else _GUEST
-            self._filter = _Filter(interface, _INGRESS if is_ingress else _EGRESS, handle)
+            self._filter = _Filter(interface, _INGRESS if place is Place.INGRESS else _EGRESS, handle)
             try:
                 self._set(program, _CREATE | _EXCLUSIVE)
             except OSError:
@@ -203,14 +207,14 @@ def _request(kind: int, body: bytes, flags: int = 0) -> None:
         netlink.send_request(sock, netlink.message(kind, netlink.REQUEST | netlink.ACK | flags, body))
 
 
-def _checked(result: int, interface: int) -> int:
+def _checked(result: int, interface: int, place: Place) -> int:
     if result < 0:
-        raise _not_attached(interface, -result)
+        raise _not_attached(interface, -result, _NO_XDP if place is Place.XDP else {})
     return result
 
 
-def _not_attached(interface: int, number: int | None) -> HostError:
-    name, reason = str(interface), os.strerror(number or 0)
+def _not_attached(interface: int, number: int | None, reasons: Mapping[int, str] = {}) -> HostError:
+    name, reason = str(interface), reasons.get(number or 0, os.strerror(number or 0))
     with suppress(OSError):  # it is gone
         name = socket.if_indextoname(interface)
     return HostError(

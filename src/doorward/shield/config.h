@@ -6,7 +6,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#define OWN 4      // of this host's addresses, which are found faster than in the map of all
 #define MACHINES 8 // automata that run side by side: doors with other `flags` or another `within`
+
+struct address {
+    union {
+        __be32 word[4]; // an IPv4 address is in the last one, after others with all bits set
+        __u64 half[2];
+    };
+};
 
 struct machine {
     __u32 within_ms;
@@ -40,6 +48,7 @@ volatile struct settings {
     __u32 has_bans;
     __u32 drops;    // 0: it leaves that to the gate
     __u32 forwards; // this host forwards packets: conntrack may have TCP connections in zones that cannot be asked
+    struct address own[OWN];
 } settings;
 
 enum counter { DROPPED, KNOCKED, THROTTLED, NO_ROOM, EVICTED, RACED, COUNTERS };

@@ -111,10 +111,10 @@ static __always_inline void note_sent(struct __sk_buff *skb, const struct packet
 // belongs to no flow.
 static __always_inline __u32 *used_by(const struct packet *packet)
 {
-    __u32 *used = bpf_map_lookup_elem(&busy, &packet->port), now = now_s();
+    __u32 *used = bpf_map_lookup_elem(&busy, &packet->port);
     __u32 most_s = packet->protocol == IPPROTO_UDP ? settings.udp_busy_s : TCP_BUSY_S;
 
-    return used && *used && now - (*used >> 1) <= most_s ? used : 0;
+    return used && *used && now_s() - (*used >> 1) <= most_s ? used : 0;
 }
 
 // Return what a packet to this host belongs to.

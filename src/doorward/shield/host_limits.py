@@ -51,6 +51,11 @@ def can_attach(name: str) -> bool:
         return False
 
 
+def has_vlans(name: str) -> bool:
+    """Return whether an interface has VLANs: a driver may remove their tags before a program at XDP sees the frame."""
+    return any((_DEVICES / name).glob("upper_*"))
+
+
 def udp_ports() -> frozenset[int]:
     """Return the ports of this host's UDP sockets: one may be sent to for long after it last sent."""
     return frozenset(

@@ -9,6 +9,7 @@ import struct
 import time
 from array import array
 from collections.abc import Collection, Mapping
+from enum import IntEnum
 from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -26,8 +27,10 @@ MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LOOPBACK = IPv6Address("::1").packed  # the kernel rejects packets to it from devices before the gate sees them
+_OWN, _NONE = 4, IPv6Address("ff00::").packed  # as in config.h; no packet has the second
+_SELDOM = b"\xfe\x80", b"\xff" * 12 + b"\x7f"  # link-local addresses, and 127.0.0.0/8
 _LIBRARY = "libbpf.so.1"
-_CONFIG, _SETTINGS = struct.Struct("<QQ11I64s4x"), struct.Struct("<Q5I4x")  # as in config.h
+_CONFIG, _SETTINGS = struct.Struct("<QQ11I64s4x"), struct.Struct("<Q5I4x64s")  # as in config.h
 
 
 @cache
@@ -46,6 +49,7 @@ def library() -> Any:
         ("bpf_object__find_map_by_name", pointer, [pointer, text]),
         ("bpf_object__find_program_by_name", pointer, [pointer, text]),
         ("bpf_program__fd", number, [pointer]),
+        ("bpf_program__set_autoload", number, [pointer, ctypes.c_bool]),
         ("bpf_map__fd", number, [pointer]),
         ("bpf_map__reuse_fd", number, [pointer, number]),
         ("bpf_map__set_max_entries", number, [pointer, ctypes.c_uint32]),
@@ -79,8 +83,19 @@ def source_sets(memory_bytes: int) -> int:
     return 1 << max(10, most.bit_length() - 1)
 
 
+class Place(IntEnum):
+    """Where a program is attached to an interface: the kernel's numbers (enum bpf_attach_type)."""
+
+    XDP = 37
+    INGRESS = 46
+    EGRESS = 47
+
+
+_NAMES = {Place.XDP: "shield_xdp", Place.INGRESS: "shield_ingress", Place.EGRESS: "shield_egress"}
+
+
 class ShieldProgram:
-    """The two programs and their maps, loaded. The kernel frees them with the last descriptor.
+    """The programs and their maps, loaded. The kernel frees them with the last descriptor.
 
     With `before`, counters, ports in use and, of the same automata, sources are those of an earlier program.
     `asks_conntrack`: it knows which packets are answers to this host; otherwise those to ports in use pass.
@@ -91,7 +106,7 @@ class ShieldProgram:
 
     def __init__(self, tables: ShieldTables, sets: int, before: ShieldProgram | None = None) -> None:
         self.tables, self._targets = tables, frozenset(tables.targets)
-        self._settings, self._bans = (0, 0, UDP_BUSY_S, True, False), set[bytes]()
+        self._settings, self._bans, self._local = (0, 0, UDP_BUSY_S, True, False), set[bytes](), set[bytes]()
         is_same = before is not None and before.tables.digest == tables.digest
         drawn = bytes(range(16)) if self.is_test else secrets.token_bytes(16)
         self.seed: bytes = before.seed if before is not None and is_same else drawn
@@ -132,9 +147,8 @@ class ShieldProgram:
         if found.value != len(config):
             raise HostError("shield-version", "the shield is of another version; install doorward again")
         ctypes.memmove(where, config, len(config))
+        library().bpf_program__set_autoload(self._found(_NAMES[Place.XDP]), tables.wants_xdp)
         _checked(library().bpf_object__load(self._object), "the kernel does not load the shield")
-        self.ingress = self._program("shield_ingress")
-        self.egress = self._program("shield_egress")
         self._fill(tables)
 
     def _fill(self, tables: ShieldTables) -> None:
@@ -152,6 +166,10 @@ class ShieldProgram:
         indices = struct.pack(f"<{len(ports)}I", *(UDP_PORTS + port for port in ports))
         self._put("busy", indices, struct.pack("<I", mark) * len(ports), len(ports))
 
+    def program(self, place: Place) -> int:
+        """Return the descriptor of the program for a place; that for XDP is loaded only where it is wanted."""
+        return _checked(library().bpf_program__fd(self._found(_NAMES[place])), _NAMES[place])
+
     def close(self) -> None:
         """Close the descriptors."""
         library().bpf_object__close(self._object)
@@ -161,8 +179,11 @@ class ShieldProgram:
         key = packed_address(address)
         if is_local and key not in self._targets and key != _LOOPBACK:
             self._set("local", key, struct.pack("<I", 1))
+            self._local.add(key)
         else:
             library().bpf_map_delete_elem(self.map("local"), key)
+            self._local.discard(key)
+        self._write_settings()
 
     def renew(
         self,
@@ -183,7 +204,8 @@ class ShieldProgram:
 
     def _write_settings(self) -> None:
         until_ns, test_ms, udp_busy_s, drops, forwards = self._settings
-        packed = _SETTINGS.pack(until_ns, test_ms, udp_busy_s, bool(self._bans), drops, forwards)
+        own = sorted(self._local, key=lambda key: (key.startswith(_SELDOM), key))[:_OWN] + [_NONE] * _OWN
+        packed = _SETTINGS.pack(until_ns, test_ms, udp_busy_s, bool(self._bans), drops, forwards, b"".join(own[:_OWN]))
         self._set(".bss", struct.pack("<I", 0), packed)
 
     def set_bans(self, ends_ns: Mapping[bytes, int]) -> None:
@@ -214,9 +236,8 @@ class ShieldProgram:
     def _map(self, name: str) -> int:
         return _checked(library().bpf_object__find_map_by_name(self._object, name.encode()), name)
 
-    def _program(self, name: str) -> int:
-        program = library().bpf_object__find_program_by_name(self._object, name.encode())
-        return _checked(library().bpf_program__fd(program), name)
+    def _found(self, name: str) -> int:
+        return _checked(library().bpf_object__find_program_by_name(self._object, name.encode()), name)
 
     def _set(self, name: str, key: bytes, value: bytes) -> None:
         _checked(library().bpf_map_update_elem(self.map(name), key, value, 0), name)

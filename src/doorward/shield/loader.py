@@ -22,8 +22,8 @@ from doorward.kernel.child_process import STANDARD, close_descriptors_except
 from doorward.kernel.forwarding import is_forwarding
 from doorward.kernel.interfaces import InterfaceMonitor
 from doorward.shield.attachment import Attachment, attach
-from doorward.shield.host_limits import can_attach, obstacle, udp_busy_s, udp_ports
-from doorward.shield.libbpf import DEADLINE_S, ShieldProgram, source_sets
+from doorward.shield.host_limits import can_attach, has_vlans, obstacle, udp_busy_s, udp_ports
+from doorward.shield.libbpf import DEADLINE_S, Place, ShieldProgram, source_sets
 from doorward.shield.report import MAX_ATTACHED, ShieldReport
 from doorward.shield.tables import MAX_BANS, ShieldTables, parse_bans, parse_tables
 
@@ -75,8 +75,9 @@ class ShieldLoader:
         self._sets = sets
         self._tables: ShieldTables | None = None
         self._program: ShieldProgram | None = None
-        self._attachments: dict[tuple[int, bool], Attachment] = {}  # by interface and direction
+        self._attachments: dict[tuple[int, Place], Attachment] = {}  # by interface
         self._interfaces: dict[int, str] = {}  # with the ingress program
+        self._no_xdp: dict[int, str] = {}  # why an interface has no program at XDP
         self._addresses: frozenset[bytes] = frozenset()
         self._bans: dict[bytes, int] = {}
         self._has_sent = False  # the map of openings of the program, or of the first one before it
@@ -116,7 +117,14 @@ class ShieldLoader:
     def report(self) -> ShieldReport:
         """Return the report to the daemon."""
         counters = {} if self._program is None else self._program.counters()
-        return ShieldReport(tuple(sorted(self._interfaces.values())), counters, self.trouble)
+        at_xdp = (name for index, name in self._interfaces.items() if (index, Place.XDP) in self._attachments)
+        return ShieldReport(
+            interfaces=tuple(sorted(self._interfaces.values())),
+            counters=counters,
+            trouble=self.trouble,
+            at_xdp=tuple(sorted(at_xdp)),
+            no_xdp="; ".join(self._no_xdp.values()),
+        )
 
     def new_openings(self) -> list[int]:
         """Return the descriptor of the program's map of openings, once for each such map: the daemon fills it."""
@@ -141,7 +149,7 @@ class ShieldLoader:
         program.renew(until_ns, udp_busy_s=udp_busy_s(), drops=drops, forwards=forwards)
         for key, attachment in list(self._attachments.items()):
             try:
-                attachment.replace(program.ingress if key[1] else program.egress)
+                attachment.replace(program.program(key[1]))
             except HostError:  # another program detached it, and what was sent since is not known
                 self._attachments.pop(key).close()
                 program.expect_answers()
@@ -199,22 +207,38 @@ class ShieldLoader:
         watched = () if self._tables is None else self._tables.interfaces
         fitting = [index for index, name in present.items() if is_watched(watched, name) and can_attach(name)]
         shielded = {index: present[index] for index in sorted(fitting)[:MAX_ATTACHED]}
-        for key in [key for key in self._attachments if key[1] and key[0] not in shielded]:
+        for key in [key for key in self._attachments if key[1] is not Place.EGRESS and key[0] not in shielded]:
             self._attachments.pop(key).close()
         for index in present:
-            self._link(program, index, is_ingress=False)
+            self._link(program, index, Place.EGRESS)
         for index in shielded:
-            self._link(program, index, is_ingress=True)
-        self._interfaces = {index: name for index, name in shielded.items() if (index, True) in self._attachments}
-        if any(found.may_be_skipped() for (_, is_ingress), found in self._attachments.items() if not is_ingress):
+            self._link(program, index, Place.INGRESS)
+        self._interfaces = {
+            index: name for index, name in shielded.items() if (index, Place.INGRESS) in self._attachments
+        }
+        self._attach_at_xdp(program)
+        if any(found.may_be_skipped() for (_, place), found in self._attachments.items() if place is Place.EGRESS):
             program.expect_answers()
 
-    def _link(self, program: ShieldProgram, index: int, *, is_ingress: bool) -> None:
-        if (index, is_ingress) in self._attachments:
+    def _attach_at_xdp(self, program: ShieldProgram) -> None:
+        """Attach to the drivers that run XDP programs, if that is wanted; the others are in `_no_xdp`."""
+        self._no_xdp = {}
+        for index, name in self._interfaces.items() if program.tables.wants_xdp else ():
+            if has_vlans(name):
+                self._no_xdp[index] = f"{name} has VLANs"
+                if (index, Place.XDP) in self._attachments:
+                    self._attachments.pop((index, Place.XDP)).close()
+                continue
+            try:
+                self._link(program, index, Place.XDP)
+            except HostError as error:
+                self._no_xdp[index] = str(error)
+
+    def _link(self, program: ShieldProgram, index: int, place: Place) -> None:
+        if (index, place) in self._attachments:
             return
-        which = program.ingress if is_ingress else program.egress
         try:
-            self._attachments[index, is_ingress] = attach(which, index, is_ingress=is_ingress)
+            self._attachments[index, place] = attach(program.program(place), index, place)
         except HostError:
             if index in dict(socket.if_nameindex()):  # else it is gone meanwhile
                 raise
@@ -225,7 +249,7 @@ class ShieldLoader:
             self._attachments.popitem()[1].close()
         if self._program is not None:
             self._program.close()
-        self._program, self._interfaces = None, {}
+        self._program, self._interfaces, self._no_xdp = None, {}, {}
 
 
 def _form(descriptor: int) -> bytes:

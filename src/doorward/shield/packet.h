@@ -10,10 +10,6 @@
 #define UDP_PORTS (1u << 16)
 #define MAX_EXTENSIONS 5 // headers that RFC 8200 puts between those of IPv6 and TCP or UDP, without those of IPsec
 
-struct address {
-    __be32 word[4]; // an IPv4 address is in the last one, after others with all bits set
-};
-
 struct packet {
     __be32 source[4]; // IPv4: the first word
     struct address destination;

@@ -18,31 +18,38 @@ _TROUBLE_LENGTH = 500
 
 
 class ShieldReport(NamedTuple):
-    """Where the shield is attached, what it counted, and why it is not loaded or not attached, or ""."""
+    """Where the shield is attached, what it counted, and why it is not loaded or not attached, or "".
+
+    `at_xdp`: interfaces that have it at XDP too; `no_xdp`: why others have not, though they should, or "".
+    """
 
     interfaces: tuple[str, ...] = ()
     counters: Mapping[str, int] = {}
     trouble: str = ""
+    at_xdp: tuple[str, ...] = ()
+    no_xdp: str = ""
 
     def pack(self) -> bytes:
         """Return the message."""
-        return json.dumps(self._replace(trouble=printable(self.trouble, _TROUBLE_LENGTH))._asdict()).encode()
+        texts = {name: printable(getattr(self, name), _TROUBLE_LENGTH) for name in ("trouble", "no_xdp")}
+        return json.dumps(self._asdict() | texts).encode()
 
 
 def parse_report(raw: bytes) -> ShieldReport:
     """Parse the message. MalformedError: it is anything else."""
     try:
         found = json.loads(raw)
-        names, counters, trouble = tuple(found["interfaces"]), dict(found["counters"]), found["trouble"]
+        names, at_xdp, counters = tuple(found["interfaces"]), tuple(found["at_xdp"]), dict(found["counters"])
+        texts = found["trouble"], found["no_xdp"]
         if not (
             len(names) <= MAX_ATTACHED
             and all(map(INTERFACE.fullmatch, names))
+            and {*at_xdp} <= {*names}
             and (counters.keys() == {*COUNTERS} or not counters)
             and all(type(count) is int and 0 <= count < 1 << 64 for count in counters.values())
-            and isinstance(trouble, str)
-            and trouble == printable(trouble, _TROUBLE_LENGTH)
+            and all(isinstance(text, str) and text == printable(text, _TROUBLE_LENGTH) for text in texts)
         ):
             raise ValueError("a name, counter or text is invalid")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedError("shield-report", f"its process sent an invalid report: {error}") from None
-    return ShieldReport(names, counters, trouble)
+    return ShieldReport(names, counters, texts[0], at_xdp, texts[1])

@@ -270,12 +270,20 @@ static __always_inline int is_over(void)
     return !cfg.is_test && bpf_ktime_get_coarse_ns() >= settings.deadline_ns;
 }
 
+static __always_inline int is_local(const struct address *address)
+{
+    for (int n = 0; n < OWN; n++)
+        if (settings.own[n].half[1] == address->half[1] && settings.own[n].half[0] == address->half[0])
+            return 1;
+    return bpf_map_lookup_elem(&local, address) != 0;
+}
+
 // Return the flags of the port of a packet to this host; PASSED for any other packet.
 static __always_inline __u32 port_of(const struct packet *packet)
 {
     struct port *port = bpf_map_lookup_elem(&ports, &packet->port);
 
-    return port && !(port->value & PASSED) && bpf_map_lookup_elem(&local, &packet->destination) ? port->value : PASSED;
+    return port && !(port->value & PASSED) && is_local(&packet->destination) ? port->value : PASSED;
 }
 
 static __always_inline int drop(void)

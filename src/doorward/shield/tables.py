@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from doorward.config.schema import Gate, Mode, WrongPort
+from doorward.config.schema import Gate, Mode, Shield, WrongPort
 from doorward.core.automaton import Automaton, Machine, pack_symbol, split_edge
 from doorward.errors import MalformedError
 from doorward.model import DEFAULT_FLAGS, Door, Port, Protocol, Source
@@ -29,7 +29,7 @@ PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, HIDDEN, ENDS, FIRST_SHIFT
 OPENING_MARGIN_S = 60
 _MAX_OPEN_S = 1 << 31
 _DHCP = Port(Protocol.UDP, 68), Port(Protocol.UDP, 546)
-_FORM = struct.Struct("<8s8s13I")  # magic, digest of the automata, numbers and counts; then the parts
+_FORM = struct.Struct("<8s8s14I")  # magic, digest of the automata, numbers and counts; then the parts
 _MAGIC = b"DWSHLD03"
 _MACHINE, _NAME, _TARGET = struct.Struct("<IBB2x"), struct.Struct("16s"), struct.Struct("16s")
 _PORT, _EDGE, _LINK = struct.Struct("<III"), struct.Struct("<III"), struct.Struct("<II")
@@ -43,8 +43,9 @@ _INTERFACE = re.compile(r"[^/\s*\0]{1,15}\*?")
 class ShieldTables:
     """What the loader fills the maps with: packed little-endian numbers, since one door needs them as 100,000 do.
 
-    `is_stealth`: the gate drops every knock packet; `open_s`: an opening by a knock ends earlier than so long after it.
-    `machines`: deadline, mask and value of the TCP flags of each automaton; `targets`: addresses that packets pass to;
+    `is_stealth`: the gate drops every knock packet. `open_s`: an opening by a knock ends earlier than so long after it.
+    `wants_xdp`: it is attached at XDP too. `machines`: deadline, mask and value of the TCP flags of each automaton.
+    `targets`: addresses that packets pass to.
     `ports`: index, value and filter of each port that has them; `edges`: state, symbol and value; `links`: state and
     shorter state. States count from 0, the `root` of the gate's first. `digest` identifies them: sources keep theirs
     while it stays the same.
@@ -58,6 +59,7 @@ class ShieldTables:
     known_only: bool
     is_stealth: bool
     open_s: int
+    wants_xdp: bool
     machines: tuple[tuple[int, int, int], ...]
     interfaces: tuple[str, ...]
     targets: tuple[bytes, ...]
@@ -86,7 +88,8 @@ class ShieldTables:
             self.links,
         )
         counts = (len(part) // item.size for part, item in zip(parts, _PARTS, strict=True))
-        numbers = (self.token, self.state_mask, self.counted, self.root, self.known_only, self.is_stealth, self.open_s)
+        marks = self.token, self.state_mask, self.counted, self.root
+        numbers = (*marks, self.known_only, self.is_stealth, self.open_s, self.wants_xdp)
         return _FORM.pack(_MAGIC, self.digest, *numbers, *counts) + b"".join(parts)
 
 
@@ -94,7 +97,7 @@ def parse_tables(raw: bytes) -> ShieldTables:
     """Parse the form, which comes from a process with fewer rights. MalformedError: it is invalid."""
     if len(raw) < _FORM.size:
         raise MalformedError("shield-form", f"shield: a form of {len(raw)} bytes, its header needs {_FORM.size}")
-    magic, digest, token, mask, counted, root, known_only, is_stealth, open_s, *counts = _FORM.unpack_from(raw)
+    magic, digest, token, mask, counted, root, known_only, is_stealth, open_s, xdp, *counts = _FORM.unpack_from(raw)
     sizes = [count * item.size for count, item in zip(counts, _PARTS, strict=True)]
     if magic != _MAGIC or len(raw) != _FORM.size + sum(sizes) or any(map(int.__gt__, counts, _BOUNDS)):
         raise MalformedError("shield-form", f"shield: a form of {len(raw)} bytes that is of another version or size")
@@ -112,12 +115,12 @@ def parse_tables(raw: bytes) -> ShieldTables:
     machines = tuple(_MACHINE.iter_unpack(parts[0]))
     if (
         not machines
-        or max(known_only, is_stealth) > 1
+        or max(known_only, is_stealth, xdp) > 1
         or any(at >= len(machines) * PORTS for at, _, _ in _PORT.iter_unpack(parts[3]))
     ):
         raise MalformedError("shield-form", "shield: a form with an invalid automaton or port")
     targets = tuple(target for (target,) in _TARGET.iter_unpack(parts[2]))
-    numbers = token, mask, counted, root, bool(known_only), bool(is_stealth), open_s
+    numbers = token, mask, counted, root, bool(known_only), bool(is_stealth), open_s, bool(xdp)
     return ShieldTables(digest, *numbers, machines, names, targets, *parts[3:])
 
 
@@ -198,6 +201,7 @@ def compile_tables(
         gate.wrong_port is WrongPort.KNOWN,
         gate.mode is Mode.STEALTH,
         min(longest_ms // 1000 + OPENING_MARGIN_S, _MAX_OPEN_S),
+        gate.shield is Shield.XDP,
         tuple((machine.within_ms, *machine.flags) for machine in machines),
         gate.interfaces,
         tuple(sorted({packed_address(machine.target) for machine in automaton.machines if machine.target})),

@@ -15,6 +15,7 @@ from doorward.kernel import netlink
 from doorward.model import Door, Port
 from doorward.shield import loader
 from doorward.shield.host_limits import is_vrf
+from doorward.shield.libbpf import Place
 from doorward.shield.tables import ShieldTables, compile_tables
 
 DOOR = Door("ssh", (Port.parse("7001/tcp"), Port.parse("7002/tcp")), (Port.parse("22/tcp"),))
@@ -43,7 +44,9 @@ class Program:
     def close(self) -> None:
         self.is_closed = True
 
-    ingress, egress = range(2)
+    def program(self, place: Place) -> int:
+        return place
+
     set_bans = set_local
 
 
