@@ -85,8 +85,7 @@ static __always_inline __u32 *edge_from(__u32 state, __u32 symbol)
 // Return whether a state has no edge for a port, without a look-up of it.
 static __always_inline int has_none(__u32 state, const struct port *port)
 {
-    return !(port->value & LATER) ||
-           (state & FIRST && !(port->before >> ((state & NUMBER) * 0x9e3779b1u >> 27) & 1));
+    return !(port->value & LATER) || (state & FIRST && !(port->before >> ((state & NUMBER) * 0x9e3779b1u >> 27) & 1));
 }
 
 // Return the edge that a knock packet takes: the state with its flags, or SAME.
@@ -154,6 +153,11 @@ static __always_inline __u32 advance(struct progress *at, const struct knock *kn
     return to & COMPLETES ? to & NUMBER : 0;
 }
 
+static __always_inline __u64 hash_of_address(__u64 network, const struct packet *packet)
+{
+    return mix(network ^ ((__u64)packet->source[2] << 32 | packet->source[3]));
+}
+
 // Return the hash for the state of a source in one automaton, where that is not beside its bucket.
 static __always_inline __u64 hash_of(const struct knock *knock, __u32 machine)
 {
@@ -217,7 +221,6 @@ __noinline __u32 run(struct set *set, __u32 way, const struct knock *knock, __u3
 // Process a knock packet for the automata in `matching`, a bit each; return the state if it completes a knock, else 0.
 static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, __u32 matching)
 {
-    const __be32 *source = packet->source;
     struct knock knock = {
         .network = mix(network_of(packet)),
         .now = now_ms(),
@@ -231,7 +234,7 @@ static __always_inline __u32 knock_on(const struct packet *packet, __u32 port, _
     if (!set)
         return 0;
     if (packet->is_v6 || cfg.machines > 1)
-        knock.address = mix(knock.network ^ ((__u64)source[2] << 32 | source[3]));
+        knock.address = hash_of_address(knock.network, packet);
     __u32 way = find(set, tag, knock.now, port & BEGINS);
     if (way >= WAYS && is_ahead(&knock))
         way = find(set, tag, knock.now, 1); // without a bucket its packet would be lost
@@ -278,12 +281,26 @@ static __always_inline int is_local(const struct address *address)
     return bpf_map_lookup_elem(&local, address) != 0;
 }
 
+// Read the sets of a source ahead of their use: they come from memory, both at once, while the program goes on.
+static __always_inline void fetch_sets(const struct packet *packet)
+{
+    __u64 network = mix(network_of(packet));
+
+    fetch(network);
+    if (packet->is_v6)
+        fetch(hash_of_address(network, packet));
+}
+
 // Return the flags of the port of a packet to this host; PASSED for any other packet.
 static __always_inline __u32 port_of(const struct packet *packet)
 {
     struct port *port = bpf_map_lookup_elem(&ports, &packet->port);
 
-    return port && !(port->value & PASSED) && is_local(&packet->destination) ? port->value : PASSED;
+    if (!port || port->value & PASSED)
+        return PASSED;
+    if (!(port->value & HIDDEN) && is_first(packet))
+        fetch_sets(packet);
+    return is_local(&packet->destination) ? port->value : PASSED;
 }
 
 static __always_inline int drop(void)

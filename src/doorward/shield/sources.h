@@ -57,6 +57,14 @@ static __always_inline struct set *set_of(__u64 hash)
     return bpf_map_lookup_elem(&sources, &index);
 }
 
+static __always_inline void fetch(__u64 hash)
+{
+    const volatile struct set *set = set_of(hash);
+
+    if (set)
+        (void)set->hand;
+}
+
 // How long until the bucket is full. Milliseconds start again after 49 days: what is too long is past.
 static __always_inline __u32 filling_ms(const struct set *set, __u32 way, __u32 now)
 {
