@@ -315,17 +315,19 @@ def test_tags_that_give_a_priority_only_are_no_vlan(daemon: RunningDaemon, direc
 
 def test_gate_that_it_does_not_fit_works_without(daemon: RunningDaemon, visitors: Visitors) -> None:
     attached(daemon)
-    daemon.reload(CONFIG.replace('mode = "stealth"', 'mode = "guard"'))
+    daemon.reload(CONFIG.replace('mode = "stealth"', 'mode = "observe"'))
     until(lambda: attachments(daemon) == 0)
-    assert "works in mode" in shield(daemon)["trouble"]
-    assert "works in mode" in daemon.run("status").stdout
+    assert "drops nothing" in shield(daemon)["trouble"]
+    assert "drops nothing" in daemon.run("status").stdout
+    daemon.reload(CONFIG.replace('mode = "stealth"', 'mode = "guard"'))
+    attached(daemon)
     visitors.fresh(4).knock_and_connect(*KNOCK).close()
 
 
 def test_trial_that_is_taken_back_brings_it_back(daemon: RunningDaemon, visitors: Visitors) -> None:
     attached(daemon)
     new = daemon.folder / "new.toml"
-    new.write_text(CONFIG.replace("stealth", "guard"))
+    new.write_text(CONFIG.replace("stealth", "observe"))
     daemon.run("apply", new, "--trial", "1s")
     until(lambda: attachments(daemon) == 0)
     daemon.message("the previous gate is being restored")

@@ -340,7 +340,7 @@ def prerouting(context: ChainContext) -> str:
     forward = "goto forwarded" if forwarded(context) else "accept"
     not_local = [f"{not_shared} {forward}", _LOOK_UP_PORT, *context.look_up_range, _RELATED, *silence]
     needs = chain("needs", _needs_of_a_host(ping=gate.ping)) if stealth else ""
-    shielded = shield_chains.shielded(context.shield, banned("drop"))
+    shielded = shield_chains.shielded(context.shield, banned("goto counted"), "goto needs" if stealth else "accept")
     return needs + shielded + chain("not_local", not_local) + chain("prerouting", rules)
 
 

@@ -38,10 +38,14 @@ def look_up(mark: ShieldMark | None) -> list[str]:
     ]
 
 
-def shielded(mark: ShieldMark | None, banned: Sequence[str]) -> str:
-    """Return the chains for these packets; `banned` are the rules that drop those of banned sources."""
+def shielded(mark: ShieldMark | None, banned: Sequence[str], last: str) -> str:
+    """Return the chains for these packets.
+
+    `banned` are the rules that let those of banned sources go to the chain `counted`; `last` is the verdict on knock
+    packets, whatever they open.
+    """
     if mark is None:
         return ""
     state = f"meta priority set meta priority & {classid(mark.state_mask)}"
-    last = ["meta priority set 0:0", "goto needs"]
-    return chain("counted", last) + chain("shielded", [state, *banned, "jump entered", *last])
+    counted = chain("counted", ["meta priority set 0:0", last])
+    return counted + chain("shielded", [state, *banned, "jump entered", "goto counted"])

@@ -23,7 +23,7 @@ from doorward.shield.tables import PORTS, UDP_PORTS, ShieldTables, packed_addres
 ASKING, PLAIN = (Path(__file__).with_name(f"{name}.bpf.o") for name in ("shield_conntrack", "shield"))
 OBJECTS = (ASKING, PLAIN)
 SET_BYTES = 64
-MAX_SOURCES_BYTES = 64 << 20  # 3.1 million sources
+MAX_SOURCES_BYTES = 64 << 20  # 4.2 million sources
 DEADLINE_S = 60
 UDP_BUSY_S = 600  # at least so long after this host last sent from a UDP port, packets to it may be answers
 _LOOPBACK = IPv6Address("::1").packed  # the kernel rejects packets to it from devices before the gate sees them

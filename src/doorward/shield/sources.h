@@ -6,7 +6,7 @@
 
 #include "config.h"
 
-#define WAYS 3         // sources in a set, which fills a cache line
+#define WAYS 4         // sources in a set, which fills a cache line
 #define NO_WAY WAYS    // neither is the source there, nor may it take another's place
 #define TOKEN_MS 50    // 20 knock packets a second
 #define BUCKET_MS 2000 // a bucket of 40 is full again after that long
@@ -23,12 +23,9 @@ struct progress {
 } __attribute__((aligned(8)));
 
 struct set {
-    __u32 hand; // whose place to take next
     __u32 tag[WAYS];
     __u32 full[WAYS]; // when the bucket is full again
-    __u32 spare;
     struct progress at[WAYS];
-    __u64 spare2;
 };
 
 struct {
@@ -62,7 +59,7 @@ static __always_inline void fetch(__u64 hash)
     const volatile struct set *set = set_of(hash);
 
     if (set)
-        (void)set->hand;
+        (void)set->tag[0];
 }
 
 // How long until the bucket is full. Milliseconds start again after 49 days: what is too long is past.
@@ -81,8 +78,9 @@ static __always_inline __u32 state_of(const struct set *set, __u32 way, __u32 no
     return state & COMPLETES || now - set->at[way].began >= cfg.within_ms ? START : state;
 }
 
-// Return where a source is in its set, or whose place it may take: that of a source at the start or, if it begins a
-// knock, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket would be refilled.
+// Return where a source is in its set, or whose place it may take: that of the oldest at the start or, if it begins a
+// knock and there is none, one knock packet in. Never of one further on, nor of one near the rate limit: its bucket
+// would be refilled.
 __noinline __u32 find(const struct set *set, __u32 tag, __u32 now, __u32 begins)
 {
     if (!set)
@@ -90,15 +88,19 @@ __noinline __u32 find(const struct set *set, __u32 tag, __u32 now, __u32 begins)
     for (__u32 way = 0; way < WAYS; way++)
         if (set->tag[way] == tag)
             return way;
-    __u32 way = set->hand;
-    for (__u32 n = 0; n < WAYS; n++, way++) {
-        if (way >= WAYS)
-            way = 0;
-        __u32 state = state_of(set, way, now);
-        if (filling_ms(set, way, now) <= HEAVY_MS && (state == START || (begins && state & FIRST)))
-            return way;
+    __u32 found = NO_WAY, most = 0;
+    for (__u32 way = 0; way < WAYS; way++) {
+        __u32 state = state_of(set, way, now), age = (now - set->at[way].began) >> 1 | 1;
+        if (state == START)
+            age |= 1u << 31;
+        else if (!begins || !(state & FIRST))
+            continue;
+        if (age > most && filling_ms(set, way, now) <= HEAVY_MS) {
+            found = way;
+            most = age;
+        }
     }
-    return NO_WAY;
+    return found;
 }
 
 // Return a way as it is, in a form that the verifier sees is within a set.
@@ -122,7 +124,6 @@ static __always_inline int claim(struct set *set, __u32 way, __u32 tag, __u32 no
         return 0;
     set->at[way].state = START;
     set->at[way].began = set->full[way] = now;
-    set->hand = way + 1;
     return 1;
 }
 

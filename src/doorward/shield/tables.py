@@ -132,8 +132,8 @@ def shielded_machines(automaton: Automaton) -> list[Machine]:
 def unsupported(gate: Gate, automaton: Automaton) -> str:
     """Return why the shield cannot be in front of this gate, or ""."""
     machines = shielded_machines(automaton)
-    if gate.mode is not Mode.STEALTH:
-        return f'it works in mode "{Mode.STEALTH}" only'
+    if gate.mode is Mode.OBSERVE:
+        return f'in mode "{Mode.OBSERVE}" the gate drops nothing'
     if not machines:
         return "no door without `target` has a port sequence"
     if len(machines) > MAX_MACHINES:
