@@ -140,8 +140,7 @@ class ControlCommands:
         for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
         ban = self.bans.add(address, for_ms / 1000)
         openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
-        now_s = time.time()
-        self.openings.ledger.banned(ban, now_s, now_s + for_ms / 1000)
+        self.openings.ledger.banned(ban, time.time(), self.bans.active()[ban])
         self.openings.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
         # An element that cannot be removed expires by its timer; the ban is in force.
         self.openings.perform_all(on_ban(self.openings.table, openings, self.openings.loop.now_s()))
