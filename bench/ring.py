@@ -185,9 +185,9 @@ def main() -> None:
     print("ready", flush=True)
     select.select([ring], [], [], PATIENCE_S)
     while select.select([ring], [], [], SILENCE_S)[0]:
-        for packets, now_s in ring.read():
+        for packets, now_ns in ring.read():
             for packet in packets:
-                moves(packet, now_s)
+                moves(packet, now_ns)
             taken += len(packets)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"taken": taken, "lost": ring.drops(), "cpu_s": used.ru_utime + used.ru_stime}))

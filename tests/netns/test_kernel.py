@@ -230,11 +230,10 @@ def sent(
                 time.sleep(TOKEN_S)  # after another use of the same port
                 began_s += TOKEN_S
         rig.frames.send(packet, source_port)
-        now_s = time.monotonic()
-        for index in tracker.feed(packet, now_s):
+        for index in tracker.feed(packet, time.monotonic_ns()):
             expected.append((packet.source, doors[index].name))
             still_open.update(elements_of([doors[index]], ip_address(packet.source)))
-            reference.open(packet.source, index, now_s)
+            reference.open(packet.source, index, time.monotonic())
     rig.frames.send(SENTINEL)
     return expected, still_open, rejected, time.monotonic() - began_s
 

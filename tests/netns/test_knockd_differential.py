@@ -23,7 +23,7 @@ pytestmark = pytest.mark.netns("/usr/sbin/knockd", "nmap")
 
 SEEDS = range(2 * EFFORT)
 CASES = 40  # a seed
-SHORT_S, LONG_PAUSE_S = 1, 2.1  # a Seq_Timeout that a pause is surely longer than, however knockd rounds
+SHORT_S, LONG_PAUSE_MS = 1, 2100  # a Seq_Timeout that a pause is surely longer than, however knockd rounds
 PORTS = (1001, 1002, 1003, 1004, 1005, 1006)
 FLAGS = {"syn": (SYN,), "syn,!ack": (SYN,), "fin": (1, 17), "ack,!syn": (16, 24), "": (SYN, 16, 1)}
 OTHER_FLAGS = (SYN, 18, 1, 16, 17, 4, 0, 41)
@@ -122,7 +122,7 @@ def play(places: Sequence[Site], cases: Sequence[Case]) -> list[set[tuple[str, s
     """Send every case's packets to each, then those after its pause; give who opened what."""
     for late in (False, True):
         if late:
-            time.sleep(LONG_PAUSE_S)  # the case itself: this much time passes between two packets
+            time.sleep(LONG_PAUSE_MS / 1000)  # the case itself: this much time passes between two packets
         for place in places:
             for packet in (packet for case in cases for packet in case.packets if packet.late == late):
                 place.send(packet.source, str(packet.port), flags=packet.flags)
@@ -140,12 +140,12 @@ def expected(made: Generated) -> set[tuple[str, str]]:
     opened = set()
     for case in made.cases:
         reference = Reference(doors, frozenset(), known_only=False)
-        now_s = 1000.0
+        now_ms = 1_000_000
         for packet in sorted(case.packets, key=lambda packet: packet.late):
-            now_s += 0.001
+            now_ms += 1
             flags = packet.flags if packet.port.protocol is Protocol.TCP else 0
             seen = Packet(ip_address(packet.source).packed, packet.port, flags)
-            for index in reference.see(seen, now_s + LONG_PAUSE_S * packet.late):
+            for index in reference.see(seen, (now_ms + LONG_PAUSE_MS * packet.late) * 1_000_000):
                 opened.add((str(ip_address(packet.source)), doors[index].name))
     return opened
 
@@ -203,7 +203,7 @@ def test_the_end_of_anothers_attempt_loses_an_attempt_with_knockd_only(tmp_path:
         place.send(OTHER, "8000")  # the oldest attempt, and the first to be over time
         place.send(ONE, "7000")
         place.knockd.await_line(f"{ONE}: pair: Stage 1")
-        time.sleep(LONG_PAUSE_S)
+        time.sleep(LONG_PAUSE_MS / 1000)
         place.send("10.7.7.3", "7000")  # knockd looks for what is over time when a packet comes
         place.send(ONE, "7100")
         assert opens(place) == (program is not DEBIAN)

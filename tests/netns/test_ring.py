@@ -70,30 +70,30 @@ def rings(direct_lab: Lab) -> Iterator[OpenRing]:
         ring.close()
 
 
-def read_all(ring: TpacketRing, sentinels: int) -> list[tuple[Packet, float]]:
+def read_all(ring: TpacketRing, sentinels: int) -> list[tuple[Packet, int]]:
     """Return what the ring brings up to the last of so many sentinels, and in the other family by then."""
-    found: list[tuple[Packet, float]] = []
+    found: list[tuple[Packet, int]] = []
     end_s = time.monotonic() + PATIENCE_S
     while sum(packet.port == SENTINEL.port for packet, _ in found) < sentinels:
         assert select.select([ring], [], [], max(0.0, end_s - time.monotonic()))[0], f"only {found} came"
         found += together(ring)
     found += the_rest(ring)
-    return [(packet, at_s) for packet, at_s in found if packet.port != SENTINEL.port]
+    return [(packet, at_ns) for packet, at_ns in found if packet.port != SENTINEL.port]
 
 
-def the_rest(ring: TpacketRing) -> list[tuple[Packet, float]]:
+def the_rest(ring: TpacketRing) -> list[tuple[Packet, int]]:
     """Read until nothing has come for a while."""
-    found: list[tuple[Packet, float]] = []
+    found: list[tuple[Packet, int]] = []
     while select.select([ring], [], [], SILENCE_S)[0]:
         found += together(ring)
     return found
 
 
-def together(ring: TpacketRing) -> list[tuple[Packet, float]]:
-    return [(packet, at_s) for packets, at_s in ring.read() for packet in packets]
+def together(ring: TpacketRing) -> list[tuple[Packet, int]]:
+    return [(packet, at_ns) for packets, at_ns in ring.read() for packet in packets]
 
 
-def read(ring: TpacketRing) -> list[tuple[Packet, float]]:
+def read(ring: TpacketRing) -> list[tuple[Packet, int]]:
     return read_all(ring, 1)
 
 
@@ -162,7 +162,7 @@ def filter_for(automaton: Automaton) -> Program:
 def tracked(ring: TpacketRing, automaton: Automaton, doors: list[Door]) -> list[Opened]:
     tracker = Tracker(automaton, CAPACITY)
     packets = read(ring)
-    return [(packet.source, doors[i].name) for packet, at_s in packets for i in tracker.feed(packet, at_s)]
+    return [(packet.source, doors[i].name) for packet, at_ns in packets for i in tracker.feed(packet, at_ns)]
 
 
 @pytest.mark.parametrize("batch", range(4))
@@ -273,27 +273,27 @@ def test_times_are_the_packets_own_and_never_go_back(rings: OpenRing, direct_lab
     ring = rings()
     spans = []
     for number in range(40):
-        before_s = time.monotonic()
+        before_ns = time.monotonic_ns()
         datagrams(direct_lab.client, direct_lab.server.ipv4, number + 1)
-        spans.append((before_s, time.monotonic()))
+        spans.append((before_ns, time.monotonic_ns()))
     time.sleep(0.05)  # the reader comes late
-    times = [at_s for _, at_s in read_all(ring, 40)]
+    times = [at_ns for _, at_ns in read_all(ring, 40)]
     assert times == sorted(times)
-    slack_s = 0.001  # the two clocks are read one after the other
-    assert all(a - slack_s <= at_s <= b + slack_s for (a, b), at_s in zip(spans, times, strict=True))
+    slack_ns = 1_000_000  # the two clocks are read one after the other
+    assert all(a - slack_ns <= at_ns <= b + slack_ns for (a, b), at_ns in zip(spans, times, strict=True))
 
 
-@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
 def test_a_wall_clock_that_jumps_moves_no_time_back(
-    rings: OpenRing, direct_lab: Lab, monkeypatch: pytest.MonkeyPatch, jump_s: float
+    rings: OpenRing, direct_lab: Lab, monkeypatch: pytest.MonkeyPatch, jump_s: int
 ) -> None:
-    ring, real = rings(), time.time
+    ring, real = rings(), time.time_ns
     datagrams(direct_lab.client, direct_lab.server.ipv4, 1)
-    [(_, first_s)] = read(ring)
+    [(_, first_ns)] = read(ring)
     datagrams(direct_lab.client, direct_lab.server.ipv4, 2)
-    monkeypatch.setattr(time, "time", lambda: real() + jump_s)
-    [(_, second_s)] = read(ring)
-    assert first_s <= second_s <= time.monotonic()
+    monkeypatch.setattr(time, "time_ns", lambda: real() + jump_s * 10**9)
+    [(_, second_ns)] = read(ring)
+    assert first_ns <= second_ns <= time.monotonic_ns()
 
 
 def test_what_goes_out_and_loopback_are_not_seen(rings: OpenRing, direct_lab: Lab) -> None:

@@ -24,19 +24,19 @@ HERE = bytes([198, 51, 100, 2])
 CLIENT = bytes([192, 0, 2, 1])
 
 
-def seen(number: int, packet: Packet, at_s: float) -> CapturedPacket:
+def seen(number: int, packet: Packet, at_ns: int) -> CapturedPacket:
     """Return a packet as a capture shows it, from a port of its own."""
     flow = Flow(
         packet.source, packet.destination or HERE, packet.port.protocol, 1024 + number, packet.port, packet, number
     )
-    return CapturedPacket(number, at_s, flow)
+    return CapturedPacket(number, at_ns, flow)
 
 
-def elsewhere(stream: list[tuple[Packet, float]]) -> list[tuple[Packet, float]]:
+def elsewhere(stream: list[tuple[Packet, int]]) -> list[tuple[Packet, int]]:
     """Move the IPv6 sources out of the loopback's network."""
     return [
-        (packet if len(packet.source) == 4 else packet._replace(source=b"\x20\x01" + packet.source[2:]), at_s)
-        for packet, at_s in stream
+        (packet if len(packet.source) == 4 else packet._replace(source=b"\x20\x01" + packet.source[2:]), at_ns)
+        for packet, at_ns in stream
     ]
 
 
@@ -51,12 +51,12 @@ def test_opened_doors_are_those_of_the_tracker(data: st.DataObject) -> None:
     stream = elsewhere(data.draw(streams(world)))
     config = house_in(world)
     tracker = Tracker(compile_doors(world.doors, public=world.public, known_only=world.known_only), 1000)
-    expected = [(at_s, opened) for packet, at_s in stream if (opened := tracker.feed(packet, at_s))]
+    expected = [(at_ns, opened) for packet, at_ns in stream if (opened := tracker.feed(packet, at_ns))]
     traces = SourceTraces(config, HERE.__eq__)
-    taken = [traces.feed(seen(number, packet, at_s)) for number, (packet, at_s) in enumerate(stream)]
+    taken = [traces.feed(seen(number, packet, at_ns)) for number, (packet, at_ns) in enumerate(stream)]
     steps = [step for step in taken if step is not None]
     assert len(steps) == len(stream)
-    assert [(step.at_s, step.opened) for step in steps if step.opened] == expected
+    assert [(step.captured.at_ns, step.opened) for step in steps if step.opened] == expected
     assert all((step.verdict is PacketVerdict.OPENS) == bool(step.opened) for step in steps)
 
 
@@ -66,7 +66,7 @@ def test_every_capture_has_a_diagnosis(data: st.DataObject) -> None:
     stream = elsewhere(data.draw(streams(world)))
     config = house_in(world)
     traces = SourceTraces(config, HERE.__eq__)
-    traces.feed_all(seen(number, packet, at_s) for number, (packet, at_s) in enumerate(stream))
+    traces.feed_all(seen(number, packet, at_ns) for number, (packet, at_ns) in enumerate(stream))
     found = summarize(config, traces, frozenset([HERE]), HERE.__eq__)
     for each in found.sources:
         assert each.diagnosis.fault.what
@@ -158,7 +158,7 @@ def test_single_fault_in_a_correct_knock_is_found(
     script = [(port, at_s + round_ * 200) for round_ in range(tries + 1) for port, at_s in script]  # people try again
     traces = SourceTraces(config, HERE.__eq__)
     for number, (port, at_s) in enumerate(script):
-        traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), at_s))
+        traces.feed(seen(number, Packet(CLIENT, port, 2 if port.protocol is Protocol.TCP else 0), round(at_s * 1e9)))
     (summary,) = summarize(config, traces, frozenset([HERE]), HERE.__eq__, source=ip_address(CLIENT)).sources
     kinds = {"protocol": ("tcp_for_udp", "udp_for_tcp"), "order": ("order", "overtaken")}
     assert summary.diagnosis.fault.kind in kinds.get(fault.kind, (fault.kind,)), summary.diagnosis

@@ -13,7 +13,7 @@ from doorward.core.automaton import Automaton
 from doorward.model import Address, Door, FlagFilter, HostPort, Packet, Port, PortRange, Protocol
 
 Combination = tuple[FlagFilter, int, Address | None]  # what the doors of one automaton part have in common
-RATE_PER_S, BURST, PAUSE_S = 20, 40, 0.05
+TOKEN_NS, BURST_NS = 50_000_000, 2_000_000_000  # 20 per second, burst 40
 
 
 def is_knock_packet(automaton: Automaton, packet: Packet) -> bool:
@@ -30,11 +30,11 @@ def is_knock_packet(automaton: Automaton, packet: Packet) -> bool:
 
 @dataclass
 class Source:
-    """The rate limit of one source."""
+    """The rate limit of one source; its tokens are counted in the time that they take."""
 
-    tokens: float = BURST
-    heard_s: float = 0.0
-    paused_until_s: float = 0.0
+    heard_ns: int
+    tokens_ns: int = BURST_NS
+    paused_until_ns: int = 0
 
 
 class Reference:
@@ -46,7 +46,7 @@ class Reference:
         self.known_only = known_only
         self.combinations = list(dict.fromkeys((d.flags, d.within_ms, d.target) for d in doors if d.knock))
         self.buckets: dict[bytes, Source] = {}
-        self.attempts: dict[tuple[bytes, Combination], tuple[tuple[Port, ...], float]] = {}
+        self.attempts: dict[tuple[bytes, Combination], tuple[tuple[Port, ...], int]] = {}
 
     def is_symbol_port(self, packet: Packet) -> bool:
         port, doors = packet.port, self.doors
@@ -59,7 +59,7 @@ class Reference:
             return False
         return not self.known_only or any(port in door.knock for door in doors)
 
-    def see(self, packet: Packet, now_s: float) -> list[int]:
+    def see(self, packet: Packet, now_ns: int) -> list[int]:
         watching = [
             (flags, within_ms, target)
             for flags, within_ms, target in self.combinations
@@ -68,29 +68,29 @@ class Reference:
         ]
         if not watching or not self.is_symbol_port(packet):
             return []
-        if self.is_scanner(packet.source if len(packet.source) == 4 else packet.source[:8], now_s):
+        if self.is_scanner(packet.source if len(packet.source) == 4 else packet.source[:8], now_ns):
             for combination in self.combinations:
                 self.attempts.pop((packet.source, combination), None)
             return []
-        return [index for combination in watching for index in self.advance(packet, combination, now_s)]
+        return [index for combination in watching for index in self.advance(packet, combination, now_ns)]
 
-    def is_scanner(self, source: bytes, now_s: float) -> bool:
-        bucket = self.buckets.setdefault(source, Source(BURST, now_s))
-        if now_s < bucket.paused_until_s:
+    def is_scanner(self, source: bytes, now_ns: int) -> bool:
+        bucket = self.buckets.setdefault(source, Source(now_ns))
+        if now_ns < bucket.paused_until_ns:
             return True
-        bucket.tokens = min(BURST, bucket.tokens + (now_s - bucket.heard_s) * RATE_PER_S)
-        bucket.heard_s = now_s
-        if bucket.tokens < 1:
-            bucket.paused_until_s = now_s + PAUSE_S
+        bucket.tokens_ns = min(BURST_NS, bucket.tokens_ns + now_ns - bucket.heard_ns)
+        bucket.heard_ns = now_ns
+        if bucket.tokens_ns < TOKEN_NS:
+            bucket.paused_until_ns = now_ns + TOKEN_NS
             return True
-        bucket.tokens -= 1
+        bucket.tokens_ns -= TOKEN_NS
         return False
 
-    def advance(self, packet: Packet, combination: Combination, now_s: float) -> list[int]:
+    def advance(self, packet: Packet, combination: Combination, now_ns: int) -> list[int]:
         doors = [(i, d.knock) for i, d in enumerate(self.doors) if (d.flags, d.within_ms, d.target) == combination]
         key = (packet.source, combination)
-        word, began_s = self.attempts.get(key, ((), now_s))
-        if now_s - began_s >= combination[1] / 1000:
+        word, began_ns = self.attempts.get(key, ((), now_ns))
+        if now_ns - began_ns >= combination[1] * 1_000_000:
             word = ()
         longer = (*word, packet.port)
         suffixes = [longer[start:] for start in range(len(longer) + 1)]
@@ -98,7 +98,7 @@ class Reference:
         repeats_last = bool(word) and packet.port == word[-1]
         if repeats_last and len(best) < 2:  # no sequence repeats it there: a retransmission
             return []
-        self.attempts[key] = (best, now_s if len(best) == 1 else began_s)
+        self.attempts[key] = (best, now_ns if len(best) == 1 else began_ns)
         return [i for i, knock in doors if knock and knock == best[len(best) - len(knock) :]]
 
 

@@ -57,22 +57,22 @@ def worlds(draw: st.DrawFn, least: int = 1, most: int = 12) -> World:
 
 
 @st.composite
-def streams(draw: st.DrawFn, world: World) -> list[tuple[Packet, float]]:
-    """Packets and their times: much of it pieces of right sequences, else nothing would ever open."""
+def streams(draw: st.DrawFn, world: World) -> list[tuple[Packet, int]]:
+    """Packets and their times in nanoseconds: much of it pieces of right sequences, else nothing would ever open."""
     ports = st.sampled_from([*SYMBOLS, SERVICES[0], *RANGED, Port(Protocol.TCP, 80), Port(Protocol.UDP, 9)])
     pieces = st.sampled_from([door.knock for door in world.doors])
     run = st.one_of(pieces, st.lists(ports, min_size=1, max_size=3).map(tuple))
-    stream: list[tuple[Packet, float]] = []
-    now_s = 1000.0
+    stream: list[tuple[Packet, int]] = []
+    now_ms = 1_000_000
     for knocks in draw(st.lists(run, max_size=24)):
         source, flags = draw(st.sampled_from(SOURCES)), draw(st.sampled_from([2, 2, 2, 1, 3, 16, 18]))
-        now_s += draw(st.sampled_from([0.0, 0.003, 0.05, 0.3, 3.0, 20.0]))
+        now_ms += draw(st.sampled_from([0, 3, 50, 300, 400, 3000, 15_000, 20_000]))
         behind = next(host.packed for host in HOSTS if len(host.packed) == len(source))
         destination = draw(st.sampled_from([None, None, behind]))
         for port in knocks:
-            now_s += draw(st.sampled_from([0.0, 0.0, 0.01, 0.11]))
+            now_ms += draw(st.sampled_from([0, 0, 10, 110]))
             flags_of = flags if port.protocol is Protocol.TCP else 0
-            stream.append((Packet(source, port, flags_of, destination, destination is None), now_s))
+            stream.append((Packet(source, port, flags_of, destination, destination is None), now_ms * 1_000_000))
     return stream
 
 

@@ -224,7 +224,7 @@ def test_explain() -> None:
     for number, (destination, port) in enumerate(script):
         packet = Packet(V4.packed, port, 2)
         flow = Flow(V4.packed, destination, port.protocol, 1024, port, packet, number)
-        verdicts.append(replayer.replay(CapturedPacket(number, number / 10, flow)).verdict)
+        verdicts.append(replayer.replay(CapturedPacket(number, number * 10**8, flow)).verdict)
     assert verdicts[0] is PacketVerdict.HIDDEN
     assert verdicts[2:] == [PacketVerdict.OPENS, PacketVerdict.ENTERS, PacketVerdict.ELSEWHERE]
 
@@ -306,6 +306,6 @@ def test_range_in_explain() -> None:
     for number, text in enumerate(("60000/udp", "60500/udp", "61000/udp", "61001/udp", "60500/tcp")):
         port = Port.parse(text)
         flow = Flow(V4.packed, b"here", port.protocol, 1024, port, Packet(V4.packed, port, 2), number)
-        step = replayer.replay(CapturedPacket(number, number / 10, flow))
+        step = replayer.replay(CapturedPacket(number, number * 10**8, flow))
         assert (step.verdict is PacketVerdict.HIDDEN) == (number < 3)
         assert str(step.service) == ("60000-61000/udp" if number < 3 else text)

@@ -16,17 +16,15 @@ from doorward.model import Packet, Protocol
 # A client's knock is a handful of packets, never more than a burst of 40.
 RATE_PER_S = 20
 BURST = 40
-PAUSE_S = 1 / RATE_PER_S  # between two tokens; a source over the rate is ignored for it: a flood costs one look-up each
-LIMITER_TIMEOUT_S = BURST / RATE_PER_S  # after this silence the bucket is full again and can be dropped
+# Between two tokens; a source over the rate is ignored for it: a flood costs one look-up each.
+PAUSE_NS = 1_000_000_000 // RATE_PER_S
+LIMITER_TIMEOUT_NS = BURST * PAUSE_NS  # after this silence the bucket is full again and can be dropped
 
-# A bucket with less than one token is full again later than this. Sums of twentieths are not exact: one nanosecond
-# more keeps the burst at 40.
-_NO_TOKEN_S = (BURST - 1) / RATE_PER_S + 1e-9
+_NO_TOKEN_NS = (BURST - 1) * PAUSE_NS  # a bucket with less than one token is full again later than this
 _UDP = int(Protocol.UDP)
 _NO_FLAGS = 256  # UDP's index in a table by TCP flags
 
-Attempt = tuple[int, float]  # the progress of a source: its state, and when the deadline began
-_NO_ATTEMPT: Attempt = (0, float("-inf"))
+Attempt = tuple[int, int]  # the progress of a source: its state, and its deadline in nanoseconds
 
 
 class Transition(NamedTuple):
@@ -41,7 +39,7 @@ class MachineProgress(NamedTuple):
     """A state machine, and the progress of the sources of one address family in it."""
 
     machine: Machine
-    within_s: float
+    within_ns: int
     attempts: OrderedDict[bytes, Attempt]
 
 
@@ -58,46 +56,46 @@ class Limiter:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._recent: dict[bytes, float] = {}
-        self._older: dict[bytes, float] = {}
-        self._throttled: dict[bytes, float] = {}  # sources over the rate, and until when they are ignored
-        self._next_rotation_s = float("-inf")
+        self._recent: dict[bytes, int] = {}
+        self._older: dict[bytes, int] = {}
+        self._throttled: dict[bytes, int] = {}  # sources over the rate, and until when they are ignored
+        self._next_rotation_ns = 0
 
-    def admits(self, source: bytes, now_s: float) -> bool | None:
+    def admits(self, source: bytes, now_ns: int) -> bool | None:
         """Count one knock packet: True within the rate, False above it, None if there is no room for `source`."""
-        if now_s >= self._next_rotation_s:
-            self._rotate(now_s)
-        if self._throttled and now_s < self._throttled.get(source, now_s):
+        if now_ns >= self._next_rotation_ns:
+            self._rotate(now_ns)
+        if self._throttled and now_ns < self._throttled.get(source, now_ns):
             return False
         recent = self._recent
-        full_s = recent.get(source)
-        if full_s is None and (full_s := self._older.pop(source, None)) is None:
+        full_ns = recent.get(source)
+        if full_ns is None and (full_ns := self._older.pop(source, None)) is None:
             if len(recent) + len(self._older) >= self._capacity:
                 return None
-            full_s = now_s
-        if full_s < now_s:
-            full_s = now_s
-        if full_s > now_s + _NO_TOKEN_S:
-            recent[source] = full_s
-            self._throttled[source] = now_s + PAUSE_S
+            full_ns = now_ns
+        if full_ns <= now_ns:
+            full_ns = now_ns
+        elif full_ns > now_ns + _NO_TOKEN_NS:
+            recent[source] = full_ns
+            self._throttled[source] = now_ns + PAUSE_NS
             return False
-        recent[source] = full_s + PAUSE_S
+        recent[source] = full_ns + PAUSE_NS
         return True
 
-    def is_throttled(self, source: bytes, now_s: float) -> bool:
-        """Return whether `source` exceeded the rate and is ignored at `now_s`."""
-        return now_s < self._throttled.get(source, now_s)
+    def is_throttled(self, source: bytes, now_ns: int) -> bool:
+        """Return whether `source` exceeded the rate and is ignored at `now_ns`."""
+        return now_ns < self._throttled.get(source, now_ns)
 
     def __len__(self) -> int:
         return len(self._recent) + len(self._older)
 
-    def _rotate(self, now_s: float) -> None:
+    def _rotate(self, now_ns: int) -> None:
         """Drop the buckets not used since the last turn: they are full."""
-        long_ago = now_s >= self._next_rotation_s + LIMITER_TIMEOUT_S
+        long_ago = now_ns >= self._next_rotation_ns + LIMITER_TIMEOUT_NS
         self._older = {} if long_ago else self._recent
         self._recent = {}
-        self._throttled = {source: until_s for source, until_s in self._throttled.items() if until_s > now_s}
-        self._next_rotation_s = now_s + LIMITER_TIMEOUT_S
+        self._throttled = {source: until_ns for source, until_ns in self._throttled.items() if until_ns > now_ns}
+        self._next_rotation_ns = now_ns + LIMITER_TIMEOUT_NS
 
 
 class Tracker:
@@ -107,7 +105,7 @@ class Tracker:
         self._capacity = capacity
         self._limiters = {4: Limiter(capacity), 16: Limiter(capacity)}  # by the length of an address
         self._lanes = {
-            length: [MachineProgress(m, m.within_ms / 1000, OrderedDict()) for m in automaton.machines]
+            length: [MachineProgress(m, m.within_ms * 1_000_000, OrderedDict()) for m in automaton.machines]
             for length in (4, 16)
         }
         targets = {machine.target for machine in automaton.machines}
@@ -121,14 +119,14 @@ class Tracker:
         self._never_behind = {(port.host.packed, pack_symbol(port)) for port in automaton.ignored_behind}
         self._only = None if automaton.known_ports is None else {pack_symbol(port) for port in automaton.known_ports}
 
-    def feed(self, packet: Packet, now_s: float) -> tuple[int, ...]:
-        """Process one new packet at `now_s` (any monotonic clock); return the doors that open, by index."""
+    def feed(self, packet: Packet, now_ns: int) -> tuple[int, ...]:
+        """Process one new packet at `now_ns` (any monotonic clock); return the doors that open, by index."""
         opened: tuple[int, ...] = ()
-        for move in self.transitions(packet, now_s):
+        for move in self.transitions(packet, now_ns):
             opened += move.opened
         return opened
 
-    def transitions(self, packet: Packet, now_s: float) -> list[Transition]:
+    def transitions(self, packet: Packet, now_ns: int) -> list[Transition]:
         """Process one new packet, as `feed` does; return its transition in each machine that it changed."""
         source, (protocol, number), flags, destination, local = packet
         symbol = protocol << 16 | number
@@ -141,47 +139,49 @@ class Tracker:
             lanes += self._target_lanes[destination][flag_index]
         if not lanes:
             return []
-        admitted = self._limiters[length].admits(source if length == 4 else source[:8], now_s)  # IPv6: the /64
+        admitted = self._limiters[length].admits(source if length == 4 else source[:8], now_ns)  # IPv6: the /64
         if not admitted:
             if admitted is False:
                 self._discard(source)
             return []
         transitions: list[Transition] = []
         for lane in lanes:
-            machine, within_s, attempts = lane
-            state_before, began_s = attempts.get(source, _NO_ATTEMPT)
-            if now_s - began_s >= within_s:
+            machine, _, attempts = lane
+            attempt = attempts.get(source)
+            if attempt is None or now_ns >= attempt[1]:
                 state_before = machine.root
-            elif edge(state_before, symbol) in machine.repeats:
+            elif edge(state_before := attempt[0], symbol) in machine.repeats:
                 continue  # the common case in a flood onto one port
             state = machine.step(state_before, symbol)
-            if state is not None and self._advance(lane, source, state, began_s, now_s):
-                transitions.append(Transition(state, state == machine.root, machine.completes.get(state, ())))
+            if state is None or (attempt is None and state == machine.root):
+                continue
+            self._advance(lane, source, attempt, state, now_ns)
+            transitions.append(Transition(state, state == machine.root, machine.completes.get(state, ())))
         return transitions
 
     def attempts(self, source: bytes) -> tuple[Attempt, ...]:
         """Return the progress of a source in each machine, in order; it may include attempts past their deadline."""
-        return tuple(lane.attempts.get(source, (lane.machine.root, float("-inf"))) for lane in self._lanes[len(source)])
+        return tuple(lane.attempts.get(source, (lane.machine.root, 0)) for lane in self._lanes[len(source)])
 
-    def is_throttled(self, source: bytes, now_s: float) -> bool:
-        """Return whether the source exceeded the rate limit and its packets are ignored at `now_s`."""
-        return self._limiters[len(source)].is_throttled(source if len(source) == 4 else source[:8], now_s)
+    def is_throttled(self, source: bytes, now_ns: int) -> bool:
+        """Return whether the source exceeded the rate limit and its packets are ignored at `now_ns`."""
+        return self._limiters[len(source)].is_throttled(source if len(source) == 4 else source[:8], now_ns)
 
     def sizes(self) -> tuple[int, ...]:
         """Return the number of sources in each table."""
         limiters = tuple(len(limiter) for limiter in self._limiters.values())
         return limiters + tuple(len(lane.attempts) for lanes in self._lanes.values() for lane in lanes)
 
-    def _advance(self, lane: MachineProgress, source: bytes, state: int, began_s: float, now_s: float) -> bool:
-        """Store the source's new state; return False if it was at the root and still is."""
-        machine, _, attempts = lane
-        previous = attempts.pop(source, None)
+    def _advance(self, lane: MachineProgress, source: bytes, before: Attempt | None, state: int, now_ns: int) -> None:
+        machine, within_ns, attempts = lane
+        if before is not None:
+            del attempts[source]  # so that it becomes the newest
         if state == machine.root:
-            return previous is not None
-        attempts[source] = (state, now_s if state in machine.first_states else began_s)
+            return
+        until_ns = now_ns + within_ns if before is None or state in machine.first_states else before[1]
+        attempts[source] = (state, until_ns)
         if len(attempts) > self._capacity:
             attempts.popitem(last=False)
-        return True
 
     def _discard(self, source: bytes) -> None:
         for lane in self._lanes[len(source)]:

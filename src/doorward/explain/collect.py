@@ -20,8 +20,8 @@ from doorward.packets.pcap import CapturedFrame
 
 MOST_KEPT = 100_000  # packets, about 1 kB each; the rest of a longer capture is not explained
 MOST_REASONS = 20  # distinct reasons why frames hold no IP packet
-ONE_PACKET_S = 0.005  # a copy on another interface within this time is the same packet
-DISORDER_S = 1.0  # captures of several interfaces may be out of order by this much
+ONE_PACKET_NS = 5_000_000  # a copy on another interface within this time is the same packet
+DISORDER_NS = 1_000_000_000  # captures of several interfaces may be out of order by this much
 _RECENT = 1024
 _SYN, _ACK = TCP_FLAGS["syn"], TCP_FLAGS["ack"]
 
@@ -34,10 +34,10 @@ class PacketCollector:
         self._flags = {machine.flags for machine in config.automaton.machines}
         self._source = source.packed if source else None
         self._connections = ConnectionTracker()
-        self._recent: OrderedDict[object, tuple[float, tuple[str, bool | None]]] = OrderedDict()
+        self._recent: OrderedDict[object, tuple[int, tuple[str, bool | None]]] = OrderedDict()
         self._is_timeless = True
         self._unknown_links = 0
-        self._last_s = self._behind_s = 0.0
+        self._last_ns = self._behind_ns = 0
         self.packets: list[CapturedPacket] = []
         self.began_ns: int | None = None
         self.frames = 0
@@ -80,38 +80,38 @@ class PacketCollector:
 
     def feed_packet(self, network: NetworkPacket, at_ns: int, *, is_cut: bool = False) -> CapturedPacket | None:
         """Feed one packet without its link header; return it if it matters, else None."""
-        at_s = self._stamp(at_ns)
+        at_ns = self._stamp(at_ns)
         try:
             flow = decode_flow(network.packet)
         except MalformedError as error:
             self._skip(error)
             return None
-        if self._is_copy(flow, network, at_s):
+        if self._is_copy(flow, network, at_ns):
             return None
-        state = self._connections.observe(flow, at_s)
-        captured = CapturedPacket(self.frames, at_s, flow, state, network.interface, network.outgoing, is_cut)
+        state = self._connections.observe(flow, at_ns / 1e9)
+        captured = CapturedPacket(self.frames, at_ns, flow, state, network.interface, network.outgoing, is_cut)
         if not self._matters(captured):
             return None
         self.packets.append(captured)
         return captured
 
-    def _stamp(self, at_ns: int) -> float:
-        """Count a frame and return its time in seconds after the first frame; never decreases."""
+    def _stamp(self, at_ns: int) -> int:
+        """Count a frame and return its time in nanoseconds after the first frame; never decreases."""
         self.frames += 1
         if self.began_ns is None:
             self.began_ns = at_ns
         self._is_timeless = self._is_timeless and at_ns == self.began_ns
-        at_s = (at_ns - self.began_ns) / 1e9 + self._behind_s
-        if at_s < self._last_s - DISORDER_S:  # the clock was set back: continue from here
-            self._behind_s += self._last_s - at_s
-        self._last_s = max(self._last_s, at_s)
-        return self._last_s
+        at_ns += self._behind_ns - self.began_ns
+        if at_ns < self._last_ns - DISORDER_NS:  # the clock was set back: continue from here
+            self._behind_ns += self._last_ns - at_ns
+        self._last_ns = max(self._last_ns, at_ns)
+        return self._last_ns
 
     def _skip(self, error: MalformedError) -> None:
         if len(self.unreadable) < MOST_REASONS or str(error) in self.unreadable:
             self.unreadable[str(error)] += 1
 
-    def _is_copy(self, flow: Flow, network: NetworkPacket, at_s: float) -> bool:
+    def _is_copy(self, flow: Flow, network: NetworkPacket, at_ns: int) -> bool:
         """Return whether this is a copy of a packet that another interface has already shown."""
         if not (network.is_cooked or network.interface):
             return False
@@ -119,10 +119,10 @@ class PacketCollector:
         key = (flow_key(flow), flow.sequence, flow.packet, identity)
         previous = self._recent.pop(key, None)
         path = (network.interface, network.outgoing)
-        self._recent[key] = (at_s, path)
+        self._recent[key] = (at_ns, path)
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
-        if previous is None or abs(at_s - previous[0]) > ONE_PACKET_S:
+        if previous is None or abs(at_ns - previous[0]) > ONE_PACKET_NS:
             return False
         return not network.interface or path != previous[1]
 

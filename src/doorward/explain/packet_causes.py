@@ -33,15 +33,15 @@ def packet_causes(attempt: KnockAttempt) -> Iterator[Cause]:
 def timing_causes(attempt: KnockAttempt) -> Iterator[Cause]:
     """Yield the cause for a knock that took too long, with the packet from which the time counts."""
     matches, within = attempt.alignment.matches, format_duration(attempt.door.within_ms)
-    remedy = "knock faster, or increase `within`"
+    remedy, first_ns = "knock faster, or increase `within`", matches[0].step.captured.at_ns
     for match in matches[1:]:
         machine_step = _machine_step(attempt, match.step)
-        began_s = machine_step.before[1] if machine_step and machine_step.is_late else matches[0].step.at_s
-        took_s = match.step.at_s - began_s
+        began_ns = first_ns if machine_step is None or machine_step.began_ns is None else machine_step.began_ns
+        took_s = (match.step.captured.at_ns - began_ns) / 1e9
         if took_s < attempt.within_s:
             continue
         knock = f"the {wording.ordinal(match.knock + 1)} knock came {wording.span_beyond(took_s, attempt.within_s)}"
-        if began_s < matches[0].step.at_s:
+        if began_ns < first_ns:
             first = attempt.door.knock[0]
             what = f"{knock} after the first packet to {first}; sending that again does not restart `within` ({within})"
             yield Cause("late_after_repeat", what, f"wait {within}, and knock again without repeating the first knock")

@@ -25,15 +25,20 @@ UNNAMED = "interface "  # prefix of an interface that the capture numbers but do
 
 
 class CapturedPacket(NamedTuple):
-    """A packet of the capture: its number there, its time in seconds after the first frame, and how it arrived."""
+    """A packet of the capture: its number there, its time after the first frame, and how it arrived."""
 
     number: int
-    at_s: float
+    at_ns: int
     flow: Flow
     state: ConnectionState = ConnectionState.NEW
     interface: str = ""
     outgoing: bool | None = None
     is_cut: bool = False  # the capture holds less of it than was on the wire
+
+    @property
+    def at_s(self) -> float:
+        """The same time in seconds."""
+        return self.at_ns / 1e9
 
 
 class PacketVerdict(StrEnum):
@@ -71,13 +76,13 @@ COUNTED = frozenset(
 
 
 class MachineStep(NamedTuple):
-    """One automaton's step: the source's progress before and after, and whether the earlier progress had expired."""
+    """One automaton's step: the source's progress before and after, and when earlier progress that expired began."""
 
     machine: int
     before: Attempt
     after: Attempt
     verdict: PacketVerdict
-    is_late: bool = False
+    began_ns: int | None = None
 
 
 class ReplayStep(NamedTuple):
@@ -118,11 +123,11 @@ class Replayer:
         self._tracker = Tracker(config.automaton, CAPACITY)
         self._access = PortAccess(MOST_OPEN)
         self._signing: dict[bytes, None] = {}  # sources, in the order in which they came
-        self._now_s = float("-inf")
+        self._now_ns = 0
 
     def replay(self, captured: CapturedPacket) -> ReplayStep:
         """Return the step of the next packet to this host; packets come in the order of the capture."""
-        self._now_s = max(self._now_s, captured.at_s)  # the clock of a capture may be set back, the tracker's may not
+        self._now_ns = max(self._now_ns, captured.at_ns)  # a capture's clock may be set back, the tracker's may not
         flow = captured.flow
         if flow.packet is None or flow.port is None:
             return ReplayStep(captured, PacketVerdict.BROKEN)
@@ -150,7 +155,7 @@ class Replayer:
 
     def _service_step(self, captured: CapturedPacket, packet: Packet, opened_as: OpenPort | None) -> ReplayStep:
         service = opened_as or packet.port
-        left_s = self._access.left_s(packet, captured.flow.source_port, self._now_s, opened_as)
+        left_s = self._access.left_s(packet, captured.flow.source_port, self._now_ns / 1e9, opened_as)
         if left_s > 0:
             return ReplayStep(captured, PacketVerdict.ENTERS, left_s=left_s, opened_as=opened_as)
         if service in self._config.signed_ports:
@@ -172,21 +177,21 @@ class Replayer:
             is_watched = any(machine.is_destination(packet) for machine in automaton.machines)
             return ReplayStep(captured, PacketVerdict.FLAGS if is_watched else PacketVerdict.ELSEWHERE)
         before = self._tracker.attempts(packet.source)
-        moves = self._tracker.transitions(packet, self._now_s)
-        if self._tracker.is_throttled(packet.source, self._now_s):
+        moves = self._tracker.transitions(packet, self._now_ns)
+        if self._tracker.is_throttled(packet.source, self._now_ns):
             return ReplayStep(captured, PacketVerdict.FAST)
         after = self._tracker.attempts(packet.source)
         machine_steps = tuple(self._machine_step(index, packet, before[index], after[index]) for index in watching)
         opened = tuple(door for move in moves for door in move.opened)
         for index in opened:
-            self._access.open(packet.source, self._config.doors[index], self._now_s)
+            self._access.open(packet.source, self._config.doors[index], self._now_ns / 1e9)
         return ReplayStep(
             captured, PacketVerdict.OPENS if opened else _most_significant(machine_steps), machine_steps, opened
         )
 
     def _machine_step(self, index: int, packet: Packet, before: Attempt, after: Attempt) -> MachineStep:
         machine = self._config.automaton.machines[index]
-        is_late = before[0] != machine.root and self._now_s - before[1] >= machine.within_ms / 1000
+        is_late = before[0] != machine.root and self._now_ns >= before[1]
         start = machine.root if is_late else before[0]
         symbol = pack_symbol(packet.port)
         if machine.edges.get(edge(start, symbol)) == after[0]:
@@ -197,7 +202,8 @@ class Replayer:
             verdict = PacketVerdict.BACK
         else:
             verdict = PacketVerdict.IDLE if before[0] == machine.root else PacketVerdict.WRONG
-        return MachineStep(index, before, after, verdict, is_late)
+        began_ns = before[1] - machine.within_ms * 1_000_000 if is_late else None
+        return MachineStep(index, before, after, verdict, began_ns)
 
 
 _RANK = (PacketVerdict.FORWARD, PacketVerdict.BACK, PacketVerdict.WRONG, PacketVerdict.SAME, PacketVerdict.IDLE)

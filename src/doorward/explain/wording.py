@@ -159,9 +159,10 @@ def _moved(config: CompiledConfig, step: ReplayStep) -> str:
     machine_step = next(machine_step for machine_step in step.machine_steps if machine_step.verdict is step.verdict)
     progress = config.progress_by_state.get(machine_step.after[0])
     late = ""
-    if machine_step.is_late:
+    if machine_step.began_ns is not None:
         within = format_duration(config.automaton.machines[machine_step.machine].within_ms)
-        late = f"too late, {span(step.at_s - machine_step.before[1])} after the first (within {within}): "
+        took_s = (step.captured.at_ns - machine_step.began_ns) / 1e9
+        late = f"too late, {span(took_s)} after the first (within {within}): "
     if progress is None:
         wanted = due_ports(config, machine_step)
         return f"{late or 'wrong: '}{f'expected {wanted}; ' if wanted and not late else ''}back to the start"

@@ -42,11 +42,12 @@ _USUAL_PLACE, _PLAIN, _WHOLE = 96, 0x45, (b"\x40\0", b"\0\0")  # no options, no 
 _TCP_LENGTH, _UDP_LENGTH = b"\0\x28", b"\0\x1c"  # as the header has it: at least 40 and 28 bytes
 _FLAGS_AT = _USUAL_PLACE + 20 + FLAGS_IN_TCP
 _COUNTS = struct.Struct("=III")  # struct tpacket_stats_v3: packets, drops, queue freezes
-_TOGETHER_S = 0.001  # packets of a block that span less than this get one time, as in the blocks of a flood
+_NS_PER_S = 1_000_000_000
+_TOGETHER_NS = 1_000_000  # packets of a block that span less than this get one time, as in the blocks of a flood
 _REFRESH_S = 60.0  # the kernel does not announce ranges made local by hand (`ip route add local`), so poll
 
 
-Group = tuple[list[Packet], float]  # packets in order, and the time of the last
+Group = tuple[list[Packet], int]  # packets in order, and the time of the last in nanoseconds
 
 
 class TpacketRing:
@@ -131,7 +132,7 @@ class _Receiver:
 
     def __init__(self, ethertype: int, code: bytes) -> None:
         self._next = 0  # the block that the kernel fills next, or has filled
-        self._last_s = 0.0
+        self._last_ns = 0
         self._drops = 0
         self.malformed = 0
         self._socket = packet_socket(ethertype)
@@ -198,22 +199,23 @@ class _Receiver:
 
         So only their age is derived from it, and no time is later than now or earlier than the previous one.
         """
-        count, first, began, began_ns, ended, ended_ns = _BLOCK.unpack_from(self._view, start)
-        at, now_s = start + first, time.monotonic()
-        offset_s = now_s - time.time()
-        if 0 <= ended - began + (ended_ns - began_ns) * 1e-9 < _TOGETHER_S:
-            return [(self._packets(at, count, locals_), self._moment(ended + ended_ns * 1e-9 + offset_s, now_s))]
+        count, first, began_s, began_ns, ended_s, ended_ns = _BLOCK.unpack_from(self._view, start)
+        at, now_ns = start + first, time.monotonic_ns()
+        offset_ns = now_ns - time.time_ns()
+        ended_ns += ended_s * _NS_PER_S
+        if 0 <= ended_ns - began_ns - began_s * _NS_PER_S < _TOGETHER_NS:
+            return [(self._packets(at, count, locals_), self._moment(ended_ns + offset_ns, now_ns))]
         found: list[Group] = []
         for _ in range(count):
             following, seconds, nanoseconds = _STAMP.unpack_from(self._view, at)
-            moment_s = self._moment(seconds + nanoseconds * 1e-9 + offset_s, now_s)
-            found.append((self._packets(at, 1, locals_), moment_s))
+            moment_ns = self._moment(seconds * _NS_PER_S + nanoseconds + offset_ns, now_ns)
+            found.append((self._packets(at, 1, locals_), moment_ns))
             at += following
         return found
 
-    def _moment(self, moment_s: float, now_s: float) -> float:
-        self._last_s = max(self._last_s, min(moment_s, now_s))
-        return self._last_s
+    def _moment(self, moment_ns: int, now_ns: int) -> int:
+        self._last_ns = max(self._last_ns, min(moment_ns, now_ns))
+        return self._last_ns
 
     def _packets(self, at: int, count: int, locals_: LocalAddresses) -> list[Packet]:
         """Parse `count` packets, like `parse`, but those typical of a flood in a third of the time."""

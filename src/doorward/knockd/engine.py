@@ -157,9 +157,9 @@ class RingEngine:
     def read(self) -> list[EngineEvent]:
         """Run the automaton over the captured packets."""
         engine_events = []
-        for packets, now_s in self._ring.read() if self._ring else ():
+        for packets, now_ns in self._ring.read() if self._ring else ():
             for packet in packets:
-                for move in self._tracker.transitions(packet, now_s):
+                for move in self._tracker.transitions(packet, now_ns):
                     event_name = "wrong" if move.wrong else "open" if move.opened else "step"
                     engine_events.append(EngineEvent(event_name, ip_address(packet.source), move.state, self._stages))
         return engine_events

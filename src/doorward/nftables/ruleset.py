@@ -24,7 +24,7 @@ from ipaddress import ip_address
 from doorward.config.duration import nft_duration
 from doorward.config.schema import SHORT_WINDOW_MS, Fwknop, Gate, Mode
 from doorward.core.automaton import Automaton, state_depths
-from doorward.core.tracker import LIMITER_TIMEOUT_S, PAUSE_S
+from doorward.core.tracker import LIMITER_TIMEOUT_NS, PAUSE_NS
 from doorward.model import Door, Port
 from doorward.nftables import ban_sets, behind, chains, maps, once_chains, ranges, redirects, stealth_chains
 from doorward.nftables.automaton_chains import ADDRESS_TYPES, Group, build_groups
@@ -254,7 +254,7 @@ def _limiters(context: chains.ChainContext) -> tuple[str, ...]:
 
 
 def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
-    limiter, dynamic = f"{int(LIMITER_TIMEOUT_S)}s", "dynamic,timeout"
+    limiter, dynamic = f"{LIMITER_TIMEOUT_NS // 1_000_000_000}s", "dynamic,timeout"
     for family, address in ADDRESS_TYPES.items():
         opened = f"{address} . inet_proto . inet_service"
         connection = f"{address} . inet_service . {address} . inet_service"  # source, its port, destination, its port
@@ -262,7 +262,7 @@ def _sets(context: chains.ChainContext, capacity: int) -> Iterable[SetSpec]:
         # Five days, as conntrack allows an idle connection (nf_conntrack_tcp_timeout_established).
         yield _spec(f"set preexisting{family}", connection, 0, "timeout", "5d")
         yield _spec(f"set ratelimit{family}", address, capacity, dynamic, limiter)
-        yield _spec(f"set throttled{family}", address, THROTTLED_SIZE, dynamic, f"{round(PAUSE_S * 1000)}ms")
+        yield _spec(f"set throttled{family}", address, THROTTLED_SIZE, dynamic, f"{PAUSE_NS // 1_000_000}ms")
         yield _spec(f"set scanners{family}", address, SCANNERS_SIZE, dynamic, "1m")
         yield _spec(f"set banned{family}", address, ban_sets.SIZE, "timeout")
         if context.is_for_one:

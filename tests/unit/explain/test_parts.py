@@ -221,7 +221,7 @@ def test_time_never_decreases() -> None:
 def test_clock_set_back_does_not_reach_the_tracker() -> None:
     traces = SourceTraces(CONFIG, SERVER.packed.__eq__)
     seen = recorded(CONFIG, script("0 7000/tcp; 1 8000/udp; 2 9000/tcp")).packets
-    steps = [traces.feed(packet._replace(at_s=at_s)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
+    steps = [traces.feed(packet._replace(at_ns=at_s * 10**9)) for packet, at_s in zip(seen, (10, 3, 5), strict=True)]
     assert [step.opened for step in steps if step] == [(), (), (0,)]
 
 

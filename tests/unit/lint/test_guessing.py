@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doorward.core.automaton import compile_doors
-from doorward.core.tracker import RATE_PER_S, Tracker
+from doorward.core.tracker import PAUSE_NS, RATE_PER_S, Tracker
 from doorward.lint.guessing import (
     MANY_SOURCES,
     YEAR_S,
@@ -28,7 +28,6 @@ from doorward.model import Door, Packet, Port, Protocol
 
 SOURCE = b"\xc0\x00\x02\x01"
 SYN = 2
-TICK_S = 1 / RATE_PER_S
 MANUAL = Path(__file__).parents[3] / "docs/strength.md"
 
 
@@ -40,10 +39,10 @@ def door(*numbers: int, within_ms: int = 15_000) -> Door:
     return Door("door", tcp(*numbers), tcp(65535), within_ms)
 
 
-def opened(tracker: Tracker, symbols: Sequence[int], tick_s: float = TICK_S, start_s: float = 0.0) -> int:
+def opened(tracker: Tracker, symbols: Sequence[int], tick_ns: int = PAUSE_NS, start_ns: int = 0) -> int:
     """Count the openings that these ports cause, sent in order."""
     packets = (Packet(SOURCE, port, SYN) for port in tcp(*symbols))
-    return sum(len(tracker.feed(packet, start_s + place * tick_s)) for place, packet in enumerate(packets))
+    return sum(len(tracker.feed(packet, start_ns + place * tick_ns)) for place, packet in enumerate(packets))
 
 
 def tracker_of(*doors: Door, known_only: bool = False) -> Tracker:
@@ -78,7 +77,7 @@ def test_exceeding_the_rate_limit_lowers_the_odds() -> None:
     ports, knock, seconds = 5, (2, 5, 1), 1000
     for factor in (2, 10):
         symbols = random.Random(3).choices(range(1, ports + 1), k=seconds * RATE_PER_S * factor)
-        found = opened(tracker_of(door(*knock)), symbols, TICK_S / factor)
+        found = opened(tracker_of(door(*knock)), symbols, PAUSE_NS // factor)
         assert found <= 1.1 * expected_openings(seconds * RATE_PER_S, ports, len(knock))
 
 
@@ -94,7 +93,7 @@ def test_expected_openings_of_doors_add_up() -> None:
 def test_random_sweeps_match_the_formula(knock: tuple[int, ...], ports: int) -> None:
     tracker = tracker_of(door(*knock))
     orders = list(permutations(range(1, ports + 1)))
-    found = sum(opened(tracker, order, start_s=100.0 * number) for number, order in enumerate(orders))
+    found = sum(opened(tracker, order, start_ns=100_000_000_000 * number) for number, order in enumerate(orders))
     assert found / len(orders) == pytest.approx(sweep(ports, len(knock)))
 
 
@@ -107,7 +106,7 @@ def test_sweep_with_wrong_ports_ignored(knock: tuple[int, ...], others: tuple[tu
     found = 0
     for number, order in enumerate(orders):
         for place, port in enumerate(tcp(*order)):
-            found += tracker.feed(Packet(SOURCE, port, SYN), 100.0 * number + place * TICK_S).count(0)
+            found += tracker.feed(Packet(SOURCE, port, SYN), 100_000_000_000 * number + place * PAUSE_NS).count(0)
     assert found / len(orders) == pytest.approx(sweep(len(known), len(knock)))
 
 
