@@ -6,13 +6,16 @@ import ctypes
 import os
 import socket
 import struct
+import time
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 
-from doorward.model import Port, Protocol
+from doorward.model import Packet, Port, Protocol
 from doorward.shield import attachment, libbpf
 from doorward.shield.libbpf import Place
 from doorward.shield.openings import OpeningSlots
@@ -24,6 +27,7 @@ SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").p
 PASS, DROP, XDP_DROP = -1, 2, 1
 FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
+_PERCPU_ARRAY = "6"  # BPF_MAP_TYPE_PERCPU_ARRAY; only the counters are one
 _SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
 
 
@@ -146,6 +150,41 @@ def loader_of(daemon: RunningDaemon) -> int:
     names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children_of(daemon.process.pid)}
     [pid] = [pid for pid, name in names.items() if name == "doorward-shield"]
     return pid
+
+
+def counted(daemon: RunningDaemon) -> dict[str, int]:
+    """Return the counters from the kernel; what the daemon reports may be older."""
+    program = libbpf.ShieldProgram.__new__(libbpf.ShieldProgram)
+    for path in Path(f"/proc/{loader_of(daemon)}/fdinfo").iterdir():
+        fields = dict(line.split(":\t") for line in path.read_text().splitlines() if line.count(":\t") == 1)
+        if fields.get("map_type") == _PERCPU_ARRAY:
+            descriptor = libbpf.library().bpf_map_get_fd_by_id(int(fields["map_id"]))
+            with patch.object(program, "map", Mock(return_value=descriptor)):
+                found = program.counters()
+            os.close(descriptor)
+            return found
+    raise AssertionError("its process has no counters")
+
+
+def drops_at_shield(daemon: RunningDaemon, send: Callable[[Packet], None], packets: Sequence[Packet]) -> None:
+    """Send packets; the shield, once it drops again after a change, drops and counts each once, and the gate none."""
+
+    def dropped() -> int:
+        return counted(daemon)["dropped"]
+
+    def drops() -> bool:
+        before = dropped()
+        send(packets[0])
+        time.sleep(0.005)  # one that is counted later would be one too many
+        return dropped() > before
+
+    until(drops, lambda: (counted(daemon), shield(daemon)))
+    before, at_gate = dropped(), daemon.counters()
+    for packet in packets:
+        send(packet)
+    until(lambda: dropped() >= before + len(packets), lambda: (before, dropped()))
+    assert dropped() == before + len(packets)
+    assert daemon.counters() == at_gate
 
 
 def token_of(daemon: RunningDaemon) -> int:
