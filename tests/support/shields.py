@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -155,14 +156,20 @@ def loader_of(daemon: RunningDaemon) -> int:
 def counted(daemon: RunningDaemon) -> dict[str, int]:
     """Return the counters from the kernel; what the daemon reports may be older."""
     program = libbpf.ShieldProgram.__new__(libbpf.ShieldProgram)
-    for path in Path(f"/proc/{loader_of(daemon)}/fdinfo").iterdir():
-        fields = dict(line.split(":\t") for line in path.read_text().splitlines() if line.count(":\t") == 1)
-        if fields.get("map_type") == _PERCPU_ARRAY:
-            descriptor = libbpf.library().bpf_map_get_fd_by_id(int(fields["map_id"]))
-            with patch.object(program, "map", Mock(return_value=descriptor)):
-                found = program.counters()
-            os.close(descriptor)
-            return found
+    descriptor = libbpf.library().bpf_map_get_fd_by_id(_counters_of(loader_of(daemon)))
+    with patch.object(program, "map", Mock(return_value=descriptor)):
+        found = program.counters()
+    os.close(descriptor)
+    return found
+
+
+def _counters_of(loader: int) -> int:
+    """Return the number of the map that has the counters."""
+    for path in Path(f"/proc/{loader}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            fields = dict(line.split(":\t") for line in path.read_text().splitlines() if line.count(":\t") == 1)
+            if fields.get("map_type") == _PERCPU_ARRAY:
+                return int(fields["map_id"])
     raise AssertionError("its process has no counters")
 
 
