@@ -11,6 +11,7 @@ from contextlib import closing
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -19,6 +20,7 @@ from doorward.core.automaton import compile_doors
 from doorward.core.tracker import BURST
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
+from doorward.shield import attachment
 from doorward.shield.attachment import Link
 from doorward.shield.libbpf import Place, ShieldProgram
 from doorward.shield.tables import compile_tables
@@ -40,6 +42,7 @@ opens = ["22/tcp"]
 KNOCK = ("7001", "7002:udp", "7003")
 KNOCK_PORTS = [Port.parse(text) for text in ("7001/tcp", "7002/udp", "7003/tcp")]
 WRONG = [Port.parse(text) for text in ("9/tcp", "9/udp", "22/tcp", "7002/tcp")]
+GENERIC = 1 << 1  # XDP_FLAGS_SKB_MODE
 NATIVE = 1  # XDP_ATTACHED_DRV
 SYN = 2
 
@@ -118,27 +121,32 @@ def test_program_at_xdp_is_replaced_and_detached(daemon: RunningDaemon, direct_l
 
 
 def test_interfaces_without_xdp_drop_at_tcx(direct_lab: Lab, tmp_path: Path, frames: FrameSender) -> None:
-    """One that has another program, a bridge, and one with VLANs; another interface comes and goes."""
+    """One that has another program, in either mode, a bridge, and one with VLANs; another interface comes and goes."""
     shield_object.compiled()
     server, visitors = direct_lab.server, Visitors(direct_lab)
     server.start_greeter(22)
     doors = [Door("ssh", tuple(KNOCK_PORTS), (Port.parse("22/tcp"),))]
     gate = Gate(mode=Mode.STEALTH, shield=Shield.XDP)
     other = ShieldProgram(compile_tables(gate, compile_doors(doors), doors, [], b"key"), 1)  # without a deadline
-    with closing(other), running_daemon(server, tmp_path, CONFIG.replace('"xdp"', '"on"')) as daemon:
+    without = CONFIG.replace('"xdp"', '"on"')
+    with closing(other), running_daemon(server, tmp_path, without) as daemon:
         attached(daemon)
         index = server.call(socket.if_nametoindex, server.interface)
-        with closing(server.call(Link, other.program(Place.XDP), index, Place.XDP)):
-            daemon.reload(CONFIG)
-            until(lambda: "another XDP program" in shield(daemon)["no_xdp"], lambda: shield(daemon))
-            assert shield(daemon)["at_xdp"] == []
-            drops_at_shield(daemon, frames.send, wrong_packets())
-            visitors.fresh(4).knock_and_connect(*KNOCK).close()
-            for _ in range(2):
+        for mode in (attachment._NATIVE, GENERIC):
+            with patch.object(attachment, "_NATIVE", mode):
+                link = server.call(Link, other.program(Place.XDP), index, Place.XDP)
+            with closing(link):
+                daemon.reload(CONFIG)
+                until(lambda: "another XDP program" in shield(daemon)["no_xdp"], lambda: shield(daemon))
+                assert shield(daemon)["at_xdp"] == []
+                drops_at_shield(daemon, frames.send, wrong_packets())
+                visitors.fresh(4).knock_and_connect(*KNOCK).close()
                 server.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
                 until(lambda: shield(daemon)["at_xdp"] == ["new0", "new1"], lambda: shield(daemon))
                 server.ip("link", "delete", "new0")
                 until(lambda: shield(daemon)["at_xdp"] == [], lambda: shield(daemon))
+                daemon.reload(without)
+        daemon.reload(CONFIG)
         server.ip("link", "add", "br0", "type", "bridge")
         until(lambda: "runs no XDP programs" in shield(daemon)["no_xdp"], lambda: shield(daemon))
         until(lambda: shield(daemon)["at_xdp"] == [server.interface], lambda: shield(daemon))
