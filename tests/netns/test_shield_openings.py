@@ -43,12 +43,12 @@ STRAY = 0x10, 0x04, 0x14, 0x12, 0x01, 0x00  # ACK, RST, RST+ACK, SYN+ACK, FIN, n
 STRAY_PORTS = [Port.parse(text) for text in ("22/tcp", "9/tcp", "7001/tcp")]
 
 
-@pytest.fixture
-def site(direct_lab: Lab, tmp_path: Path) -> Iterator[SignedSite]:
+@pytest.fixture(params=["on", "xdp"])
+def site(direct_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SignedSite]:
     shield_object.compiled()
     for port in (22, 23):
         direct_lab.server.start_greeter(port)
-    site = SignedSite(direct_lab, tmp_path, CONFIG)
+    site = SignedSite(direct_lab, tmp_path, CONFIG.replace('shield = "on"', f'shield = "{request.param}"'))
     with site.running():
         yield site
 
@@ -91,7 +91,7 @@ def test_openings_pass_the_shield(site: SignedSite) -> None:
             site.daemon.message("restored after")
 
         def change_doors() -> None:
-            site.daemon.reload(CONFIG + '[doors.more]\nknock = ["7201/tcp", "7202/udp"]\nopens = ["24/tcp"]\n')
+            site.daemon.reload(site.text + '[doors.more]\nknock = ["7201/tcp", "7202/udp"]\nopens = ["24/tcp"]\n')
 
         for change in (None, restart, flush, change_doors):
             if change is not None:
