@@ -41,7 +41,8 @@ opens = ["22/tcp"]
 """
 KNOCK = ("7001", "7002:udp", "7003")
 KNOCK_PORTS = [Port.parse(text) for text in ("7001/tcp", "7002/udp", "7003/tcp")]
-WRONG = [Port.parse(text) for text in ("9/tcp", "9/udp", "22/tcp", "7002/tcp")]
+# UDP may be an answer, where the shield cannot ask conntrack.
+WRONG = [Port.parse(text) for text in ("9/tcp", "22/tcp", "7002/tcp")]
 GENERIC = 1 << 1  # XDP_FLAGS_SKB_MODE
 NATIVE = 1  # XDP_ATTACHED_DRV
 SYN = 2
