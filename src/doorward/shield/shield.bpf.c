@@ -262,8 +262,11 @@ static __always_inline __u32 matching_of(const struct packet *packet)
 
     if (packet->protocol == IPPROTO_UDP)
         return (1 << MACHINES) - 1;
-    for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++)
-        matching |= ((packet->flags & cfg.machine[n].flags_mask) == cfg.machine[n].flags_value) << n;
+    for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++) {
+        __u32 differs = (packet->flags & cfg.machine[n].flags_mask) ^ cfg.machine[n].flags_value;
+        barrier_var(differs); // or there is a branch, and the verifier goes both ways at each: up to 256
+        matching |= (differs - 1) >> 31 << n;
+    }
     return matching;
 }
 
