@@ -144,6 +144,34 @@ def wanted_flags(door: Door) -> int:
     return next(flags for flags in (SYN, 1, 16) if door.flags.passes(flags))
 
 
+@pytest.mark.parametrize("source", [SOURCES[0], SOURCES[2]])
+@pytest.mark.parametrize(
+    "knocks",
+    [
+        [(DEFAULT_FLAGS, PORTS[1:4]), (DEFAULT_FLAGS, [PORTS[0], PORTS[4]])],
+        [(DEFAULT_FLAGS, PORTS[:3]), (DEFAULT_FLAGS, [PORTS[2], PORTS[1]])],
+        [(FLAGS[1], [PORTS[1], PORTS[0], PORTS[2]])],
+        [(DEFAULT_FLAGS, [DHCP, PORTS[0], PORTS[2]])],
+    ],
+)
+def test_order_of_packets_that_a_driver_reads_together(
+    source: bytes, knocks: Sequence[tuple[FlagFilter, Sequence[Port]]]
+) -> None:
+    """The program at XDP has seen the last one before that at tcx sees the first."""
+    doors = [Door(f"d{n}", tuple(knock), (SSH,), flags=flags) for n, (flags, knock) in enumerate(knocks)]
+    gate = Gate(mode=Mode.STEALTH, shield=Shield.XDP)
+    frames = [shields.frame(source, port, wanted_flags(door)) for door in doors for port in door.knock]
+    with loaded(tables_of(gate, compile_doors(doors, public=[WEB]))) as program:
+        program.renew(0, 1000)
+        program.openings().complete()
+        found = program.run_together([*frames, shields.frame(source, SSH)])
+        ends = {sum(len(door.knock) for door in doors[: n + 1]) - 1 for n in range(len(doors))}
+        opened = {at for at, (_, priority) in enumerate(found) if priority not in (0, program.tables.counted)}
+        assert opened == ends
+        assert found[-1] == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[1], SSH)) == (DROP, 0)
+
+
 EVERYTHING = """
 [gate]
 mode = "stealth"

@@ -62,6 +62,17 @@ class RunnableProgram(libbpf.ShieldProgram):
         """Run the programs for frames received or sent (BPF_PROG_TEST_RUN); return the verdict and the priority."""
         if self.tables.wants_xdp and not is_sent and self._run_at_xdp(frame) == XDP_DROP:
             return DROP, 0
+        return self._run_at_tcx(frame, priority, Place.EGRESS if is_sent else Place.INGRESS)
+
+    def run_together(self, frames: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Run the program at XDP for all frames first, as in a driver that has read several, then that at tcx."""
+        passed = [self._run_at_xdp(frame) != XDP_DROP for frame in frames]
+        return [
+            self._run_at_tcx(frame, 0, Place.INGRESS) if passes else (DROP, 0)
+            for frame, passes in zip(frames, passed, strict=True)
+        ]
+
+    def _run_at_tcx(self, frame: bytes, priority: int, place: Place) -> tuple[int, int]:
         before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
         struct.pack_into("=I", before, _PRIORITY_AT, priority)
         after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
@@ -74,7 +85,7 @@ class RunnableProgram(libbpf.ShieldProgram):
             ctx_size_in=_SK_BUFF_BYTES,
             ctx_size_out=_SK_BUFF_BYTES,
         )
-        self._run(Place.EGRESS if is_sent else Place.INGRESS, options)
+        self._run(place, options)
         return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
     def _run_at_xdp(self, frame: bytes) -> int:

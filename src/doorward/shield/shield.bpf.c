@@ -360,23 +360,32 @@ int shield_ingress(struct __sk_buff *skb)
 }
 
 // Drop, where a driver runs it before there is an sk_buff, what needs no look-up of a flow and completes no knock. What
-// passes comes to shield_ingress, and was not counted here.
+// passes comes to shield_ingress, and was not counted here; nor is what follows it, or it would be counted first.
 SEC("xdp")
 int shield_xdp(struct xdp_md *xdp)
 {
     struct packet packet = {};
 
-    if (is_over() || !settings.drops || !parse_frame(xdp, &packet) || !is_first(&packet))
+    if (is_over() || !settings.drops || !parse_frame(xdp, &packet))
+        return XDP_PASS;
+    __u32 matching = matching_of(&packet);
+    int may_begin = is_first(&packet);
+    if (!may_begin && !matching)
         return XDP_PASS;
     __u32 port = port_of(&packet);
-    if (port & (PASSED | NEEDED | ENDS))
+    __u64 network = network_of(&packet);
+    if (port & PASSED)
         return XDP_PASS;
     if (port & HIDDEN) {
-        if (may_be_open(network_of(&packet)) || (packet.protocol == IPPROTO_UDP && used_by(&packet)))
+        if (!may_begin || may_be_open(network) || is_behind(network) ||
+            (packet.protocol == IPPROTO_UDP && used_by(&packet)))
             return XDP_PASS;
     } else {
-        __u32 matching = matching_of(&packet);
-        if (!cfg.is_stealth || used_by(&packet))
+        if (port & ENDS || (cfg.is_stealth && (!may_begin || port & NEEDED || used_by(&packet)))) {
+            note_passed(network);
+            return XDP_PASS;
+        }
+        if (!cfg.is_stealth || is_behind(network))
             return XDP_PASS;
         if (matching && (!cfg.known_only || port & KNOWN) && !is_banned(&packet))
             knock_on(&packet, port, matching);
