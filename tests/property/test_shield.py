@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -492,6 +493,22 @@ def test_packets_that_may_be_answers_pass_and_count() -> None:
         assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.counted)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_flow_to_a_hidden_port_outlives_its_opening(drops: bool) -> None:
+    """The gate accepts it as established for as long as one end sends; here the host last sent 500 s ago."""
+    port = Port.parse("60005/udp")
+    with loaded(everything()) as program:
+        slots = program.openings()
+        slots.complete()
+        slots.note(ip_address(SOURCES[0]), time.monotonic() + 60 if drops else 0)
+        sent = int(time.monotonic() - 500) << 1
+        program._set("busy", struct.pack("<I", tables.UDP_PORTS + port.number), struct.pack("<I", sent))
+        program.renew(0, 1000, drops=drops)
+        assert program.run(shields.frame(SOURCES[0], port)) == (PASS, 0)
+        program.renew(0, 1000, udp_busy_s=300)  # as 300 s later; SOURCES[1] has no opening
+        assert program.run(shields.frame(SOURCES[1], port)) == (PASS, 0)
 
 
 _OPTIONS, _LONG_OPTIONS = b"\1\4" + bytes(4), b"\1\x0c" + bytes(12)  # PadN; after the next header and the length

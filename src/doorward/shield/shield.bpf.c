@@ -318,9 +318,11 @@ static __always_inline int judge_hidden(struct __sk_buff *skb, const struct pack
 {
     int is_syn = packet->protocol == IPPROTO_TCP && is_first(packet);
 
-    if (!settings.drops || may_be_open(network_of(packet)) || (!is_syn && flow_of(skb, packet) != NEW))
+    if (!settings.drops || may_be_open(network_of(packet))) {
+        prolong(packet);
         return TCX_NEXT;
-    return drop();
+    }
+    return is_syn || flow_of(skb, packet) == NEW ? drop() : TCX_NEXT;
 }
 
 SEC("tc")
