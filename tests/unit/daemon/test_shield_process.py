@@ -7,10 +7,14 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import ANY
 
 import pytest
 
@@ -19,6 +23,7 @@ from doorward.daemon import shield_process
 from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
 from doorward.daemon.shield_process import ShieldControl
+from doorward.kernel.child_process import run_in_child
 from doorward.kernel.event_loop import EventLoop
 from doorward.model import Element, Port, Source
 from doorward.nftables.nft_error import NftError
@@ -100,6 +105,15 @@ class Site:
     def trouble(self) -> str:
         return str((self.control.as_dict() or {})["trouble"])
 
+    def waiting(self) -> Counter[bytes]:
+        """Return how many requests of each kind are waiting."""
+        self.loader.settimeout(0)
+        found = Counter[bytes]()
+        with suppress(BlockingIOError):
+            while True:
+                found[self.request()[0]] += 1
+        return found
+
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
@@ -176,6 +190,42 @@ def test_loader_that_hangs_does_not_block_the_daemon(site: Site) -> None:
         if site.trouble():
             break
     assert "does not answer" in site.trouble()
+
+
+def test_tables_that_were_not_sent_are_sent_later(site: Site) -> None:
+    """Until then the program before is not renewed, and drops nothing for long."""
+    site.configure(Shield.ON)
+    while not site.trouble():
+        site.control.unban(GUEST)
+    site.configure(Shield.ON, b"other")
+    assert site.waiting() == {b"load": 1, b"bans": ANY}
+    site.control.gate_changes(False)
+    site.control._renew()
+    assert site.request() == (b"load", b"other")
+
+
+def test_openings_are_noted_once_the_gate_is_restored(site: Site, openings: int) -> None:
+    """What a process restores is not there yet."""
+    site.configure(Shield.ON)
+    site.control.gate_changes(True)
+    site.answer(openings)
+    assert not is_complete(openings)
+    site.table.open = {Element(GUEST, Port.parse("22/tcp")): 60.0}
+    site.control.gate_changes(False)
+    assert is_complete(openings)
+    assert noted(openings, GUEST)
+
+
+def test_no_process_inherits_the_map(site: Site, openings: int) -> None:
+    """One that reads what outsiders send could close every port."""
+    site.configure(Shield.ON)
+    site.answer(openings)
+
+    def mapped() -> bool:
+        return "memfd:openings" in Path("/proc/self/maps").read_text()
+
+    assert mapped()
+    assert not run_in_child(mapped)
 
 
 def test_loader_that_ends_is_reported_once(site: Site) -> None:
