@@ -140,7 +140,8 @@ def test_interfaces_without_xdp_drop_at_tcx(direct_lab: Lab, tmp_path: Path, fra
                 daemon.reload(CONFIG)
                 until(lambda: "another XDP program" in shield(daemon)["no_xdp"], lambda: shield(daemon))
                 assert shield(daemon)["at_xdp"] == []
-                drops_at_shield(daemon, frames.send, wrong_packets())
+                if mode != GENERIC:  # in which Linux 6.18 hides the Ethernet header from tcx behind such a program
+                    drops_at_shield(daemon, frames.send, wrong_packets())
                 visitors.fresh(4).knock_and_connect(*KNOCK).close()
                 server.ip("link", "add", "new0", "type", "veth", "peer", "name", "new1")
                 until(lambda: shield(daemon)["at_xdp"] == ["new0", "new1"], lambda: shield(daemon))

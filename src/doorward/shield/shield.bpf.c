@@ -363,7 +363,7 @@ int shield_ingress(struct __sk_buff *skb)
 
 // Drop, where a driver runs it before there is an sk_buff, what needs no look-up of a flow and completes no knock. What
 // passes comes to shield_ingress, and was not counted here; nor is what follows it, or it would be counted first.
-SEC("xdp")
+SEC("xdp.frags")
 int shield_xdp(struct xdp_md *xdp)
 {
     struct packet packet = {};
