@@ -231,6 +231,17 @@ def test_vlans_keep_it_from_xdp(
     assert at_lan0(Shield.XDP) == (ON, ON, "", "")
 
 
+def test_filters_before_it_at_ingress_keep_it_from_xdp(
+    at_lan0: Callable[[Shield], tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would drop a knock but for its last packet, which the program at ingress may then not see."""
+    for is_skipped in (False, True, False):
+        monkeypatch.setattr(Attached, "is_skipped", is_skipped)
+        interfaces, at_xdp, no_xdp, _ = at_lan0(Shield.XDP)
+        assert (interfaces, at_xdp) == (ON, () if is_skipped else ON)
+        assert ("another program" in str(no_xdp)) == is_skipped
+
+
 def test_driver_without_xdp_leaves_it_at_tcx(
     at_lan0: Callable[[Shield], tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
