@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from doorward.config.schema import Gate, Mode, Shield, WrongPort
 from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.port_access import SYN_S
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
 from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
@@ -208,6 +209,19 @@ def test_ports_that_the_gate_opens_or_reads_pass(text: str) -> None:
         assert program.run(shields.frame(SOURCES[0], PORTS[2]))[1] != 0
 
 
+def test_openings_are_noted_for_longer_than_they_last() -> None:
+    """One for one connection: its SYN may be sent again after that, and the gate accepts it."""
+    source, made = ip_address(SOURCES[0]), everything()
+    with loaded(made) as program:
+        slots = program.openings()
+        program.renew(0, 1000)
+        for knock in PORTS[:3]:
+            program.run(shields.frame(source.packed, knock))
+        slots.note(source, time.monotonic() + 30)
+        for until_s in slots._words[2 * slot_of(source) :][:2]:
+            assert 0 < until_s - time.monotonic() - 30 - SYN_S < 10
+
+
 def test_host_behind_this_one_is_left_to_the_gate() -> None:
     """What is for its address passes; its port at this host's own address is any other port, and resets a knock."""
     behind, inner = Port.parse("25/tcp"), ip_address("10.7.0.3").packed
@@ -352,7 +366,7 @@ def everything() -> tables.ShieldTables:
     public = (*configuration.gate.public, *configuration.signed_ports)
     automaton = compile_doors(configuration.doors, public=public)
     assert tables.unsupported(configuration.gate, automaton) == ""
-    return tables_of(configuration.gate, automaton)
+    return tables_of(configuration.gate, automaton, configuration.doors)
 
 
 def compiled(*knock: Port) -> tables.ShieldTables:
