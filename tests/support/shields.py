@@ -65,8 +65,8 @@ class RunnableProgram(libbpf.ShieldProgram):
         return self._run_at_tcx(frame, priority, Place.EGRESS if is_sent else Place.INGRESS)
 
     def run_together(self, frames: Sequence[bytes]) -> list[tuple[int, int]]:
-        """Run the program at XDP for all frames first, as in a driver that has read several, then that at tcx."""
-        passed = [self._run_at_xdp(frame) != XDP_DROP for frame in frames]
+        """Run the program at XDP for all frames, as in a driver that has read several, and then that at tcx."""
+        passed = [not self.tables.wants_xdp or self._run_at_xdp(frame) != XDP_DROP for frame in frames]
         return [
             self._run_at_tcx(frame, 0, Place.INGRESS) if passes else (DROP, 0)
             for frame, passes in zip(frames, passed, strict=True)
