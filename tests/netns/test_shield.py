@@ -103,6 +103,30 @@ def test_gate_sees_no_packet_of_a_scan(daemon: RunningDaemon, visitors: Visitors
     assert daemon.counters() == before
 
 
+def test_shield_at_xdp(direct_lab: Lab, tmp_path: Path, visitors: Visitors) -> None:
+    """It drops and counts each packet of a scan there, and leaves large frames to the interface."""
+    shield_object.compiled()
+    direct_lab.server.start_greeter(22)
+    config, hosts = CONFIG.replace('"on"', '"xdp"'), (direct_lab.client, direct_lab.server)
+    with running_daemon(direct_lab.server, tmp_path, config) as daemon:
+        assert attached(daemon) == shield(daemon)["at_xdp"]
+        before, source = daemon.counters(), visitors.fresh(4).source
+        with closing(FrameSender(*hosts)) as frames:
+            for number in range(2000, 2030):
+                frames.send(Packet(source.packed, Port.parse(f"{number}/tcp"), 2))
+        try:
+            for host in hosts:
+                host.ip("link", "set", host.interface, "mtu", "9000")
+            visitors.fresh(4).knock_and_connect(*KNOCK).close()
+        finally:
+            for host in hosts:
+                host.ip("link", "set", host.interface, "mtu", "1500")
+        counters = daemon.counters()
+        assert [name for name in before if counters[name] != before[name]] == ["knocked", "dropped_stealth"]
+        daemon.reload(config + "\n")
+        until(lambda: shield(daemon)["counters"]["dropped"] == 32, lambda: shield(daemon))
+
+
 def test_wrong_packet_between_resets(daemon: RunningDaemon, visitors: Visitors) -> None:
     attached(daemon)
     guest = visitors.fresh(4)

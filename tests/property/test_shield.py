@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from doorward.config.schema import Gate, Mode, Shield, WrongPort
 from doorward.config.toml import parse
 from doorward.core.automaton import Automaton, compile_doors
+from doorward.core.port_access import SYN_S
 from doorward.core.tracker import Tracker
 from doorward.errors import HostError, MalformedError
 from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
@@ -123,8 +125,8 @@ def test_shield_and_tracker_complete_the_same_knocks(
             program.renew(0, now_ms)
             ports = doors[what % len(doors)].knock if isinstance(what, int) else [what] * times
             tcp_flags = wanted_flags(doors[what % len(doors)]) if isinstance(what, int) else some_flags
-            for port in ports:
-                verdict, priority = program.run(shields.frame(source, port, tcp_flags))
+            frames = [shields.frame(source, port, tcp_flags) for port in ports]
+            for port, (verdict, priority) in zip(ports, program.run_together(frames), strict=True):
                 if made.targets and len(source) == 4:
                     assert (verdict, priority) == (PASS, 0)
                     continue
@@ -143,6 +145,31 @@ def test_shield_and_tracker_complete_the_same_knocks(
 
 def wanted_flags(door: Door) -> int:
     return next(flags for flags in (SYN, 1, 16) if door.flags.passes(flags))
+
+
+@pytest.mark.parametrize(
+    "knocks",
+    [
+        [(DEFAULT_FLAGS, PORTS[1:4]), (DEFAULT_FLAGS, [PORTS[0], PORTS[4]])],
+        [(DEFAULT_FLAGS, PORTS[:3]), (DEFAULT_FLAGS, [PORTS[2], PORTS[1]])],
+        [(FLAGS[1], [PORTS[1], PORTS[0], PORTS[2]])],
+        [(DEFAULT_FLAGS, [DHCP, PORTS[0], PORTS[2]])],
+    ],
+)
+def test_order_of_packets_that_a_driver_reads_together(knocks: Sequence[tuple[FlagFilter, Sequence[Port]]]) -> None:
+    """The program at XDP has seen the last one before that at tcx sees the first."""
+    doors = [Door(f"d{n}", tuple(knock), (SSH,), flags=flags) for n, (flags, knock) in enumerate(knocks)]
+    gate = Gate(mode=Mode.STEALTH, shield=Shield.XDP)
+    frames = [shields.frame(SOURCES[0], port, wanted_flags(door)) for door in doors for port in door.knock]
+    with loaded(tables_of(gate, compile_doors(doors, public=[WEB]))) as program:
+        program.renew(0, 1000)
+        program.openings().complete()
+        found = program.run_together([*frames, shields.frame(SOURCES[0], SSH)])
+        ends = {sum(len(door.knock) for door in doors[: n + 1]) - 1 for n in range(len(doors))}
+        opened = {at for at, (_, priority) in enumerate(found) if priority not in (0, program.tables.counted)}
+        assert opened == ends
+        assert found[-1] == (PASS, 0)
+        assert program.run(shields.frame(SOURCES[1], SSH)) == (DROP, 0)
 
 
 EVERYTHING = """
@@ -178,6 +205,19 @@ def test_ports_that_the_gate_opens_or_reads_pass(text: str) -> None:
             assert program.run(shields.frame(SOURCES[0], knock)) == (DROP, 0)
             assert program.run(shields.frame(SOURCES[0], port)) == (PASS, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[2]))[1] != 0
+
+
+def test_openings_are_noted_for_longer_than_they_last() -> None:
+    """One for one connection: its SYN may be sent again after that, and the gate accepts it."""
+    source, made = ip_address(SOURCES[0]), everything()
+    with loaded(made) as program:
+        slots = program.openings()
+        program.renew(0, 1000)
+        for knock in PORTS[:3]:
+            program.run(shields.frame(source.packed, knock))
+        slots.note(source, time.monotonic() + 30)
+        for until_s in slots._words[2 * slot_of(source) :][:2]:
+            assert 0 < until_s - time.monotonic() - 30 - SYN_S < 10
 
 
 def test_host_behind_this_one_is_left_to_the_gate() -> None:
@@ -221,12 +261,16 @@ def test_bounds_of_several_automata() -> None:
     assert "same last knock packet" in tables.unsupported(gate, compile_doors(ends_alike))
 
 
-def test_eight_automata() -> None:
+@pytest.mark.parametrize("path", libbpf.OBJECTS)
+def test_eight_automata(path: Path) -> None:
+    """All programs load: what the verifier does for each automaton must not double with the next."""
+    if path == libbpf.ASKING:
+        shields.needs_conntrack()
     knocks = [(PORTS[0], Port.parse(f"{n + 1}/tcp")) for n in range(8)]
     doors = [Door(f"d{n}", knock, (SSH,), within_ms=1000 + n) for n, knock in enumerate(knocks)]
     automaton = compile_doors(doors)
-    made = tables_of(Gate(mode=Mode.STEALTH), automaton)
-    with loaded(made) as program:
+    made = tables_of(Gate(mode=Mode.STEALTH, shield=Shield.XDP), automaton)
+    with loaded(made, objects=[path]) as program:
         program.renew(0, 1000)
         for machine, (first, last) in zip(automaton.machines, knocks, strict=True):
             program.run(shields.frame(SOURCES[0], first))
@@ -321,7 +365,7 @@ def everything() -> tables.ShieldTables:
     public = (*configuration.gate.public, *configuration.signed_ports)
     automaton = compile_doors(configuration.doors, public=public)
     assert tables.unsupported(configuration.gate, automaton) == ""
-    return tables_of(configuration.gate, automaton)
+    return tables_of(configuration.gate, automaton, configuration.doors)
 
 
 def compiled(*knock: Port) -> tables.ShieldTables:
@@ -462,6 +506,22 @@ def test_packets_that_may_be_answers_pass_and_count() -> None:
         assert program.run(shields.frame(SOURCES[0], udp)) == (PASS, made.counted)
         assert program.run(shields.frame(SOURCES[1], other)) == (DROP, 0)
         assert program.run(shields.frame(SOURCES[0], PORTS[1])) == (PASS, made.token | 3)
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_flow_to_a_hidden_port_outlives_its_opening(drops: bool) -> None:
+    """The gate accepts it as established for as long as one end sends; here the host last sent 500 s ago."""
+    port = Port.parse("60005/udp")
+    with loaded(everything()) as program:
+        slots = program.openings()
+        slots.complete()
+        slots.note(ip_address(SOURCES[0]), time.monotonic() + 60 if drops else 0)
+        sent = int(time.monotonic() - 500) << 1
+        program._set("busy", struct.pack("<I", tables.UDP_PORTS + port.number), struct.pack("<I", sent))
+        program.renew(0, 1000, drops=drops)
+        assert program.run(shields.frame(SOURCES[0], port)) == (PASS, 0)
+        program.renew(0, 1000, udp_busy_s=300)  # as 300 s later; SOURCES[1] has no opening
+        assert program.run(shields.frame(SOURCES[1], port)) == (PASS, 0)
 
 
 _OPTIONS, _LONG_OPTIONS = b"\1\4" + bytes(4), b"\1\x0c" + bytes(12)  # PadN; after the next header and the length

@@ -6,13 +6,17 @@ import ctypes
 import os
 import socket
 import struct
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 
-from doorward.model import Port, Protocol
+from doorward.model import Packet, Port, Protocol
 from doorward.shield import attachment, libbpf
 from doorward.shield.libbpf import Place
 from doorward.shield.openings import OpeningSlots
@@ -24,6 +28,7 @@ SERVER = {4: ip_address("198.51.100.2").packed, 6: ip_address("2001:db8:2::2").p
 PASS, DROP, XDP_DROP = -1, 2, 1
 FINAL = 4  # the state after the third packet, of a gate with one door
 _ETHER = bytes(12)  # to the address of lo, where the kernel runs a test
+_PERCPU_ARRAY = "6"  # BPF_MAP_TYPE_PERCPU_ARRAY; only the counters are one
 _SK_BUFF_BYTES, _PRIORITY_AT = 192, 32  # struct __sk_buff
 
 
@@ -57,6 +62,17 @@ class RunnableProgram(libbpf.ShieldProgram):
         """Run the programs for frames received or sent (BPF_PROG_TEST_RUN); return the verdict and the priority."""
         if self.tables.wants_xdp and not is_sent and self._run_at_xdp(frame) == XDP_DROP:
             return DROP, 0
+        return self._run_at_tcx(frame, priority, Place.EGRESS if is_sent else Place.INGRESS)
+
+    def run_together(self, frames: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Run the program at XDP for all frames, as in a driver that has read several, and then that at tcx."""
+        passed = [not self.tables.wants_xdp or self._run_at_xdp(frame) != XDP_DROP for frame in frames]
+        return [
+            self._run_at_tcx(frame, 0, Place.INGRESS) if passes else (DROP, 0)
+            for frame, passes in zip(frames, passed, strict=True)
+        ]
+
+    def _run_at_tcx(self, frame: bytes, priority: int, place: Place) -> tuple[int, int]:
         before = ctypes.create_string_buffer(_SK_BUFF_BYTES)
         struct.pack_into("=I", before, _PRIORITY_AT, priority)
         after, data = ctypes.create_string_buffer(_SK_BUFF_BYTES), ctypes.create_string_buffer(frame, len(frame))
@@ -69,7 +85,7 @@ class RunnableProgram(libbpf.ShieldProgram):
             ctx_size_in=_SK_BUFF_BYTES,
             ctx_size_out=_SK_BUFF_BYTES,
         )
-        self._run(Place.EGRESS if is_sent else Place.INGRESS, options)
+        self._run(place, options)
         return options.retval, struct.unpack_from("=I", after, _PRIORITY_AT)[0]
 
     def _run_at_xdp(self, frame: bytes) -> int:
@@ -146,6 +162,47 @@ def loader_of(daemon: RunningDaemon) -> int:
     names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children_of(daemon.process.pid)}
     [pid] = [pid for pid, name in names.items() if name == "doorward-shield"]
     return pid
+
+
+def counted(daemon: RunningDaemon) -> dict[str, int]:
+    """Return the counters from the kernel; what the daemon reports may be older."""
+    program = libbpf.ShieldProgram.__new__(libbpf.ShieldProgram)
+    descriptor = libbpf.library().bpf_map_get_fd_by_id(_counters_of(loader_of(daemon)))
+    with patch.object(program, "map", Mock(return_value=descriptor)):
+        found = program.counters()
+    os.close(descriptor)
+    return found
+
+
+def _counters_of(loader: int) -> int:
+    """Return the number of the map that has the counters."""
+    for path in Path(f"/proc/{loader}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            fields = dict(line.split(":\t") for line in path.read_text().splitlines() if line.count(":\t") == 1)
+            if fields.get("map_type") == _PERCPU_ARRAY:
+                return int(fields["map_id"])
+    raise AssertionError("its process has no counters")
+
+
+def drops_at_shield(daemon: RunningDaemon, send: Callable[[Packet], None], packets: Sequence[Packet]) -> None:
+    """Send packets; the shield, once it drops again after a change, drops and counts each once, and the gate none."""
+
+    def dropped() -> int:
+        return counted(daemon)["dropped"]
+
+    def drops() -> bool:
+        before = dropped()
+        send(packets[0])
+        time.sleep(0.005)  # one that is counted later would be one too many
+        return dropped() > before
+
+    until(drops, lambda: (counted(daemon), shield(daemon)))
+    before, at_gate = dropped(), daemon.counters()
+    for packet in packets:
+        send(packet)
+    until(lambda: dropped() >= before + len(packets), lambda: (before, dropped()))
+    assert dropped() == before + len(packets)
+    assert daemon.counters() == at_gate
 
 
 def token_of(daemon: RunningDaemon) -> int:

@@ -76,8 +76,7 @@ class ShieldControl:
         """Load it if the gate that it belongs to is loaded; end it otherwise, or it would drop what passes."""
         self._listed = None
         if self._tables and self._has_gate():
-            self._is_loaded = True
-            self._send(loader.LOAD, self._tables)
+            self._is_loaded = self._send(loader.LOAD, self._tables)  # else the next renewal sends them again
             return
         if self._tables:
             self._set_trouble("the table inet doorward is not the one it belongs to")
@@ -88,6 +87,7 @@ class ShieldControl:
     def gate_changes(self, is_changing: bool) -> None:
         """Let it drop nothing while a ruleset is being loaded, for which its token and ports may be wrong."""
         self._renewal = loader.PASS if is_changing else loader.RENEW
+        self._note_openings()
         if self._is_loaded and self._worker is not None:
             self._send(self._renewal)
 
@@ -121,8 +121,8 @@ class ShieldControl:
 
     def _note_openings(self) -> None:
         """Tell it of those that the gate has already; until that is done, it drops nothing to hidden ports."""
-        if self._slots is None or self._slots.is_complete:
-            return
+        if self._slots is None or self._slots.is_complete or self._renewal == loader.PASS:
+            return  # a process that restores the gate may add some
         with suppress(DoorwardError, OSError):  # without the table: with the next renewal
             for element, left_s in self._firewall.elements().items():
                 self._slots.note(element.address, time.monotonic() + left_s)
@@ -155,10 +155,11 @@ class ShieldControl:
         except (DoorwardError, OSError):
             return False
 
-    def _send(self, request: bytes, form: bytes = b"") -> None:
+    def _send(self, request: bytes, form: bytes = b"") -> bool:
+        """Send a request; return whether the loader will read it."""
         if self._worker is None:
             self._set_trouble(self._trouble or _NOT_RUNNING)
-            return
+            return False
         descriptors = []
         try:
             if form:
@@ -166,8 +167,10 @@ class ShieldControl:
                 os.write(descriptors[0], form)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
             self._worker.socket.sendmsg([request], rights, socket.MSG_DONTWAIT)  # `send_fds` of 3.11 has no flags
+            return True
         except OSError as error:  # a loader that hangs is not waited for: its deadline passes
             self._set_trouble(f"its process does not answer ({error.strerror}); restart the daemon")
+            return False
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -185,6 +188,9 @@ class ShieldControl:
         except (MalformedError, HostError) as error:
             self._lose(str(error))
             return
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)  # a mapping stays without it
         if report is None:
             self._lose("its process ended")
         elif self._is_loaded:
@@ -201,7 +207,6 @@ class ShieldControl:
             self._slots = None
         for descriptor in descriptors:
             self._slots = OpeningSlots(descriptor)
-            os.close(descriptor)  # the mapping keeps it
         self._note_openings()
 
     def _lose(self, reason: str) -> None:

@@ -25,7 +25,8 @@ _FIRST = 1 << 3  # BPF_F_BEFORE, before no other in particular
 _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE
 _OPTIONS_OF_LINK = struct.Struct("@NI")  # the first fields of struct bpf_link_create_opts: its size, flags
 _MAX_PROGRAMS = 64  # at one place
-_NO_XDP = {errno.EOPNOTSUPP: "its driver runs no XDP programs", errno.EBUSY: "it has another XDP program"}
+_OTHER = "it has another XDP program"
+_NO_XDP = {errno.EOPNOTSUPP: "its driver runs no XDP programs", errno.EBUSY: _OTHER, errno.EEXIST: _OTHER}
 _LOOPBACK = 1  # its index in each network namespace
 
 _NEW_QDISC, _DELETE_QDISC, _GET_QDISC = 36, 37, 38

@@ -117,6 +117,15 @@ static __always_inline __u32 *used_by(const struct packet *packet)
     return used && *used && now_s() - (*used >> 1) <= most_s ? used : 0;
 }
 
+// Renew the note for a UDP packet that passes without a look-up: its flow may go on for longer than this host sends.
+static __always_inline void prolong(const struct packet *packet)
+{
+    __u32 *used = packet->protocol == IPPROTO_UDP ? used_by(packet) : 0, now = now_s();
+
+    if (used && *used >> 1 != now)
+        *used = now << 1 | (*used & 1);
+}
+
 // Return what a packet to this host belongs to.
 static __always_inline enum flow flow_of(struct __sk_buff *skb, const struct packet *packet)
 {

@@ -226,13 +226,15 @@ class ShieldLoader:
         for index, name in self._interfaces.items() if program.tables.wants_xdp else ():
             if has_vlans(name):
                 self._no_xdp[index] = f"{name} has VLANs"
-                if (index, Place.XDP) in self._attachments:
-                    self._attachments.pop((index, Place.XDP)).close()
-                continue
-            try:
-                self._link(program, index, Place.XDP)
-            except HostError as error:
-                self._no_xdp[index] = str(error)
+            elif self._attachments[index, Place.INGRESS].may_be_skipped():  # the rest of a knock would be lost
+                self._no_xdp[index] = f"{name} has another program at ingress, which may keep packets from the shield"
+            else:
+                try:
+                    self._link(program, index, Place.XDP)
+                except HostError as error:
+                    self._no_xdp[index] = str(error)
+            if index in self._no_xdp and (index, Place.XDP) in self._attachments:
+                self._attachments.pop((index, Place.XDP)).close()
 
     def _link(self, program: ShieldProgram, index: int, place: Place) -> None:
         if (index, place) in self._attachments:

@@ -12,6 +12,7 @@
 
 #define SLOTS_SHIFT 14
 #define SLOTS (1u << SLOTS_SHIFT) // after them is one for all sources
+#define PASSING_MS 50             // from XDP to tcx, and more
 
 struct slot {
     __u64 until_s; // by the daemon; it writes no other field
@@ -26,9 +27,22 @@ struct {
     __uint(map_flags, BPF_F_MMAPABLE);
 } openings SEC(".maps");
 
+// When XDP last passed on a packet that tcx may count, in milliseconds; by the slots above.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __type(key, __u32);
+    __type(value, __u32);
+    __uint(max_entries, SLOTS);
+} passed SEC(".maps");
+
+static __always_inline __u32 index_of(__u64 network)
+{
+    return network * 0x9e3779b97f4a7c15ull >> (64 - SLOTS_SHIFT);
+}
+
 static __always_inline struct slot *slot_of(__u64 network)
 {
-    __u32 index = network * 0x9e3779b97f4a7c15ull >> (64 - SLOTS_SHIFT);
+    __u32 index = index_of(network);
 
     return bpf_map_lookup_elem(&openings, &index);
 }
@@ -53,4 +67,20 @@ static __always_inline void note_opening(__u64 network, __u32 seconds)
         if (before >= until || __sync_bool_compare_and_swap(&slot->noted_s, before, until))
             return;
     }
+}
+
+static __always_inline void note_passed(__u64 network)
+{
+    __u32 index = index_of(network), *at = bpf_map_lookup_elem(&passed, &index);
+
+    if (at)
+        *at = now_ms();
+}
+
+// Return whether a packet of a source may still be on its way from XDP to tcx, since a driver reads several at once.
+static __always_inline int is_behind(__u64 network)
+{
+    __u32 index = index_of(network), *at = bpf_map_lookup_elem(&passed, &index);
+
+    return at && now_ms() - *at < PASSING_MS;
 }

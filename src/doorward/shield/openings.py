@@ -25,6 +25,7 @@ class OpeningSlots:
         self.is_complete = False
         try:
             self._mapped = mmap.mmap(descriptor, _MAP_BYTES)
+            self._mapped.madvise(mmap.MADV_DONTFORK)  # a process that reads packets must not be able to close ports
         except OSError as error:
             raise HostError("shield-openings", f"the shield's openings cannot be mapped: {error.strerror}") from None
         self._words = memoryview(self._mapped).cast("Q")

@@ -101,8 +101,8 @@ static __always_inline int parse_received(struct __sk_buff *skb, struct packet *
     return parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, skb->protocol, packet);
 }
 
-// Read such a packet at XDP, before there is an sk_buff. The frame may be for another Ethernet address: then no one
-// else here would read it.
+// Read such a packet at XDP, before there is an sk_buff: of a frame in several buffers only the first is seen, so it is
+// left to tcx. The frame may be for another Ethernet address: then no one else here would read it.
 static __always_inline int parse_frame(struct xdp_md *xdp, struct packet *packet)
 {
     void *frame = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;

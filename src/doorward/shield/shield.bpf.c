@@ -262,8 +262,11 @@ static __always_inline __u32 matching_of(const struct packet *packet)
 
     if (packet->protocol == IPPROTO_UDP)
         return (1 << MACHINES) - 1;
-    for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++)
-        matching |= ((packet->flags & cfg.machine[n].flags_mask) == cfg.machine[n].flags_value) << n;
+    for (__u32 n = 0; n < MACHINES && n < cfg.machines; n++) {
+        __u32 differs = (packet->flags & cfg.machine[n].flags_mask) ^ cfg.machine[n].flags_value;
+        barrier_var(differs); // or there is a branch, and the verifier goes both ways at each: up to 256
+        matching |= (differs - 1) >> 31 << n;
+    }
     return matching;
 }
 
@@ -315,9 +318,11 @@ static __always_inline int judge_hidden(struct __sk_buff *skb, const struct pack
 {
     int is_syn = packet->protocol == IPPROTO_TCP && is_first(packet);
 
-    if (!settings.drops || may_be_open(network_of(packet)) || (!is_syn && flow_of(skb, packet) != NEW))
+    if (!settings.drops || may_be_open(network_of(packet))) {
+        prolong(packet);
         return TCX_NEXT;
-    return drop();
+    }
+    return is_syn || flow_of(skb, packet) == NEW ? drop() : TCX_NEXT;
 }
 
 SEC("tc")
@@ -357,23 +362,32 @@ int shield_ingress(struct __sk_buff *skb)
 }
 
 // Drop, where a driver runs it before there is an sk_buff, what needs no look-up of a flow and completes no knock. What
-// passes comes to shield_ingress, and was not counted here.
-SEC("xdp")
+// passes comes to shield_ingress, and was not counted here; nor is what follows it, or it would be counted first.
+SEC("xdp.frags")
 int shield_xdp(struct xdp_md *xdp)
 {
     struct packet packet = {};
 
-    if (is_over() || !settings.drops || !parse_frame(xdp, &packet) || !is_first(&packet))
+    if (is_over() || !settings.drops || !parse_frame(xdp, &packet))
+        return XDP_PASS;
+    __u32 matching = matching_of(&packet);
+    int may_begin = is_first(&packet);
+    if (!may_begin && !matching)
         return XDP_PASS;
     __u32 port = port_of(&packet);
-    if (port & (PASSED | NEEDED | ENDS))
+    __u64 network = network_of(&packet);
+    if (port & PASSED)
         return XDP_PASS;
     if (port & HIDDEN) {
-        if (may_be_open(network_of(&packet)) || (packet.protocol == IPPROTO_UDP && used_by(&packet)))
+        if (!may_begin || may_be_open(network) || is_behind(network) ||
+            (packet.protocol == IPPROTO_UDP && used_by(&packet)))
             return XDP_PASS;
     } else {
-        __u32 matching = matching_of(&packet);
-        if (!cfg.is_stealth || used_by(&packet))
+        if (port & ENDS || (cfg.is_stealth && (!may_begin || port & NEEDED || used_by(&packet)))) {
+            note_passed(network);
+            return XDP_PASS;
+        }
+        if (!cfg.is_stealth || is_behind(network))
             return XDP_PASS;
         if (matching && (!cfg.known_only || port & KNOWN) && !is_banned(&packet))
             knock_on(&packet, port, matching);

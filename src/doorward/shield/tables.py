@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from doorward.config.schema import Gate, Mode, Shield, WrongPort
 from doorward.core.automaton import Automaton, Machine, pack_symbol, split_edge
+from doorward.core.port_access import SYN_S
 from doorward.errors import MalformedError
 from doorward.model import DEFAULT_FLAGS, Door, Port, Protocol, Source
 
@@ -25,8 +26,7 @@ MAX_BANS = 1 << 14
 # As in shield.bpf.c.
 SAME, COMPLETES, FALLS = 0xFFFFFFFE, 1 << 31, 1 << 30
 PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, HIDDEN, ENDS, FIRST_SHIFT = 1, 2, 4, 8, 16, 32, 64, 128, 8
-# An opening for one connection lets its SYN be sent again for a while, and clocks are coarse.
-OPENING_MARGIN_S = 60
+OPENING_MARGIN_S = round(SYN_S) + 5  # the SYN of an opening's one connection may be sent again; clocks are coarse
 _MAX_OPEN_S = 1 << 31
 _DHCP = Port(Protocol.UDP, 68), Port(Protocol.UDP, 546)
 _FORM = struct.Struct("<8s8s14I")  # magic, digest of the automata, numbers and counts; then the parts

@@ -107,6 +107,21 @@ def test_many_doors_are_counted(status: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({}, "on eth0, eth1"),  # of an older daemon
+        ({"at_xdp": ["eth1"], "no_xdp": ""}, "on eth0, eth1 (XDP)"),
+        ({"at_xdp": [], "no_xdp": "eth0 has VLANs"}, "on eth0, eth1; no XDP: eth0 has VLANs"),
+        ({"interfaces": [], "trouble": "no libbpf"}, "none: no libbpf; the gate works without it"),
+    ],
+)
+def test_where_the_shield_is(status: Callable[..., Any], fields: dict[str, Any], where: str) -> None:
+    shield = {"interfaces": ["eth0", "eth1"], "counters": {"dropped": 1_234, "raced": 0}, "trouble": ""}
+    (line,) = (line for line in status(shield=shield | fields) if line.startswith("shield: "))
+    assert line == f"shield: {where}; 1,234 packets dropped"
+
+
+@pytest.mark.parametrize(
     ("fwknop", "signed", "words"),
     [(None, None, "not used yet"), (5.0, None, "no signed knock"), (5.0, 4.0, "uses both"), (5.0, 6.0, "moved")],
 )

@@ -7,10 +7,14 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import ANY
 
 import pytest
 
@@ -19,13 +23,20 @@ from doorward.daemon import shield_process
 from doorward.daemon.log import Log
 from doorward.daemon.ruleset_loader import AppliedRuleset, LoadResult
 from doorward.daemon.shield_process import ShieldControl
+from doorward.kernel.child_process import run_in_child
 from doorward.kernel.event_loop import EventLoop
+from doorward.model import Element, Port, Source
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import Existing
+from doorward.shield.openings import SLOTS, slot_of
 from doorward.shield.report import COUNTERS, MAX_ATTACHED, REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import parse_bans
 
-REPORT = {"interfaces": ["eth0"], "counters": dict.fromkeys(COUNTERS, 3), "trouble": ""}
+REPORT = {
+    "interfaces": ["eth0"], "at_xdp": [], "no_xdp": "", "counters": dict.fromkeys(COUNTERS, 3), "trouble": "",
+}  # fmt: skip
+SLOT_BYTES = 16
+GUEST, OTHER = ip_address("192.0.2.7"), ip_address("192.0.2.8")
 
 
 class Table:
@@ -35,6 +46,12 @@ class Table:
         self.is_there = True
         self.listed: list[str] = []
         self.bans: list[object] = []
+        self.open: dict[Element, float] = {}
+
+    def elements(self) -> dict[Element, float]:
+        if not self.is_there:
+            raise NftError("Error: No such file or directory")
+        return self.open
 
     def ban(self, bans: object) -> None:
         self.bans.append(bans)
@@ -59,10 +76,10 @@ class Site:
         self.loader.settimeout(1)
         self.table, self.written, self.loop = Table(), io.StringIO(), EventLoop()
 
-        def receive(size: int) -> bytes:
-            return ours.recv(size)
+        def receive(size: int) -> tuple[bytes, list[int]]:
+            return socket.recv_fds(ours, size, 1)[:2]
 
-        worker = SimpleNamespace(socket=ours, fileno=ours.fileno, receive=receive, close=ours.close)
+        worker = SimpleNamespace(socket=ours, fileno=ours.fileno, receive_with_descriptors=receive, close=ours.close)
         self.control = ShieldControl(cast(Any, worker), self.loop, cast(Any, self.table), Log("text", self.written))
 
     def configure(self, shield: Shield, tables: bytes = b"tables", reason: str = "") -> None:
@@ -81,12 +98,21 @@ class Site:
             os.close(descriptor)
         return words, tables
 
-    def answer(self, **fields: object) -> None:
-        self.loader.send(json.dumps({**REPORT, **fields}).encode())
+    def answer(self, *descriptors: int, **fields: object) -> None:
+        socket.send_fds(self.loader, [json.dumps({**REPORT, **fields}).encode()], descriptors)
         self.control._read()
 
     def trouble(self) -> str:
         return str((self.control.as_dict() or {})["trouble"])
+
+    def waiting(self) -> Counter[bytes]:
+        """Return how many requests of each kind are waiting."""
+        self.loader.settimeout(0)
+        found = Counter[bytes]()
+        with suppress(BlockingIOError):
+            while True:
+                found[self.request()[0]] += 1
+        return found
 
 
 @pytest.fixture
@@ -123,7 +149,8 @@ def test_gate_without_a_shield_ends_it(site: Site) -> None:
     assert site.request() == (b"end", b"")
     site.answer(interfaces=["late"])
     assert site.control.as_dict() == {
-        "wanted": "auto", "interfaces": [], "counters": {}, "trouble": "no door has a port sequence",
+        "wanted": "auto", "interfaces": [], "at_xdp": [], "no_xdp": "", "counters": {},
+        "trouble": "no door has a port sequence",
     }  # fmt: skip
 
 
@@ -165,6 +192,42 @@ def test_loader_that_hangs_does_not_block_the_daemon(site: Site) -> None:
     assert "does not answer" in site.trouble()
 
 
+def test_tables_that_were_not_sent_are_sent_later(site: Site) -> None:
+    """Until then the program before is not renewed, and drops nothing for long."""
+    site.configure(Shield.ON)
+    while not site.trouble():
+        site.control.unban(GUEST)
+    site.configure(Shield.ON, b"other")
+    assert site.waiting() == {b"load": 1, b"bans": ANY}
+    site.control.gate_changes(False)
+    site.control._renew()
+    assert site.request() == (b"load", b"other")
+
+
+def test_openings_are_noted_once_the_gate_is_restored(site: Site, openings: int) -> None:
+    """What a process restores is not there yet."""
+    site.configure(Shield.ON)
+    site.control.gate_changes(True)
+    site.answer(openings)
+    assert not is_complete(openings)
+    site.table.open = {Element(GUEST, Port.parse("22/tcp")): 60.0}
+    site.control.gate_changes(False)
+    assert is_complete(openings)
+    assert noted(openings, GUEST)
+
+
+def test_no_process_inherits_the_map(site: Site, openings: int) -> None:
+    """One that reads what outsiders send could close every port."""
+    site.configure(Shield.ON)
+    site.answer(openings)
+
+    def mapped() -> bool:
+        return "memfd:openings" in Path("/proc/self/maps").read_text()
+
+    assert mapped()
+    assert not run_in_child(mapped)
+
+
 def test_loader_that_ends_is_reported_once(site: Site) -> None:
     site.configure(Shield.ON)
     site.request()
@@ -191,6 +254,7 @@ def test_loader_that_ends_is_reported_once(site: Site) -> None:
                 {"interfaces": [f"eth{n}" for n in range(MAX_ATTACHED + 1)]}, {"counters": 3},
                 {"counters": {"dropped": 3}}, {"counters": dict.fromkeys(COUNTERS, -1)},
                 {"counters": dict.fromkeys(COUNTERS, True)}, {"counters": dict.fromkeys(COUNTERS, 1 << 64)},
+                {"at_xdp": None}, {"at_xdp": ["eth1"]}, {"at_xdp": [["eth0"]]}, {"no_xdp": None}, {"no_xdp": "x" * 501},
             )
         ),
     ],
@@ -208,10 +272,63 @@ def test_invalid_report_ends_the_loader(site: Site, raw: bytes) -> None:
 
 def test_longest_report_fits_in_a_message() -> None:
     names = tuple(f"{n:x>15}" for n in range(MAX_ATTACHED))
-    report = ShieldReport(names, dict.fromkeys(COUNTERS, (1 << 64) - 1), "\U0001f6aa\n" * 1000)
+    text, shown = "\U0001f6aa\n" * 1000, "\U0001f6aa?" * 250
+    report = ShieldReport(names, dict.fromkeys(COUNTERS, (1 << 64) - 1), text, at_xdp=names, no_xdp=text)
     raw = report.pack()
     assert len(raw) < REPORT_BYTES
-    assert parse_report(raw) == report._replace(trouble="\U0001f6aa?" * 250)
+    assert parse_report(raw) == report._replace(trouble=shown, no_xdp=shown)
+
+
+@pytest.fixture
+def openings() -> Iterator[int]:
+    """Memory in place of the program's map of openings."""
+    descriptor = os.memfd_create("openings")
+    os.truncate(descriptor, SLOT_BYTES * (SLOTS + 1))
+    yield descriptor
+    os.close(descriptor)
+
+
+def noted(openings: int, source: Source) -> bool:
+    return any(os.pread(openings, 8, SLOT_BYTES * slot_of(source)))
+
+
+def is_complete(openings: int) -> bool:
+    return any(os.pread(openings, 8, SLOT_BYTES * SLOTS + 8))
+
+
+def test_openings_are_noted_before_hidden_ports_are_closed(site: Site, openings: int) -> None:
+    """Those that the gate has, and what opens after."""
+    site.table.open = {Element(GUEST, Port.parse("22/tcp")): 60.0}
+    site.configure(Shield.ON)
+    site.control.note_opening(OTHER, time.monotonic())  # there is no map yet
+    site.answer(openings)
+    assert [noted(openings, source) for source in (GUEST, OTHER)] == [True, False]
+    assert is_complete(openings)
+    site.control.note_opening(OTHER, time.monotonic())
+    assert noted(openings, OTHER)
+
+
+def test_hidden_ports_stay_open_at_the_shield_while_the_openings_are_unknown(site: Site, openings: int) -> None:
+    """The table may be missing when the map comes: a renewal reads it again."""
+    site.configure(Shield.ON)
+    site.table.is_there = False
+    site.answer(openings)
+    assert not is_complete(openings)
+    site.table.is_there, site.table.open = True, {Element(GUEST, Port.parse("22/tcp")): 60.0}
+    site.control._renew()
+    assert noted(openings, GUEST)
+    assert is_complete(openings)
+
+
+def test_missing_xdp_is_logged_once(site: Site) -> None:
+    site.configure(Shield.XDP)
+    for _ in range(2):
+        site.answer(no_xdp="eth0 has VLANs")
+    assert site.written.getvalue().count("eth0 has VLANs") == 1
+    assert (site.control.as_dict() or {})["no_xdp"] == "eth0 has VLANs"
+    assert site.trouble() == ""
+    site.answer(at_xdp=["eth0"])
+    assert (site.control.as_dict() or {})["at_xdp"] == ["eth0"]
 
 
 def test_bans_go_to_the_gate_and_to_the_loader(site: Site) -> None:

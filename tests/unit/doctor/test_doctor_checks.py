@@ -139,6 +139,15 @@ def test_shield_that_is_wanted_is_attached(shield: dict[str, object], level: Lev
     assert [(one.level, one.code) for one in found if one.where == "shield"] == [(level, code)]
 
 
+def test_interface_without_xdp_is_reported() -> None:
+    """What is wanted, and done at tcx: the shield is attached all the same."""
+    shield = {**ATTACHED, "wanted": "xdp", "at_xdp": [], "no_xdp": "eth0 has VLANs"}
+    found = findings(running.check, KNOCKED, replace(WELL, daemon={**STATUS, "shield": shield}))
+    found = [one for one in found if one.where == "shield"]
+    assert [(one.level, one.code) for one in found] == [(Level.WARNING, "no-xdp"), (Level.OK, "shield-attached")]
+    assert "eth0 has VLANs" in found[0].what
+
+
 FLOODED = {**STATUS, "shield": None, "counters": {"ratelimit_full": 0, "short_window": 1_200, "throttled": 5}}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+import socket
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, cast
 
 import pytest
 
-from doorward.config.schema import Gate, Mode
+from doorward.config.schema import Gate, Mode, Shield
 from doorward.core.automaton import compile_doors
 from doorward.errors import HostError
 from doorward.kernel import netlink
@@ -19,7 +20,7 @@ from doorward.shield.libbpf import Place
 from doorward.shield.tables import ShieldTables, compile_tables
 
 DOOR = Door("ssh", (Port.parse("7001/tcp"), Port.parse("7002/tcp")), (Port.parse("22/tcp"),))
-ALL = range(0)
+ALL, OPENINGS = range(0), 1000
 
 
 class Program:
@@ -45,23 +46,36 @@ class Program:
         self.is_closed = True
 
     def program(self, place: Place) -> int:
+        if place is Place.XDP and not self.tables.wants_xdp:
+            raise HostError("shield-not-loaded", "shield_xdp: No such file or directory")
         return place
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def map(self, name: str) -> int:
+        assert name == "openings"
+        return OPENINGS
 
     set_bans = set_local
 
 
 class Attached:
-    """A program that sees every packet, or with `may_be_skipped` not surely."""
+    """A program that sees every packet, or with `may_be_skipped` not surely; `is_refused`: not at XDP."""
 
-    is_skipped = False
+    is_skipped = is_refused = False
 
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
+    def __init__(self, program: int, *_: object) -> None:
+        if self.is_refused and program == Place.XDP:
+            raise HostError("shield-not-attached", "its driver runs no XDP programs")
 
     def may_be_skipped(self) -> bool:
         return self.is_skipped
 
-    replace = close = __init__
+    def close(self) -> None:
+        pass
+
+    replace = __init__
 
 
 @pytest.fixture
@@ -80,10 +94,10 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[loader.ShieldLoader]:
     loading.monitor.close()
 
 
-def form() -> int:
+def form(shield: Shield = Shield.ON, interface: str = "none0") -> int:
     """Return a file with tables."""
     descriptor = os.memfd_create("form")
-    gate = Gate(mode=Mode.STEALTH, interfaces=("none0",))
+    gate = Gate(mode=Mode.STEALTH, interfaces=(interface,), shield=shield)
     made = compile_tables(gate, compile_doors([DOOR]), [DOOR], [], b"key")
     os.write(descriptor, made.pack())
     return descriptor
@@ -180,3 +194,70 @@ def test_invalid_form_leaves_no_tables(loading: loader.ShieldLoader) -> None:
     loading.answer(loader.RENEW, [])
     assert loading._program is None
     assert "a form of 0 bytes" in loading.trouble
+
+
+@pytest.fixture
+def at_lan0(loading: loader.ShieldLoader, monkeypatch: pytest.MonkeyPatch) -> Callable[[Shield], tuple[object, ...]]:
+    """Load a shield for the interface lan0; return where its report has it."""
+    for name, value in (("can_attach", lambda _: True), ("has_vlans", lambda _: False)):
+        monkeypatch.setattr(loader, name, value)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(7, "lan0")])
+
+    def load(shield: Shield) -> tuple[object, ...]:
+        loading.answer(loader.LOAD, [form(shield, "lan0")])
+        report = loading.report()
+        return report.interfaces, report.at_xdp, report.no_xdp, report.trouble
+
+    return load
+
+
+ON = ("lan0",)
+
+
+def test_shield_is_at_xdp_only_while_that_is_wanted(at_lan0: Callable[[Shield], tuple[object, ...]]) -> None:
+    assert at_lan0(Shield.ON) == (ON, (), "", "")
+    assert at_lan0(Shield.XDP) == (ON, ON, "", "")
+    assert at_lan0(Shield.AUTO) == (ON, (), "", "")
+
+
+def test_vlans_keep_it_from_xdp(
+    at_lan0: Callable[[Shield], tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they appear as well: a driver may remove their tags first."""
+    assert at_lan0(Shield.XDP) == (ON, ON, "", "")
+    monkeypatch.setattr(loader, "has_vlans", lambda _: True)
+    assert at_lan0(Shield.XDP) == (ON, (), "lan0 has VLANs", "")
+    monkeypatch.setattr(loader, "has_vlans", lambda _: False)
+    assert at_lan0(Shield.XDP) == (ON, ON, "", "")
+
+
+def test_filters_before_it_at_ingress_keep_it_from_xdp(
+    at_lan0: Callable[[Shield], tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would drop a knock but for its last packet, which the program at ingress may then not see."""
+    for is_skipped in (False, True, False):
+        monkeypatch.setattr(Attached, "is_skipped", is_skipped)
+        interfaces, at_xdp, no_xdp, _ = at_lan0(Shield.XDP)
+        assert (interfaces, at_xdp) == (ON, () if is_skipped else ON)
+        assert ("another program" in str(no_xdp)) == is_skipped
+
+
+def test_driver_without_xdp_leaves_it_at_tcx(
+    at_lan0: Callable[[Shield], tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Attached, "is_refused", True)
+    assert at_lan0(Shield.XDP) == (ON, (), "its driver runs no XDP programs", "")
+    assert at_lan0(Shield.ON) == (ON, (), "", "")
+
+
+def test_map_of_openings_is_sent_once(loading: loader.ShieldLoader) -> None:
+    """A program that replaces another has its map; one after an end has a new one."""
+    for request, sent in (
+        (loader.LOAD, [OPENINGS]),
+        (loader.RENEW, []),
+        (loader.LOAD, []),
+        (loader.END, []),
+        (loader.LOAD, [OPENINGS]),
+    ):
+        loading.answer(request, [form()] if request == loader.LOAD else [])
+        assert loading.new_openings() == sent
