@@ -17,7 +17,7 @@ from doorward.config.schema import Gate, Mode
 from doorward.core.automaton import compile_doors
 from doorward.lab.topology import Lab
 from doorward.model import Door, Port
-from doorward.shield.attachment import Link, TcFilter, at_tcx, has_tcx
+from doorward.shield.attachment import ProgramLink, TcFilter, at_tcx, has_tcx
 from doorward.shield.libbpf import Place, ShieldProgram
 from doorward.shield.tables import compile_tables
 from tests.support import shield_object
@@ -176,11 +176,11 @@ def test_link_at_egress_comes_before_others(direct_lab: Lab) -> None:
         pytest.skip("this kernel has no tcx")
     with (
         two_programs() as programs,
-        closing(server.call(Link, programs[0].program(Place.EGRESS), index, Place.EGRESS)) as others,
+        closing(server.call(ProgramLink, programs[0].program(Place.EGRESS), index, Place.EGRESS)) as others,
     ):
         [other] = server.call(at_tcx, index, Place.EGRESS) or []
         assert not server.call(others.may_be_skipped)
-        with closing(server.call(Link, programs[1].program(Place.EGRESS), index, Place.EGRESS)) as ours:
+        with closing(server.call(ProgramLink, programs[1].program(Place.EGRESS), index, Place.EGRESS)) as ours:
             assert (server.call(at_tcx, index, Place.EGRESS) or [])[1:] == [other]
             assert server.call(others.may_be_skipped)  # another may come before ours as well
             assert not server.call(ours.may_be_skipped)

@@ -21,7 +21,7 @@ from doorward.core.tracker import BURST
 from doorward.lab.topology import Lab
 from doorward.model import Door, Packet, Port
 from doorward.shield import attachment
-from doorward.shield.attachment import Link
+from doorward.shield.attachment import ProgramLink
 from doorward.shield.libbpf import Place, ShieldProgram
 from doorward.shield.tables import compile_tables
 from tests.support import shield_object
@@ -135,7 +135,7 @@ def test_interfaces_without_xdp_drop_at_tcx(direct_lab: Lab, tmp_path: Path, fra
         index = server.call(socket.if_nametoindex, server.interface)
         for mode in (attachment._NATIVE, GENERIC):
             with patch.object(attachment, "_NATIVE", mode):
-                link = server.call(Link, other.program(Place.XDP), index, Place.XDP)
+                link = server.call(ProgramLink, other.program(Place.XDP), index, Place.XDP)
             with closing(link):
                 daemon.reload(CONFIG)
                 until(lambda: "another XDP program" in shield(daemon)["no_xdp"], lambda: shield(daemon))

@@ -24,7 +24,7 @@ from doorward.errors import HostError, MalformedError
 from doorward.model import DEFAULT_FLAGS, Address, Door, FlagFilter, Packet, Port, Protocol
 from doorward.nftables.ban_sets import ban_network
 from doorward.shield import libbpf, tables
-from doorward.shield.openings import slot_of
+from doorward.shield.opening_slots import slot_of
 from tests.support import shield_object, shields
 from tests.support.effort import EFFORT
 from tests.support.errors import raises

@@ -19,7 +19,7 @@ import pytest
 from doorward.model import Packet, Port, Protocol
 from doorward.shield import attachment, libbpf
 from doorward.shield.libbpf import Place
-from doorward.shield.openings import OpeningSlots
+from doorward.shield.opening_slots import OpeningSlots
 from tests.support.daemon import RunningDaemon, until
 from tests.support.service_user import children_of
 from tests.support.shield_object import cannot_load

@@ -26,7 +26,7 @@ from doorward.nftables.ruleset import TABLE
 from doorward.nftables.shield_chains import INTERFACES
 from doorward.shield import loader
 from doorward.shield.attachment import remove_filters
-from doorward.shield.openings import OpeningSlots
+from doorward.shield.opening_slots import OpeningSlots
 from doorward.shield.report import REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import pack_bans
 

@@ -71,10 +71,10 @@ def at_tcx(interface: int, place: Place) -> list[int] | None:
 
 def attach(program: int, interface: int, place: Place) -> Attachment:
     """Attach a program to an interface, by its index. HostError: the kernel rejects it."""
-    return (Link if place is Place.XDP or has_tcx() else TcFilter)(program, interface, place)
+    return (ProgramLink if place is Place.XDP or has_tcx() else TcFilter)(program, interface, place)
 
 
-class Link:
+class ProgramLink:
     """A program at tcx, or at XDP where the driver runs it (native).
 
     The kernel detaches it with the last descriptor, so also when this process is killed.

@@ -2,8 +2,8 @@
 /* Which sources may have an opening: to all others hidden ports are closed.
  *
  * Each source has a slot by a hash of its address, so a source may have one for another's sake: then the gate judges
- * its packets. The slots must miss none. The daemon, which maps them (shield/openings.py), notes openings before it
- * adds them to the gate, and what it hears of; the program notes those by the knocks that it passes on.
+ * its packets. The slots must miss none. The daemon, which maps them (shield/opening_slots.py), notes openings before
+ * it adds them to the gate, and what it hears of; the program notes those by the knocks that it passes on.
  */
 #pragma once
 

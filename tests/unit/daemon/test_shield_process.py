@@ -28,7 +28,7 @@ from doorward.kernel.event_loop import EventLoop
 from doorward.model import Element, Port, Source
 from doorward.nftables.nft_error import NftError
 from doorward.nftables.ruleset import Existing
-from doorward.shield.openings import SLOTS, slot_of
+from doorward.shield.opening_slots import SLOTS, slot_of
 from doorward.shield.report import COUNTERS, MAX_ATTACHED, REPORT_BYTES, ShieldReport, parse_report
 from doorward.shield.tables import parse_bans
 

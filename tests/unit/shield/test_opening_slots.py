@@ -12,7 +12,7 @@ import pytest
 
 from doorward.errors import HostError
 from doorward.model import Source
-from doorward.shield.openings import SLOTS, OpeningSlots, slot_of
+from doorward.shield.opening_slots import SLOTS, OpeningSlots, slot_of
 from doorward.shield.tables import OPENING_MARGIN_S
 from tests.support.errors import raises
 
