@@ -58,6 +58,7 @@ class RulesetGuard:
         self._own, self._monitor = own_pid(), RulesetMonitor()
         self._state = GuardState.IDLE
         self._child: LoadProcess[Any] | None = None
+        self._restores = False  # the child restores all openings, so that what was changed before its commit is mended
         self._done: Callable[[Outcome], None] = lambda _: None
         self._task: Callable[[], None] | None = None
         self._on_restored: list[Callable[[], None]] = []
@@ -88,6 +89,7 @@ class RulesetGuard:
     def wait_for(self, child: LoadProcess[Any]) -> Any:
         """Wait for a child outside the loop; return its result or raise its error."""
         self._on(GuardEvent.CHILD_STARTED)
+        self._restores = False
         self._watch(child)
         try:
             outcome = self._end()
@@ -100,6 +102,7 @@ class RulesetGuard:
     def start(self, child: LoadProcess[Any], done: Callable[[Outcome], None]) -> None:
         """Wait for a child in the loop, and call `done` with its outcome."""
         self._on(GuardEvent.CHILD_STARTED)
+        self._restores = False
         self._wait_in_loop(child, done)
 
     def after_current(self, task: Callable[[], None]) -> None:
@@ -176,7 +179,7 @@ class RulesetGuard:
         self._on(GuardEvent.EXAMINED)
 
     def _end(self) -> Outcome:
-        """Return the child's outcome, and classify the changes of others after its commit."""
+        """Return the child's outcome, and classify the changes of others that its commit does not mend."""
         assert self._child is not None  # noqa: S101
         try:
             outcome = self._child.result()
@@ -193,8 +196,9 @@ class RulesetGuard:
         if commit is not None:
             self._fingerprint = commit.fingerprint
         own = [at for at, change in enumerate(held or ()) if commit is not None and change.process == commit.process]
-        for change in (held or ())[max(own, default=-1) + 1 :]:
-            self._classify(change)
+        for change in (held or ())[max(own, default=-1) + 1 if self._restores else 0 :]:
+            if commit is None or change.process != commit.process:
+                self._classify(change)
         if held is None:
             self._on(GuardEvent.DOUBT)
         return outcome
@@ -235,7 +239,7 @@ class RulesetGuard:
     def _start_repair(self) -> None:
         assert self._damage is not None  # noqa: S101
         damage, self._damage = self._damage, None
-        self._began_s = self._loop.now_s()
+        self._began_s, self._restores = self._loop.now_s(), True
         try:
             child = self._begin_repair()
         except OSError as error:

@@ -46,6 +46,7 @@ def serve(daemon: socket.socket, identity: privileges.Identity | None, memory_by
     try:
         _serve(daemon, ended, loader)
     finally:
+        signal.set_wakeup_fd(-1)  # its other end is closed before this process ends
         loader.end()
 
 
@@ -148,6 +149,9 @@ class ShieldLoader:
         forwards, until_ns = is_forwarding(4) or is_forwarding(6), time.monotonic_ns() + DEADLINE_S * 1_000_000_000
         program.renew(until_ns, udp_busy_s=udp_busy_s(), drops=drops, forwards=forwards)
         for key, attachment in list(self._attachments.items()):
+            if key[1] is Place.XDP and not self._tables.wants_xdp:
+                self._attachments.pop(key).close()
+                continue
             try:
                 attachment.replace(program.program(key[1]))
             except HostError:  # another program detached it, and what was sent since is not known

@@ -26,8 +26,8 @@ class OpeningSlots:
         try:
             self._mapped = mmap.mmap(descriptor, _MAP_BYTES)
             self._mapped.madvise(mmap.MADV_DONTFORK)  # a process that reads packets must not be able to close ports
-        except OSError as error:
-            raise HostError("shield-openings", f"the shield's openings cannot be mapped: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            raise HostError("shield-openings", f"the shield's openings cannot be mapped: {error}") from None
         self._words = memoryview(self._mapped).cast("Q")
 
     def note(self, source: Source, until_s: float) -> None:

@@ -216,11 +216,15 @@ def test_the_log_of_a_repair() -> None:
     assert len(host.repairs_s) == 2
 
 
-def test_a_load_replaces_what_was_damaged_before_its_commit() -> None:
+def test_a_load_that_the_ruleset_was_flushed_under_is_followed_by_a_repair() -> None:
+    """Its commit brings the rules back, but not the openings; that of a repair does."""
     host = Host()
     for event in ("load", "flush", "child"):
         host.happen(event)
-    assert not host.guard.is_damaged
+    assert host.guard.is_damaged
+    for event in ("wait", "flush", "child"):
+        host.happen(event)
+    assert (host.guard.is_damaged, len(host.repairs_s)) == (False, 1)
 
 
 def test_a_repair_that_is_due_waits_for_the_child_and_goes_before_the_next_task() -> None:

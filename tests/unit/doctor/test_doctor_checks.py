@@ -160,7 +160,8 @@ FLOODED = {**STATUS, "shield": None, "counters": {"ratelimit_full": 0, "short_wi
         ('mode = "stealth"', {"daemon": STATUS}, False),  # of a version without a shield
         ('mode = "stealth"', {"daemon": {**FLOODED, "shield": ATTACHED}}, False),
         ('mode = "stealth"', {"off_since": "2026-11-30 12:00:00"}, False),
-        ('mode = "guard"', {}, False),
+        ('mode = "guard"', {}, True),
+        ('mode = "observe"', {}, False),
     ],
 )
 def test_shield_is_advised_after_floods(settings: str, changes: dict[str, Any], is_advised: bool) -> None:
