@@ -148,15 +148,7 @@ class ShieldLoader:
             program = self._program = self._made(self._tables, before)
         forwards, until_ns = is_forwarding(4) or is_forwarding(6), time.monotonic_ns() + DEADLINE_S * 1_000_000_000
         program.renew(until_ns, udp_busy_s=udp_busy_s(), drops=drops, forwards=forwards)
-        for key, attachment in list(self._attachments.items()):
-            if key[1] is Place.XDP and not self._tables.wants_xdp:
-                self._attachments.pop(key).close()
-                continue
-            try:
-                attachment.replace(program.program(key[1]))
-            except HostError:  # another program detached it, and what was sent since is not known
-                self._attachments.pop(key).close()
-                program.expect_answers()
+        self._put_in_place(program)
         if before is not None:
             before.close()
         if program.asks_conntrack:
@@ -168,6 +160,18 @@ class ShieldLoader:
         self._attach(program)
         if not self._interfaces:
             self.trouble = "no watched interface is one it can attach to"
+
+    def _put_in_place(self, program: ShieldProgram) -> None:
+        """Replace the programs that are attached."""
+        for key, attachment in list(self._attachments.items()):
+            if key[1] is Place.XDP and not program.tables.wants_xdp:
+                self._attachments.pop(key).close()
+                continue
+            try:
+                attachment.replace(program.program(key[1]))
+            except HostError:  # another program detached it, and what was sent since is not known
+                self._attachments.pop(key).close()
+                program.expect_answers()
 
     def _made(self, tables: ShieldTables, before: ShieldProgram | None) -> ShieldProgram:
         """Load a program; the one before is still attached, and sources of the same automaton are kept."""
