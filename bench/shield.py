@@ -179,11 +179,10 @@ def sending(lab: Lab, send: Callable[[], int]) -> tuple[int, float]:
     def inside() -> tuple[int, float]:
         os.sched_setaffinity(0, {SENDER_CPU})  # this thread, which ends with the call
         os.setpriority(os.PRIO_PROCESS, 0, HIGHEST)
-        with suppress(OSError):  # a kernel without groups by session
-            File("/proc/self/autogroup").write_text(f"{HIGHEST}\n")
-        began_ns = spent_ns()
-        sent = send()
-        return sent, (spent_ns() - began_ns) / 1e9
+        with session_priority(HIGHEST):
+            began_ns = spent_ns()
+            sent = send()
+            return sent, (spent_ns() - began_ns) / 1e9
 
     return lab.client.call(inside)
 
@@ -193,6 +192,22 @@ def packets_of(path: Path, what: Flood) -> Traffic:
     if what.sources == 1:
         return from_one(path, what.kind, ONE_SOURCE, what.ports, 1)
     return traffic(path, what.kind, what.sources, what.ports, 1)
+
+
+@contextmanager
+def session_priority(nice: int) -> Iterator[None]:
+    """Change the priority of this session's processes (sched(7), autogroup), which the shell is one of, and restore it."""
+    group = File("/proc/self/autogroup")
+    try:
+        before = group.read_text().split()[-1]
+    except OSError:  # a kernel without
+        yield
+        return
+    group.write_text(f"{nice}\n")
+    try:
+        yield
+    finally:
+        group.write_text(f"{before}\n")
 
 
 def spent_ns() -> int:

@@ -58,7 +58,7 @@ class RulesetGuard:
         self._own, self._monitor = own_pid(), RulesetMonitor()
         self._state = GuardState.IDLE
         self._child: LoadProcess[Any] | None = None
-        self._restores = False  # the child restores all openings, so that what was changed before its commit is mended
+        self._restores = False  # the child restores all openings too: changes before its commit do not matter
         self._done: Callable[[Outcome], None] = lambda _: None
         self._task: Callable[[], None] | None = None
         self._on_restored: list[Callable[[], None]] = []
@@ -179,7 +179,7 @@ class RulesetGuard:
         self._on(GuardEvent.EXAMINED)
 
     def _end(self) -> Outcome:
-        """Return the child's outcome, and classify the changes of others that its commit does not mend."""
+        """Return the child's outcome, and classify the changes of others that its commit does not undo."""
         assert self._child is not None  # noqa: S101
         try:
             outcome = self._child.result()
