@@ -196,7 +196,7 @@ def packets_of(path: Path, what: Flood) -> Traffic:
 
 @contextmanager
 def session_priority(nice: int) -> Iterator[None]:
-    """Change the priority of this session's processes (sched(7), autogroup), which the shell is one of, and restore it."""
+    """Change the priority of the processes of this session (sched(7), autogroup), and restore it: a shell began it."""
     group = File("/proc/self/autogroup")
     try:
         before = group.read_text().split()[-1]
