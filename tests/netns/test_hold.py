@@ -232,6 +232,8 @@ def test_at_the_end_the_door_stays_open_for_another_key(site: Site) -> None:
     site.daemon.event("opened", address=str(address), by="key colleague")
     with site.holding() as process:
         site.opened(address, "prolonged")
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("holding door 'db'")  # from now on it takes signals
         process.terminate()
         assert process.wait(20) == 0
     assert site.daemon.event("released", address=str(address))["still"] == "key colleague"
