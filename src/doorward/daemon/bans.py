@@ -58,15 +58,15 @@ class BanList:
             return self._until_s.get(ban_network(source), 0.0) > time.time()
         return any(covers(ban, source) for ban in self.active())
 
-    def add(self, address: Address, for_s: float) -> Source:
-        """Ban an address, or set a new end; return what is banned. NegativeResult: the list is full."""
+    def add(self, address: Address, for_s: float, now_s: float) -> Source:
+        """Ban an address from `now_s` on, or set a new end; return what is banned. NegativeResult: the list is full."""
         ban = ban_network(address)
         if ban not in (active := self.active()) and len(active) >= MAX_BANS:
             raise NegativeResult(
                 "bans-full", f"{MAX_BANS:,} addresses are banned already; ban others with another firewall"
             )
         self._gate.ban({ban: for_s})
-        self._until_s[ban] = time.time() + for_s
+        self._until_s[ban] = now_s + for_s
         self._save()
         return ban
 

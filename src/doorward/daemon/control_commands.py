@@ -138,9 +138,10 @@ class ControlCommands:
         if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
             raise UsageError("own-address", f"cannot ban {address}: this host needs packets from it")
         for_ms = DEFAULT_BAN_MS if request.get("for") is None else _duration(_text(request, "for"))
-        ban = self.bans.add(address, for_ms / 1000)
+        now_s = time.time()
+        ban = self.bans.add(address, for_ms / 1000, now_s)
         openings = [opening for opening in self.openings.table if covers(ban, opening.address)]
-        self.openings.ledger.banned(ban, time.time(), self.bans.active()[ban])
+        self.openings.ledger.banned(ban, now_s, now_s + for_ms / 1000)
         self.openings.log.event("banned", {"address": str(ban), "for_s": for_ms / 1000})
         # An element that cannot be removed expires by its timer; the ban is in force.
         self.openings.perform_all(on_ban(self.openings.table, openings, self.openings.loop.now_s()))

@@ -38,8 +38,8 @@ def bans_at(path: Path, gate: FakeFirewall | None = None) -> BanList:
 def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
     gate = FakeFirewall(lambda: CLOCK[0])
     bans = bans_at(tmp_path, gate)
-    assert bans.add(HERE, 60) == HERE
-    assert bans.add(THERE, 3600) == ip_network("2001:db8:a:b::/64")
+    assert bans.add(HERE, 60, time.time()) == HERE
+    assert bans.add(THERE, 3600, time.time()) == ip_network("2001:db8:a:b::/64")
     assert gate.banned() == {HERE: 60, ip_network("2001:db8:a:b::/64"): 3600}
     for text in "192.0.2.7", "2001:db8:a:b::7", "2001:db8:a:b:ffff::1", "2001:db8:a:b::/72":
         assert bans.contains(parse_source(text))
@@ -56,15 +56,15 @@ def test_a_ban_holds_until_its_end(tmp_path: Path) -> None:
 
 def test_another_time_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     bans = bans_at(tmp_path)
-    bans.add(HERE, 3600)
-    bans.add(HERE, 60)
+    bans.add(HERE, 3600, time.time())
+    bans.add(HERE, 60, time.time())
     assert bans.active() == {HERE: CLOCK[0] + 60}
 
 
 def test_the_next_daemon_puts_them_into_its_gate_for_what_is_left(tmp_path: Path) -> None:
     bans = bans_at(tmp_path)
-    bans.add(HERE, 60)
-    bans.add(THERE, 3600)
+    bans.add(HERE, 60, time.time())
+    bans.add(THERE, 3600, time.time())
     CLOCK[0] += 100
     gate = FakeFirewall(lambda: CLOCK[0])
     bans_at(tmp_path, gate).restore()
@@ -75,19 +75,19 @@ def test_the_next_daemon_puts_them_into_its_gate_for_what_is_left(tmp_path: Path
 def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BANS", 2)
     bans = bans_at(tmp_path)
-    bans.add(HERE, 60)
-    bans.add(THERE, 60)
+    bans.add(HERE, 60, time.time())
+    bans.add(THERE, 60, time.time())
     with raises(NegativeResult, "bans-full"):
-        bans.add(ip_address("192.0.2.8"), 60)
-    bans.add(HERE, 120)
+        bans.add(ip_address("192.0.2.8"), 60, time.time())
+    bans.add(HERE, 120, time.time())
     CLOCK[0] += 60
-    bans.add(ip_address("192.0.2.8"), 60)
+    bans.add(ip_address("192.0.2.8"), 60, time.time())
 
 
 def test_where_it_cannot_be_kept_it_holds_and_that_is_said(tmp_path: Path) -> None:
     logged: list[str] = []
     gate = FakeFirewall(lambda: CLOCK[0])
-    BanList(tmp_path / "missing" / "bans.json", gate, lambda words, _: logged.append(words)).add(HERE, 60)
+    BanList(tmp_path / "missing" / "bans.json", gate, lambda words, _: logged.append(words)).add(HERE, 60, time.time())
     assert gate.banned() == {HERE: 60}
     assert "bans hold, and a restart forgets this change" in logged[0]
 
