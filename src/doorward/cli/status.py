@@ -53,7 +53,7 @@ _LOSSES = {
     "fwknop_budget_exceeded": "fwknop packets dropped: more from all sources than can be verified",
 }
 
-_SHIELD = {  # of shield/libbpf.py
+_SHIELD = {  # of shield/report.py
     "dropped": "packets dropped",
     "knocked": "packets that completed a knock",
     "throttled": "over the rate limit",

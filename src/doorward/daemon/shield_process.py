@@ -195,7 +195,7 @@ class ShieldControl:
             self._lose("its process ended")
         elif self._is_loaded:
             if report.no_xdp and report.no_xdp != self._report.no_xdp:
-                self._log.message("no-xdp", f"the shield drops after XDP: {report.no_xdp}", "warning")
+                self._log.message("no-xdp", f"no XDP: {report.no_xdp}; the shield drops packets at tcx", "warning")
             self._report = report
             self._set_trouble(report.trouble)
             self._list()

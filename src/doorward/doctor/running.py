@@ -120,7 +120,11 @@ def _shield(configuration: Configuration, facts: Facts) -> Iterator[Problem]:
     if shield["interfaces"] and not shield["trouble"]:
         if no_xdp := shield.get("no_xdp"):
             yield Problem(
-                "no-xdp", WARNING, "shield", f"it drops after XDP: {no_xdp}", 'change that, or write shield = "on"'
+                "no-xdp",
+                WARNING,
+                "shield",
+                f"no XDP: {no_xdp}; it drops packets at tcx",
+                'change that, or write shield = "on"',
             )
         yield Problem(
             "shield-attached", OK, "shield", f"it drops knock packets early on {', '.join(shield['interfaces'])}"
