@@ -13,7 +13,7 @@ from doorward.escape import printable
 REPORT_BYTES = 1 << 16
 MAX_ATTACHED = 200  # interfaces: as many fit in the set in nftables, and their names in a report
 INTERFACE = re.compile(r"[A-Za-z0-9._@+-]{1,15}")  # a name in a command for nft; the kernel allows more
-COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in shield.bpf.c
+COUNTERS = ("dropped", "knocked", "throttled", "no_room", "evicted", "raced")  # as in config.h
 _TROUBLE_LENGTH = 500
 
 

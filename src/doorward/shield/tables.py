@@ -1,4 +1,4 @@
-"""The automaton as the tables of shield.bpf.c, and the fixed form in which they reach the loader. Pure."""
+"""The automaton as the tables of automaton.h, and the fixed form in which they reach the loader. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_EDGES = 1 << 23
 MAX_INTERFACES = 64
 MAX_TARGETS = 1 << 16
 MAX_BANS = 1 << 14
-# As in shield.bpf.c.
+# As in automaton.h.
 SAME, COMPLETES, FALLS = 0xFFFFFFFE, 1 << 31, 1 << 30
 PASSED, LATER, NEEDED, FIRST_COMPLETES, BEGINS, KNOWN, HIDDEN, ENDS, FIRST_SHIFT = 1, 2, 4, 8, 16, 32, 64, 128, 8
 OPENING_MARGIN_S = round(SYN_S) + 5  # the SYN of an opening's one connection may be sent again; clocks are coarse
@@ -256,7 +256,7 @@ def _last_packets(machine: Machine) -> set[Port]:
 
 
 def _filter_bit(state: int) -> int:
-    """Return the bit of a state in the Bloom filter of a port (struct port in shield.bpf.c)."""
+    """Return the bit of a state in the Bloom filter of a port (struct port in automaton.h)."""
     return 1 << ((state * 0x9E3779B1 & 0xFFFFFFFF) >> 27)
 
 
