@@ -96,5 +96,9 @@ def gets_in_during(visitor: Visitor) -> bool:
 
 def size_of(daemon: RunningDaemon) -> tuple[int, int]:
     """Return the descriptors and the resident bytes of the daemon and its children."""
-    family = family_of(daemon.process.pid)
-    return sum(map(descriptors_of, family)), sum(map(resident_bytes, family))
+    while True:
+        family = family_of(daemon.process.pid)
+        try:
+            return sum(map(descriptors_of, family)), sum(map(resident_bytes, family))
+        except FileNotFoundError:  # one has just ended
+            daemon.ask("status")

@@ -51,11 +51,11 @@ def test_line_waits_for_its_name_and_order_is_preserved(
 ) -> None:
     monkeypatch.setattr(names_module, "PATIENCE_S", 0.05)
     got: list[str] = []
+    began_s = loop.now_s()
     stopped.call_in_order(THERE, lambda name: got.append(f"slow {name}"))
     stopped.call_in_order(None, lambda name: got.append(f"after {name}"))
     stopped.call_in_order(None, lambda _: loop.stop())
     assert got == []
-    began_s = loop.now_s()
     loop.run()
     assert got == ["slow None", "after None"]
     assert loop.now_s() - began_s >= names_module.PATIENCE_S
